@@ -1,0 +1,1 @@
+"""The controller of magi.models: drives the collection's playbooks through ansible-runner."""
