@@ -1,0 +1,85 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Writing a file so that a crash at any moment leaves the old content or the new one, never a part.
+
+AnsibleModule.atomic_move neither calls fsync nor keeps a mode independent of the umask, hence this.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+
+class FileWriteError(OSError):
+    """A file could not be written. Its content is the old one, whole; the message names path and cause."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes, mode: int) -> None:
+    """Replace the file at ``path`` by ``data`` with permission bits ``mode``, durably and all at once.
+
+    Own temporary file in the same folder, fsync, rename, fsync of the folder. A symbolic link is followed,
+    its target is replaced. Nothing is left behind on an error; what an earlier writer that was killed left
+    behind is removed by the next one.
+
+    Raises FileWriteError when any step fails, for example on a full disk.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        _remove_leftovers(target)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            _write_durably(temporary, data, mode)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(target.parent)
+    except OSError as error:
+        cause = error.strerror or error
+        raise FileWriteError(error.errno, f"Cannot write {os.fspath(path)}: {cause}.") from error
+
+
+def _write_durably(path: Path, data: bytes, mode: int) -> None:
+    # O_EXCL and O_NOFOLLOW: a link planted under this name is never written through.
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fchmod(fd, mode)  # the mode asked for, whatever the umask
+        os.fsync(fd)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the temporary files of writers of ``target`` that no longer run (killed, or power lost)."""
+    ours = re.compile(rf"\.{re.escape(target.name)}\.(\d{{1,10}})\.tmp")
+    for path in target.parent.iterdir():
+        match = ours.fullmatch(path.name)
+        if match and not _runs(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process other than this one has this id: our own id on a leftover is a reused one."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
