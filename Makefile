@@ -1,0 +1,83 @@
+# The two commands: `make up` deploys on this machine, `make test` proves that everything works.
+SHELL := /bin/bash
+.ONESHELL:
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PROFILE ?= development
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+COLLECTION := collections/ansible_collections/magi/models
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export PATH := $(BIN):$(PATH)
+
+-include make.d/*.mk
+
+.PHONY: help up down status test unit e2e lint sanity docs bench-threads clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+# --- the virtual environment -------------------------------------------------------------------------------------
+
+$(VENV)/bin/python:
+	@if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+	  echo 'The controller needs Python 3.11 or later: set PYTHON=/path/to/python3.' >&2; exit 1
+	fi
+	if ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends python3-venv
+	  else
+	    echo 'Python has no venv module: install it (Debian: apt-get install python3-venv) and run again.' >&2; exit 1
+	  fi
+	fi
+	$(PYTHON) -m venv $(VENV)
+
+# What a deployment needs; the stamps make an unchanged environment cost nothing.
+$(VENV)/up.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/up.stamp
+
+# --- this machine ------------------------------------------------------------------------------------------------
+
+prepare: $(VENV)/up.stamp
+	ansible-playbook playbooks/prepare.yml
+
+up: prepare ## Deploy PROFILE (development) on this machine: llama-server, models, services, report
+	ansible-playbook site.yml -e profile=$(PROFILE)
+
+down: $(VENV)/up.stamp ## Stop and remove everything that `make up` started
+	ansible-playbook playbooks/teardown.yml
+
+status: $(VENV)/up.stamp ## Show what runs
+	ansible-playbook playbooks/status.yml
+
+# --- tests -------------------------------------------------------------------------------------------------------
+
+test: lint sanity prepare ## Everything: lint, unit and end-to-end tests on the real thing
+	pytest
+
+unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
+	pytest -m 'not e2e and not fleet'
+
+e2e: prepare $(VENV)/dev.stamp ## End-to-end tests on the real llama-server
+	pytest -m 'e2e'
+
+lint: $(VENV)/dev.stamp ## ruff, ansible-lint, changelog and documentation
+	ruff check .
+	ruff format --check .
+	ansible-lint --offline --profile production
+	cd $(COLLECTION)
+	antsibull-changelog lint
+	antsibull-docs lint-collection-docs --plugin-docs .
+
+sanity: $(VENV)/dev.stamp ## ansible-test sanity and units, as for any collection
+	./tests/ansible-test.sh
+
+clean: ## Remove the virtual environment and caches of tools (not data/)
+	rm -rf $(VENV) .ansible .pytest_cache .ruff_cache .hypothesis

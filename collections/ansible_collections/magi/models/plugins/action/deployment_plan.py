@@ -1,0 +1,57 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.magi.models.plugins.module_utils._host import Host
+from ansible_collections.magi.models.plugins.module_utils._plan import Plan, PlanError, Settings, build_plan
+from ansible_collections.magi.models.plugins.module_utils._profile import Profile
+from ansible_collections.magi.models.plugins.module_utils._report import printable
+
+SPEC = {name: {"type": "dict", "required": True} for name in ("profile", "registry", "host", "settings")}
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """Return the plan for people: what is enabled, and each action that changes something."""
+    actions = [f"{action} {len(plan.names(action))}" for action in ("start", "restart", "stop", "keep")]
+    lines = [
+        f"{plan.host}: {plan.models_discovered} models discovered, {plan.models_enabled} enabled: {', '.join(actions)}"
+    ]
+    lines += [f"  {a.action} {a.instance}: {printable(a.reason)}" for a in plan.actions if a.action != "keep"]
+    return lines + [f"  note: {printable(note)}" for note in plan.notes]
+
+
+class ActionModule(ActionBase):
+    """Decide what a host shall run, on the controller; see the module of the same name."""
+
+    _requires_connection = False
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        _checked, arguments = self.validate_argument_spec(SPEC)
+        settings = arguments["settings"]
+        try:
+            plan = build_plan(
+                host_name=(task_vars or {})["inventory_hostname"],
+                profile=Profile.from_dict(arguments["profile"]),
+                registry=arguments["registry"],
+                host=Host.from_dict(arguments["host"]),
+                settings=Settings(
+                    port_range=tuple(settings["port_range"]),
+                    host=settings["host"],
+                    options=settings["options"],
+                    strict=settings["strict"],
+                ),
+            )
+        except PlanError as error:
+            raise AnsibleActionFail(str(error)) from None
+        Display().display("\n".join(plan_lines(plan)))
+        result.update(
+            changed=False, plan=plan.to_dict(), warnings=[printable(item) for item in (*plan.degraded, *plan.warnings)]
+        )
+        return result

@@ -1,0 +1,109 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.magi.models.plugins.module_utils._plan import Plan
+from ansible_collections.magi.models.plugins.module_utils._services import Filters, Template, supervisor, systemd
+
+ROLE_TEMPLATES = Path(__file__).parents[2] / "roles" / "model_server" / "templates"
+MANAGERS = {"supervisor": supervisor, "systemd": systemd}
+
+
+def render(
+    plan: Plan, templates: tuple[Template, ...], filters: Filters, folders: list[str], values: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the files of a plan: path, content, mode, per_instance. A template that renders to nothing makes no file.
+
+    A plain Jinja2 environment, not Ansible's: what comes from model files is only ever a value in it. Each template
+    comes from the first of ``folders`` that has it. Raises ValueError when a value can't be written down.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701 - no HTML; each value goes through the filter of its format
+    )
+    environment.filters.update(filters)
+    files = []
+    for template in templates:
+        source = environment.get_template(template.source)
+        for instance in plan.instances if template.per_instance else (None,):
+            content = source.render(plan=plan, instance=instance, home=plan.home, **values)
+            if content.strip():
+                path = template.destination.format(home=plan.home, name=instance.name if instance else "")
+                files.append(
+                    {"path": path, "content": content, "mode": template.mode, "per_instance": template.per_instance}
+                )
+    return files
+
+
+class ActionModule(ActionBase):
+    """Render a plan's files on the controller and hand all of them to the module in one call."""
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        templates_dir = arguments.pop("templates_dir", None)
+        model_folders = arguments.pop("model_folders", None) or []
+        job: dict[str, Any] = {
+            "files": [],
+            "instances": [],
+            "actions": [],
+            "generation": {},
+            "profile": "",
+            "deployment": f"{getpass.getuser()}@{socket.gethostname()}, process {os.getppid()}",
+        }
+        if arguments.get("state", "present") == "present":
+            if not arguments.get("plan"):
+                raise AnsibleActionFail("llama_instances needs a plan (from deployment_plan) to make it so.")
+            plan = Plan.from_dict(arguments.pop("plan"))
+            manager = MANAGERS[plan.manager]
+            try:
+                files = render(
+                    plan,
+                    manager.TEMPLATES,
+                    manager.FILTERS,
+                    [*([str(templates_dir)] if templates_dir else []), str(ROLE_TEMPLATES)],
+                    {
+                        "llama_server_path": plan.llama_server_path,
+                        "stop_timeout": int(arguments.get("stop_timeout") or 30),
+                        "model_folders": model_folders,
+                        "gpu": plan.gpu,
+                        "socket_path": supervisor.socket_path(plan.home),
+                    },
+                )
+            except (ValueError, jinja2.TemplateError) as error:
+                raise AnsibleActionFail(f"Host {plan.host}: a service file can't be written: {error}.") from None
+            data = plan.to_dict()
+            arguments.update(home=plan.home, manager=plan.manager)
+            job.update(
+                files=files,
+                instances=[{"name": i.name, "host": i.host, "port": i.port} for i in plan.instances],
+                actions=data["actions"],
+                generation=data["generation"],
+                profile=plan.profile,
+            )
+        result.update(
+            self._execute_module(
+                "magi.models.llama_instances", module_args={**arguments, "job": job}, task_vars=task_vars
+            )
+        )
+        result["launched"] = [item["instance"] for item in result.get("actions", ()) if item["launched"]]
+        result["deadline"] = time.time() + int(arguments.get("max_startup_time") or 120)
+        if result.get("failed") and task_vars:
+            result["msg"] = f"Host {task_vars['inventory_hostname']}: {result.get('msg', 'no message')}"
+        return result

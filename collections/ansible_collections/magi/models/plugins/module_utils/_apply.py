@@ -1,0 +1,317 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Applying a plan on a host: the one place that changes anything. What to do was decided before (_plan)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils import _probe
+from ansible_collections.magi.models.plugins.module_utils._cause import Cause, find_cause, not_ready
+from ansible_collections.magi.models.plugins.module_utils._files import write_atomic
+from ansible_collections.magi.models.plugins.module_utils._generation import (
+    check_generation,
+    exclusive,
+    write_generation,
+)
+from ansible_collections.magi.models.plugins.module_utils._host import Generation
+from ansible_collections.magi.models.plugins.module_utils._services import Services
+
+LOG_LINES = 40
+
+
+@dataclass(frozen=True)
+class File:
+    path: str
+    content: str
+    mode: int
+    per_instance: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one action."""
+
+    instance: str
+    action: str
+    reason: str
+    launched: bool = True
+    """Started and listening; its readiness is the health check's matter. True for stop and keep."""
+    cause: str = ""
+    detail: str = ""
+    log: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that one call on a host needs (see the module llama_instances for the meaning)."""
+
+    home: str
+    files: Sequence[File]
+    instances: Mapping[str, Mapping[str, Any]]
+    """By name: host, port."""
+    actions: Sequence[Mapping[str, str]]
+    generation: Generation
+    profile: str
+    deployment: str
+    concurrent_starts: bool
+    max_startup_time: int
+    readiness_check_interval: int
+    stop_timeout: int
+
+
+@dataclass(frozen=True)
+class Result:
+    changed: bool
+    outcomes: tuple[Outcome, ...] = ()
+    generation: Generation = field(default_factory=Generation)
+    diff: tuple[dict[str, str], ...] = ()
+
+
+def file_changes(files: Iterable[File], owned: Iterable[Path]) -> tuple[list[File], list[Path], list[dict[str, str]]]:
+    """Return the files to write, the stale ones to remove, and the diff; reads the disk, writes nothing."""
+    files = list(files)
+    write, diff = [], []
+    for file in files:
+        before = _content(Path(file.path))
+        mode = None if before is None else Path(file.path).stat().st_mode & 0o7777
+        if (before, mode) != (file.content, file.mode):
+            write.append(file)
+            diff.append(_diff(file.path, before or "", file.content))
+    wanted = {file.path for file in files}
+    stale = [path for path in owned if str(path) not in wanted]
+    diff += [_diff(str(path), _content(path) or "", "") for path in stale]
+    return write, stale, diff
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return None
+
+
+def _diff(path: str, before: str, after: str) -> dict[str, str]:
+    return {"before_header": path, "after_header": path, "before": before, "after": after}
+
+
+def _actions_diff(outcomes: Iterable[Outcome]) -> list[dict[str, str]]:
+    lines = [f"{item.action} {item.instance}: {item.reason}\n" for item in outcomes if item.action != "keep"]
+    return [{"prepared": "".join(lines)}] if lines else []
+
+
+def present(services: Services, job: Job, *, check_mode: bool) -> Result:
+    """Make the host run the plan: write the definitions, stop what goes, start what comes, wait until it listens.
+
+    Raises ConflictError, FileWriteError, ServiceError; a server that doesn't start is an Outcome, not an exception.
+    """
+    if check_mode:
+        check_generation(job.home, job.generation)
+        return _present(services, job, check_mode=True)
+    with exclusive(job.home, job.deployment):
+        check_generation(job.home, job.generation)
+        return _present(services, job, check_mode=False)
+
+
+def _present(services: Services, job: Job, *, check_mode: bool) -> Result:
+    write, stale, diff = file_changes(job.files, services.owned())
+    outcomes = [Outcome(item["instance"], item["action"], item["reason"]) for item in job.actions]
+    changed = bool(write or stale) or any(item.action != "keep" for item in outcomes)
+    diff += _actions_diff(outcomes)
+    if check_mode or not changed:
+        return Result(changed, tuple(outcomes), job.generation, tuple(diff))
+
+    common = [file for file in write if not file.per_instance]
+    _write(common)
+    services.prepare()
+    # prepare() may have cleared the definitions of a manager that was down, so what is there is looked at again.
+    write, _stale, _diff = file_changes((file for file in job.files if file.per_instance), ())
+    _write(write)
+    end_all(services, [item.instance for item in outcomes if item.action in ("stop", "restart")], job)
+    for path in stale:
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder of drop-ins that held only ours
+            path.parent.rmdir() if path.parent.name.endswith(".service.d") else None
+    services.reload()
+    for item in outcomes:
+        if item.action == "stop":
+            services.forget(item.instance)
+    outcomes = _start_all(services, outcomes, job)
+    generation = Generation(
+        job.generation.number + 1,
+        hashlib.sha256(json.dumps([asdict(file) for file in job.files]).encode()).hexdigest()[:16],
+        job.deployment,
+        time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        job.profile,
+    )
+    write_generation(job.home, generation)
+    return Result(True, tuple(outcomes), generation, tuple(diff))
+
+
+def _write(files: Iterable[File]) -> None:
+    for file in files:
+        Path(file.path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        write_atomic(file.path, file.content.encode("utf-8", "surrogateescape"), file.mode)
+
+
+def end_all(services: Services, names: Sequence[str], job: Job) -> None:
+    """End the instances together, each gracefully: wait up to stop_timeout for its work in flight, then stop it."""
+    if not names:
+        return
+    running, environments = _probe.read_instances(services, job.home)
+    by_name = {item.name: item for item in running}
+
+    def end(name: str) -> None:
+        item = by_name.get(name)
+        if item is None or item.pid is None:
+            return
+        drain(environments[name], job.stop_timeout)
+        if item.state == "orphaned":
+            _end_process(item.pid)
+        else:
+            services.stop(name)
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(end, names))
+
+
+def drain(environment: Mapping[str, str], timeout: float, pause: float = 0.25) -> bool:
+    """Wait until the server of ``environment`` has no request in flight, at most ``timeout`` seconds; whether it has.
+
+    llama-server does not drain on SIGTERM: it closes its listener and cuts live streams. So we look at /metrics
+    (requests_processing and requests_deferred, tools/server/server.cpp), which does not wake a sleeping model.
+    A server that can't be asked counts as drained.
+    """
+    deadline = time.monotonic() + timeout
+    key = _probe.api_key(environment)
+    while True:
+        status, body = _probe.get(
+            environment.get("LLAMA_ARG_HOST", "127.0.0.1"),
+            int(environment.get("LLAMA_ARG_PORT", "0") or 0),
+            "/metrics",
+            key=key,
+            timeout=min(2, timeout),
+        )
+        if status != 200 or not in_flight(body.decode("utf-8", "replace")):
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(pause)
+
+
+def in_flight(metrics: str) -> int:
+    """Return the requests that a server works on or has waiting, from its Prometheus text."""
+    return sum(
+        int(float(line.split()[-1]))
+        for line in metrics.splitlines()
+        if line.startswith(("llamacpp:requests_processing ", "llamacpp:requests_deferred "))
+    )
+
+
+def _end_process(pid: int, grace: float = 5) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 15)
+        if not _until(lambda: not Path(f"/proc/{pid}").exists(), grace):
+            os.kill(pid, 9)
+            _until(lambda: not Path(f"/proc/{pid}").exists(), grace)
+
+
+def _until(condition: Callable[[], bool], seconds: float, pause: float = 0.05) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+    return True
+
+
+def _start_all(services: Services, outcomes: Sequence[Outcome], job: Job) -> list[Outcome]:
+    starting = [item for item in outcomes if item.action in ("start", "restart")]
+    done: dict[str, Outcome] = {}
+    if job.concurrent_starts:
+        for item in starting:
+            services.start(item.instance)
+        done = {item.instance: _settle(services, item, job, ready=False) for item in starting}
+    else:
+        for item in starting:
+            services.start(item.instance)
+            done[item.instance] = _settle(services, item, job, ready=True)
+    return [done.get(item.instance, item) for item in outcomes]
+
+
+def _settle(services: Services, outcome: Outcome, job: Job, *, ready: bool) -> Outcome:
+    """Wait until the instance listens itself (or, with ``ready``, is healthy), or has failed for good.
+
+    llama-server listens before it loads the model, and a start that fails ends within about 0.1 s; the service
+    manager then tries again up to its start limit, so only its verdict counts.
+    """
+    name = outcome.instance
+    address, port = job.instances[name]["host"], job.instances[name]["port"]
+    deadline = time.monotonic() + job.max_startup_time
+    status = 0
+    while True:
+        now = services.status().get(name)
+        if now is None or now.state in ("failed", "stopped"):
+            log = services.logs(name, LOG_LINES)
+            cause = find_cause(log, now.exit_status if now else None)
+            return _failed(outcome, cause, log)
+        if now.pid and _probe.listens(now.pid, port):
+            if ready:
+                status, _body = _probe.get(address, port, "/health")
+            if not ready or status == 200:
+                return outcome
+        if time.monotonic() > deadline:
+            return _failed(outcome, not_ready(job.max_startup_time, status), services.logs(name, LOG_LINES))
+        time.sleep(0.05 if not status else job.readiness_check_interval)
+
+
+def _failed(outcome: Outcome, cause: Cause, log: Sequence[str]) -> Outcome:
+    return Outcome(outcome.instance, outcome.action, outcome.reason, False, cause.code, cause.detail, tuple(log))
+
+
+def stopped(services: Services, job: Job, names: Sequence[str] | None, *, check_mode: bool) -> Result:
+    """Stop the instances ``names`` (None: all) gracefully; their definitions stay.
+
+    Raises ConflictError and ServiceError.
+    """
+    running, _environments = _probe.read_instances(services, job.home)
+    chosen = [item for item in running if item.pid and (names is None or item.name in names)]
+    outcomes = tuple(Outcome(item.name, "stop", "asked for") for item in chosen)
+    diff = tuple(_actions_diff(outcomes))
+    if check_mode or not chosen:
+        return Result(bool(chosen), outcomes, job.generation, diff)
+    with exclusive(job.home, job.deployment):
+        end_all(services, [item.name for item in chosen], job)
+    return Result(True, outcomes, job.generation, diff)
+
+
+def absent(services: Services, job: Job, *, check_mode: bool, also: Iterable[str] = ()) -> Result:
+    """Stop everything of ours and remove it: instances, definitions, the manager where it is ours, our state, and the
+    files ``also``. Raises ConflictError and ServiceError."""
+    running, _environments = _probe.read_instances(services, job.home)
+    home = Path(job.home)
+    ours = [*services.owned(), *(path for path in (home / "generation.json", *map(Path, also)) if path.exists())]
+    outcomes = tuple(Outcome(item.name, "remove", "teardown") for item in running)
+    diff = [_diff(str(path), _content(path) or "", "") for path in services.owned()] + _actions_diff(outcomes)
+    changed = bool(ours or running)
+    if check_mode or not changed:
+        return Result(changed, outcomes, Generation(), tuple(diff))
+    with exclusive(job.home, job.deployment):
+        end_all(services, [item.name for item in running if item.pid], job)
+        for item in running:
+            services.forget(item.name)
+        services.remove()
+        for path in (home / "generation.json", *map(Path, also), home / "lock"):
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        home.rmdir()  # only when nothing else is in it
+    return Result(True, outcomes, Generation(), tuple(diff))

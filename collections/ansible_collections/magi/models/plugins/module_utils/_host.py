@@ -1,0 +1,208 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a host is: its llama-server and the options it takes, instances, listeners, cores and memory. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a llama-server build, as its ``--help`` shows it (llama.cpp common/arg.cpp)."""
+
+    name: str
+    """Canonical name: the last long name that is not a negation, with underscores (``n_gpu_layers``)."""
+    names: tuple[str, ...]
+    flags: tuple[str, ...]
+    """The long flags as typed, for options that have no variable."""
+    environment: str | None
+    takes_value: bool
+
+
+@dataclass(frozen=True)
+class Binary:
+    path: str
+    version: str
+    """What ``--version`` prints, shortened to one line."""
+    identity: str
+    """Changes whenever the file behind the path does: version, size in bytes and mtime in nanoseconds."""
+    options: tuple[Option, ...] = ()
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A listening TCP socket. ``pid`` and ``command`` are None where /proc does not let us see the owner."""
+
+    address: str
+    port: int
+    pid: int | None = None
+    command: str | None = None
+    instance: str | None = None
+    """Name of our instance that holds it."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """One instance as it is on the host now."""
+
+    name: str
+    state: str
+    """running, starting, backoff, failed, stopped, or orphaned (runs outside its service manager)."""
+    pid: int | None = None
+    port: int | None = None
+    config_hash: str | None = None
+    started_at: float | None = None
+    """Seconds since the epoch."""
+    exit_status: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """The LLAMA_ARG_* variables of the process, secrets left out."""
+    log: tuple[str, ...] = ()
+    """The last lines it printed."""
+    model_ids: tuple[str, ...] | None = None
+    """What /v1/models answered; None: not asked or no answer."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The applied state of a host: counts up with each deployment that changed something."""
+
+    number: int = 0
+    digest: str = ""
+    applied_by: str = ""
+    applied_at: str = ""
+    """UTC, ISO 8601."""
+    profile: str = ""
+
+
+@dataclass(frozen=True)
+class Host:
+    manager: str
+    """systemd or supervisor."""
+    home: str
+    """Folder of the instance files, absolute."""
+    cores: int
+    memory_bytes: int
+    binary: Binary | None
+    binary_error: str = ""
+    gpus: tuple[str, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    instances: tuple[Running, ...] = ()
+    generation: Generation = field(default_factory=Generation)
+    silent_configs: tuple[str, ...] = ()
+    """Configuration files that this llama-server would read before its environment."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Host:
+        binary = data["binary"] and Binary(
+            **{
+                **data["binary"],
+                "options": tuple(
+                    Option(**{**o, "names": tuple(o["names"]), "flags": tuple(o["flags"])})
+                    for o in data["binary"]["options"]
+                ),
+            }
+        )
+        return cls(
+            **{
+                **data,
+                "binary": binary,
+                "gpus": tuple(data["gpus"]),
+                "listeners": tuple(Listener(**item) for item in data["listeners"]),
+                "instances": tuple(
+                    Running(
+                        **{
+                            **item,
+                            "log": tuple(item["log"]),
+                            "model_ids": None if item["model_ids"] is None else tuple(item["model_ids"]),
+                        }
+                    )
+                    for item in data["instances"]
+                ),
+                "generation": Generation(**data["generation"]),
+                "silent_configs": tuple(data["silent_configs"]),
+            }
+        )
+
+
+_FLAGS = re.compile(r"-{1,2}[A-Za-z0-9][\w.-]*(?:,\s+-{1,2}[A-Za-z0-9][\w.-]*)*")
+
+
+def parse_help(text: str) -> tuple[Option, ...]:
+    """Return the options that ``llama-server --help`` lists, those marked as removed left out.
+
+    An option starts in the first column with its flags; a single space before more text means that it takes a value,
+    several spaces or the line's end that it doesn't; ``(env: X)`` in its description names its variable
+    (llama.cpp common/arg.cpp, ``common_arg::to_string``).
+    """
+    blocks: list[list[str]] = []
+    for line in text.splitlines():
+        if line.startswith("-") and _FLAGS.match(line) and not line.startswith("-----"):
+            blocks.append([line])
+        elif blocks and line.startswith(" "):
+            blocks[-1].append(line)
+    options = []
+    for block in blocks:
+        head = _FLAGS.match(block[0])
+        description = " ".join(block)
+        if head is None or "argument has been removed" in re.sub(r"\s+", " ", description):
+            continue
+        flags = tuple(flag for flag in re.split(r",\s+", head.group()) if flag.startswith("--"))
+        names = tuple(flag[2:].replace("-", "_") for flag in flags)
+        if not names:
+            continue
+        positive = [name for name in names if not name.startswith("no_")] or list(names)
+        variable = re.search(r"\(env: (\w+)\)", description)
+        takes_value = bool(re.match(r" \S", block[0][head.end() :]))
+        options.append(Option(positive[-1], names, flags, variable.group(1) if variable else None, takes_value))
+    return tuple(options)
+
+
+def parse_listeners(table: str) -> tuple[tuple[str, int, str], ...]:
+    """Return (address, port, socket inode) of every listening socket of a /proc/net/tcp or tcp6 table (proc(5)).
+
+    Addresses there are hexadecimal words in the machine's byte order.
+    """
+    found = []
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) < 10 or fields[3] != "0A":  # 0A: TCP_LISTEN
+            continue
+        raw, port = fields[1].split(":")
+        words = [int(raw[i : i + 8], 16) for i in range(0, len(raw), 8)]
+        packed = struct.pack(f"={len(words)}I", *words)
+        found.append((str(ipaddress.ip_address(packed)), int(port, 16), fields[9]))
+    return tuple(found)
+
+
+_WILDCARDS = {"0.0.0.0", "::"}  # noqa: S104 - recognised, not bound
+
+
+def reachable(bound: str) -> str:
+    """Return the address at which a server bound to ``bound`` (an address, or several with commas) is reached on its
+    own host."""
+    first = bound.split(",")[0]
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(first, first)  # noqa: S104
+
+
+def overlaps(bound: str, wanted: str) -> bool:
+    """Whether a listener on ``bound`` keeps another from binding ``wanted`` on the same port."""
+
+    def plain(address: str) -> str:
+        return address[7:] if address.startswith("::ffff:") else {"localhost": "127.0.0.1"}.get(address, address)
+
+    bound, wanted = plain(bound), plain(wanted)
+    return bound == wanted or bool(_WILDCARDS & {bound, wanted})
+
+
+def foreign_listeners(listeners: Iterable[Listener], address: str) -> dict[int, Listener]:
+    """Return by port the listeners that are not ours and would keep us from binding ``address``."""
+    return {item.port: item for item in listeners if not item.instance and overlaps(item.address, address)}

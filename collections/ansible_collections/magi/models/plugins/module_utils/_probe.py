@@ -1,0 +1,301 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Reading a host: the one place that looks at /proc, the binary, the sockets and the servers. Decides nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._generation import read_generation
+from ansible_collections.magi.models.plugins.module_utils._host import (
+    Binary,
+    Host,
+    Listener,
+    Option,
+    Running,
+    parse_help,
+    parse_listeners,
+    reachable,
+)
+from ansible_collections.magi.models.plugins.module_utils._services import Status, chosen, detected
+
+PROC = Path("/proc")
+# Never leave a host in a process's environment: names that hold secrets, or point to them.
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+
+
+def read_binary(path: str) -> tuple[Binary | None, str]:
+    """Return the llama-server at ``path`` with its options, or None and a sentence that says why not.
+
+    Runs it twice (``--version``, ``--help``; 15 ms each) with an empty environment, 20 seconds at most.
+    """
+    path = os.path.expanduser(path)
+    try:
+        stat = os.stat(path)
+        version = _run(path, "--version")
+        options: tuple[Option, ...] = parse_help(_run(path, "--help"))
+    except FileNotFoundError:
+        return None, f"there is no llama-server at {path}; install it (role llama_server) or set LLAMA_SERVER_PATH."
+    except (OSError, subprocess.SubprocessError) as error:
+        return None, f"llama-server at {path} does not run ({error}); reinstall it, or set LLAMA_SERVER_PATH."
+    if not any(option.environment == "LLAMA_ARG_MODEL" for option in options):
+        return None, f"{path} does not list llama-server's options; is it llama-server?"
+    found = re.search(r"version:\s*(.+)", version)
+    line = found.group(1).strip() if found else "unknown version"
+    return Binary(path, line, f"{line} {stat.st_size} {stat.st_mtime_ns}", options), ""
+
+
+def _run(*command: str) -> str:
+    result = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=20,
+        check=True,
+        env={"PATH": os.defpath},
+    )
+    return result.stdout.decode("utf-8", "replace")
+
+
+def process_environment(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with ({} where it ended or is not ours to see), proc(5)."""
+    try:
+        raw = (PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (item.decode("utf-8", "surrogateescape").partition("=") for item in raw.split(b"\0") if item)
+    return {key: value for key, _equals, value in pairs}
+
+
+def _pids() -> Iterable[int]:
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(PROC):
+            if entry.isdigit():
+                yield int(entry)
+
+
+def command_of(pid: int) -> str | None:
+    """Return the command line of a process, shortened and with control characters shown, without what follows an
+    option that looks like a secret."""
+    try:
+        words = (PROC / str(pid) / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return None
+    shown = []
+    hide = False
+    for word in words[:-1]:
+        shown.append("…" if hide else word)
+        hide = word.startswith("-") and bool(_SECRET.search(word)) and "=" not in word
+        if word.startswith("-") and "=" in word and _SECRET.search(word.split("=")[0]):
+            shown[-1] = word.split("=")[0] + "=…"
+    return re.sub(r"[\x00-\x1f\x7f]", "?", " ".join(shown))[:200]
+
+
+def read_listeners(wanted: Iterable[int], instances: Mapping[int, str]) -> tuple[Listener, ...]:
+    """Return the listeners on the ports ``wanted``; ``instances`` maps the pids of our instances to their names."""
+    ports = set(wanted)
+    sockets: dict[str, tuple[str, int]] = {}
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for address, port, inode in parse_listeners((PROC / "net" / table).read_text()):
+                if port in ports:
+                    sockets[inode] = (address, port)
+    owners: dict[str, int] = {}
+    for pid in _pids() if sockets else ():
+        with contextlib.suppress(OSError):
+            for descriptor in os.listdir(PROC / str(pid) / "fd"):
+                with contextlib.suppress(OSError):
+                    target = os.readlink(PROC / str(pid) / "fd" / descriptor)
+                    if target.startswith("socket:[") and target[8:-1] in sockets:
+                        owners[target[8:-1]] = pid
+    found = []
+    for inode, (address, port) in sockets.items():
+        pid = owners.get(inode)
+        instance = instances.get(pid) if pid else None
+        found.append(Listener(address, port, pid, command_of(pid) if pid else None, instance))
+    return tuple(sorted(found, key=lambda item: (item.port, item.address)))
+
+
+def listens(pid: int | None, port: int) -> bool:
+    """Whether the process ``pid`` itself holds a listening socket on ``port``."""
+    return any(item.pid == pid is not None for item in read_listeners([port], {}))
+
+
+def orphans(home: str, known: Iterable[int]) -> dict[str, int]:
+    """Return by name the pids of instances of ``home`` that live on without their service manager."""
+    skip = set(known)
+    found = {}
+    for pid in _pids():
+        if pid in skip:
+            continue
+        environment = process_environment(pid)
+        if environment.get("MAGI_HOME") == home and environment.get("MAGI_INSTANCE"):
+            found[environment["MAGI_INSTANCE"]] = pid
+    return found
+
+
+def get(address: str, port: int, path: str, timeout: float = 2, key: str | None = None) -> tuple[int, bytes]:
+    """Return status and at most 1 MiB of body of a GET to a server on this host; status 0: no answer in time."""
+    connection = http.client.HTTPConnection(reachable(address), port, timeout=timeout)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
+        response = connection.getresponse()
+        return response.status, response.read(1 << 20)
+    except (OSError, http.client.HTTPException):
+        return 0, b""
+    finally:
+        connection.close()
+
+
+def api_key(environment: Mapping[str, str]) -> str | None:
+    """Return the first key of the instance's key file, as llama-server reads it: a line each, # starts a comment."""
+    path = environment.get("LLAMA_ARG_API_KEY_FILE")
+    if path:
+        with contextlib.suppress(OSError):
+            for line in Path(path).read_text(errors="replace").split("\n"):
+                if line and not line.startswith("#"):
+                    return line
+    return None
+
+
+def ask_models(environment: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Return the ids that the server of this environment answers to at /v1/models; None without a good answer."""
+    status, body = get(
+        environment.get("LLAMA_ARG_HOST", "127.0.0.1"),
+        int(environment.get("LLAMA_ARG_PORT", "0")),
+        "/v1/models",
+        key=api_key(environment),
+    )
+    if status != 200:
+        return None
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+        return tuple(str(item["id"]) for item in json.loads(body)["data"])
+    return None
+
+
+def _environment_file(home: str, name: str) -> dict[str, str]:
+    """Read back port and address from an instance's file, for one that doesn't run (its lease)."""
+    with contextlib.suppress(OSError):
+        text = (Path(home) / "instances" / f"{name}.env").read_text(errors="replace")
+        return dict(re.findall(r'^(LLAMA_ARG_PORT|LLAMA_ARG_HOST|MAGI_CONFIG_HASH)="([^"\\]*)"$', text, re.MULTILINE))
+    return {}
+
+
+def read_instances(
+    services: Any, home: str, *, log_lines: int = 0, ask: bool = False
+) -> tuple[tuple[Running, ...], dict[str, dict[str, str]]]:
+    """Return the instances of ``home`` as they are, and their full environments by name (which stay on the host)."""
+    status = services.status()
+    managed = {item.pid for item in status.values() if item.pid}
+    status.update({name: Status("orphaned", pid) for name, pid in orphans(home, managed).items()})
+    environments = {
+        name: (process_environment(item.pid) if item.pid else None) or _environment_file(home, name)
+        for name, item in status.items()
+    }
+
+    def read(name: str) -> Running:
+        item, environment = status[name], environments[name]
+        port = environment.get("LLAMA_ARG_PORT", "")
+        return Running(
+            name,
+            item.state,
+            item.pid,
+            int(port) if port.isdigit() else None,
+            environment.get("MAGI_CONFIG_HASH") if item.pid else None,
+            item.started_at,
+            item.exit_status,
+            {
+                key: value
+                for key, value in environment.items()
+                if key.startswith("LLAMA_ARG_") and not _SECRET.search(key.replace("API_KEY_FILE", ""))
+            },
+            tuple(services.logs(name, log_lines)) if log_lines else (),
+            ask_models(environment) if ask and item.pid and port.isdigit() else None,
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        return tuple(pool.map(read, sorted(status))), environments
+
+
+def cores() -> int:
+    """Return the cores this process may use: its affinity, and the quota of its control group (cgroup v2 or v1)."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        count = os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, max(1, int(quota) // int(period)))
+    with contextlib.suppress(OSError, ValueError):
+        folder = Path("/sys/fs/cgroup/cpu")
+        quota_us = int((folder / "cpu.cfs_quota_us").read_text())
+        if quota_us > 0:
+            count = min(count, max(1, quota_us // int((folder / "cpu.cfs_period_us").read_text())))
+    return count
+
+
+def memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def gpus() -> tuple[str, ...]:
+    """Return the device nodes of GPUs: NVIDIA's, AMD's compute node, or a render node; () on a host without."""
+    found = sorted(str(path) for pattern in ("nvidia[0-9]*", "kfd") for path in Path("/dev").glob(pattern))
+    return tuple(found or sorted(str(path) for path in Path("/dev/dri").glob("renderD*")))
+
+
+def silent_configs() -> tuple[str, ...]:
+    """Return the configuration files that llama-server reads without being told (llama.cpp common/arg.cpp).
+
+    Only the machine's: an instance has a home folder of its own, so a user's file does not reach it.
+    """
+    path = Path("/etc/llama.cpp/config.ini")
+    return (str(path),) if path.exists() else ()
+
+
+def read_host(
+    *,
+    llama_server_path: str,
+    home: str,
+    manager: str,
+    supervisord_path: str,
+    ports: Iterable[int],
+    log_lines: int = 0,
+    ask: bool = False,
+    options: bool = True,
+) -> Host:
+    """Read all that a plan or a report needs to know of this host, in one go.
+
+    Raises ServiceError when the service manager can't be asked.
+    """
+    kind = detected(manager)
+    services = chosen(kind, home, supervisord_path)
+    binary, binary_error = read_binary(llama_server_path)
+    if binary and not options:
+        binary = dataclasses.replace(binary, options=())
+    instances, _environments = read_instances(services, home, log_lines=log_lines, ask=ask)
+    leases = {item.port for item in instances if item.port}
+    return Host(
+        manager=kind,
+        home=home,
+        cores=cores(),
+        memory_bytes=memory_bytes(),
+        binary=binary,
+        binary_error=binary_error,
+        gpus=gpus(),
+        listeners=read_listeners({*ports, *leases}, {item.pid: item.name for item in instances if item.pid}),
+        instances=instances,
+        generation=read_generation(home),
+        silent_configs=silent_configs(),
+    )

@@ -1,0 +1,168 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The report of a deployment: from what each host was planned, did and answers now to one document. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._cause import Cause, find_cause, not_ready, wrong_server
+from ansible_collections.magi.models.plugins.module_utils._host import Host, Running
+from ansible_collections.magi.models.plugins.module_utils._instance import Instance
+from ansible_collections.magi.models.plugins.module_utils._plan import Plan
+
+
+@dataclass(frozen=True)
+class HostResult:
+    """What became of a host. ``plan`` is None where the run ended before there was one, ``error`` then says why."""
+
+    name: str
+    plan: Plan | None = None
+    outcomes: Sequence[Mapping[str, Any]] = ()
+    """The actions that llama_instances returned."""
+    health: Mapping[str, int] = field(default_factory=dict)
+    """Last HTTP status of /health by instance name; 0 or less: no answer."""
+    after: Host | None = None
+    max_startup_time: int = 0
+    """Seconds."""
+    error: str = ""
+
+
+def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
+    """Return the report: total_servers, ready_servers, servers, summary (see the module deployment_report)."""
+    servers, failed, warnings = [], [], []
+    launched = 0
+    for result in hosts:
+        if result.plan is None:
+            failed.append({"instance": None, "host": result.name, "cause": "host_failed", "detail": result.error})
+            continue
+        warnings += [*result.plan.degraded, *result.plan.warnings]
+        outcomes = {item["instance"]: item for item in result.outcomes}
+        running = {item.name: item for item in result.after.instances} if result.after else {}
+        for instance in result.plan.instances:
+            outcome, now = outcomes.get(instance.name, {}), running.get(instance.name)
+            cause = _cause(instance, outcome, now, result)
+            launched += bool(outcome.get("launched"))
+            servers.append(
+                {
+                    "model_id": instance.model_id,
+                    "instance": instance.name,
+                    "display_name": instance.display_name,
+                    "tier": instance.tier,
+                    "host": result.name,
+                    "address": instance.host,
+                    "port": instance.port,
+                    "pid": now.pid if now else None,
+                    "started_at": now.started_at if now else None,
+                    "state": now.state if now else "absent",
+                    "is_ready": cause is None,
+                    "action": outcome.get("action"),
+                }
+            )
+            if cause:
+                log = outcome.get("log") or (now.log if now else ())
+                failed.append(
+                    {
+                        "instance": instance.name,
+                        "host": result.name,
+                        "cause": cause.code,
+                        "detail": f"Host {result.name}, instance {instance.name}: {cause.detail}.",
+                        "log": list(log)[-10:],
+                    }
+                )
+    plans = [result.plan for result in hosts if result.plan]
+    ready = sum(server["is_ready"] for server in servers)
+    return {
+        "total_servers": len(servers),
+        "ready_servers": ready,
+        "servers": servers,
+        "summary": {
+            "profile": profile,
+            "models_discovered": sum(plan.models_discovered for plan in plans),
+            "models_enabled": sum(plan.models_enabled for plan in plans),
+            "servers_launched": launched,
+            "servers_ready": ready,
+            "failed": failed,
+            "warnings": warnings,
+        },
+    }
+
+
+def _cause(instance: Instance, outcome: Mapping[str, Any], now: Running | None, result: HostResult) -> Cause | None:
+    """Return why the instance is not ready, or None when it is: it answers healthy, and it is the one that answers."""
+    if outcome.get("cause"):
+        return Cause(outcome["cause"], outcome["detail"])
+    if now is None or now.state in ("failed", "stopped", "backoff"):
+        return find_cause(now.log if now else (), now.exit_status if now else None)
+    status = result.health.get(instance.name, 0)
+    if status != 200:
+        return not_ready(result.max_startup_time, max(status, 0))
+    if now.model_ids is not None and instance.name not in now.model_ids:
+        return wrong_server(instance.name, now.model_ids)
+    if now.model_ids is None and result.after and not _holds_port(instance, result.after):
+        return wrong_server(instance.name, ())
+    return None
+
+
+def _holds_port(instance: Instance, host: Host) -> bool:
+    return any(item.port == instance.port and item.instance == instance.name for item in host.listeners)
+
+
+def printable(text: object) -> str:
+    """Return ``text`` on one line and without terminal control: names come from files and may be hostile."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", "?", str(text))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Return lines of a table with aligned columns."""
+    cells = [[printable(cell) for cell in row] for row in [head, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+
+
+def summary_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return the report for people: the summary, one line per server, what failed and why, what to try."""
+    summary = report["summary"]
+    lines = [
+        f"Profile {summary['profile']}: {summary['models_discovered']} models discovered, "
+        f"{summary['models_enabled']} enabled, {summary['servers_launched']} servers launched, "
+        f"{report['ready_servers']}/{report['total_servers']} ready"
+    ]
+    columns = ("instance", "display name", "tier", "host", "port", "pid", "ready")
+    if report["servers"]:
+        rows = [
+            [
+                *(s[key] if s[key] is not None else "-" for key in ("instance", "display_name", "tier")),
+                s["host"],
+                s["port"],
+                s["pid"] or "-",
+                "yes" if s["is_ready"] else "no",
+            ]
+            for s in report["servers"]
+        ]
+        lines += ["", *table(columns, rows)]
+    if summary["failed"]:
+        lines += ["", "Not ready:"]
+        for item in summary["failed"]:
+            lines.append(f"  {item['cause']}: {printable(item['detail'])}")
+            lines += [f"    | {printable(line)}" for line in item.get("log", ())[-5:]]
+    if summary["warnings"]:
+        lines += ["", *(f"Warning: {printable(item)}" for item in summary["warnings"])]
+    return lines
+
+
+def failure(report: Mapping[str, Any], *, strict: bool, degraded: bool) -> str | None:
+    """Return the sentence to fail with, or None: nothing serves, a host has no result, or strict and degraded."""
+    failed, total = report["summary"]["failed"], report["total_servers"]
+    lost = [item["host"] for item in failed if item["cause"] == "host_failed"]
+    if lost:
+        return f"No deployment on {', '.join(lost)}: see the message of each above."
+    if total and not report["ready_servers"]:
+        return f"None of {total} servers is ready; the report above says why for each."
+    if strict and (failed or degraded):
+        return "strict is set and the deployment is degraded; the report above says what is missing."
+    return None

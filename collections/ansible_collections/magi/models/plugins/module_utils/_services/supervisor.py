@@ -1,0 +1,217 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Supervisor (the PyPI package): one supervisord of our own per home folder, one program file per instance.
+
+For machines, containers and Macs where systemd is not PID 1. Spoken to over its XML-RPC interface on a Unix socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import xmlrpc.client
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._services import (
+    Filters,
+    ServiceError,
+    Status,
+    Template,
+    environment_value,
+    names,
+    tail,
+)
+
+TEMPLATES = (
+    Template("supervisord.conf.j2", "{home}/supervisor/supervisord.conf", 0o600),
+    Template("run-instance.sh.j2", "{home}/supervisor/run-instance", 0o755),
+    Template("instance.env.j2", "{home}/instances/{name}.env", 0o600, per_instance=True),
+    Template("program.conf.j2", "{home}/supervisor/programs/{name}.conf", 0o600, per_instance=True),
+)
+
+
+def setting(text: str) -> str:
+    """Escape ``text`` as a setting's value: supervisor expands % (supervisor/options.py, ``expand``), and takes a ;
+    or # behind white space for a comment."""
+    if re.search(r"[\r\n]|\s[;#]", text):
+        raise ValueError(f"supervisor's configuration can't hold {text!a}: it has a line break or a ; behind a space")
+    return text.replace("%", "%%")
+
+
+def word(text: str) -> str:
+    """Quote ``text`` as one word of a command, which supervisor splits like a shell (shlex)."""
+    quoted = shlex.quote(text)
+    # A quote closed and opened before ; and # keeps supervisor's parser from seeing a comment behind a space.
+    for comment in ";#":
+        quoted = quoted.replace(comment, "''" + comment)
+    return setting(quoted)
+
+
+FILTERS: Filters = {"environment_value": environment_value, "setting": setting, "word": word}
+
+# supervisor/states.py
+_STATES = {
+    "STOPPED": "stopped",
+    "STARTING": "starting",
+    "RUNNING": "running",
+    "BACKOFF": "backoff",
+    "STOPPING": "running",
+    "EXITED": "failed",
+    "FATAL": "failed",
+    "UNKNOWN": "failed",
+}
+_NOT_RUNNING, _BAD_NAME, _ALREADY_ADDED = 70, 10, 90  # supervisor/xmlrpc.py, Faults
+
+
+def socket_path(home: str) -> str:
+    """Return where supervisord of ``home`` listens: there, or in the temporary folder where the path of a Unix socket
+    (108 bytes, unix(7)) would be too long."""
+    path = f"{home}/supervisor/supervisord.sock"
+    if len(os.fsencode(path)) < 100:
+        return path
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    return f"{tempfile.gettempdir()}/magi-{os.getuid()}-{digest}.sock"
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: str):
+        super().__init__("localhost", timeout=120)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class _Transport(xmlrpc.client.Transport):
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = path
+
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        return _Connection(self.path)
+
+
+class Supervisor:
+    def __init__(self, home: Path, supervisord_path: str):
+        self.home = home
+        self.folder = home / "supervisor"
+        self.supervisord = supervisord_path
+        self.socket = socket_path(str(home))
+
+    def owned(self) -> list[Path]:
+        return sorted([*(self.home / "instances").glob("*.env"), *(self.folder / "programs").glob("*.conf")])
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        # A proxy for each call: calls come from several threads, and a connection is cheap.
+        proxy = xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(self.socket))
+        return getattr(proxy.supervisor, method)(*arguments)
+
+    def _answers(self) -> bool:
+        try:
+            return self._call("getState")["statename"] in ("RUNNING", "RESTARTING")
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error):
+            return False
+
+    def prepare(self) -> None:
+        if self._answers():
+            return
+        program = shutil.which(os.path.expanduser(self.supervisord))
+        if program is None:
+            raise ServiceError(
+                f"supervisord is not at {self.supervisord}; install it (pip install supervisor) "
+                "or set model_server_supervisord_path."
+            )
+        # supervisord starts what it finds; nothing of ours runs now, so the definitions are written anew behind this.
+        for path in (self.folder / "programs").glob("*.conf"):
+            path.unlink()
+        for folder in ("programs", "../instances", "../logs"):
+            (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        result = subprocess.run(
+            [program, "-c", str(self.folder / "supervisord.conf")],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            # The caller's environment may hold secrets, and LLAMA_ARG_* that would reach every instance.
+            env={"PATH": os.defpath, "HOME": str(self.home), "LANG": "C.UTF-8"},
+        )
+        deadline = time.monotonic() + 20
+        while not self._answers():
+            if result.returncode or time.monotonic() > deadline:
+                said = (result.stderr or result.stdout).strip().splitlines()[-1:]
+                log = tail(self.folder / "supervisord.log", 1)
+                raise ServiceError(
+                    f"supervisord did not start with {self.folder / 'supervisord.conf'}: "
+                    f"{''.join(said or log) or 'it said nothing'}"
+                )
+            time.sleep(0.02)
+
+    def status(self) -> dict[str, Status]:
+        found = {name: Status("stopped") for name in names((self.folder / "programs").glob("*.conf"), ".conf")}
+        with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
+            for info in self._call("getAllProcessInfo"):
+                state = _STATES.get(info["statename"], "failed")
+                ended = info["statename"] in ("BACKOFF", "EXITED", "FATAL")
+                found[info["name"]] = Status(
+                    state,
+                    info["pid"] or None,
+                    float(info["start"]) if info["pid"] else None,
+                    (info["spawnerr"] or f"exit status {info['exitstatus']}") if ended else None,
+                )
+        return found
+
+    def reload(self) -> None:
+        try:
+            self._call("reloadConfig")
+        except xmlrpc.client.Fault as fault:
+            raise ServiceError(f"supervisord refused {self.folder}: {fault.faultString}") from None
+
+    def start(self, name: str) -> None:
+        """Add the program anew: so it has its present definition, and supervisord starts it."""
+        self.forget(name)
+        self._call("addProcessGroup", name)
+
+    def stop(self, name: str) -> None:
+        try:
+            self._call("stopProcess", name, True)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode not in (_NOT_RUNNING, _BAD_NAME):
+                raise ServiceError(f"supervisord did not stop {name}: {fault.faultString}") from None
+        except (ConnectionError, FileNotFoundError):
+            pass  # no supervisord, so nothing of its runs
+
+    def forget(self, name: str) -> None:
+        try:
+            self._call("removeProcessGroup", name)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != _BAD_NAME:
+                raise ServiceError(f"supervisord did not drop {name}: {fault.faultString}") from None
+        except (ConnectionError, FileNotFoundError):
+            pass
+
+    def logs(self, name: str, lines: int) -> list[str]:
+        return tail(self.home / "logs" / f"{name}.log", lines)
+
+    def remove(self) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
+            pid = self._call("getPID")
+            self._call("shutdown")
+            deadline = time.monotonic() + 20
+            while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+        for folder in (self.folder, self.home / "instances", self.home / "logs"):
+            shutil.rmtree(folder, ignore_errors=True)
+        Path(self.socket).unlink(missing_ok=True)

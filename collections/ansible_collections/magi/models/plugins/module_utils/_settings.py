@@ -1,0 +1,165 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The settings of a deployment: one table, and the one place that decides which source of a value wins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PREFIX = "model_server_"
+
+
+class SettingError(ValueError):
+    """A setting has a value of the wrong type; the message names it, its source and what is expected."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting. The role's variable is ``model_server_<name>``; ``environment`` names the one that beats it."""
+
+    name: str
+    type: str
+    environment: str | None = None
+    alias: str | None = None
+
+
+# Defaults live in roles/model_server/defaults/main.yml alone; a unit test compares the two and argument_specs.yml.
+SETTINGS = (
+    Setting("profile", "slug", "MAGI_PROFILE", alias="profile"),
+    Setting("profiles_dir", "path"),
+    Setting("scan_paths", "paths", "MODEL_SCAN_PATH"),
+    Setting("registry_path", "path", "REGISTRY_PATH"),
+    Setting("llama_server_path", "path", "LLAMA_SERVER_PATH"),
+    Setting("port_range", "port_range", "MODEL_PORT_RANGE"),
+    Setting("host", "str", "MODEL_HOST"),
+    Setting("max_startup_time", "seconds", "MODEL_MAX_STARTUP_TIME"),
+    Setting("readiness_check_interval", "seconds", "MODEL_READINESS_CHECK_INTERVAL"),
+    Setting("concurrent_starts", "bool", "MODEL_CONCURRENT_STARTS"),
+    Setting("stop_timeout", "seconds", "MODEL_STOP_TIMEOUT"),
+    Setting("options", "options"),
+    Setting("manager", "manager"),
+    Setting("home", "path"),
+    Setting("supervisord_path", "path"),
+    Setting("templates_dir", "path"),
+    Setting("report_path", "path"),
+    Setting("refresh", "bool"),
+    Setting("checksum", "bool"),
+    Setting("strict", "bool"),
+)
+
+_TRUE = {"1", "on", "true", "yes", "y", "enabled"}
+_FALSE = {"0", "off", "false", "no", "n", "disabled"}
+
+
+def _bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError("true or false")
+
+
+def _seconds(value: Any) -> int:
+    if not isinstance(value, bool):
+        try:
+            seconds = int(value)
+        except (TypeError, ValueError):
+            seconds = 0
+        if seconds >= 1 and str(seconds) == str(value).strip():
+            return seconds
+    raise ValueError("a whole number of seconds, 1 or more")
+
+
+def _port_range(value: Any) -> list[int]:
+    ends = list(value) if isinstance(value, (list, tuple)) else re.findall(r"-?\w+", str(value))
+    try:
+        first, last = (int(end) for end in ends)
+    except (TypeError, ValueError):
+        raise ValueError("two ports, such as 8080-8099 or [8080, 8099]") from None
+    if not 1 <= first <= last <= 65535:
+        raise ValueError("two ports from 1 to 65535, the first not above the last")
+    return [first, last]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or any(ord(c) < 32 for c in value):
+        raise ValueError("a text without control characters")
+    return value
+
+
+def _slug(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise ValueError("a name of letters, digits, '.', '_' and '-'")
+    return value
+
+
+def _paths(value: Any) -> list[str]:
+    items = value.split(":") if isinstance(value, str) else value
+    paths = [_text(item) for item in items if item] if isinstance(items, (list, tuple)) else []
+    if not paths:
+        raise ValueError("a list of folders (in the environment: separated by colons)")
+    return paths
+
+
+def _options(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError("a mapping of llama-server options")
+    return dict(value)
+
+
+def _manager(value: Any) -> str:
+    if value not in ("auto", "systemd", "supervisor"):
+        raise ValueError("auto, systemd or supervisor")
+    return str(value)
+
+
+_CONVERT = {
+    "bool": _bool,
+    "manager": _manager,
+    "options": _options,
+    "path": _text,
+    "paths": _paths,
+    "port_range": _port_range,
+    "seconds": _seconds,
+    "slug": _slug,
+    "str": _text,
+}
+
+
+def resolve(
+    inventory: Mapping[str, Any], environment: Mapping[str, str], extra: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the settings and where each came from: extra vars over environment over inventory over default.
+
+    ``inventory`` holds the role's variables as the host sees them, defaults included, and ``extra`` what ``-e`` gave
+    (both templated already). An empty environment variable counts as not set.
+
+    Raises SettingError naming the setting, its source and what it should be.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for setting in SETTINGS:
+        variable = PREFIX + setting.name
+        candidates = (
+            (f"-e {variable}", extra.get(variable)),
+            (f"-e {setting.alias}", extra.get(setting.alias) if setting.alias else None),
+            (f"environment {setting.environment}", environment.get(setting.environment or "") or None),
+            (f"inventory or default {variable}", inventory.get(variable)),
+        )
+        origin, value = next(((o, v) for o, v in candidates if v is not None), ("", None))
+        if value is None:
+            continue
+        try:
+            values[setting.name] = _CONVERT[setting.type](value)
+        except ValueError as error:
+            raise SettingError(
+                f"Setting {variable} must be {error}, but {origin} gives {value!r}: correct it there."
+            ) from None
+        origins[setting.name] = origin
+    return values, origins

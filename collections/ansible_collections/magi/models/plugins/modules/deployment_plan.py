@@ -1,0 +1,60 @@
+#!/usr/bin/python
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: deployment_plan
+short_description: Decide what a host shall run, and what that takes
+version_added: 0.1.0
+author:
+  - The magi.models maintainers (@magi-models)
+description:
+  - From a profile, the host's registry and the host as it is, makes the plan with its instances with ports, options and
+    threads, one action (start, restart, stop or keep) with its reason for each, and warnings.
+  - Fails with one sentence when there is nothing to serve, an option is unknown to the host's llama-server, or a port
+    is taken. Runs on the controller; no host is touched.
+extends_documentation_fragment:
+  - magi.models.attributes
+  - magi.models.attributes.info_module
+options:
+  profile:
+    description: The profile, as M(magi.models.profile) returns it.
+    type: dict
+    required: true
+  registry:
+    description: The result of M(magi.models.model_registry).
+    type: dict
+    required: true
+  host:
+    description: The host, as M(magi.models.model_host_info) returns it.
+    type: dict
+    required: true
+  settings:
+    description: The settings, as M(magi.models.settings) returns them.
+    type: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Plan
+  magi.models.deployment_plan:
+    profile: "{{ loaded.profile }}"
+    registry: "{{ discovered }}"
+    host: "{{ looked.host }}"
+    settings: "{{ settled.settings }}"
+  register: planned
+
+- name: Show what would happen
+  ansible.builtin.debug:
+    msg: "{{ item.action }} {{ item.instance }}: {{ item.reason }}"
+  loop: "{{ planned.plan.actions }}"
+"""
+
+RETURN = r"""
+plan:
+  description: The plan, with C(instances), C(actions), C(degraded), C(warnings), C(notes) and the host's C(generation).
+  returned: success
+  type: dict
+"""

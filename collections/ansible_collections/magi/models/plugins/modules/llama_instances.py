@@ -1,0 +1,220 @@
+#!/usr/bin/python
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: llama_instances
+short_description: Make a host run its plan, stop instances, or remove them all
+version_added: 0.1.0
+author:
+  - The magi.models maintainers (@magi-models)
+description:
+  - Applies, in one call for all instances of a host, the plan that M(magi.models.deployment_plan) made.
+  - An action plugin renders the templates on the controller and calls the module of the same name on the host.
+  - Refuses when another deployment changed the host since the plan was made, and names it.
+extends_documentation_fragment:
+  - magi.models.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    details: Shows every file and every action, whether carried out or only foreseen.
+  idempotent:
+    support: full
+options:
+  state:
+    description:
+      - V(present) makes the host run the plan.
+      - V(stopped) stops instances gracefully and keeps their definitions.
+      - V(absent) stops all instances and removes everything that was deployed.
+    type: str
+    choices: [present, stopped, absent]
+    default: present
+  plan:
+    description: The plan, for O(state=present).
+    type: dict
+  home:
+    description: Folder of the instance files and of the applied state; needed for V(stopped) and V(absent).
+    type: path
+  manager:
+    description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
+    type: str
+    choices: [auto, systemd, supervisor]
+    default: auto
+  supervisord_path:
+    description: The supervisord program, for O(manager=supervisor).
+    type: path
+    default: supervisord
+  names:
+    description: The instances to stop, for O(state=stopped); all where not given.
+    type: list
+    elements: str
+  concurrent_starts:
+    description: Start all together; if false, start one, wait until it is ready, start the next.
+    type: bool
+    default: true
+  max_startup_time:
+    description: Seconds that a server may take until it is ready.
+    type: int
+    default: 120
+  readiness_check_interval:
+    description: Seconds between health checks.
+    type: int
+    default: 2
+  stop_timeout:
+    description: Seconds to wait for requests in flight before a server is stopped.
+    type: int
+    default: 30
+  also_remove:
+    description: Further files of ours to remove, for O(state=absent), such as the registry.
+    type: list
+    elements: path
+    default: []
+  job:
+    description: What the action plugin hands to the module on the host. Not for use in a playbook.
+    type: dict
+"""
+
+EXAMPLES = r"""
+- name: Make the host run its plan
+  magi.models.llama_instances:
+    plan: "{{ planned.plan }}"
+
+- name: Stop one instance, letting it finish its requests for up to a minute
+  magi.models.llama_instances:
+    state: stopped
+    home: /etc/magi
+    names: [deepseek-r1-qwen3-8b-q2_k]
+    stop_timeout: 60
+
+- name: Remove everything that was deployed
+  magi.models.llama_instances:
+    state: absent
+    home: /etc/magi
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or in check mode would be, for each instance.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    instance:
+      description: Name of the instance.
+      type: str
+      returned: always
+    action:
+      description: start, restart, stop, remove or keep.
+      type: str
+      returned: always
+    reason:
+      description: Why.
+      type: str
+      returned: always
+    launched:
+      description: Whether it started and listens; true where nothing had to start.
+      type: bool
+      returned: always
+    cause:
+      description: Code of what went wrong, such as file_corrupt; empty where nothing did.
+      type: str
+      returned: always
+    detail:
+      description: What is wrong and the remedy.
+      type: str
+      returned: always
+    log:
+      description: The last lines of an instance that failed.
+      type: list
+      elements: str
+      returned: always
+launched:
+  description: Names of the instances that run, whose readiness can be waited for.
+  returned: always
+  type: list
+  elements: str
+deadline:
+  description: When the last start must have become ready, in seconds since the epoch.
+  returned: always
+  type: float
+generation:
+  description: The applied state that the host is in now.
+  returned: always
+  type: dict
+"""
+
+from dataclasses import asdict
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._apply import File, Job, absent, present, stopped
+from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError
+from ansible_collections.magi.models.plugins.module_utils._generation import ConflictError
+from ansible_collections.magi.models.plugins.module_utils._host import Generation
+from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, chosen, detected
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["present", "stopped", "absent"], "default": "present"},
+            "plan": {"type": "dict"},
+            "home": {"type": "path"},
+            "manager": {"type": "str", "choices": ["auto", "systemd", "supervisor"], "default": "auto"},
+            "supervisord_path": {"type": "path", "default": "supervisord"},
+            "names": {"type": "list", "elements": "str"},
+            "concurrent_starts": {"type": "bool", "default": True},
+            "max_startup_time": {"type": "int", "default": 120},
+            "readiness_check_interval": {"type": "int", "default": 2},
+            "stop_timeout": {"type": "int", "default": 30},
+            "also_remove": {"type": "list", "elements": "path", "default": []},
+            "job": {"type": "dict"},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    given = params["job"]
+    if given is None or not params["home"]:
+        module.fail_json(msg="llama_instances needs its action plugin and a home or a plan; call it from a playbook.")
+    job = Job(
+        home=params["home"],
+        files=tuple(File(**item) for item in given["files"]),
+        instances={item["name"]: item for item in given["instances"]},
+        actions=tuple(given["actions"]),
+        generation=Generation(**given["generation"]),
+        profile=given["profile"],
+        deployment=given["deployment"],
+        concurrent_starts=params["concurrent_starts"],
+        max_startup_time=params["max_startup_time"],
+        readiness_check_interval=params["readiness_check_interval"],
+        stop_timeout=params["stop_timeout"],
+    )
+    services = chosen(detected(params["manager"]), params["home"], params["supervisord_path"])
+    check = module.check_mode
+    try:
+        if params["state"] == "present":
+            result = present(services, job, check_mode=check)
+        elif params["state"] == "stopped":
+            result = stopped(services, job, params["names"], check_mode=check)
+        else:
+            result = absent(services, job, check_mode=check, also=params["also_remove"])
+    except (ConflictError, ServiceError, FileWriteError) as error:
+        module.fail_json(msg=f"{error}")
+    except PermissionError as error:
+        module.fail_json(
+            msg=f"{error.filename}: permission denied; run as a user who may write there (become: true) "
+            "or set model_server_home to a folder of your own."
+        )
+    module.exit_json(
+        changed=result.changed,
+        actions=[asdict(item) for item in result.outcomes],
+        generation=asdict(result.generation),
+        diff=list(result.diff),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+#!/usr/bin/python
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: profile
+short_description: Load and validate a profile
+version_added: 0.1.0
+author:
+  - The magi.models maintainers (@magi-models)
+description:
+  - Reads C(<dir>/<name>.yml) and checks every key and value of it.
+  - Runs on the controller; no host is touched.
+extends_documentation_fragment:
+  - magi.models.attributes
+  - magi.models.attributes.info_module
+options:
+  name:
+    description: Name of the profile, which is the name of its file without C(.yml).
+    type: str
+    required: true
+  dir:
+    description: The folder of profiles.
+    type: path
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Load the profile production
+  magi.models.profile:
+    name: production
+    dir: "{{ playbook_dir }}/../profiles"
+  register: loaded
+"""
+
+RETURN = r"""
+profile:
+  description: The profile with its entries, options and defaults filled in.
+  returned: success
+  type: dict
+  sample:
+    name: production
+    description: Q3 and Q4 only
+    entries:
+      - {kind: tier, pattern: Q3, instances: 1, port: null, options: {}}
+    options: {}
+    strict: false
+"""

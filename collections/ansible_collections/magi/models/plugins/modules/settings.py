@@ -1,0 +1,42 @@
+#!/usr/bin/python
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: settings
+short_description: Settle the settings of a deployment
+version_added: 0.1.0
+author:
+  - The magi.models maintainers (@magi-models)
+description:
+  - Takes each C(model_server_*) setting from where it counts most, C(-e) over the environment of the controller over
+    the inventory over the role's default, and checks its type.
+  - Runs on the controller; no host is touched.
+extends_documentation_fragment:
+  - magi.models.attributes
+  - magi.models.attributes.info_module
+options: {}
+"""
+
+EXAMPLES = r"""
+- name: Settle the settings
+  magi.models.settings:
+  register: settled
+
+- name: Show the port range that counts
+  ansible.builtin.debug:
+    msg: "{{ settled.settings.port_range }} (from {{ settled.origins.port_range }})"
+"""
+
+RETURN = r"""
+settings:
+  description: The settings by name, without the prefix C(model_server_).
+  returned: success
+  type: dict
+origins:
+  description: Where each came from.
+  returned: success
+  type: dict
+"""

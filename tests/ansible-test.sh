@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# ansible-test sanity and units, without docker and with no network but the package index.
+set -euo pipefail
+cd "$(dirname "$0")/../collections/ansible_collections/magi/models"
+
+# sanity makes virtual environments with a get-pip script that it downloads; in its place, take pip from the index.
+cache=~/.ansible/test/cache/get_pip_24_2.py
+if [ ! -e "$cache" ]; then
+  mkdir -p "$(dirname "$cache")"
+  cat >"$cache" <<'PY'
+import subprocess
+import sys
+
+options = [word for word in sys.argv[1:] if word not in ("--no-setuptools", "--no-wheel")]
+subprocess.run([sys.executable, "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
+packages = [word for word in options if not word.startswith("-")] or ["pip==24.2"]
+flags = [word for word in options if word.startswith("-")]
+subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *flags, *packages], check=True)
+PY
+fi
+
+python=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# pslint and shellcheck are for PowerShell and a program that is not everywhere.
+ansible-test sanity --requirements --python "$python" --skip-test pslint --skip-test shellcheck --color no
+ansible-test units --python "$python" --color no
