@@ -45,7 +45,7 @@ _TABLE = (
         'llama-server refuses the value of "{0}; correct that option in the profile',
     ),
     (
-        r"(?:error: invalid argument|error while handling argument|error: the argument): ?(.+)",
+        r"(?:error: invalid argument: |error while handling argument |error: the argument )(.+)",
         "bad_option",
         "llama-server refuses the argument {0}; correct the options in the profile",
     ),

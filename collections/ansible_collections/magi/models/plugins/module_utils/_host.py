@@ -179,7 +179,9 @@ def parse_listeners(table: str) -> tuple[tuple[str, int, str], ...]:
         raw, port = fields[1].split(":")
         words = [int(raw[i : i + 8], 16) for i in range(0, len(raw), 8)]
         packed = struct.pack(f"={len(words)}I", *words)
-        found.append((str(ipaddress.ip_address(packed)), int(port, 16), fields[9]))
+        address = ipaddress.ip_address(packed)
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        found.append((str(mapped or address), int(port, 16), fields[9]))
     return tuple(found)
 
 
@@ -196,10 +198,7 @@ def reachable(bound: str) -> str:
 def overlaps(bound: str, wanted: str) -> bool:
     """Whether a listener on ``bound`` keeps another from binding ``wanted`` on the same port."""
 
-    def plain(address: str) -> str:
-        return address[7:] if address.startswith("::ffff:") else {"localhost": "127.0.0.1"}.get(address, address)
-
-    bound, wanted = plain(bound), plain(wanted)
+    bound, wanted = (address.replace("localhost", "127.0.0.1") for address in (bound, wanted))
     return bound == wanted or bool(_WILDCARDS & {bound, wanted})
 
 

@@ -1,0 +1,71 @@
+"""Plain values that tests of several modules start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ansible_collections.magi.models.plugins.module_utils._host import Binary, Host, Listener, Running, parse_help
+from ansible_collections.magi.models.plugins.module_utils._plan import Settings
+from ansible_collections.magi.models.plugins.module_utils._profile import parse_profile
+
+HELP = (Path(__file__).parents[2] / "fixtures" / "llama-server-help.txt").read_text()
+"""What llama-server b11434 prints for --help."""
+
+BINARY = Binary("/opt/llama-server", "11434", "11434 15405344 1795385464", parse_help(HELP))
+
+
+def model(model_id, tier="Q4", **more):
+    path = more.pop("path", f"/models/{model_id}.gguf")
+    return {
+        "id": model_id,
+        "display_name": model_id.upper(),
+        "tier": tier,
+        "path": path,
+        "files": [{"path": path, "size": 1000, "mtime_ns": 5}],
+        "mmproj": None,
+        **more,
+    }
+
+
+MODELS = [model("a-q2_k", "Q2"), model("b-q3_k_m", "Q3"), model("c-q4_k_m"), model("d-q4_1")]
+
+
+def registry(*models, rejected=()):
+    return {"models": list(models or MODELS), "rejected": list(rejected)}
+
+
+def profile(*entries, name="test", **more):
+    return parse_profile(name, {"enabled_models": list(entries) or ["*"], **more})
+
+
+def host(*instances, **more):
+    values = {
+        "manager": "supervisor",
+        "home": "/srv/magi",
+        "cores": 8,
+        "memory_bytes": 1 << 34,
+        "binary": BINARY,
+        "instances": tuple(instances),
+    }
+    return Host(**{**values, **more})
+
+
+def settings(**more):
+    return Settings(**{"port_range": (8080, 8089), **more})
+
+
+def running(instance, **more):
+    """Return ``instance`` of a plan as it looks when it runs."""
+    values = {
+        "name": instance.name,
+        "state": "running",
+        "pid": 100,
+        "port": instance.port,
+        "config_hash": instance.config_hash,
+        "environment": {k: v for k, v in instance.environment.items() if k.startswith("LLAMA_ARG_")},
+    }
+    return Running(**{**values, **more})
+
+
+def foreign(port, address="127.0.0.1"):
+    return Listener(address, port, 4242, "nc -l")

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._instance import (
+    InstanceError,
+    checked_text,
+    config_hash,
+    environment_and_args,
+    local_url,
+    resolve_options,
+)
+
+from .builders import BINARY  # noqa: TID252
+
+
+def resolve(*layers):
+    return resolve_options(BINARY, [(f"layer {i}", layer) for i, layer in enumerate(layers)])
+
+
+@pytest.mark.parametrize(
+    ("layers", "options", "environment", "arguments"),
+    [
+        ([{"ctx_size": 8192}], {"ctx_size": "8192"}, {"LLAMA_ARG_CTX_SIZE": "8192"}, ()),
+        ([{"ctx-size": 1}, {"ctx_size": 2}], {"ctx_size": "2"}, {"LLAMA_ARG_CTX_SIZE": "2"}, ()),
+        # one option under two names is still one option
+        (
+            [{"gpu_layers": 1}, {"n_gpu_layers": 2}],
+            {"n_gpu_layers": "2"},
+            {"LLAMA_ARG_N_GPU_LAYERS": "2"},
+            (),
+        ),
+        ([{"ctx_size": 1}, {"ctx_size": None}], {}, {}, ()),
+        ([{"flash_attn": True}], {"flash_attn": "on"}, {"LLAMA_ARG_FLASH_ATTN": "on"}, ()),
+        ([{"tensor_split": [3, 1]}], {"tensor_split": "3,1"}, {"LLAMA_ARG_TENSOR_SPLIT": "3,1"}, ()),
+        ([{"jinja": False}], {"jinja": False}, {"LLAMA_ARG_JINJA": "0"}, ()),
+        ([{"no_jinja": True}], {"jinja": False}, {"LLAMA_ARG_JINJA": "0"}, ()),
+        ([{"jinja": "on"}], {"jinja": True}, {"LLAMA_ARG_JINJA": "1"}, ()),
+        ([{"warmup": False}], {"warmup": False}, {}, ("--no-warmup",)),
+        ([{"warmup": True}], {"warmup": True}, {}, ("--warmup",)),
+        ([{"spm_infill": False}], {"spm_infill": False}, {}, ()),
+        ([{"logit_bias": "15043+1"}], {"logit_bias": "15043+1"}, {}, ("--logit-bias", "15043+1")),
+        (
+            [{"chat_template_kwargs": {"a": 1}}],
+            {"chat_template_kwargs": '{"a": 1}'},
+            {"LLAMA_ARG_CHAT_TEMPLATE_KWARGS": '{"a": 1}'},
+            (),
+        ),
+    ],
+)
+def test_options_become_variables_or_arguments(layers, options, environment, arguments):
+    resolved = resolve(*layers)
+    assert resolved == options
+    assert environment_and_args(BINARY, resolved) == (environment, arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ctx_sise": 1}, "has no option ctx_sise; did you mean ctx_size?"),
+        ({"zzzzzzzz": 1}, "has no option zzzzzzzz; see llama-server --help."),
+        ({"draft_max": 1}, "has no option draft_max"),
+        ({"model": "/x"}, "can't be set: the entry's model decides it"),
+        ({"port": 1}, "can't be set: set the entry's port"),
+        ({"api_key": "x"}, "api_key_file"),
+        ({"reuse_port": True}, "it would hide that a port is taken"),
+        ({"hf": "a/b"}, "has no option hf"),
+        ({"hf_repo": "a/b"}, "serve the local file"),
+        ({"jinja": "perhaps"}, "is a switch"),
+        ({"chat_template": "a\x1bb"}, "control characters"),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_place(options, said):
+    with pytest.raises(InstanceError) as error:
+        resolve({}, options)
+    assert str(error.value).startswith("layer 1: ")
+    assert said in str(error.value)
+
+
+def test_an_unknown_option_names_the_build():
+    with pytest.raises(InstanceError, match=r"llama-server \(11434\)"):
+        resolve({"nope": 1})
+
+
+@pytest.mark.parametrize("text", ["a b", "a\nb", "a\tb", "%n $HOME", "{{ x }}", "🐫", "'\"\\`;"])
+def test_texts_that_a_service_file_can_hold(text):
+    assert checked_text("it", text) == text
+
+
+@pytest.mark.parametrize("text", ["\x00", "\x1b[31m", "\r", "\x7f", "\x9b", "\udcff"])
+def test_texts_that_it_can_not(text):
+    with pytest.raises(InstanceError, match="rename it"):
+        checked_text("it", text)
+
+
+FILES = [{"path": "/a", "size": 1, "mtime_ns": 2}]
+ENVIRONMENT = {"LLAMA_ARG_CTX_SIZE": "1", "LLAMA_ARG_THREADS": "2", "MAGI_THREADS": "shared"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "files", "binary", "same"),
+    [
+        (ENVIRONMENT, (), FILES, BINARY, True),
+        # the share of the cores changes with the neighbours, and is no reason to restart a server that people use
+        ({**ENVIRONMENT, "LLAMA_ARG_THREADS": "8"}, (), FILES, BINARY, True),
+        ({**ENVIRONMENT, "LLAMA_ARG_CTX_SIZE": "2"}, (), FILES, BINARY, False),
+        (ENVIRONMENT, ("--no-warmup",), FILES, BINARY, False),
+        (ENVIRONMENT, (), [{**FILES[0], "mtime_ns": 3}], BINARY, False),
+        (ENVIRONMENT, (), [{**FILES[0], "size": 3}], BINARY, False),
+        (ENVIRONMENT, (), FILES, type(BINARY)(BINARY.path, "11434", "other"), False),
+    ],
+)
+def test_the_hash_covers_what_a_process_is_made_of(environment, arguments, files, binary, same):
+    assert (config_hash(environment, arguments, files, binary) == config_hash(ENVIRONMENT, (), FILES, BINARY)) is same
+
+
+def test_threads_that_the_profile_decides_count():
+    one, two = ({"LLAMA_ARG_THREADS": n} for n in "12")
+    assert config_hash(one, (), FILES, BINARY) != config_hash(two, (), FILES, BINARY)
+
+
+@pytest.mark.parametrize(
+    ("address", "url"), [("0.0.0.0", "http://127.0.0.1:1"), ("::", "http://[::1]:1"), ("10.0.0.1", "http://10.0.0.1:1")]
+)
+def test_local_url(address, url):
+    assert local_url(address, 1) == url

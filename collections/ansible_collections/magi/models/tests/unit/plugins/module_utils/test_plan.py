@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._host import Running
+from ansible_collections.magi.models.plugins.module_utils._plan import Plan, PlanError, build_plan
+
+from .builders import MODELS, foreign, host, model, profile, registry, running, settings  # noqa: TID252
+
+
+def plan(*entries, models=None, rejected=(), on=None, with_settings=None, **more):
+    return build_plan(
+        host_name="gpu1",
+        profile=profile(*entries, **more),
+        registry=registry(*(models or ()), rejected=rejected),
+        host=on or host(),
+        settings=with_settings or settings(),
+    )
+
+
+def names(value):
+    return [item.name for item in value.instances]
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        (["*"], ["a-q2_k", "b-q3_k_m", "c-q4_k_m", "d-q4_1"]),
+        ([{"tier": "Q4"}], ["c-q4_k_m", "d-q4_1"]),
+        ([{"tier": "q4"}, "a-*"], ["c-q4_k_m", "d-q4_1", "a-q2_k"]),
+        # selectors enable a model once
+        ([{"tier": "Q4"}, "*-q4_*", "*"], ["c-q4_k_m", "d-q4_1", "a-q2_k", "b-q3_k_m"]),
+        # exact names add up
+        (["a-q2_k", "a-q2_k"], ["a-q2_k", "a-q2_k-2"]),
+        (["a-q2_k", {"model": "a-q2_k", "instances": 2}], ["a-q2_k", "a-q2_k-2", "a-q2_k-3"]),
+        # and an exact entry speaks for its model, wherever it stands
+        (["*", {"model": "c-q4_k_m", "options": {"ctx_size": 1}}], ["a-q2_k", "b-q3_k_m", "d-q4_1", "c-q4_k_m"]),
+        ([{"model": "*-q2_k", "instances": 2}], ["a-q2_k", "a-q2_k-2"]),
+    ],
+)
+def test_what_a_profile_enables_in_its_order(entries, expected):
+    assert names(plan(*entries)) == expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "rejected", "said"),
+    [
+        ("nope", (), "Profile test, entry 2 (nope): no such model on gpu1"),
+        ({"tier": "Q8"}, (), "Profile test, entry 2 (tier Q8): matches no model on gpu1."),
+        ("z-*", (), "entry 2 (z-*)"),
+        (
+            "broken-q4_k_m",
+            [{"path": "/models/Broken-Q4_K_M.gguf", "code": "truncated", "reason": "it ends early"}],
+            "whose /models/Broken-Q4_K_M.gguf was set aside: it ends early",
+        ),
+    ],
+)
+def test_what_is_missing_is_named_and_the_rest_goes_on(entry, rejected, said):
+    value = plan("a-q2_k", entry, rejected=rejected)
+    assert names(value) == ["a-q2_k"]
+    assert len(value.degraded) == 1
+    assert said in value.degraded[0]
+
+
+def test_nothing_available_is_an_error():
+    with pytest.raises(PlanError, match="nothing that profile test enables is available"):
+        plan("nope")
+
+
+@pytest.mark.parametrize(
+    "more", [{"strict": True}, {"with_settings": dataclasses.replace(settings(), strict=True)}]
+)
+def test_strict_makes_a_missing_model_an_error(more):
+    with pytest.raises(PlanError, match="strict is set"):
+        plan("a-q2_k", "nope", **more)
+
+
+def test_no_binary_is_an_error():
+    with pytest.raises(PlanError, match="Host gpu1: there is none"):
+        plan("*", on=host(binary=None, binary_error="there is none"))
+
+
+def test_a_file_name_that_no_service_file_can_hold_is_left_out():
+    value = plan("*", models=[*MODELS, model("evil-q4_0", path="/models/evil\x1b.gguf")])
+    assert "evil-q4_0" not in names(value)
+    assert "rename it" in value.degraded[0]
+
+
+def test_two_instances_of_one_name_are_refused():
+    with pytest.raises(PlanError, match="the instance name a-q2_k-2 is also"):
+        plan("a-q2_k", "a-q2_k", models=[*MODELS, model("a-q2_k-2", "Q2")])
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+def test_profile_under_host_under_entry():
+    value = plan(
+        {"model": "a-q2_k", "options": {"ctx_size": 3}},
+        "d-q4_1",
+        options={"ctx_size": 1, "parallel": 1, "ubatch_size": 1},
+        with_settings=settings(options={"ctx_size": 2, "parallel": 2}),
+    )
+    chosen = [
+        {name: item.options.get(name) for name in ("ctx_size", "parallel", "ubatch_size")} for item in value.instances
+    ]
+    assert chosen == [
+        {"ctx_size": "3", "parallel": "2", "ubatch_size": "1"},
+        {"ctx_size": "2", "parallel": "2", "ubatch_size": "1"},
+    ]
+
+
+def test_an_unknown_option_names_profile_entry_build_and_the_nearest():
+    with pytest.raises(PlanError) as error:
+        plan("d-q4_1", {"model": "a-q2_k", "options": {"ctx_sise": 3}})
+    assert str(error.value) == (
+        "Host gpu1: Profile test, entry 2 (a-q2_k): llama-server (11434) has no option ctx_sise; did you mean ctx_size?"
+    )
+
+
+def test_an_instance_has_what_its_process_needs():
+    instance = plan("a-q2_k").instances[0]
+    assert instance.environment == {
+        "LLAMA_ARG_ALIAS": "a-q2_k",
+        "LLAMA_ARG_ENDPOINT_METRICS": "1",
+        "LLAMA_ARG_HOST": "127.0.0.1",
+        "LLAMA_ARG_MODEL": "/models/a-q2_k.gguf",
+        "LLAMA_ARG_OFFLINE": "1",
+        "LLAMA_ARG_PORT": "8080",
+        "LLAMA_ARG_THREADS": "8",
+        "MAGI_CONFIG_HASH": instance.config_hash,
+        "MAGI_HOME": "/srv/magi",
+        "MAGI_INSTANCE": "a-q2_k",
+        "MAGI_THREADS": "shared",
+        "OMP_WAIT_POLICY": "passive",
+    }
+    assert instance.url == "http://127.0.0.1:8080"
+
+
+def test_a_projector_comes_with_its_model():
+    value = plan("v-q4_0", models=[model("v-q4_0", mmproj="/models/mmproj.gguf")])
+    assert value.instances[0].environment["LLAMA_ARG_MMPROJ"] == "/models/mmproj.gguf"
+
+
+# --- cores -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("entries", "gpus", "threads"),
+    [
+        (["*"], (), ["2", "2", "2", "2"]),
+        ([{"model": "a-q2_k", "options": {"threads": 6}}, "d-q4_1"], (), ["6", "2"]),
+        # an instance on a GPU keeps one core busy; one that is kept off it computes on the rest
+        ([{"model": "a-q2_k", "options": {"n_gpu_layers": 0}}, "d-q4_1"], ("/dev/nvidia0",), ["7", None]),
+    ],
+)
+def test_cores_are_shared_out(entries, gpus, threads):
+    value = plan(*entries, on=host(gpus=gpus))
+    assert [item.environment.get("LLAMA_ARG_THREADS") for item in value.instances] == threads
+
+
+# --- ports -----------------------------------------------------------------------------------------------------------
+
+
+def ports(value):
+    return {item.name: item.port for item in value.instances}
+
+
+def test_ports_are_given_in_order_around_what_others_hold():
+    value = plan("*", on=host(listeners=(foreign(8081), foreign(8082, "10.9.9.9"))))
+    assert list(ports(value).values()) == [8080, 8082, 8083, 8084]
+    assert value.notes == ("Port 8081 is taken by process 4242 (nc -l) and was left out.",)
+
+
+def test_a_fixed_port_comes_first_and_is_the_first_instance_s():
+    value = plan("d-q4_1", {"model": "a-q2_k", "instances": 2, "port": 8080})
+    assert ports(value) == {"d-q4_1": 8081, "a-q2_k": 8080, "a-q2_k-2": 8082}
+
+
+def test_an_instance_keeps_the_port_that_it_holds():
+    first = plan("a-q2_k", "d-q4_1")
+    now = host(*(running(item) for item in first.instances))
+    assert ports(plan("d-q4_1", "a-q2_k", "b-q3_k_m", on=now)) == {"d-q4_1": 8081, "a-q2_k": 8080, "b-q3_k_m": 8082}
+
+
+def test_a_port_outside_the_range_is_given_up():
+    assert ports(plan("a-q2_k", on=host(Running("a-q2_k", "running", 1, 9999)))) == {"a-q2_k": 8080}
+
+
+@pytest.mark.parametrize(
+    ("entries", "on", "with_settings", "said"),
+    [
+        (
+            [{"model": "a-q2_k", "port": 8081}],
+            host(listeners=(foreign(8081),)),
+            None,
+            "Host gpu1: port 8081 of a-q2_k is taken by process 4242 (nc -l)",
+        ),
+        (
+            ["a-q2_k"],
+            host(Running("a-q2_k", "stopped", None, 8081), listeners=(foreign(8081),)),
+            None,
+            "port 8081 of a-q2_k is taken",
+        ),
+        (
+            [{"model": "a-q2_k", "port": 8081}, {"model": "d-q4_1", "port": 8081}],
+            None,
+            None,
+            "port 8081 is fixed for both a-q2_k and d-q4_1",
+        ),
+        (
+            ["*"],
+            host(listeners=(foreign(8081, "0.0.0.0"),)),
+            settings(port_range=(8080, 8083)),
+            "no free port for d-q4_1 in 8080-8083 (taken: 8081 by process 4242 (nc -l)); widen",
+        ),
+    ],
+)
+def test_a_port_that_can_not_be_had_is_named(entries, on, with_settings, said):
+    with pytest.raises(PlanError) as error:
+        plan(*entries, on=on, with_settings=with_settings)
+    assert said in str(error.value)
+
+
+# --- actions ---------------------------------------------------------------------------------------------------------
+
+FIRST = plan("a-q2_k").instances[0]
+
+
+@pytest.mark.parametrize(
+    ("now", "action", "reason"),
+    [
+        (None, "start", "new in this profile"),
+        (running(FIRST), "keep", "runs as desired"),
+        (running(FIRST, state="starting"), "keep", "runs as desired"),
+        (running(FIRST, state="stopped", pid=None), "start", "was stopped"),
+        (running(FIRST, state="failed", exit_status="exit status 1"), "start", "was failed (exit status 1)"),
+        (running(FIRST, state="orphaned", pid=7), "restart", "process 7 runs outside its service manager"),
+        (
+            running(FIRST, config_hash="x"),
+            "restart",
+            "its model file, arguments or llama-server changed",
+        ),
+        (
+            running(
+                FIRST,
+                config_hash="x",
+                environment={**running(FIRST).environment, "LLAMA_ARG_CTX_SIZE": "9", "LLAMA_ARG_THREADS": "1"},
+            ),
+            "restart",
+            "ctx_size 9 → unset",
+        ),
+    ],
+)
+def test_running_is_compared_with_desired(now, action, reason):
+    value = plan("a-q2_k", on=host(*([now] if now else [])))
+    assert [(item.action, item.reason) for item in value.actions] == [(action, reason)]
+
+
+def test_what_is_not_enabled_is_stopped():
+    value = plan("d-q4_1", on=host(running(FIRST)))
+    assert [(item.instance, item.action) for item in value.actions] == [("d-q4_1", "start"), ("a-q2_k", "stop")]
+    assert value.actions[1].reason == "not enabled by profile test"
+
+
+def test_switching_profiles_keeps_what_both_enable_though_its_share_changes():
+    both = plan("*")
+    value = plan("a-q2_k", on=host(*(running(item) for item in both.instances)))
+    assert value.names("keep") == ("a-q2_k",)
+    assert value.names("stop") == ("b-q3_k_m", "c-q4_k_m", "d-q4_1")
+    assert value.notes == ("a-q2_k keeps 2 threads until its next restart; its share is now 8.",)
+
+
+# --- warnings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "options", "warned"),
+    [
+        ("127.0.0.1", {}, False),
+        ("127.8.0.1", {}, False),
+        ("0.0.0.0", {}, True),
+        ("10.0.0.1", {}, True),
+        ("0.0.0.0", {"api_key_file": "/etc/keys"}, False),
+    ],
+)
+def test_an_open_server_without_a_key_is_warned_of(address, options, warned):
+    value = plan("a-q2_k", options=options, with_settings=settings(host=address))
+    assert bool(value.warnings) is warned
+
+
+def test_a_configuration_that_is_silently_read_is_warned_of():
+    value = plan("a-q2_k", on=host(silent_configs=("/etc/llama.cpp/config.ini",)))
+    assert "/etc/llama.cpp/config.ini" in value.warnings[0]
+
+
+def test_a_plan_survives_the_way_through_json():
+    value = plan("*", "nope", on=host(running(FIRST)))
+    assert Plan.from_dict(json.loads(json.dumps(value.to_dict()))) == value

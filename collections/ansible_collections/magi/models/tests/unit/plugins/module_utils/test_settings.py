@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._settings import SettingError, resolve
+
+
+@pytest.mark.parametrize(
+    ("inventory", "environment", "extra", "name", "value"),
+    [
+        ({"model_server_host": "::1"}, {}, {}, "host", "::1"),
+        ({"model_server_host": "::1"}, {"MODEL_HOST": "0.0.0.0"}, {}, "host", "0.0.0.0"),
+        ({"model_server_host": "::1"}, {"MODEL_HOST": ""}, {}, "host", "::1"),
+        (
+            {"model_server_host": "::1"},
+            {"MODEL_HOST": "0.0.0.0"},
+            {"model_server_host": "127.0.0.1"},
+            "host",
+            "127.0.0.1",
+        ),
+        ({"model_server_profile": "a"}, {"MAGI_PROFILE": "b"}, {"profile": "c"}, "profile", "c"),
+        ({"model_server_profile": "a"}, {"MAGI_PROFILE": "b"}, {}, "profile", "b"),
+        # an extra variable called profile counts, an inventory's does not: it may mean anything there
+        ({"model_server_profile": "a", "profile": "x"}, {}, {}, "profile", "a"),
+        ({}, {"MODEL_SCAN_PATH": "/a:/b c:"}, {}, "scan_paths", ["/a", "/b c"]),
+        ({"model_server_scan_paths": ["/a"]}, {}, {}, "scan_paths", ["/a"]),
+        ({}, {"MODEL_PORT_RANGE": "9000-9010"}, {}, "port_range", [9000, 9010]),
+        ({}, {}, {"model_server_port_range": "[9000, 9010]"}, "port_range", [9000, 9010]),
+        ({"model_server_port_range": [9000, 9010]}, {}, {}, "port_range", [9000, 9010]),
+        ({}, {"MODEL_CONCURRENT_STARTS": "false"}, {}, "concurrent_starts", False),
+        ({}, {"MODEL_MAX_STARTUP_TIME": "7"}, {}, "max_startup_time", 7),
+        ({"model_server_stop_timeout": 30}, {}, {}, "stop_timeout", 30),
+    ],
+)
+def test_the_source_that_counts_most_wins(inventory, environment, extra, name, value):
+    assert resolve(inventory, environment, extra)[0][name] == value
+
+
+def test_origins_name_the_source():
+    _settings, origins = resolve({"model_server_host": "::1"}, {"MODEL_STOP_TIMEOUT": "3"}, {"profile": "p"})
+    assert origins == {
+        "profile": "-e profile",
+        "host": "inventory or default model_server_host",
+        "stop_timeout": "environment MODEL_STOP_TIMEOUT",
+    }
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"MODEL_PORT_RANGE": "8080"}, "model_server_port_range"),
+        ({"MODEL_PORT_RANGE": "9-8"}, "model_server_port_range"),
+        ({"MODEL_PORT_RANGE": "1-70000"}, "model_server_port_range"),
+        ({"MODEL_PORT_RANGE": "a-b"}, "model_server_port_range"),
+        ({"MODEL_MAX_STARTUP_TIME": "soon"}, "model_server_max_startup_time"),
+        ({"MODEL_MAX_STARTUP_TIME": "0"}, "model_server_max_startup_time"),
+        ({"MODEL_MAX_STARTUP_TIME": "1.5"}, "model_server_max_startup_time"),
+        ({"MODEL_CONCURRENT_STARTS": "maybe"}, "model_server_concurrent_starts"),
+        ({"MODEL_SCAN_PATH": ":"}, "model_server_scan_paths"),
+        ({"MAGI_PROFILE": "../etc/passwd"}, "model_server_profile"),
+        ({"MODEL_HOST": "a\nb"}, "model_server_host"),
+    ],
+)
+def test_a_wrong_type_is_one_sentence_that_names_the_setting(environment, named):
+    with pytest.raises(SettingError) as error:
+        resolve({}, environment, {})
+    assert str(error.value).startswith(f"Setting {named} must be ")
+    assert next(iter(environment)) in str(error.value)
+
+
+@pytest.mark.parametrize("value", [True, [1], {"a": 1}])
+def test_seconds_are_a_number(value):
+    with pytest.raises(SettingError):
+        resolve({"model_server_stop_timeout": value}, {}, {})
