@@ -1,0 +1,49 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A llama-server binary on this host: which build it is, and the stable path that points at it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+# "version: 0.6.0-dev (build 11434, commit unknown)", before mid-2026 "version: 5123 (a1b2c3d)"
+_BUILD = re.compile(r"\(build (\d+)|^version: (\d+) \(", re.MULTILINE)
+
+
+class BinaryError(Exception):
+    """The binary or its path can't be used; the message is one sentence that names it."""
+
+
+def build_of(path: Path) -> int | None:
+    """Build number of the llama.cpp program at path; None when it is missing, doesn't run or tells none."""
+    try:
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, errors="replace", timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = _BUILD.search(done.stdout + done.stderr)
+    return int(found[1] or found[2]) if found and done.returncode == 0 else None
+
+
+def check_link(path: Path) -> None:
+    """Raise BinaryError unless link(path, …) may and can put a link at path."""
+    if path.exists() and not path.is_symlink():
+        raise BinaryError(f"{path} is a file that this role did not make: move it away or set llama_server_path")
+    parent = next(folder for folder in path.parents if folder.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise BinaryError(f"{parent} is not writable: set llama_server_path, or become a user who may write there")
+
+
+def link(path: Path, target: Path) -> None:
+    """Make path a symbolic link to target, replacing an older link in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.symlink_to(target)
+    new.replace(path)
+
+
+def points_to(path: Path, target: Path) -> bool:
+    """Whether path is a symbolic link with exactly this target."""
+    return path.is_symlink() and Path(os.readlink(path)) == target
