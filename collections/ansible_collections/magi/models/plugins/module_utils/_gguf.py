@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Reading a GGUF header, as strictly as llama.cpp and without reading a weight.
 
-The verdict follows llama.cpp ``ggml/src/gguf.cpp`` (``gguf_init_from_reader``) check for check, and the checks
-of ``src/llama-model-loader.cpp`` that need only the header: tensors within the file, types of the keys it asks
-for. Where this reader refuses more, ``tests/gguf/test_differential.py`` lists it.
+The verdict follows llama.cpp ``ggml/src/gguf.cpp`` (``gguf_init_from_reader``) check for check, and those
+checks of ``src/llama-model-loader.cpp`` that need only the header: tensors within the file, types of the keys
+it asks for. Where this reader refuses more, ``tests/gguf/test_differential.py`` lists it.
 Everything in a file is hostile: a length is believed only once the file can hold it, and what is kept in
 memory is bounded whatever the file says.
 """
@@ -19,9 +19,10 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Union
 
-# ggml/include/ggml.h enum ggml_type, ggml/src/ggml.c type_traits: id → name, elements per block, bytes per block.
+# ggml/include/ggml.h enum ggml_type, ggml/src/ggml.c type_traits: id → name, elements and bytes per block.
 # The ids that are missing (4, 5, 31-33, 36-38) were removed from the format and are refused.
 TENSOR_TYPES: Mapping[int, tuple[str, int, int]] = {
     0: ("F32", 1, 4),
@@ -132,7 +133,7 @@ class Array:
     values: tuple[Value, ...] | None
 
 
-Value = Union[int, float, bool, str, Array]  # noqa: UP007  evaluated at run time, also by Python 3.9
+Value = Union[int, float, bool, str, Array]  # evaluated at run time, also by Python 3.9
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """
     name = printable(os.fspath(path))
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # before opening: opening some devices has effects
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # before opening: opening some devices has effects
             raise GGUFError(
                 "not_regular", f"{name} is not a regular file; move it out of the scanned folders."
             )
@@ -232,8 +233,8 @@ def _corrupt(code: str, what: str) -> _Refusal:
 class _Cursor:
     """A position in a file, and a window of the file's bytes around it.
 
-    ``pos`` counts from the start of ``data``, which starts at byte ``base`` of the file. Reading by ``pread`` and
-    not through a mapping, so that a file cut short meanwhile is an error and not a SIGBUS.
+    ``pos`` counts from the start of ``data``, which starts at byte ``base`` of the file. Reading by ``pread``
+    and not through a mapping, so that a file cut short meanwhile is an error and not a SIGBUS.
     """
 
     def __init__(self, fd: int, size: int) -> None:
@@ -442,7 +443,7 @@ def _short_strings() -> re.Pattern[bytes]:
 
 
 def _skip_strings(cursor: _Cursor, count: int) -> None:
-    """Go past ``count`` strings: short ones in batches, others in a loop, the rare one by one with every check."""
+    """Go past ``count`` strings: short ones in batches, others in a loop, few one by one with every check."""
     match, longest = _short_strings().match, _BATCH * 72
     while count:
         cursor.window(longest)
@@ -551,7 +552,7 @@ def _tensor_size(name: bytes, shape: list[int], type_id: int) -> tuple[int, int,
     if row % block:
         raise _corrupt(
             "tensor_shape",
-            f"tensor {_shown(name)} of type {type_name} has rows of {row} elements, not a multiple of {block}",
+            f"tensor {_shown(name)} of type {type_name} has rows of {row} elements, no multiple of {block}",
         )
     nbytes = elements // block * block_bytes
     if nbytes > _SIZE_MAX:
