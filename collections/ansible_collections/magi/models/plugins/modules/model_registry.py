@@ -1,0 +1,225 @@
+#!/usr/bin/python
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: model_registry
+short_description: Find GGUF models and keep a registry of them
+version_added: 0.1.0
+description:
+  - Finds the GGUF files below some folders, reads their headers as strictly as llama.cpp does, and sorts them
+    into models, companions (projectors, adapters) and rejected files, each with a reason.
+  - Understands plain folders, the Hugging Face cache, LM Studio's folders and Ollama's store. Groups shards,
+    pairs projectors with the models beside them, and recognises copies.
+  - Keeps the result in a registry file. While no file's size, modification time or inode has changed, and the
+    registry is sound, it is returned as it is, without reading any model.
+  - A file that cannot be used never fails the module; it is listed under RV(rejected).
+author:
+  - The magi.models maintainers (@magi-models)
+extends_documentation_fragment:
+  - magi.models.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  scan_paths:
+    description:
+      - Folders to scan, with all folders below them. A single GGUF file may be named too.
+      - One that does not exist is warned of. If none exists, the module fails.
+    type: list
+    elements: path
+    required: true
+  registry_path:
+    description: The registry file. Its folder is created if need be. Written crash-safely, with mode V(0640).
+    type: path
+    required: true
+  refresh:
+    description: Read every header anew, whatever the registry says.
+    type: bool
+    default: false
+  checksum:
+    description:
+      - Compute the SHA-256 of every file, which reads all of it, once.
+        Hosts can then be compared by content and not only by header.
+    type: bool
+    default: false
+"""
+
+EXAMPLES = r"""
+- name: Find the models below two folders
+  magi.models.model_registry:
+    scan_paths:
+      - /models
+      - /srv/huggingface/hub
+    registry_path: /var/lib/magi/model_registry.json
+  register: registry
+
+- name: Show them
+  ansible.builtin.debug:
+    msg: "{{ registry.table }}"
+
+- name: Read all headers again, and compute checksums
+  magi.models.model_registry:
+    scan_paths: [/models]
+    registry_path: /var/lib/magi/model_registry.json
+    refresh: true
+    checksum: true
+"""
+
+RETURN = r"""
+models:
+  description: The models, sorted by id. Each is one GGUF file or one complete set of shards.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - id: deepseek-r1-qwen3-8b-q2_k
+      display_name: DeepSeek R1 Qwen3 8B (Q2_K)
+      quantization: Q2_K
+      tier: Q2
+      path: /models/DeepSeek-R1-Qwen3-8B-Q2_K.gguf
+      files:
+        - path: /models/DeepSeek-R1-Qwen3-8B-Q2_K.gguf
+          size: 3281730464
+          mtime_ns: 1738911764000000000
+      size_bytes: 3281730464
+      architecture: qwen3
+      parameter_count: 8190735360
+      context_length: 131072
+      shape: {block_count: 36, embedding_length: 4096, head_count: 32, head_count_kv: 8, vocab_size: 151936}
+      mmproj: null
+      duplicates: []
+      fingerprint: a5da80e734e91162d95307a82b176fb7ba6f899dc26606e3defb6619ad938406
+      sha256: null
+companions:
+  description:
+    - Files that serve models and are none.
+    - RV(companions[].kind) is V(mmproj), V(adapter) or V(control_vector).
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - path: /models/mmproj-F16.gguf
+      kind: mmproj
+      name: Gemma 3 4B
+      architecture: clip
+      size_bytes: 851251104
+      models: [gemma-3-4b-q4_k_m]
+      reason: >-
+        /models/mmproj-F16.gguf is a projector and no model by itself: it is served with gemma-3-4b-q4_k_m.
+rejected:
+  description: Files that cannot be served, each with a stable code and a sentence.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - id: llama-70b
+      path: /models/llama-70b.gguf
+      code: truncated
+      reason: >-
+        /models/llama-70b.gguf is incomplete: it needs at least 42520393472 bytes and has 1048576;
+        wait for the download to end, or download it again.
+source:
+  description: V(cache) if the registry file was returned, V(scan) if files were read.
+  returned: success
+  type: str
+  sample: scan
+reason:
+  description: Why files were read; null with RV(source=cache).
+  returned: success
+  type: str
+  sample: "files: 1 new"
+scan_paths:
+  description: The folders, as given.
+  returned: success
+  type: list
+  elements: str
+registry_path:
+  description: The registry file, as given.
+  returned: success
+  type: str
+table:
+  description: The models, and what was set aside and why, as lines to show.
+  returned: success
+  type: list
+  elements: str
+progress:
+  description: What was done in which time.
+  returned: with verbosity 1 and more
+  type: list
+  elements: str
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError
+from ansible_collections.magi.models.plugins.module_utils._model import table
+from ansible_collections.magi.models.plugins.module_utils._registry import (
+    ScanError,
+    difference,
+    discover,
+    save,
+)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "scan_paths": {"type": "list", "elements": "path", "required": True},
+            "registry_path": {"type": "path", "required": True},
+            "refresh": {"type": "bool", "default": False},
+            "checksum": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    progress: list[str] = []
+
+    def follow(line: str) -> None:
+        """A module cannot print while it runs: the log gets the lines at once, the caller in the end."""
+        if module._verbosity > 0:
+            progress.append(line)
+            module.log(f"model_registry: {line}")
+
+    path = options["registry_path"]
+    try:
+        outcome = discover(options["scan_paths"], path, options["refresh"], options["checksum"], follow)
+    except ScanError as error:
+        module.fail_json(msg=str(error))
+    for warning in outcome.warnings:
+        module.warn(warning)
+    if outcome.write and not module.check_mode:
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            save(path, outcome.registry)
+        except FileWriteError as error:
+            module.fail_json(msg=str(error))
+        except OSError as error:
+            module.fail_json(
+                msg=f"Cannot create the folder of the registry {path}: {error.strerror or error}."
+            )
+    result = {
+        **outcome.registry.content,
+        "source": outcome.source,
+        "reason": outcome.reason,
+        "registry_path": path,
+        "table": table(outcome.registry.content),
+        "changed": outcome.changed,
+    }
+    if module._diff:
+        header = {"before_header": path, "after_header": path}
+        result["diff"] = {**header, **difference(outcome.before, outcome.registry)}
+    if progress:
+        result["progress"] = progress
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
