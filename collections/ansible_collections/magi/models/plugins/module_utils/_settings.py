@@ -77,11 +77,11 @@ def _seconds(value: Any) -> int:
 
 
 def _port_range(value: Any) -> list[int]:
-    ends = list(value) if isinstance(value, (list, tuple)) else re.findall(r"-?\w+", str(value))
-    try:
-        first, last = (int(end) for end in ends)
-    except (TypeError, ValueError):
-        raise ValueError("two ports, such as 8080-8099 or [8080, 8099]") from None
+    text = "-".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    ends = re.fullmatch(r"\[?\s*(\d+)\s*[-,]\s*(\d+)\s*\]?", text)
+    if ends is None:
+        raise ValueError("two ports, such as 8080-8099 or [8080, 8099]")
+    first, last = (int(end) for end in ends.groups())
     if not 1 <= first <= last <= 65535:
         raise ValueError("two ports from 1 to 65535, the first not above the last")
     return [first, last]
