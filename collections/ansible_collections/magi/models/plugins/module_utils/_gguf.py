@@ -165,9 +165,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     name = printable(os.fspath(path))
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):  # before opening: opening some devices has effects
-            raise GGUFError(
-                "not_regular", f"{name} is not a regular file; move it out of the scanned folders."
-            )
+            raise GGUFError("not_regular", f"{name} is not a regular file; move it out of the scanned folders.")
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             before = os.fstat(fd)
@@ -183,9 +181,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         finally:
             os.close(fd)
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            error = _Refusal(
-                "changing", "is incomplete: it is still being written; scan again when it is done"
-            )
+            error = _Refusal("changing", "is incomplete: it is still being written; scan again when it is done")
         if error:
             raise error
         return header
@@ -193,18 +189,14 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         raise GGUFError(refusal.code, f"{name} {refusal}.") from None
     except OSError as error:
         cause = error.strerror or str(error)
-        raise GGUFError(
-            "unreadable", f"{name} cannot be read: {cause}; check the path and its permissions."
-        ) from error
+        raise GGUFError("unreadable", f"{name} cannot be read: {cause}; check the path and its permissions.") from error
 
 
 def printable(text: str) -> str:
     """``text`` with everything that a terminal or a log would not show as itself written as an escape."""
     if text.isprintable():
         return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
-    )
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 class _Refusal(Exception):
@@ -217,13 +209,9 @@ class _Refusal(Exception):
 
 def _truncated(size: int, needed: int | None = None) -> _Refusal:
     needs = (
-        f"it needs at least {needed} bytes and has {size}"
-        if needed
-        else f"its header goes on behind its {size} bytes"
+        f"it needs at least {needed} bytes and has {size}" if needed else f"its header goes on behind its {size} bytes"
     )
-    return _Refusal(
-        "truncated", f"is incomplete: {needs}; wait for the download to end, or download it again"
-    )
+    return _Refusal("truncated", f"is incomplete: {needs}; wait for the download to end, or download it again")
 
 
 def _corrupt(code: str, what: str) -> _Refusal:
@@ -275,9 +263,7 @@ class _Cursor:
         """Read the length of a string, in bytes; the file can hold it."""
         length = self.u64()
         if length > _MAX_LENGTH:
-            raise _corrupt(
-                "length", f"{what} would be {length} bytes long, at most {_MAX_LENGTH} are allowed"
-            )
+            raise _corrupt("length", f"{what} would be {length} bytes long, at most {_MAX_LENGTH} are allowed")
         if length > self.remaining:
             raise _truncated(self.size)
         return length
@@ -396,9 +382,7 @@ def _parse_metadata(cursor: _Cursor, count: int, digest) -> dict[str, Value]:
 def _parse_array(cursor: _Cursor, key: str, budget: int) -> Array:
     type_id, length = cursor.u32(), cursor.u64()
     if length > _MAX_LENGTH:
-        raise _corrupt(
-            "length", f"the array {key[:80]!r} claims {length} elements, at most {_MAX_LENGTH} are allowed"
-        )
+        raise _corrupt("length", f"the array {key[:80]!r} claims {length} elements, at most {_MAX_LENGTH} are allowed")
     keep = length <= _KEEP_ELEMENTS and 40 * length <= budget
     if type_id in _SCALARS:
         name, layout = _SCALARS[type_id]
@@ -410,9 +394,7 @@ def _parse_array(cursor: _Cursor, key: str, budget: int) -> Array:
             return Array(name, length, None)
         return Array(name, length, struct.unpack(f"<{length}{layout.format[1]}", cursor.take(nbytes)))
     if type_id != STRING:
-        raise _corrupt(
-            "value_type", f"the array {key[:80]!r} has elements of type {type_id}, which is not allowed"
-        )
+        raise _corrupt("value_type", f"the array {key[:80]!r} has elements of type {type_id}, which is not allowed")
     if length * 8 > cursor.remaining:
         raise _truncated(cursor.size)
     if not keep:

@@ -98,9 +98,7 @@ def _walk_folder(
         lower = entry.name.lower()
         if lower.endswith(".gguf"):
             if f"{entry.name}.aria2" in present:
-                walk.reject(
-                    entry.path, "partial_download", "is incomplete: its download still runs or was cut short"
-                )
+                walk.reject(entry.path, "partial_download", "is incomplete: its download still runs or was cut short")
             elif not _take(walk, entry.path, path, qualifiers):
                 continue
         elif _is_partial(lower, path):
@@ -119,9 +117,7 @@ def _is_partial(name: str, folder: str) -> bool:
     """Whether a lower-case name is that of an unfinished GGUF download."""
     base, _, suffix = name.rpartition(".")
     in_hugging_face_blobs = folder.endswith("/blobs") and "/models--" in folder
-    return suffix in _PARTIAL and (
-        base.endswith(".gguf") or (suffix == "incomplete" and in_hugging_face_blobs)
-    )
+    return suffix in _PARTIAL and (base.endswith(".gguf") or (suffix == "incomplete" and in_hugging_face_blobs))
 
 
 def _take(walk: _Walk, path: str, folder: str, qualifiers: tuple[str, ...], name: str | None = None) -> bool:
@@ -158,9 +154,7 @@ def _reject_stat(walk: _Walk, path: str, error: OSError) -> None:
     if error.errno == errno.ELOOP:
         walk.reject(path, "link_loop", "is a link that leads back to itself; remove it")
     elif error.errno == errno.ENOENT:
-        walk.reject(
-            path, "link_broken", "is a link to a file that does not exist; remove it, or restore the file"
-        )
+        walk.reject(path, "link_broken", "is a link to a file that does not exist; remove it, or restore the file")
     else:
         walk.reject(path, "unreadable", f"cannot be read: {error.strerror}; check its permissions")
 
@@ -202,9 +196,7 @@ def _walk_ollama(walk: _Walk, store: str) -> None:
             if not os.path.lexists(blob):
                 blob = f"{store}/blobs/sha256:{digest}"  # older stores
             if not os.path.lexists(blob):
-                walk.reject(
-                    path, "blob_missing", f"names the blob {digest[:12]}…, which is missing; pull it again"
-                )
+                walk.reject(path, "blob_missing", f"names the blob {digest[:12]}…, which is missing; pull it again")
                 break
             if blob not in walk.files:
                 suffix = "" if kind == "model" else f"-{kind}"

@@ -270,9 +270,7 @@ def slug(text: str) -> str:
     """``text`` as ``[a-z0-9][a-z0-9._-]*``; what has no such character at all becomes ``model``."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     if not re.search("[a-z0-9]", plain):
-        plain = (
-            f"model-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}" if text else "model"
-        )
+        plain = f"model-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}" if text else "model"
     plain = re.sub(r"[^a-z0-9._]+", "-", plain).lstrip("._-").rstrip("-")
     if len(plain) > _MAX_ID:
         plain = f"{plain[: _MAX_ID - 9]}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
@@ -367,9 +365,7 @@ def assemble(entries: Iterable[Entry], rejected: Iterable[Rejected] = ()) -> Inv
     paired = pair_projectors(drafts, [entry for kind, entry in companions if kind == "mmproj"])
     return Inventory(
         models=tuple(sorted((_model(draft) for draft in drafts), key=lambda model: model.id)),
-        companions=tuple(
-            _companion(kind, entry, paired.get(entry.file.path, ())) for kind, entry in companions
-        ),
+        companions=tuple(_companion(kind, entry, paired.get(entry.file.path, ())) for kind, entry in companions),
         rejected=tuple(sorted(refused, key=lambda item: (item.path, item.code))),
     )
 
@@ -406,9 +402,7 @@ def _misnamed(facts: Facts) -> tuple[str, str]:
     )
 
 
-def shard_fault(
-    members: Sequence[Entry], total: int, refused: Sequence[Rejected] = ()
-) -> tuple[str, str] | None:
+def shard_fault(members: Sequence[Entry], total: int, refused: Sequence[Rejected] = ()) -> tuple[str, str] | None:
     """Code and reason why shards of one name don't make a model, or None if they do, in order.
 
     llama.cpp src/llama-model-loader.cpp finds the others by the first one's name, and checks split.count,
@@ -436,8 +430,7 @@ def shard_fault(
         if facts.split_number != number - 1:
             said = "no number" if facts.split_number is None else f"number {facts.split_number + 1}"
             return "shard_misnumbered", (
-                f"is mixed up: the file named shard {number} says that it has {said}; "
-                "give the shards back their names"
+                f"is mixed up: the file named shard {number} says that it has {said}; give the shards back their names"
             )
     if len({entry.facts.split_tensors for entry in members}) > 1 or members[0].facts.split_tensors is None:
         return "shard_mixed", "is mixed up: its shards are of different models; download the whole set anew"
@@ -499,9 +492,7 @@ def pair_projectors(drafts: Sequence[_Draft], projectors: Sequence[Entry]) -> di
         for draft in group:
             for entry in beside:
                 name = family(entry.file.name)
-                fits = {
-                    other for other in families if name and (other.startswith(name) or name.startswith(other))
-                }
+                fits = {other for other in families if name and (other.startswith(name) or name.startswith(other))}
                 if draft.family in fits or (not fits and (len(families) == 1 or _projects_to(entry, draft))):
                     draft.mmproj = entry.file.path
                     pairs[entry.file.path].append(draft.id)

@@ -91,8 +91,7 @@ def dump(registry: Registry) -> bytes:
         lines = ",\n".join(json.dumps(item, sort_keys=True) for item in getattr(registry, key))
         parts.append(f',\n"{key}": [\n{lines}\n]')
     lines = ",\n".join(
-        f"{json.dumps(path)}: {json.dumps(known, sort_keys=True)}"
-        for path, known in sorted(registry.files.items())
+        f"{json.dumps(path)}: {json.dumps(known, sort_keys=True)}" for path, known in sorted(registry.files.items())
     )
     parts.append(f',\n"aside": {json.dumps(list(registry.aside))}')
     parts.append(f',\n"files": {{\n{lines}\n}}\n}}\n')
@@ -132,14 +131,10 @@ def load(path: str) -> Registry:
             raise RegistryError("corrupt", f"The registry {path} is not a registry file; it is scanned anew.")
         data = Path(path).read_bytes()
     except FileNotFoundError:
-        raise RegistryError(
-            "missing", f"There is no registry at {path} yet; scanning and creating it."
-        ) from None
+        raise RegistryError("missing", f"There is no registry at {path} yet; scanning and creating it.") from None
     except OSError as error:
         cause = error.strerror or error
-        raise RegistryError(
-            "unreadable", f"The registry {path} cannot be read ({cause}); scanning anew."
-        ) from None
+        raise RegistryError("unreadable", f"The registry {path} cannot be read ({cause}); scanning anew.") from None
     return parse(data, path)
 
 
@@ -182,9 +177,7 @@ def scan(
     Raises ScanError when none of ``scan_paths`` exists.
     """
     if scan_paths and len(library.missing) == len(scan_paths):
-        raise ScanError(
-            f"None of the folders to scan exists: {', '.join(library.missing)}; correct scan_paths."
-        )
+        raise ScanError(f"None of the folders to scan exists: {', '.join(library.missing)}; correct scan_paths.")
     remembered = known.files if known else {}
     files: dict[str, dict[str, Any]] = {}
     unread = []
@@ -264,9 +257,7 @@ def _followed(results: Iterable[dict[str, Any]], total: int, progress: Progress)
 # ---- equal bytes ----------------------------------------------------------------------------------
 
 
-def _add_digests(
-    library: Sequence[File], files: dict[str, dict[str, Any]], every: bool, progress: Progress
-) -> None:
+def _add_digests(library: Sequence[File], files: dict[str, dict[str, Any]], every: bool, progress: Progress) -> None:
     """Fill in ``sha256`` for ``every`` good file, or only where files may be copies of each other.
 
     Copies have one size and one header; they are told from models that only share these by samples, and what
@@ -354,9 +345,7 @@ def discover(
         warnings.append(str(error))
         reason = f"registry {error.code}"
     library = find(scan_paths)
-    warnings += [
-        f"The folder to scan {path} does not exist or cannot be listed; skipped." for path in library.missing
-    ]
+    warnings += [f"The folder to scan {path} does not exist or cannot be listed; skipped." for path in library.missing]
     progress(f"found {len(library.files)} files in {len(scan_paths) - len(library.missing)} folders")
     if before and not reason:
         reason = "refresh was asked for" if refresh else staleness(before, library, scan_paths, checksum)

@@ -202,9 +202,7 @@ def main() -> None:
         except FileWriteError as error:
             module.fail_json(msg=str(error))
         except OSError as error:
-            module.fail_json(
-                msg=f"Cannot create the folder of the registry {path}: {error.strerror or error}."
-            )
+            module.fail_json(msg=f"Cannot create the folder of the registry {path}: {error.strerror or error}.")
     result = {
         **outcome.registry.content,
         "source": outcome.source,

@@ -69,9 +69,7 @@ def test_nothing_available_is_an_error():
         plan("nope")
 
 
-@pytest.mark.parametrize(
-    "more", [{"strict": True}, {"with_settings": dataclasses.replace(settings(), strict=True)}]
-)
+@pytest.mark.parametrize("more", [{"strict": True}, {"with_settings": dataclasses.replace(settings(), strict=True)}])
 def test_strict_makes_a_missing_model_an_error(more):
     with pytest.raises(PlanError, match="strict is set"):
         plan("a-q2_k", "nope", **more)

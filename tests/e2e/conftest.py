@@ -1,0 +1,175 @@
+"""A deployment of its own for each test: the real playbooks, the real llama-server, real models, on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path.home() / ".cache" / "magi"
+LLAMA_SERVER = Path(os.environ.get("LLAMA_SERVER_PATH") or CACHE / "llama.cpp" / "current" / "llama-server")
+MODELS = ROOT / "data" / "models"
+PORTS = (18080, 18099)
+
+
+@dataclass
+class Run:
+    """What a run of ansible-playbook printed and how it ended."""
+
+    code: int
+    output: str
+
+    @property
+    def changed(self) -> int:
+        return sum(int(n) for n in re.findall(r"changed=(\d+)", self.output))
+
+    @property
+    def text(self) -> str:
+        """The output with its line breaks folded, for sentences that Ansible wrapped."""
+        return re.sub(r"\s+", " ", self.output)
+
+
+@dataclass
+class Deployment:
+    """A folder with an inventory, profiles, models and state of its own."""
+
+    folder: Path
+    variables: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    @property
+    def models(self) -> Path:
+        return self.folder / "models"
+
+    @property
+    def registry(self) -> Path:
+        return self.folder / "registry.json"
+
+    def add_model(self, quantization: str, name: str | None = None) -> Path:
+        source = MODELS / f"SmolLM2-135M-Instruct.{quantization}.gguf"
+        assert source.exists(), f"there is no {source}: run make up first"
+        target = self.models / (name or source.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        return target
+
+    def add_profile(self, name: str, *entries: Any, **more: Any) -> None:
+        path = self.folder / "profiles" / f"{name}.yml"
+        path.write_text(yaml.safe_dump({"name": name, "enabled_models": list(entries), **more}))
+
+    def play(self, playbook: str = "site", *arguments: str, profile: str | None = None, **extra: Any) -> Run:
+        inventory = {
+            "model_servers": {
+                "hosts": {
+                    "localhost": {
+                        "ansible_connection": "local",
+                        "ansible_python_interpreter": sys.executable,
+                    }
+                },
+                "vars": {
+                    "model_server_manager": "supervisor",
+                    "model_server_supervisord_path": str(Path(sys.executable).with_name("supervisord")),
+                    "model_server_home": str(self.home),
+                    "model_server_profiles_dir": str(self.folder / "profiles"),
+                    "model_server_scan_paths": [str(self.models)],
+                    "model_server_registry_path": str(self.registry),
+                    "model_server_report_path": str(self.folder / "report.json"),
+                    "model_server_llama_server_path": str(LLAMA_SERVER),
+                    "model_server_port_range": list(PORTS),
+                    "model_server_stop_timeout": 5,
+                    **self.variables,
+                },
+            }
+        }
+        path = self.folder / "inventory.yml"
+        path.write_text(json.dumps(inventory))
+        name = ROOT / ("site.yml" if playbook == "site" else f"playbooks/{playbook}.yml")
+        given = {**({"profile": profile} if profile else {}), **extra}
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("MODEL_", "MAGI_", "LLAMA_"))
+        }
+        result = subprocess.run(
+            [
+                str(Path(sys.executable).with_name("ansible-playbook")),
+                "-i",
+                str(path),
+                str(name),
+                *(["-e", json.dumps(given)] if given else []),
+                *arguments,
+            ],
+            cwd=ROOT,
+            env={**environment, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "COLUMNS": "500", **self.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert "Traceback" not in result.stdout, result.stdout
+        return Run(result.returncode, result.stdout)
+
+    def report(self) -> dict[str, Any]:
+        return json.loads((self.folder / "report.json").read_text())
+
+    def servers(self) -> dict[str, dict[str, Any]]:
+        return {server["instance"]: server for server in self.report()["servers"]}
+
+    def tree(self) -> dict[str, bytes]:
+        """Return every file of the deployment's state with its content, to show that nothing was written."""
+        paths = [self.registry, *self.home.rglob("*")]
+        return {str(p): p.read_bytes() for p in paths if p.is_file() and "log" not in p.name}
+
+
+def ask(port: int, question: str = "What is the capital of France?") -> str:
+    """Return what the server on ``port`` completes a chat with."""
+    body = {"messages": [{"role": "user", "content": question}], "max_tokens": 24, "temperature": 0}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=120) as response:
+        return json.load(response)["choices"][0]["message"]["content"]
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    raw = Path(f"/proc/{pid}/environ").read_bytes().decode()
+    return dict(item.split("=", 1) for item in raw.split("\0") if item)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "zombie" not in Path(f"/proc/{pid}/status").read_text().split("State:")[1].splitlines()[0]
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def real_parts() -> None:
+    assert LLAMA_SERVER.exists(), f"there is no llama-server at {LLAMA_SERVER}: run make up first"
+
+
+@pytest.fixture
+def deployment(tmp_path: Path):
+    value = Deployment(tmp_path)
+    value.models.mkdir()
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    yield value
+    run = value.play("teardown")
+    assert run.code == 0, run.output

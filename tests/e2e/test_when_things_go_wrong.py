@@ -1,0 +1,228 @@
+"""Every row of the table of what goes wrong: what is said, what still serves, and that nothing is left half done."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from .conftest import PORTS, Deployment, alive, ask
+
+pytestmark = pytest.mark.e2e
+
+Q2, Q3 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m"))
+
+
+@pytest.fixture
+def two(deployment: Deployment) -> Deployment:
+    deployment.add_model("Q2_K")
+    deployment.add_model("Q3_K_M")
+    return deployment
+
+
+def test_a_missing_profile_fails_before_any_host_is_touched(two: Deployment):
+    run = two.play(profile="nope")
+    assert run.code != 0
+    assert "Profile nope not found: there is no" in run.text
+    assert "Profiles there: development, fast-only, production." in run.text
+    assert "[1/5]" not in run.output
+    assert two.tree() == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("enabled_models: [", "is not valid YAML"),
+        ("enabled_models: ['*']\nenabled: 1\n", "enabled"),
+        ("enabled_models: []\n", "enabled_models is empty"),
+    ],
+)
+def test_an_invalid_profile_fails_before_any_host_is_touched(two: Deployment, content: str, said: str):
+    (two.folder / "profiles" / "broken.yml").write_text(content)
+    run = two.play(profile="broken")
+    assert run.code != 0
+    assert "Profile broken" in run.text
+    assert said in run.text
+    assert two.tree() == {}
+
+
+def test_a_setting_of_the_wrong_type_is_named(two: Deployment):
+    two.environment = {"MODEL_MAX_STARTUP_TIME": "soon"}
+    run = two.play()
+    assert run.code != 0
+    assert "Setting model_server_max_startup_time must be a whole number of seconds" in run.text
+    assert two.tree() == {}
+
+
+def newer(content: str) -> str:
+    data = json.loads(content)
+    return json.dumps({**data, "schema_version": data["schema_version"] + 1})
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda text: text[: len(text) // 2], lambda text: text.replace("Q2", "Q8"), newer, None]
+)
+def test_a_registry_that_can_not_be_trusted_is_made_anew(two: Deployment, damage):
+    first = two.play("discover")
+    assert first.code == 0, first.output
+    good = json.loads(two.registry.read_text())["models"]
+    if damage:
+        two.registry.write_text(damage(two.registry.read_text()))
+    else:
+        two.registry.unlink()
+    run = two.play()
+    assert run.code == 0, run.output
+    assert "WARNING" in run.output
+    assert "registry" in run.output
+    assert json.loads(two.registry.read_text())["models"] == good
+    assert two.report()["ready_servers"] == 2
+
+
+def test_a_missing_and_a_truncated_model_are_warned_of_and_the_others_serve(two: Deployment):
+    path = two.add_model("Q4_K_M")
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    two.add_profile("p", Q2, "smollm2-135m-instruct.q4_k_m", "not-there-q8_0")
+    run = two.play(profile="p")
+    assert run.code == 0, run.output
+    assert [server["instance"] for server in two.report()["servers"]] == [Q2]
+    assert two.report()["ready_servers"] == 1
+    warnings = two.report()["summary"]["warnings"]
+    assert len(warnings) == 2
+    assert "entry 2 (smollm2-135m-instruct.q4_k_m)" in warnings[0]
+    assert str(path) in warnings[0]
+    assert "entry 3 (not-there-q8_0)" in warnings[1]
+
+    strict = two.play(profile="p", model_server_strict=True)
+    assert strict.code != 0
+    assert "strict is set" in strict.text
+
+
+def test_nothing_enabled_is_a_failure(two: Deployment):
+    two.add_profile("p", {"tier": "Q8"})
+    run = two.play(profile="p")
+    assert run.code != 0
+    assert "nothing that profile p enables is available (2 models discovered)" in run.text
+
+
+def test_a_server_that_does_not_start_is_explained_and_the_others_serve(two: Deployment):
+    two.add_profile("p", Q2, {"model": Q3, "options": {"cache_type_k": "madeup"}})
+    run = two.play(profile="p")
+    assert run.code == 0, run.output
+    assert two.report()["ready_servers"] == 1
+    (failed,) = two.report()["summary"]["failed"]
+    assert (failed["instance"], failed["host"], failed["cause"]) == (Q3, "localhost", "bad_option")
+    assert "LLAMA_ARG_CACHE_TYPE_K" in failed["detail"]
+    assert any("madeup" in line for line in failed["log"])
+    assert "madeup" in run.output
+    assert "France" in ask(two.servers()[Q2]["port"])
+    assert two.servers()[Q3]["is_ready"] is False
+
+    strict = two.play(profile="p", model_server_strict=True)
+    assert strict.code != 0
+    assert "strict is set and the deployment is degraded" in strict.text
+
+
+def test_no_server_ready_is_a_failure(two: Deployment):
+    two.add_profile("p", Q2, options={"cache_type_k": "madeup"})
+    run = two.play(profile="p")
+    assert run.code != 0
+    assert "None of 1 servers is ready" in run.text
+
+
+def test_a_taken_port_is_named_before_anything_changes(two: Deployment):
+    port = PORTS[0] + 5
+    with socket.create_server(("127.0.0.1", port)):
+        two.add_profile("p", {"model": Q2, "port": port})
+        run = two.play(profile="p")
+        assert run.code != 0
+        assert f"port {port} of {Q2} is taken by process {os.getpid()} (" in run.text
+        assert not two.home.exists()
+
+
+def test_a_taken_port_of_the_range_is_stepped_around(two: Deployment):
+    with socket.create_server(("127.0.0.1", PORTS[0])):
+        run = two.play()
+        assert run.code == 0, run.output
+        assert [server["port"] for server in two.servers().values()] == [PORTS[0] + 1, PORTS[0] + 2]
+
+
+def test_an_unknown_option_names_the_nearest(two: Deployment):
+    two.add_profile("p", Q2, options={"ctx_sise": 512})
+    run = two.play(profile="p")
+    assert run.code != 0
+    assert "Profile p, options: llama-server (" in run.text
+    assert "has no option ctx_sise; did you mean ctx_size?" in run.text
+    assert not two.home.exists()
+
+
+def test_a_missing_binary_is_named_with_the_remedy(two: Deployment):
+    two.variables["model_server_llama_server_path"] = "/nonexistent/llama-server"
+    run = two.play()
+    assert run.code != 0
+    assert "there is no llama-server at /nonexistent/llama-server; install it" in run.text
+
+
+def test_a_hung_server_is_reported_by_the_deadline(two: Deployment):
+    assert two.play().code == 0
+    pid = two.servers()[Q2]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        run = two.play(model_server_max_startup_time=4, model_server_readiness_check_interval=1)
+        assert run.code == 0, run.output
+        (failed,) = two.report()["summary"]["failed"]
+        assert (failed["instance"], failed["cause"]) == (Q2, "timeout")
+        assert "does not answer after 4 s" in failed["detail"]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert two.play().code == 0
+    assert two.report()["ready_servers"] == 2
+
+
+def test_servers_whose_manager_was_killed_are_taken_back(two: Deployment):
+    assert two.play().code == 0
+    before = {name: server["pid"] for name, server in two.servers().items()}
+    pid = int((two.home / "supervisor" / "supervisord.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    run = two.play()
+    assert run.code == 0, run.output
+    assert f"restart {Q2}: process {before[Q2]} runs outside its service manager" in run.output
+    assert two.report()["ready_servers"] == 2
+    assert not any(alive(pid) for pid in before.values())
+
+
+def test_of_two_deployments_at_once_one_refuses_and_names_the_other(two: Deployment):
+    assert two.play().code == 0
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.path.insert(0, 'collections')\n"
+            "from ansible_collections.magi.models.plugins.module_utils._generation import exclusive\n"
+            f"with exclusive({str(two.home)!r}, 'ada@desk, process 7'):\n"
+            "    print('held', flush=True); sys.stdin.read()\n",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        run = two.play(profile="fast-only")
+        assert run.code != 0
+        assert "Host localhost: another deployment is at work: ada@desk, process 7" in run.text
+    finally:
+        holder.kill()
+        holder.wait()
+    after = two.play(profile="fast-only")
+    assert after.code == 0, after.output
+    assert "stop " + Q3 in after.output
