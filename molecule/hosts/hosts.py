@@ -222,6 +222,8 @@ def systemd_arguments() -> list[str]:
     """What systemd needs as PID 1 of a container, short of --privileged."""
     arguments = ["--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined", "--tmpfs", "/run:exec"]
     arguments += ["--tmpfs", "/run/lock", "--volume", "/sys/fs/cgroup:/sys/fs/cgroup"]
+    # ProtectProc= hides processes from whoever lacks SYS_PTRACE, and PrivateUsers= then finds none to map.
+    arguments += ["--cap-add", "SYS_PTRACE"]
     # `systemctl reboot` on the host ends PID 1 with a signal, and docker boots it again.
     arguments += ["--cap-add", "SYS_BOOT", "--restart", "on-failure"]
     engine = json.loads(run("docker", "info", "--format", "{{json .}}"))

@@ -1,0 +1,9 @@
+# The hosts that tests run on: molecule/hosts/hosts.py
+HOSTS ?= 3
+
+.PHONY: hosts hosts-down
+hosts: ## Bring up HOSTS real systemd hosts in containers
+	molecule/hosts/hosts.py up $(HOSTS)
+
+hosts-down: ## Remove them, and the docker daemon if we started it
+	molecule/hosts/hosts.py down --engine
