@@ -58,7 +58,11 @@ class ActionModule(ActionBase):
             # Without ansible_job_id: the job's file was read while it was being written.
             if result.get("finished") and "ansible_job_id" in result:
                 status("cleanup")
-                return {key: value for key, value in result.items() if key not in ("ansible_job_id", "started", "finished")}
+                return {
+                    key: value
+                    for key, value in result.items()
+                    if key not in ("ansible_job_id", "started", "finished")
+                }
 
 
 class _Progress:
