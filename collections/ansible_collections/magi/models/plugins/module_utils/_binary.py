@@ -20,7 +20,9 @@ class BinaryError(Exception):
 def build_of(path: Path) -> int | None:
     """Build number of the llama.cpp program at path; None when it is missing, doesn't run or tells none."""
     try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, errors="replace", timeout=60)
+        done = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, errors="replace", timeout=60
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     found = _BUILD.search(done.stdout + done.stderr)
@@ -30,10 +32,14 @@ def build_of(path: Path) -> int | None:
 def check_link(path: Path) -> None:
     """Raise BinaryError unless link(path, …) may and can put a link at path."""
     if path.exists() and not path.is_symlink():
-        raise BinaryError(f"{path} is a file that this role did not make: move it away or set llama_server_path")
+        raise BinaryError(
+            f"{path} is a file that this role did not make: move it away or set llama_server_path"
+        )
     parent = next(folder for folder in path.parents if folder.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise BinaryError(f"{parent} is not writable: set llama_server_path, or become a user who may write there")
+        raise BinaryError(
+            f"{parent} is not writable: set llama_server_path, or become a user who may write there"
+        )
 
 
 def link(path: Path, target: Path) -> None:
@@ -46,4 +52,4 @@ def link(path: Path, target: Path) -> None:
 
 def points_to(path: Path, target: Path) -> bool:
     """Whether path is a symbolic link with exactly this target."""
-    return path.is_symlink() and Path(os.readlink(path)) == target
+    return path.is_symlink() and path.readlink() == target

