@@ -32,22 +32,38 @@ TEMPLATES = (
 )
 
 
+def systemd_value(text: str) -> str:
+    """Return ``text`` as a value that is taken up to the end of its line: specifiers (%) doubled (systemd.unit(5)).
+
+    Raises ValueError for what a unit file can't hold.
+    """
+    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]|[ \\]$", text):
+        raise ValueError(
+            f"systemd's unit files can't hold {text!a}: it has control characters, is not UTF-8, or ends in a space "
+            "or a backslash"
+        )
+    return text.replace("%", "%%")
+
+
 def systemd_path(text: str) -> str:
-    """Quote ``text`` as one path of a setting: specifiers (%) doubled, quotes and backslashes escaped
-    (systemd.syntax(7), Quoting)."""
-    if re.search(r"[\x00-\x1f]", text):
-        raise ValueError(f"systemd's unit files can't hold {text!a}: it has control characters")
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    """Return ``text`` as one word of a list of paths, or the program of ExecStart=.
+
+    In double quotes, a backslash doubled; a double quote outside of them in single quotes. This one form is read back
+    the same by all of systemd's ways to split words (docs/systemd.md).
+    """
+    escaped = systemd_value(text).replace("\\", "\\\\").replace('"', "\"'\"'\"")
     return f'"{escaped}"'
 
 
-def systemd_value(text: str) -> str:
-    """Quote ``text`` as one word of a command line, where $ also starts a variable (systemd.service(5))."""
+def systemd_argument(text: str) -> str:
+    """Return ``text`` as one argument of ExecStart=, where $ also starts a variable (systemd.service(5))."""
     return systemd_path(text).replace("$", "$$")
 
 
 FILTERS: Filters = {
+    "dirname": lambda path: path.rpartition("/")[0] or "/",
     "environment_value": environment_value,
+    "systemd_argument": systemd_argument,
     "systemd_path": systemd_path,
     "systemd_value": systemd_value,
 }

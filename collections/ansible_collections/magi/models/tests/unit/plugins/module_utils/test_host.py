@@ -14,7 +14,7 @@ from ansible_collections.magi.models.plugins.module_utils._host import (
     reachable,
 )
 
-from .builders import BINARY, HELP, foreign, host, running  # noqa: TID252
+from .builders import BINARY, HELP, foreign, host, running
 
 OPTIONS = {option.name: option for option in parse_help(HELP)}
 

@@ -10,7 +10,7 @@ from ansible_collections.magi.models.plugins.module_utils._instance import (
     resolve_options,
 )
 
-from .builders import BINARY  # noqa: TID252
+from .builders import BINARY
 
 
 def resolve(*layers):

@@ -7,7 +7,7 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._host import Running
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan, PlanError, build_plan
 
-from .builders import MODELS, foreign, host, model, profile, registry, running, settings  # noqa: TID252
+from .builders import MODELS, foreign, host, model, profile, registry, running, settings
 
 
 def plan(*entries, models=None, rejected=(), on=None, with_settings=None, **more):

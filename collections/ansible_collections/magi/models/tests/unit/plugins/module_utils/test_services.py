@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jinja2
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._services import (
+    Status,
+    environment_value,
+    supervisor,
+    systemd,
+    tail,
+)
+
+TEMPLATES = Path(__file__).parents[4] / "roles" / "model_server" / "templates"
+
+HOSTILE = [
+    "plain",
+    "two words",
+    'it\'s "quoted"',
+    "back\\slash\\",
+    "$HOME ${HOME} `id` $(id)",
+    "%n %i %(here)s %%",
+    "new\nline [Service]\nUser=root",
+    "tab\there",
+    "a ;comment #comment",
+    "🐫 é",
+    "{{ 7 * 7 }}",
+    "=",
+    "",
+]
+
+
+def render(source: str, **values) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters.update({**supervisor.FILTERS, **systemd.FILTERS})
+    return environment.get_template(source).render(**values)
+
+
+class FakeInstance:
+    name = "a"
+    extra_args = ("--x", "it's $5 100% ;x")
+
+    def __init__(self, environment=None):
+        self.environment = environment or {}
+
+
+def test_a_shell_reads_every_value_back(tmp_path):
+    """The script of the supervisor manager, run for real."""
+    environment = {f"MAGI_{i}": text for i, text in enumerate(HOSTILE)} | {"MAGI_HOME": str(tmp_path)}
+    file = tmp_path / "a b.env"
+    file.write_text(render("instance.env.j2", instance=FakeInstance(environment)))
+    script = tmp_path / "run"
+    script.write_text(render("run-instance.sh.j2"))
+    show = "import json, os, sys; print(json.dumps([dict(os.environ), sys.argv[1:]]))"
+    result = subprocess.run(
+        ["/bin/sh", str(script), str(file), sys.executable, "-c", show, "one", "two words"],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        check=True,
+    )
+    seen, arguments = json.loads(result.stdout)
+    assert {name: seen[name] for name in environment} == environment
+    assert seen["HOME"] == f"{tmp_path}/supervisor"
+    assert arguments == ["one", "two words"]
+
+
+@pytest.mark.parametrize("text", [text for text in HOSTILE if "\n" not in text])
+def test_a_word_of_supervisor_s_command_is_read_back(text):
+    # what supervisor does with a setting: cut at a comment behind white space, expand %, split like a shell
+    line = supervisor.word(text)
+    assert not any(f"{space}{mark}" in line for space in " \t" for mark in ";#")
+    assert shlex.split(line % {}) == [text]
+
+
+@pytest.mark.parametrize("escape", [supervisor.word, supervisor.setting, systemd.systemd_path, systemd.systemd_value])
+def test_a_newline_is_refused_where_it_can_not_be_written_down(escape):
+    with pytest.raises(ValueError, match="can't hold"):
+        escape("a\nb")
+
+
+def test_a_comment_in_a_setting_is_refused():
+    with pytest.raises(ValueError, match="can't hold"):
+        supervisor.setting("/models ;x")
+
+
+@pytest.mark.parametrize(
+    ("escape", "text", "written"),
+    [
+        (systemd.systemd_path, "/a b/c", '"/a b/c"'),
+        (systemd.systemd_path, "/a%n", '"/a%%n"'),
+        (systemd.systemd_path, '/a"b\\c', '"/a"\'"\'"b\\\\c"'),
+        (systemd.systemd_value, "/a b%n$HOME", "/a b%%n$HOME"),
+        (systemd.systemd_argument, "$HOME", '"$$HOME"'),
+        (environment_value, 'a"b$c`d\\e', '"a\\"b\\$c\\`d\\\\e"'),
+    ],
+)
+def test_what_systemd_reads(escape, text, written):
+    assert escape(text) == written
+
+
+@pytest.mark.parametrize("text", ["a ", "a\\", "a\x1b", "a\udcff"])
+def test_what_a_unit_file_can_not_hold_is_refused(text):
+    with pytest.raises(ValueError, match="unit files can't hold"):
+        systemd.systemd_value(text)
+
+
+def test_the_drop_in_is_empty_without_arguments_and_exact_with_them():
+    instance = FakeInstance()
+    text = render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/opt/llama server")
+    assert 'ExecStart="/opt/llama server" "--x" "it\'s $$5 100%% ;x"\n' in text
+    instance.extra_args = ()
+    assert not render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/x").strip()
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_unit_holds_what_it_is_given(gpu):
+    text = render(
+        "magi-llama@.service.j2",
+        llama_server_path="/opt/llama/llama-server",
+        home="/etc/magi",
+        stop_timeout=30,
+        model_folders=["/models", "/my models"],
+        gpu=gpu,
+    )
+    for line in (
+        "EnvironmentFile=/etc/magi/instances/%i.env",
+        'ExecStart="/opt/llama/llama-server"',
+        "TimeoutStopSec=30",
+        "Type=exec",
+        "DynamicUser=yes",
+        'BindReadOnlyPaths=-"/my models"',
+        f"ProcSubset={'all' if gpu else 'pid'}",
+    ):
+        assert f"\n{line}\n" in text
+
+
+SHOW = """Id=magi-llama@a.service
+ActiveState=active
+SubState=running
+MainPID=42
+ExecMainStatus=0
+ExecMainStartTimestamp=@1795385464
+Result=success
+
+Id=magi-llama@b-2.service
+ActiveState=activating
+SubState=auto-restart
+MainPID=0
+ExecMainStatus=1
+ExecMainStartTimestamp=@1795385464
+Result=exit-code
+
+Id=magi-llama@c.service
+ActiveState=failed
+SubState=failed
+MainPID=0
+ExecMainStatus=9
+ExecMainStartTimestamp=
+Result=oom-kill
+
+Id=magi-llama@d.service
+ActiveState=inactive
+SubState=dead
+MainPID=0
+ExecMainStatus=0
+ExecMainStartTimestamp=
+Result=success
+
+Id=other.service
+ActiveState=active
+"""
+
+
+def test_status_is_read_from_systemctl_show():
+    assert systemd.parse_status(SHOW) == {
+        "a": Status("running", 42, 1795385464.0),
+        "b-2": Status("backoff", exit_status="exit-code, exit status 1"),
+        "c": Status("failed", exit_status="oom-kill, exit status 9"),
+        "d": Status("stopped"),
+    }
+
+
+def test_a_socket_path_that_would_be_too_long_moves(tmp_path):
+    assert supervisor.socket_path("/srv/magi") == "/srv/magi/supervisor/supervisord.sock"
+    long = supervisor.socket_path("/srv/" + "x" * 100)
+    assert len(long) < 100
+    assert long != supervisor.socket_path("/srv/" + "y" * 100)
+
+
+@pytest.mark.parametrize(("lines", "expected"), [(2, ["b", "c"]), (9, ["a", "b", "c"])])
+def test_tail(tmp_path, lines, expected):
+    (tmp_path / "log").write_bytes(b"a\nb\nc\n")
+    assert tail(tmp_path / "log", lines) == expected
+    assert tail(tmp_path / "none", lines) == []
