@@ -7,10 +7,10 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.magi.models.plugins.module_utils._gguf import printable
 from ansible_collections.magi.models.plugins.module_utils._host import Host
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan, PlanError, Settings, build_plan
 from ansible_collections.magi.models.plugins.module_utils._profile import Profile
-from ansible_collections.magi.models.plugins.module_utils._report import printable
 
 SPEC = {name: {"type": "dict", "required": True} for name in ("profile", "registry", "host", "settings")}
 

@@ -59,9 +59,7 @@ class ActionModule(ActionBase):
             if result.get("finished") and "ansible_job_id" in result:
                 status("cleanup")
                 return {
-                    key: value
-                    for key, value in result.items()
-                    if key not in ("ansible_job_id", "started", "finished")
+                    key: value for key, value in result.items() if key not in ("ansible_job_id", "started", "finished")
                 }
 
 

@@ -48,9 +48,7 @@ def unpack(archive: Path, dest: Path, below: str = "") -> None:
                     continue
                 path = PurePosixPath(*path.parts[path.parts.index(below) + 1 :])
             if path.is_absolute() or ".." in path.parts:
-                raise ArchiveError(
-                    f"{archive} holds the unsafe name {name!r}: get the archive from another source"
-                )
+                raise ArchiveError(f"{archive} holds the unsafe name {name!r}: get the archive from another source")
             _write(archive, dest / path, mode, kind, content)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise ArchiveError(f"{archive} can't be unpacked ({error}): download it again") from error
@@ -64,9 +62,7 @@ def _write(archive: Path, target: Path, mode: int, kind: str, content) -> None:
     if kind == "link":
         to = content()
         if "/" in to or to in ("", ".", ".."):
-            raise ArchiveError(
-                f"{archive} holds the unsafe link {target.name} -> {to}: get it from another source"
-            )
+            raise ArchiveError(f"{archive} holds the unsafe link {target.name} -> {to}: get it from another source")
         target.symlink_to(to)
     else:
         # "x": never through something that an earlier member put there.
@@ -97,6 +93,4 @@ def _members(archive: Path):
             elif member.isfile():
                 yield member.name, member.mode, "file", lambda m=member: bundle.extractfile(m)
             else:
-                raise ArchiveError(
-                    f"{archive} holds {member.name!r}, which is no file, folder or symbolic link"
-                )
+                raise ArchiveError(f"{archive} holds {member.name!r}, which is no file, folder or symbolic link")

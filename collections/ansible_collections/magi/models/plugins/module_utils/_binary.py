@@ -20,9 +20,7 @@ class BinaryError(Exception):
 def build_of(path: Path) -> int | None:
     """Build number of the llama.cpp program at path; None when it is missing, doesn't run or tells none."""
     try:
-        done = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, errors="replace", timeout=60
-        )
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, errors="replace", timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
     found = _BUILD.search(done.stdout + done.stderr)
@@ -32,14 +30,10 @@ def build_of(path: Path) -> int | None:
 def check_link(path: Path) -> None:
     """Raise BinaryError unless link(path, …) may and can put a link at path."""
     if path.exists() and not path.is_symlink():
-        raise BinaryError(
-            f"{path} is a file that this role did not make: move it away or set llama_server_path"
-        )
+        raise BinaryError(f"{path} is a file that this role did not make: move it away or set llama_server_path")
     parent = next(folder for folder in path.parents if folder.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise BinaryError(
-            f"{parent} is not writable: set llama_server_path, or become a user who may write there"
-        )
+        raise BinaryError(f"{parent} is not writable: set llama_server_path, or become a user who may write there")
 
 
 def link(path: Path, target: Path) -> None:

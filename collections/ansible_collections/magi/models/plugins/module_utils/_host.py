@@ -61,7 +61,7 @@ class Running:
     """Seconds since the epoch."""
     exit_status: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
-    """The LLAMA_ARG_* variables of the process, secrets left out."""
+    """The LLAMA_ARG_* and MAGI_* variables of the process, secrets left out."""
     log: tuple[str, ...] = ()
     """The last lines it printed."""
     model_ids: tuple[str, ...] | None = None

@@ -72,8 +72,8 @@ _RESERVED = {
     **dict.fromkeys(("cache_list", "completion_bash", "help", "list_devices", "usage", "version"), "it exits"),
 }
 
-# Shared out by us, so a change of the share alone is no reason to restart a server that people use.
-_SHARED = ("LLAMA_ARG_THREADS", "MAGI_THREADS")
+# What may change while a server that people use runs on: the share of the cores, and the label.
+_NOT_HASHED = ("LLAMA_ARG_THREADS", "MAGI_THREADS", "MAGI_DISPLAY_NAME")
 
 
 def _find(binary: Binary, key: str) -> Option | None:
@@ -174,9 +174,10 @@ def config_hash(
     binary: Binary,
 ) -> str:
     """Return 16 hexadecimal digits over what a running process was made of: environment (without the shared-out
-    threads), arguments, model files (path, size in bytes, mtime in nanoseconds) and the binary's identity."""
+    threads and the label), arguments, model files (path, size in bytes, mtime in nanoseconds), the binary's identity.
+    """
     content = {
-        "environment": {key: value for key, value in environment.items() if key not in _SHARED},
+        "environment": {key: value for key, value in environment.items() if key not in _NOT_HASHED},
         "extra_args": list(extra_args),
         "files": [[item["path"], item["size"], item["mtime_ns"]] for item in files],
         "binary": binary.identity,

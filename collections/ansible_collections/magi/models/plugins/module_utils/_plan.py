@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._capacity import share_cores
+from ansible_collections.magi.models.plugins.module_utils._gguf import printable
 from ansible_collections.magi.models.plugins.module_utils._host import (
     Binary,
     Generation,
@@ -152,10 +153,9 @@ def _unique(wanted: list[Wanted], ids: set[str]) -> list[Wanted]:
 def _why_missing(entry: Entry, rejected: Sequence[Mapping[str, Any]], host: str) -> str:
     if entry.kind == "model":
         for item in rejected:
-            stem = item["path"].rsplit("/", 1)[-1].lower().removesuffix(".gguf")
-            if stem.startswith(entry.pattern) or entry.pattern.startswith(stem):
-                return f"not on {host}, whose {item['path']} was set aside: {item['reason']}"
-        return f"no such model on {host}; magi.models' discover playbook lists those that are."
+            if entry.pattern.startswith(item["id"]):  # a broken file may lack the quantization that its id had
+                return f"set aside on {host}: {item['reason']}"
+        return f"no such model on {host}; playbooks/discover.yml lists those that are."
     return f"matches no model on {host}."
 
 
@@ -351,6 +351,10 @@ def _instance(
         "OMP_WAIT_POLICY": "passive",
         "MAGI_INSTANCE": item.name,
         "MAGI_HOME": home,
+        # For who asks later what runs; the label is no part of what the process is made of.
+        "MAGI_MODEL_ID": item.model["id"],
+        "MAGI_TIER": item.model["tier"],
+        "MAGI_DISPLAY_NAME": printable(item.model["display_name"]),
     }
     if threads is not None:
         environment |= {"LLAMA_ARG_THREADS": str(threads), "MAGI_THREADS": "shared"}
@@ -398,7 +402,7 @@ def _difference(now: Running, instance: Instance) -> str:
     def name(variable: str) -> str:
         return variable.removeprefix("LLAMA_ARG_").lower()
 
-    old = dict(now.environment)
+    old = {key: value for key, value in now.environment.items() if key.startswith("LLAMA_ARG_")}
     new = {key: value for key, value in instance.environment.items() if key.startswith("LLAMA_ARG_")}
     if "MAGI_THREADS" in instance.environment:
         old.pop("LLAMA_ARG_THREADS", None)

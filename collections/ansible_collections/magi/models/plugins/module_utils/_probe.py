@@ -218,7 +218,7 @@ def read_instances(
             {
                 key: value
                 for key, value in environment.items()
-                if key.startswith("LLAMA_ARG_") and not _SECRET.search(key.replace("API_KEY_FILE", ""))
+                if key.startswith(("LLAMA_ARG_", "MAGI_")) and not _SECRET.search(key.replace("API_KEY_FILE", ""))
             },
             tuple(services.logs(name, log_lines)) if log_lines else (),
             ask_models(environment) if ask and item.pid and port.isdigit() else None,

@@ -293,7 +293,7 @@ def _sample(file: File) -> bytes | None:
     """A digest of blocks spread over a file; None if it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with open(file.path, "rb", buffering=0) as stream:  # noqa: PTH123  unbuffered
+        with open(file.path, "rb", buffering=0) as stream:
             for number in range(1, _SAMPLES + 1):
                 stream.seek(max(0, file.size * number // _SAMPLES - _SAMPLE))
                 digest.update(stream.read(_SAMPLE))

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._cause import Cause, find_cause, not_ready, wrong_server
+from ansible_collections.magi.models.plugins.module_utils._gguf import printable
 from ansible_collections.magi.models.plugins.module_utils._host import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._instance import Instance
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan
@@ -111,14 +112,68 @@ def _holds_port(instance: Instance, host: Host) -> bool:
     return any(item.port == instance.port and item.instance == instance.name for item in host.listeners)
 
 
-def printable(text: object) -> str:
-    """Return ``text`` on one line and without terminal control: names come from files and may be hostile."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", "?", str(text))
+def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
+    """Return what runs, in the shape of a report: ``hosts`` by name, None for one that could not be asked."""
+    servers = []
+    for name, host in hosts.items():
+        for item in host.instances if host else ():
+            servers.append(
+                {
+                    "model_id": item.environment.get("MAGI_MODEL_ID", item.name),
+                    "instance": item.name,
+                    "display_name": item.environment.get("MAGI_DISPLAY_NAME", item.name),
+                    "tier": item.environment.get("MAGI_TIER"),
+                    "host": name,
+                    "address": item.environment.get("LLAMA_ARG_HOST"),
+                    "port": item.port,
+                    "pid": item.pid,
+                    "started_at": item.started_at,
+                    "state": item.state,
+                    "is_ready": item.name in (item.model_ids or ()),
+                }
+            )
+    ready = sum(server["is_ready"] for server in servers)
+    known = [host for host in hosts.values() if host]
+    return {
+        "total_servers": len(servers),
+        "ready_servers": ready,
+        "servers": servers,
+        "summary": {
+            "profile": ", ".join(sorted({host.generation.profile for host in known} - {""})) or None,
+            "servers_ready": ready,
+            "unreachable": [name for name, host in hosts.items() if not host],
+        },
+    }
+
+
+def status_lines(status: Mapping[str, Any]) -> list[str]:
+    """Return what runs for people."""
+    summary = status["summary"]
+    lines = [f"Profile {summary['profile'] or 'none'}: {status['ready_servers']}/{status['total_servers']} ready"]
+    lines += ["", *_server_table(status["servers"])] if status["servers"] else []
+    return lines + [f"{name}: not reachable, or it could not be asked" for name in summary["unreachable"]]
+
+
+def _server_table(servers: Sequence[Mapping[str, Any]]) -> list[str]:
+    def since(seconds: float | None) -> str:
+        return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds)) if seconds else "-"
+
+    return table(
+        ("instance", "display name", "tier", "host", "port", "pid", "state", "since", "ready"),
+        [
+            [
+                *(s[key] or "-" for key in ("instance", "display_name", "tier", "host", "port", "pid", "state")),
+                since(s["started_at"]),
+                "yes" if s["is_ready"] else "no",
+            ]
+            for s in servers
+        ],
+    )
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """Return lines of a table with aligned columns."""
-    cells = [[printable(cell) for cell in row] for row in [head, *rows]]
+    cells = [[printable(str(cell)) for cell in row] for row in [head, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
     return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
@@ -132,19 +187,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         f"{summary['models_enabled']} enabled, {summary['servers_launched']} servers launched, "
         f"{report['ready_servers']}/{report['total_servers']} ready"
     ]
-    columns = ("instance", "display name", "tier", "host", "port", "pid", "ready")
     if report["servers"]:
-        rows = [
-            [
-                *(s[key] if s[key] is not None else "-" for key in ("instance", "display_name", "tier")),
-                s["host"],
-                s["port"],
-                s["pid"] or "-",
-                "yes" if s["is_ready"] else "no",
-            ]
-            for s in report["servers"]
-        ]
-        lines += ["", *table(columns, rows)]
+        lines += ["", *_server_table(report["servers"])]
     if summary["failed"]:
         lines += ["", "Not ready:"]
         for item in summary["failed"]:

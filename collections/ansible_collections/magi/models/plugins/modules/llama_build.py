@@ -130,9 +130,7 @@ class Build:
         self.targets = params["targets"]
         self.number = self.version.split(".")[0]
         if not self.number.isdigit():
-            raise BuildError(
-                f"version {self.version!r} does not start with a llama.cpp build number, like 11434.0.0"
-            )
+            raise BuildError(f"version {self.version!r} does not start with a llama.cpp build number, like 11434.0.0")
         self.cache = Path(params["cache_dir"])
         self.root = self.cache / self.number
         self.archive = self.root / f"{re.sub('[-_.]+', '_', self.package)}-{self.version}.tar.gz"
@@ -254,9 +252,7 @@ class Build:
         shutil.copytree(self.build / "bin", new, symlinks=True)
         (new / "recipe.json").write_text(json.dumps(self.recipe))
         if _binary.build_of(new / self.targets[0]) != int(self.number):
-            raise BuildError(
-                f"{new / self.targets[0]} was built but does not run: see `{self.targets[0]} --version`"
-            )
+            raise BuildError(f"{new / self.targets[0]} was built but does not run: see `{self.targets[0]} --version`")
         os.sync()  # the rename below must not reach the disk before the programs do
         if self.bin.exists():
             self.bin.replace(old)
@@ -299,9 +295,7 @@ class Build:
     def _check_watched(self) -> None:
         """The action plugin touches the file; without it nobody would ever stop an abandoned build."""
         if time.time() - self.watched.stat().st_mtime > UNWATCHED_SECONDS:
-            raise BuildError(
-                f"the build of llama.cpp {self.number} was left alone and stopped: run again to continue"
-            )
+            raise BuildError(f"the build of llama.cpp {self.number} was left alone and stopped: run again to continue")
 
     def log_tail(self) -> list[str]:
         """The last 20 lines of the log."""

@@ -99,9 +99,7 @@ class Releases:
                 f"not {self.sha256!r}: set llama_server_release_sha256"
             )
         if not re.fullmatch(r"\w[\w.+-]*", self.tag):
-            raise ReleaseError(
-                f"{self.tag!r} is no release tag: set llama_server_release_tag, such as b11434"
-            )
+            raise ReleaseError(f"{self.tag!r} is no release tag: set llama_server_release_tag, such as b11434")
         # By content: another platform's archive of the same tag, or a corrected one, is another release.
         self.name = f"{self.tag}-{self.sha256[:12]}"
         self.current = self.dir / "current"
@@ -124,9 +122,7 @@ class Releases:
         names = [
             entry.name
             for entry in (self.dir.iterdir() if self.dir.is_dir() else [])
-            if entry.is_dir()
-            and re.fullmatch(r"\w[\w.+-]*-[0-9a-f]{12}", entry.name)
-            and entry.name != self.name
+            if entry.is_dir() and re.fullmatch(r"\w[\w.+-]*-[0-9a-f]{12}", entry.name) and entry.name != self.name
         ]
         names.sort(key=lambda name: (name == self.replaced, (self.dir / name).stat().st_mtime), reverse=True)
         return names[max(self.keep - 1, 0) :]
@@ -161,17 +157,13 @@ class Releases:
                     f"check llama_server_release_tag, or set llama_server_release_url to a mirror"
                 ) from error
             try:
-                _archive.verify(
-                    archive, self.sha256, "nothing was installed; correct llama_server_release_sha256"
-                )
+                _archive.verify(archive, self.sha256, "nothing was installed; correct llama_server_release_sha256")
                 _archive.unpack(archive, tree)
             except _archive.ArchiveError as error:
                 raise ReleaseError(str(error).replace(str(archive), self.url)) from error
             binary = find(tree)
             if binary is None:
-                raise ReleaseError(
-                    f"{self.url} holds no file {NAME}: set llama_server_release_url to one that does"
-                )
+                raise ReleaseError(f"{self.url} holds no file {NAME}: set llama_server_release_url to one that does")
             binary.chmod(0o755)
             if _binary.build_of(binary) is None:
                 raise ReleaseError(

@@ -51,7 +51,7 @@ def systemd_path(text: str) -> str:
     In double quotes, a backslash doubled; a double quote outside of them in single quotes. This one form is read back
     the same by all of systemd's ways to split words (docs/systemd.md).
     """
-    escaped = systemd_value(text).replace("\\", "\\\\").replace('"', "\"'\"'\"")
+    escaped = systemd_value(text).replace("\\", "\\\\").replace('"', '"\'"\'"')
     return f'"{escaped}"'
 
 

@@ -52,8 +52,15 @@ def test_what_a_profile_enables_in_its_order(entries, expected):
         ("z-*", (), "entry 2 (z-*)"),
         (
             "broken-q4_k_m",
-            [{"path": "/models/Broken-Q4_K_M.gguf", "code": "truncated", "reason": "it ends early"}],
-            "whose /models/Broken-Q4_K_M.gguf was set aside: it ends early",
+            [
+                {
+                    "id": "broken-q4_k_m",
+                    "path": "/models/B.gguf",
+                    "code": "truncated",
+                    "reason": "/models/B.gguf is short.",
+                }
+            ],
+            "set aside on gpu1: /models/B.gguf is short.",
         ),
     ],
 )
@@ -129,9 +136,12 @@ def test_an_instance_has_what_its_process_needs():
         "LLAMA_ARG_PORT": "8080",
         "LLAMA_ARG_THREADS": "8",
         "MAGI_CONFIG_HASH": instance.config_hash,
+        "MAGI_DISPLAY_NAME": "A-Q2_K",
         "MAGI_HOME": "/srv/magi",
         "MAGI_INSTANCE": "a-q2_k",
+        "MAGI_MODEL_ID": "a-q2_k",
         "MAGI_THREADS": "shared",
+        "MAGI_TIER": "Q2",
         "OMP_WAIT_POLICY": "passive",
     }
     assert instance.url == "http://127.0.0.1:8080"

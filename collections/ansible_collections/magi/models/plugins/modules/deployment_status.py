@@ -1,0 +1,39 @@
+#!/usr/bin/python
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: deployment_status
+short_description: Show what runs on all hosts of the play
+version_added: 0.1.0
+author:
+  - The magi.models maintainers (@magi-models)
+description:
+  - Gathers what M(magi.models.model_host_info) found on each host, as the role's verb C(status) registers it, and shows
+    it as one table. Runs on the controller; no host is touched.
+extends_documentation_fragment:
+  - magi.models.attributes
+  - magi.models.attributes.info_module
+options:
+  hosts:
+    description: The hosts to report on.
+    type: list
+    elements: str
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Show what runs
+  magi.models.deployment_status:
+    hosts: "{{ ansible_play_hosts_all }}"
+  run_once: true
+"""
+
+RETURN = r"""
+status:
+  description: What runs, in the shape of a report, with total_servers, ready_servers, servers and summary.
+  returned: always
+  type: dict
+"""
