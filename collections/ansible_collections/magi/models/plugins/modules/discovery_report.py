@@ -11,8 +11,9 @@ version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - Gathers what M(magi.models.model_registry) found on each host, as the role's verb C(discover) registers it, and
-    shows a table for each, what was set aside and why, and drift, which is one id with different content on different hosts.
+  - Gathers what M(magi.models.model_registry) found on each host, as the verb C(discover) registers it, and
+    shows a table for each, what was set aside and why, and drift, which is one id with different content on
+    different hosts.
   - Runs on the controller; no host is touched.
 extends_documentation_fragment:
   - magi.models.attributes
