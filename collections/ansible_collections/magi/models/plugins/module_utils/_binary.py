@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 # "version: 0.6.0-dev (build 11434, commit unknown)", before mid-2026 "version: 5123 (a1b2c3d)"
-_BUILD = re.compile(r"\(build (\d+)|^version: (\d+) \(", re.MULTILINE)
+_BUILD = re.compile(r"\(build (\d+)|^version: (\d+) \((?!build)", re.MULTILINE)
 
 
 class BinaryError(Exception):

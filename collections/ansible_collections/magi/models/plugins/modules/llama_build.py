@@ -303,10 +303,6 @@ class Build:
                 f"the build of llama.cpp {self.number} was left alone and stopped: run again to continue"
             )
 
-    def log_tail(self) -> list[str]:
-        """The last 20 lines of the log."""
-        return self.log.read_text(errors="replace").splitlines()[-20:] if self.log.is_file() else []
-
 
 def _cores() -> int:
     try:
@@ -319,6 +315,13 @@ def _pip() -> list[str]:
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     return [pip] if (pip := shutil.which("pip3")) else []
+
+
+def _tail(log: str | None) -> list[str]:
+    try:
+        return Path(log or "").read_text(errors="replace").splitlines()[-20:]
+    except OSError:
+        return []
 
 
 def _read_json(path: Path) -> dict | None:
@@ -374,9 +377,9 @@ def main() -> None:
                 build.log.unlink(missing_ok=True)
                 build.run(build.steps())  # again: another run may have built it while this one waited
     except (BuildError, _archive.ArchiveError, _binary.BinaryError) as error:
-        module.fail_json(msg=str(error), log_tail=build.log_tail() if "log" in result else [], **result)
+        module.fail_json(msg=str(error), log=result.get("log"), log_tail=_tail(result.get("log")))
     except OSError as error:
-        module.fail_json(msg=f"llama.cpp could not be built: {error}", log_tail=build.log_tail(), **result)
+        module.fail_json(msg=f"llama.cpp could not be built: {error}", log=result.get("log"))
     module.exit_json(**result)
 
 
