@@ -21,7 +21,7 @@ def build_of(path: Path) -> int | None:
     """Build number of the llama.cpp program at path; None when it is missing, doesn't run or tells none."""
     try:
         done = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, errors="replace", timeout=60
+            [path, "--version"], capture_output=True, check=False, text=True, errors="replace", timeout=60
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -128,7 +128,7 @@ class Build:
         self.package, self.version, self.sha256 = params["package"], params["version"], params["sha256"]
         self.path = Path(params["path"])
         self.targets = params["targets"]
-        self.number = self.version.split(".")[0]
+        self.number = self.version.partition(".")[0]
         if not self.number.isdigit():
             raise BuildError(
                 f"version {self.version!r} does not start with a llama.cpp build number, like 11434.0.0"
