@@ -105,13 +105,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils import _archive, _binary
+from ansible_collections.magi.models.plugins.module_utils import _archive, _binary, _command
 
 UNWATCHED_SECONDS = 60
 TOOLS = {"cmake": "cmake", "ninja": "ninja-build", "c++": "g++"}
@@ -274,26 +273,12 @@ class Build:
 
     def _run(self, argv: list, error: str) -> None:
         """Run a command into the log; stop it when nobody watches any more."""
-        with self.log.open("a") as log:
-            try:
-                # The command inherits the lock: even if this module is killed, no second build joins it.
-                process = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=[self._locked],
-                )
-            except OSError as failure:
-                raise BuildError(f"{error} ({failure})") from failure
-            try:
-                while process.poll() is None:
-                    self._check_watched()
-                    time.sleep(0.2)
-            finally:
-                process.terminate()
-                process.wait()
-        if process.returncode:
+        try:
+            # The command inherits the lock: even if this module is killed, no second build joins it.
+            status = _command.run_into(self.log, argv, self._locked, self._check_watched)
+        except OSError as failure:
+            raise BuildError(f"{error} ({failure})") from failure
+        if status:
             raise BuildError(error)
 
     def _check_watched(self) -> None:
