@@ -336,7 +336,7 @@ def test_source_with_another_checksum_is_not_unpacked(role, tmp_path):
     assert not (tmp_path / "cache/7/source").exists()
 
 
-PROGRAM = '#include <cstdio>\nint main() { std::puts("version: 0 (build 7, commit x)"); }\n'
+PROGRAM = '#include <cstdio>\nint main() { std::puts("version: 0.6.0-dev (build 7, commit x)"); }\n'
 
 
 def test_source_build_is_shown_kept_and_renewed_for_other_flags(role, tmp_path):

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 # "version: 0.6.0-dev (build 11434, commit unknown)", before mid-2026 "version: 5123 (a1b2c3d)"
-_BUILD = re.compile(r"\(build (\d+)|^version: (\d+) \(", re.MULTILINE)
+_BUILD = re.compile(r"\(build (\d+)|^version: (\d+) \((?!build)", re.MULTILINE)
 
 
 class BinaryError(Exception):
@@ -20,7 +20,9 @@ class BinaryError(Exception):
 def build_of(path: Path) -> int | None:
     """Build number of the llama.cpp program at path; None when it is missing, doesn't run or tells none."""
     try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, errors="replace", timeout=60)
+        done = subprocess.run(
+            [path, "--version"], capture_output=True, check=False, text=True, errors="replace", timeout=60
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     found = _BUILD.search(done.stdout + done.stderr)

@@ -105,13 +105,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils import _archive, _binary
+from ansible_collections.magi.models.plugins.module_utils import _archive, _binary, _command
 
 UNWATCHED_SECONDS = 60
 TOOLS = {"cmake": "cmake", "ninja": "ninja-build", "c++": "g++"}
@@ -128,7 +127,7 @@ class Build:
         self.package, self.version, self.sha256 = params["package"], params["version"], params["sha256"]
         self.path = Path(params["path"])
         self.targets = params["targets"]
-        self.number = self.version.split(".")[0]
+        self.number = self.version.partition(".")[0]
         if not self.number.isdigit():
             raise BuildError(f"version {self.version!r} does not start with a llama.cpp build number, like 11434.0.0")
         self.cache = Path(params["cache_dir"])
@@ -270,36 +269,18 @@ class Build:
 
     def _run(self, argv: list, error: str) -> None:
         """Run a command into the log; stop it when nobody watches any more."""
-        with self.log.open("a") as log:
-            try:
-                # The command inherits the lock: even if this module is killed, no second build joins it.
-                process = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=[self._locked],
-                )
-            except OSError as failure:
-                raise BuildError(f"{error} ({failure})") from failure
-            try:
-                while process.poll() is None:
-                    self._check_watched()
-                    time.sleep(0.2)
-            finally:
-                process.terminate()
-                process.wait()
-        if process.returncode:
+        try:
+            # The command inherits the lock: even if this module is killed, no second build joins it.
+            status = _command.run_into(self.log, argv, self._locked, self._check_watched)
+        except OSError as failure:
+            raise BuildError(f"{error} ({failure})") from failure
+        if status:
             raise BuildError(error)
 
     def _check_watched(self) -> None:
         """The action plugin touches the file; without it nobody would ever stop an abandoned build."""
         if time.time() - self.watched.stat().st_mtime > UNWATCHED_SECONDS:
             raise BuildError(f"the build of llama.cpp {self.number} was left alone and stopped: run again to continue")
-
-    def log_tail(self) -> list[str]:
-        """The last 20 lines of the log."""
-        return self.log.read_text(errors="replace").splitlines()[-20:] if self.log.is_file() else []
 
 
 def _cores() -> int:
@@ -313,6 +294,13 @@ def _pip() -> list[str]:
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     return [pip] if (pip := shutil.which("pip3")) else []
+
+
+def _tail(log: str | None) -> list[str]:
+    try:
+        return Path(log or "").read_text(errors="replace").splitlines()[-20:]
+    except OSError:
+        return []
 
 
 def _read_json(path: Path) -> dict | None:
@@ -368,9 +356,9 @@ def main() -> None:
                 build.log.unlink(missing_ok=True)
                 build.run(build.steps())  # again: another run may have built it while this one waited
     except (BuildError, _archive.ArchiveError, _binary.BinaryError) as error:
-        module.fail_json(msg=str(error), log_tail=build.log_tail() if "log" in result else [], **result)
+        module.fail_json(msg=str(error), log=result.get("log"), log_tail=_tail(result.get("log")))
     except OSError as error:
-        module.fail_json(msg=f"llama.cpp could not be built: {error}", log_tail=build.log_tail(), **result)
+        module.fail_json(msg=f"llama.cpp could not be built: {error}", log=result.get("log"))
     module.exit_json(**result)
 
 

@@ -167,8 +167,9 @@ class Releases:
             binary.chmod(0o755)
             if _binary.build_of(binary) is None:
                 raise ReleaseError(
-                    f"the {NAME} of {self.url} does not run here: choose another llama_server_release_platform, "
-                    f"install its libraries, or set llama_server_install_method to source"
+                    f"the {NAME} of {self.url} does not run here: choose another "
+                    f"llama_server_release_platform, install its libraries, "
+                    f"or set llama_server_install_method to source"
                 )
             os.sync()  # the rename below must not reach the disk before the files do
             tree.chmod(0o755)
