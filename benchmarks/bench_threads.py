@@ -40,7 +40,11 @@ PORTS = (18200, 18219)
 def planned(binary: Path, models: Path, folder: str) -> list[dict[str, str]]:
     """Return the environments that the plan gives to all models of the folder."""
     host = read_host(
-        llama_server_path=str(binary), home=folder, manager="supervisor", supervisord_path="supervisord", ports=range(*PORTS)
+        llama_server_path=str(binary),
+        home=folder,
+        manager="supervisor",
+        supervisord_path="supervisord",
+        ports=range(*PORTS),
     )
     found = discover([str(models)], f"{folder}/registry.json").registry
     plan = build_plan(
@@ -86,7 +90,13 @@ def healthy(port: int) -> bool:
 
 def generate(port: int, tokens: int) -> int:
     """Let the server generate ``tokens`` tokens; return how many it did."""
-    body = {"prompt": "Once upon a time", "n_predict": tokens, "ignore_eos": True, "temperature": 0, "cache_prompt": False}
+    body = {
+        "prompt": "Once upon a time",
+        "n_predict": tokens,
+        "ignore_eos": True,
+        "temperature": 0,
+        "cache_prompt": False,
+    }
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
@@ -125,7 +135,8 @@ def main() -> None:
             samples[name].append(measure(arguments.binary, environments, tokens))
             print(f"{name}: {samples[name][-1]}", file=sys.stderr)
     medians = {
-        name: {key: statistics.median(item[key] for item in items) for key in items[0]} for name, items in samples.items()
+        name: {key: statistics.median(item[key] for item in items) for key in items[0]}
+        for name, items in samples.items()
     }
     ours, theirs = medians.values()
     result: dict[str, Any] = {

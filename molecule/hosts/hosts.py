@@ -307,17 +307,13 @@ def say(text: str) -> None:
 
 def main() -> int:
     """Parse the command line and run the verb."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("up", help="bring the hosts up")
     verb.add_argument("count", nargs="?", type=int, metavar="N")
     verb.add_argument("--network", default="127.0.1", help="the hosts are NETWORK.1, .2 … (%(default)s)")
     verb.add_argument("--models", type=Path, default=CACHE / "models", help="as /models (%(default)s)")
-    verb.add_argument(
-        "--llama", type=Path, default=CACHE / "llama.cpp", help="as /opt/llama.cpp (%(default)s)"
-    )
+    verb.add_argument("--llama", type=Path, default=CACHE / "llama.cpp", help="as /opt/llama.cpp (%(default)s)")
     verbs.add_parser("inventory", help="print the path of the inventory")
     verb = verbs.add_parser("down", help="remove the hosts")
     verb.add_argument("--engine", action="store_true", help="stop the docker daemon too, if `up` started it")

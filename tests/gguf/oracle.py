@@ -17,10 +17,7 @@ CACHE = Path.home() / ".cache/magi/llama.cpp/11434"
 SOURCE = Path(os.environ.get("MAGI_LLAMA_CPP_SOURCE", CACHE / "source"))
 PROGRAM = Path(__file__).with_name("oracle.cpp")
 # ggml-base: what gguf.cpp needs to link.
-PARTS = (
-    "ggml.c ggml.cpp ggml-alloc.c ggml-backend.cpp ggml-backend-meta.cpp ggml-quants.c ggml-threading.cpp"
-    " gguf.cpp"
-)
+PARTS = "ggml.c ggml.cpp ggml-alloc.c ggml-backend.cpp ggml-backend-meta.cpp ggml-quants.c ggml-threading.cpp gguf.cpp"
 
 
 class OracleMissing(RuntimeError):
@@ -80,9 +77,7 @@ class Oracle:
     def __enter__(self) -> Oracle:
         return self
 
-    def __exit__(
-        self, _type: type | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _type: type | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
         self._process.communicate()
 
     def ask(self, command: str) -> str:

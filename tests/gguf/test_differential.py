@@ -133,13 +133,9 @@ def headers() -> list[bytes]:
     return [
         model(tensors=tensors, tokens=80),
         model(tensors=tensors, extra=[*every, *arrays], tokens=3),
-        build(
-            [("general.alignment", "u32", 64), *arrays], [Tensor("a", (3,)), Tensor("b", (2, 2))], align=64
-        ),
+        build([("general.alignment", "u32", 64), *arrays], [Tensor("a", (3,)), Tensor("b", (2, 2))], align=64),
         shard(2, 3),
-        build(
-            [("general.type", "str", "imatrix"), ("imatrix.datasets", "[str]", ["x"])], [Tensor("i", (4,))]
-        ),
+        build([("general.type", "str", "imatrix"), ("imatrix.datasets", "[str]", ["x"])], [Tensor("i", (4,))]),
     ]
 
 
@@ -212,9 +208,7 @@ def test_mutations(oracle, tmp_path, mutations, record_property):
     print(f"\n{mutations} mutations, slowest {slowest * 1000:.1f} ms of processor time:")
     for (mine, theirs), count in sorted(verdicts.items()):
         print(f"  {count:7} ours {mine}, llama.cpp {theirs}")
-    assert {"accept", "truncated", "tensor_offset", "key_duplicate", "tensor_type"} <= {
-        mine for mine, _ in verdicts
-    }
+    assert {"accept", "truncated", "tensor_offset", "key_duplicate", "tensor_type"} <= {mine for mine, _ in verdicts}
 
 
 def test_no_mutation_takes_much_memory(tmp_path):

@@ -2,17 +2,14 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.magi.models.plugins.module_utils._gguf import printable
 from ansible_collections.magi.models.plugins.module_utils._host import Host
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan, PlanError, Settings, build_plan
 from ansible_collections.magi.models.plugins.module_utils._profile import Profile
-
-SPEC = {name: {"type": "dict", "required": True} for name in ("profile", "registry", "host", "settings")}
+from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -25,33 +22,25 @@ def plan_lines(plan: Plan) -> list[str]:
     return lines + [f"  note: {printable(note)}" for note in plan.notes]
 
 
-class ActionModule(ActionBase):
-    """Decide what a host shall run, on the controller; see the module of the same name."""
+class ActionModule(ControllerAction):
+    """Decide what a host shall run; see the module of the same name."""
 
-    _requires_connection = False
-    TRANSFERS_FILES = False
+    SPEC = {name: {"type": "dict", "required": True} for name in ("profile", "registry", "host", "settings")}
+    ERRORS = (PlanError,)
 
-    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result = super().run(tmp, task_vars)
-        _checked, arguments = self.validate_argument_spec(SPEC)
+    def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         settings = arguments["settings"]
-        try:
-            plan = build_plan(
-                host_name=(task_vars or {})["inventory_hostname"],
-                profile=Profile.from_dict(arguments["profile"]),
-                registry=arguments["registry"],
-                host=Host.from_dict(arguments["host"]),
-                settings=Settings(
-                    port_range=tuple(settings["port_range"]),
-                    host=settings["host"],
-                    options=settings["options"],
-                    strict=settings["strict"],
-                ),
-            )
-        except PlanError as error:
-            raise AnsibleActionFail(str(error)) from None
-        Display().display("\n".join(plan_lines(plan)))
-        result.update(
-            changed=False, plan=plan.to_dict(), warnings=[printable(item) for item in (*plan.degraded, *plan.warnings)]
+        plan = build_plan(
+            host_name=task_vars["inventory_hostname"],
+            profile=Profile.from_dict(arguments["profile"]),
+            registry=arguments["registry"],
+            host=Host.from_dict(arguments["host"]),
+            settings=Settings(
+                port_range=tuple(settings["port_range"]),
+                host=settings["host"],
+                options=settings["options"],
+                strict=settings["strict"],
+            ),
         )
-        return result
+        self.show(plan_lines(plan))
+        return {"plan": plan.to_dict(), "warnings": [printable(item) for item in (*plan.degraded, *plan.warnings)]}

@@ -6,9 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError, write_atomic
 from ansible_collections.magi.models.plugins.module_utils._host import Host
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan
@@ -18,11 +15,7 @@ from ansible_collections.magi.models.plugins.module_utils._report import (
     failure,
     summary_lines,
 )
-
-SPEC = {
-    "path": {"type": "path"},
-    "hosts": {"type": "list", "elements": "str", "required": True},
-}
+from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
 
 
 def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
@@ -42,17 +35,20 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
     )
 
 
-class ActionModule(ActionBase):
-    """Gather, show and write the report on the controller; see the module of the same name."""
+def curl(url: str) -> str:
+    """Return a command that makes the server of ``url`` answer a question."""
+    question = json.dumps({"messages": [{"role": "user", "content": "What is the capital of France?"}]})
+    return f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{question}'"
 
-    _requires_connection = False
-    TRANSFERS_FILES = False
 
-    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result = super().run(tmp, task_vars)
-        _checked, arguments = self.validate_argument_spec(SPEC)
-        hostvars = (task_vars or {})["hostvars"]
-        hosts = [host_result(name, hostvars[name]) for name in arguments["hosts"]]
+class ActionModule(ControllerAction):
+    """Gather, show and write the report; see the module of the same name."""
+
+    SPEC = {"path": {"type": "path"}, "hosts": {"type": "list", "elements": "str", "required": True}}
+    ERRORS = (FileWriteError,)
+
+    def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
+        hosts = [host_result(name, task_vars["hostvars"][name]) for name in arguments["hosts"]]
         plans = [host.plan for host in hosts if host.plan]
         report = build_report(plans[0].profile if plans else "", hosts)
         lines = summary_lines(report)
@@ -60,22 +56,10 @@ class ActionModule(ActionBase):
         if ready:
             url = next(i.url for plan in plans for i in plan.instances if i.name == ready["instance"])
             lines += ["", f"Try it on {ready['host']}:", f"  {curl(url)}"]
-        Display().display("\n".join(["", *lines, ""]))
+        self.show(["", *lines, ""])
         if arguments["path"]:
-            try:
-                write_atomic(arguments["path"], json.dumps(report, indent=2).encode() + b"\n", 0o644)
-            except FileWriteError as error:
-                raise AnsibleActionFail(f"The report: {error}") from None
-        result.update(changed=False, report=report)
+            write_atomic(arguments["path"], json.dumps(report, indent=2).encode() + b"\n", 0o644)
         problem = failure(
             report, strict=any(plan.strict for plan in plans), degraded=any(plan.degraded for plan in plans)
         )
-        if problem:
-            result.update(failed=True, msg=problem)
-        return result
-
-
-def curl(url: str) -> str:
-    """Return a command that makes the server of ``url`` answer a question."""
-    question = json.dumps({"messages": [{"role": "user", "content": "What is the capital of France?"}]})
-    return f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{question}'"
+        return {"report": report, **({"failed": True, "msg": problem} if problem else {})}

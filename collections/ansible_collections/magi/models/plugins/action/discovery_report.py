@@ -2,40 +2,39 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.magi.models.plugins.module_utils._model import drift, table
+from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
 
 
-class ActionModule(ActionBase):
+def drift_lines(drifted: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return drift for people: each id, and which hosts have which content."""
+    lines = []
+    for item in drifted:
+        lines += ["", f"Drift: {item['id']} is not the same on all hosts:"]
+        lines += [
+            f"  {', '.join(variant['hosts'])}: {variant['size_bytes']} bytes, header {variant['fingerprint'][:12]}"
+            for variant in item["variants"]
+        ]
+    return lines
+
+
+class ActionModule(ControllerAction):
     """Show the models of all hosts, from what the verb discover registered; see the module of the same name."""
 
-    _requires_connection = False
-    TRANSFERS_FILES = False
+    SPEC = {"hosts": {"type": "list", "elements": "str", "required": True}}
 
-    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result = super().run(tmp, task_vars)
-        _checked, arguments = self.validate_argument_spec(
-            {"hosts": {"type": "list", "elements": "str", "required": True}}
-        )
-        hostvars = (task_vars or {})["hostvars"]
-        found = {name: hostvars[name].get("__model_server_registry") or {} for name in arguments["hosts"]}
-        known = {name: registry for name, registry in found.items() if "models" in registry}
+    def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
+        hosts = arguments["hosts"]
+        seen = {name: task_vars["hostvars"][name].get("__model_server_registry") or {} for name in hosts}
+        known = {name: registry for name, registry in seen.items() if "models" in registry}
         lines = []
-        for name in arguments["hosts"]:
-            lines += ["", f"{name}:"]
-            lines += table(known[name]) if name in known else ["not reachable, or it could not be scanned"]
-        drifted = drift({name: registry["models"] for name, registry in known.items()})
-        for item in drifted:
-            lines += ["", f"Drift: {item['id']} is not the same on all hosts:"]
-            lines += [
-                f"  {', '.join(variant['hosts'])}: {variant['size_bytes']} bytes, header {variant['fingerprint'][:12]}"
-                for variant in item["variants"]
-            ]
-        Display().display("\n".join([*lines, ""]))
-        result.update(
-            changed=False, models={name: registry["models"] for name, registry in known.items()}, drift=drifted
-        )
-        return result
+        for name in hosts:
+            found = table(known[name]) if name in known else ["not reachable, or it could not be scanned"]
+            lines += ["", f"{name}:", *found]
+        models = {name: registry["models"] for name, registry in known.items()}
+        drifted = drift(models)
+        self.show([*lines, *drift_lines(drifted), ""])
+        return {"models": models, "drift": drifted}

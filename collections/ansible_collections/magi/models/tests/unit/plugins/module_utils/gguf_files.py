@@ -110,14 +110,10 @@ def model(name="Test", arch="llama", file_type=15, extra=(), tensors=None, token
         (f"{arch}.attention.head_count_kv", "[u32]", [2, 0]),
         ("tokenizer.ggml.tokens", "[str]", [f"token{number}" for number in range(tokens)]),
     ]
-    return build(
-        [*pairs, *extra], tensors or [Tensor("a.weight", (8, 4)), Tensor("b.weight", (8,))], **options
-    )
+    return build([*pairs, *extra], tensors or [Tensor("a.weight", (8, 4)), Tensor("b.weight", (8,))], **options)
 
 
-def shard(
-    number: int, total: int, tensors: int = 2, first: bool | None = None, kind: str = "u16", **options
-) -> bytes:
+def shard(number: int, total: int, tensors: int = 2, first: bool | None = None, kind: str = "u16", **options) -> bytes:
     """Shard ``number`` (from 1) with one tensor, of a model of ``tensors`` tensors."""
     split = [
         ("split.no", kind, number - 1),

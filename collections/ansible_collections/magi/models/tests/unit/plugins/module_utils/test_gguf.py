@@ -185,8 +185,7 @@ COUNTS = [1, 63, 64, 65, 1025, 3000]
 )
 def test_string_arrays_of_any_lengths_end_where_they_end(tmp_path, lengths, count):
     strings = [
-        b"\x05\0\0\0\0\0\0\0"[: lengths[n % len(lengths)]].ljust(lengths[n % len(lengths)], b"x")
-        for n in range(count)
+        b"\x05\0\0\0\0\0\0\0"[: lengths[n % len(lengths)]].ljust(lengths[n % len(lengths)], b"x") for n in range(count)
     ]
     data = build([("a", "[str]", strings), ("behind", "u32", 4711)])
     assert read_header(write(tmp_path / "s.gguf", data)).metadata["behind"] == 4711
@@ -195,9 +194,7 @@ def test_string_arrays_of_any_lengths_end_where_they_end(tmp_path, lengths, coun
 
 
 def test_arrays_are_kept_only_if_small(tmp_path):
-    data = build(
-        [("small", "[i8]", [-1, 0, 1]), ("words", "[str]", ["a", "bc"]), ("large", "[u8]", [0] * 1025)]
-    )
+    data = build([("small", "[i8]", [-1, 0, 1]), ("words", "[str]", ["a", "bc"]), ("large", "[u8]", [0] * 1025)])
     metadata = read_header(write(tmp_path / "a.gguf", data)).metadata
     assert metadata["small"] == Array("i8", 3, (-1, 0, 1))
     assert metadata["words"] == Array("str", 2, ("a", "bc"))
@@ -214,9 +211,7 @@ def test_what_is_kept_is_bounded_whatever_the_file_holds(tmp_path):
 
 def test_invalid_utf_8_and_control_characters_in_values_are_no_fault(tmp_path):
     data = build([("general.name", "str", b"\xff\0{{ x }}\n\x1b[31m")])
-    assert (
-        read_header(write(tmp_path / "n.gguf", data)).metadata["general.name"] == "\ufffd\0{{ x }}\n\x1b[31m"
-    )
+    assert read_header(write(tmp_path / "n.gguf", data)).metadata["general.name"] == "\ufffd\0{{ x }}\n\x1b[31m"
 
 
 def test_the_fingerprint_is_of_the_header(tmp_path):
@@ -224,10 +219,7 @@ def test_the_fingerprint_is_of_the_header(tmp_path):
         return read_header(write(tmp_path / "f.gguf", data)).fingerprint
 
     assert fingerprint(model(fill=b"\0")) == fingerprint(model(fill=b"\1"))
-    prints = {
-        fingerprint(model(**options))
-        for options in ({}, {"name": "Other"}, {"file_type": 2}, {"arch": "qwen3"})
-    }
+    prints = {fingerprint(model(**options)) for options in ({}, {"name": "Other"}, {"file_type": 2}, {"arch": "qwen3"})}
     assert len(prints) == 4
     assert fingerprint(model(tensors=[Tensor("z", (8, 4)), Tensor("b.weight", (8,))])) not in prints
 
