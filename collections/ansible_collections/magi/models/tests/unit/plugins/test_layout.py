@@ -31,6 +31,7 @@ ORDER = [
     "_report",
     "_probe",
     "_apply",
+    "_command",
     "_archive",
     "_binary",
 ]
