@@ -71,7 +71,7 @@ e2e: prepare $(VENV)/dev.stamp ## End-to-end tests on the real llama-server
 lint: $(VENV)/dev.stamp ## ruff, ansible-lint, changelog and documentation
 	ruff check .
 	ruff format --check .
-	ansible-lint --offline --profile production
+	ansible-lint
 	cd $(COLLECTION)
 	antsibull-changelog lint
 	antsibull-docs lint-collection-docs --plugin-docs .

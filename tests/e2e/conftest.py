@@ -171,5 +171,6 @@ def deployment(tmp_path: Path):
     value.models.mkdir()
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
     yield value
+    value.environment = {}
     run = value.play("teardown")
     assert run.code == 0, run.output
