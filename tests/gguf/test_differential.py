@@ -31,7 +31,7 @@ STRICTER = {
     "key": "names with a control character, not UTF-8, or longer than the specification allows: llama.cpp "
     "asks for none of them, and they would break logs and reports",
     "tensor_name": "names with a NUL byte, which llama.cpp cuts short",
-    "key_type": "split.no and split.tensors.count of the wrong type also where split.count is 1: in a shard "
+    "key_type": "split.no and split.tensors.count of the wrong type where llama.cpp does not look: in a shard "
     "this makes llama-server abort",
     "count": "more than 65,536 keys or 262,144 tensors, so that memory is bounded",
     "tensor_size": "sizes beyond 2^64 bytes, which llama.cpp computes modulo 2^64",

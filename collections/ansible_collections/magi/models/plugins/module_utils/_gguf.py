@@ -288,6 +288,11 @@ def _parse(cursor: _Cursor, status: os.stat_result) -> Header:
     version, tensor_count, key_count = _parse_counts(cursor)
     digest = hashlib.sha256()
     metadata = _parse_metadata(cursor, key_count, digest)
+    if metadata.get("split.count", 0) > 1:
+        # The loader asks every shard for the one, the first for the other as well.
+        for key in ("split.no", "split.tensors.count")[: 2 if metadata.get("split.no") == 0 else 1]:
+            if key not in metadata:
+                raise _corrupt("key_missing", f"it is a shard and has no key {key!r}")
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     if alignment & (alignment - 1) or not alignment:
         raise _corrupt("alignment", f"general.alignment is {alignment}, not a power of two")
