@@ -78,7 +78,7 @@ _SCALARS: Mapping[int, tuple[str, struct.Struct]] = {
     11: ("i64", struct.Struct("<q")),
     12: ("f64", struct.Struct("<d")),
 }
-_TYPE_NAMES = {**{key: name for key, (name, _) in _SCALARS.items()}, STRING: "str", ARRAY: "arr"}
+_TYPE_NAMES = {**{key: scalar[0] for key, scalar in _SCALARS.items()}, STRING: "str", ARRAY: "arr"}
 
 # Keys that llama-server reads with a fixed type; another one makes it throw or abort
 # (src/llama-model-loader.cpp, GGUFMeta::GKV::get_kv and gguf_get_val_u16).

@@ -411,9 +411,9 @@ def test_without_processes_it_reads_serially(tmp_path, monkeypatch):
 def corruptions(data):
     """Damaged registry files, and the code each must be recognised by."""
     rng = random.Random(11)
-    for size in {0, 1, len(data) // 2, len(data) - 1, *(rng.randrange(len(data)) for _ in range(20))}:
+    for size in {0, 1, len(data) // 2, len(data) - 1, *(rng.randrange(len(data)) for _number in range(20))}:
         yield data[:size], {"corrupt"}
-    for _ in range(300):
+    for _round in range(300):
         at = rng.randrange(len(data))
         yield data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :], {"corrupt", "schema"}
     yield data + b" ", {"corrupt"}
@@ -477,7 +477,7 @@ def test_kill_9_at_any_moment_leaves_a_valid_registry(tmp_path, registry_path):
     save(registry_path, one)
     rng = random.Random(3)
     seen = set()
-    for _ in range(60):
+    for _round in range(60):
         ready, started = os.pipe()
         child = os.fork()
         if child == 0:
