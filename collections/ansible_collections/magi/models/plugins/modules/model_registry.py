@@ -105,7 +105,7 @@ models:
       type: str
       sample: /models/DeepSeek-R1-Qwen3-8B-Q2_K.gguf
     files:
-      description: All shards in order, or the one file, with size in bytes and modification time in nanoseconds.
+      description: All shards in order, or the one file; sizes in bytes, times in nanoseconds.
       returned: always
       type: list
       elements: dict
