@@ -48,10 +48,14 @@ static bool loader_accepts(const gguf_context * gguf, uint64_t file_size) {
     if (count >= 0 && gguf_get_val_u16(gguf, count) > 1) {
         const int64_t number = gguf_find_key(gguf, "split.no");
         const int64_t total  = gguf_find_key(gguf, "split.tensors.count");
-        if (!type_is(gguf, "split.tensors.count", GGUF_TYPE_INT32) || total < 0 || number < 0) {
+        if (number < 0) {
             return false;
         }
-        gguf_get_val_u16(gguf, number);  // aborts for another type, as for a later shard
+        // Aborts for another type, as for a later shard.
+        if (gguf_get_val_u16(gguf, number) == 0 &&
+            (total < 0 || gguf_get_kv_type(gguf, total) != GGUF_TYPE_INT32)) {
+            return false;
+        }
     }
     std::set<std::string> names;
     for (int64_t i = 0; i < gguf_get_n_tensors(gguf); ++i) {

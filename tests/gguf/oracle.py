@@ -72,7 +72,10 @@ class Oracle:
 
     def __init__(self) -> None:
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen([build()], stdin=pipe, stdout=pipe, text=True, bufsize=1)
+        quiet = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # an abort would start a debugger
+        self._process = subprocess.Popen(
+            [build()], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, bufsize=1, env=quiet
+        )
 
     def __enter__(self) -> Oracle:
         return self

@@ -78,7 +78,7 @@ _SCALARS: Mapping[int, tuple[str, struct.Struct]] = {
     11: ("i64", struct.Struct("<q")),
     12: ("f64", struct.Struct("<d")),
 }
-_TYPE_NAMES = {**{key: name for key, (name, _) in _SCALARS.items()}, STRING: "str", ARRAY: "arr"}
+_TYPE_NAMES = {**{key: scalar[0] for key, scalar in _SCALARS.items()}, STRING: "str", ARRAY: "arr"}
 
 # Keys that llama-server reads with a fixed type; another one makes it throw or abort
 # (src/llama-model-loader.cpp, GGUFMeta::GKV::get_kv and gguf_get_val_u16).
@@ -274,6 +274,11 @@ def _parse(cursor: _Cursor, status: os.stat_result) -> Header:
     version, tensor_count, key_count = _parse_counts(cursor)
     digest = hashlib.sha256()
     metadata = _parse_metadata(cursor, key_count, digest)
+    if metadata.get("split.count", 0) > 1:
+        # The loader asks every shard for the one, the first for the other as well.
+        for key in ("split.no", "split.tensors.count")[: 2 if metadata.get("split.no") == 0 else 1]:
+            if key not in metadata:
+                raise _corrupt("key_missing", f"it is a shard and has no key {key!r}")
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     if alignment & (alignment - 1) or not alignment:
         raise _corrupt("alignment", f"general.alignment is {alignment}, not a power of two")

@@ -115,7 +115,7 @@ def _walk_folder(
 
 def _is_partial(name: str, folder: str) -> bool:
     """Whether a lower-case name is that of an unfinished GGUF download."""
-    base, _, suffix = name.rpartition(".")
+    base, _dot, suffix = name.rpartition(".")
     in_hugging_face_blobs = folder.endswith("/blobs") and "/models--" in folder
     return suffix in _PARTIAL and (base.endswith(".gguf") or (suffix == "incomplete" and in_hugging_face_blobs))
 
@@ -164,7 +164,7 @@ def _qualifiers(names: tuple[str, ...]) -> tuple[str, ...]:
     if len(names) >= 3 and "snapshots" in names:
         at = names.index("snapshots")
         if names[at - 1].startswith("models--") and at + 1 < len(names):
-            organization, _, repository = names[at - 1][len("models--") :].partition("--")
+            organization, _dashes, repository = names[at - 1][len("models--") :].partition("--")
             return (*reversed(names[at + 2 :]), repository, organization, names[at + 1][:8])
     return tuple(reversed(names))
 
@@ -216,7 +216,7 @@ def _layers(path: str) -> list[tuple[str, str]]:
         raise ValueError(path)
     layers = []
     for layer in json.loads(Path(path).read_bytes())["layers"]:
-        prefix, _, kind = layer["mediaType"].rpartition(".")
+        prefix, _dot, kind = layer["mediaType"].rpartition(".")
         if prefix == "application/vnd.ollama.image" and kind in ("model", "projector", "adapter"):
             match = _BLOB.fullmatch(layer["digest"])  # a digest is hostile too: it becomes part of a path
             if not match:

@@ -432,7 +432,7 @@ def shard_fault(members: Sequence[Entry], total: int, refused: Sequence[Rejected
             return "shard_misnumbered", (
                 f"is mixed up: the file named shard {number} says that it has {said}; give the shards back their names"
             )
-    if len({entry.facts.split_tensors for entry in members}) > 1 or members[0].facts.split_tensors is None:
+    if len({entry.facts.split_tensors for entry in members} - {None}) != 1:
         return "shard_mixed", "is mixed up: its shards are of different models; download the whole set anew"
     names = "".join(entry.facts.tensor_names for entry in members)
     each = Counter(names[start : start + 8] for start in range(0, len(names), 8))

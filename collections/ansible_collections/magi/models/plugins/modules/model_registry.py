@@ -78,51 +78,152 @@ models:
   returned: success
   type: list
   elements: dict
-  sample:
-    - id: deepseek-r1-qwen3-8b-q2_k
-      display_name: DeepSeek R1 Qwen3 8B (Q2_K)
-      quantization: Q2_K
-      tier: Q2
-      path: /models/DeepSeek-R1-Qwen3-8B-Q2_K.gguf
-      files:
-        - path: /models/DeepSeek-R1-Qwen3-8B-Q2_K.gguf
-          size: 3281730464
-          mtime_ns: 1738911764000000000
-      size_bytes: 3281730464
-      architecture: qwen3
-      parameter_count: 8190735360
-      context_length: 131072
-      shape: {block_count: 36, embedding_length: 4096, head_count: 32, head_count_kv: 8, vocab_size: 151936}
-      mmproj: null
-      duplicates: []
-      fingerprint: a5da80e734e91162d95307a82b176fb7ba6f899dc26606e3defb6619ad938406
-      sha256: null
+  contains:
+    id:
+      description: What profiles call the model; unique.
+      returned: always
+      type: str
+      sample: deepseek-r1-qwen3-8b-q2_k
+    display_name:
+      description: The name that the file gives itself, and the quantization.
+      returned: always
+      type: str
+      sample: DeepSeek R1 Qwen3 8B (Q2_K)
+    quantization:
+      description: The quantization, or C(unknown) with its number.
+      returned: always
+      type: str
+      sample: Q2_K
+    tier:
+      description: The bits of the quantization.
+      returned: always
+      type: str
+      sample: Q2
+    path:
+      description: What llama-server is given, the file or the first shard.
+      returned: always
+      type: str
+      sample: /models/DeepSeek-R1-Qwen3-8B-Q2_K.gguf
+    files:
+      description: All shards in order, or the one file; sizes in bytes, times in nanoseconds.
+      returned: always
+      type: list
+      elements: dict
+      sample:
+        - {path: /models/DeepSeek-R1-Qwen3-8B-Q2_K.gguf, size: 3281730464, mtime_ns: 1738911764000000000}
+    size_bytes:
+      description: Size of all files.
+      returned: always
+      type: int
+      sample: 3281730464
+    architecture:
+      description: The architecture.
+      returned: always
+      type: str
+      sample: qwen3
+    parameter_count:
+      description: Number of elements of all tensors.
+      returned: always
+      type: int
+      sample: 8190735360
+    context_length:
+      description: Tokens that the model was trained for; null if the file does not say.
+      returned: always
+      type: int
+      sample: 131072
+    shape:
+      description: What an estimate of its memory needs; null where the file does not say.
+      returned: always
+      type: dict
+      sample: {block_count: 36, embedding_length: 4096, head_count: 32, head_count_kv: 8, vocab_size: 151936}
+    mmproj:
+      description: The projector to serve it with, or null.
+      returned: always
+      type: str
+      sample: /models/mmproj-F16.gguf
+    duplicates:
+      description: Paths of byte-identical copies.
+      returned: always
+      type: list
+      elements: str
+      sample: []
+    fingerprint:
+      description: SHA-256 of metadata and tensor table, without the elements of long arrays.
+      returned: always
+      type: str
+      sample: a5da80e734e91162d95307a82b176fb7ba6f899dc26606e3defb6619ad938406
+    sha256:
+      description: SHA-256 of the content; of several shards that of their digests. Null if never computed.
+      returned: always
+      type: str
+      sample: b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 companions:
-  description:
-    - Files that serve models and are none.
-    - RV(companions[].kind) is V(mmproj), V(adapter) or V(control_vector).
+  description: Files that serve models and are none.
   returned: success
   type: list
   elements: dict
-  sample:
-    - path: /models/mmproj-F16.gguf
-      kind: mmproj
-      name: Gemma 3 4B
-      architecture: clip
-      size_bytes: 851251104
-      models: [gemma-3-4b-q4_k_m]
-      reason: >-
-        /models/mmproj-F16.gguf is a projector and no model by itself: it is served with gemma-3-4b-q4_k_m.
+  contains:
+    path:
+      description: The file.
+      returned: always
+      type: str
+      sample: /models/mmproj-F16.gguf
+    kind:
+      description: V(mmproj), V(adapter) or V(control_vector).
+      returned: always
+      type: str
+      sample: mmproj
+    name:
+      description: The name that the file gives itself, else the file's.
+      returned: always
+      type: str
+      sample: Gemma 3 4B
+    architecture:
+      description: The architecture, or null.
+      returned: always
+      type: str
+      sample: clip
+    size_bytes:
+      description: Its size.
+      returned: always
+      type: int
+      sample: 851251104
+    models:
+      description: Ids of the models it is served with.
+      returned: always
+      type: list
+      elements: str
+      sample: [gemma-3-4b-q4_k_m]
+    reason:
+      description: Why it is no model, as a sentence.
+      returned: always
+      type: str
 rejected:
-  description: Files that cannot be served, each with a stable code and a sentence.
+  description: Files that cannot be served.
   returned: success
   type: list
   elements: dict
-  sample:
-    - id: llama-70b
-      path: /models/llama-70b.gguf
-      code: truncated
-      reason: >-
+  contains:
+    id:
+      description: The id that a model of this name had; not unique.
+      returned: always
+      type: str
+      sample: llama-70b
+    path:
+      description: The file.
+      returned: always
+      type: str
+      sample: /models/llama-70b.gguf
+    code:
+      description: Why, as a stable word.
+      returned: always
+      type: str
+      sample: truncated
+    reason:
+      description: Why, and what to do, as a sentence.
+      returned: always
+      type: str
+      sample: >-
         /models/llama-70b.gguf is incomplete: it needs at least 42520393472 bytes and has 1048576;
         wait for the download to end, or download it again.
 source:

@@ -61,6 +61,8 @@ BAD = {
     "split.no of the wrong type": ("key_type", build([("split.no", "u32", 0)])),
     "split.count of the wrong type": ("key_type", build([("split.count", "i32", 2)])),
     "split.tensors.count of the wrong type": ("key_type", build([("split.tensors.count", "u32", 2)])),
+    "shard without number": ("key_missing", build([("split.count", "u16", 2)])),
+    "first shard without total": ("key_missing", build([("split.count", "u16", 2), ("split.no", "u16", 0)])),
     "tensor name of 64 bytes": ("tensor_name", build([], [Tensor("n" * 64, (1,))])),
     "tensor name with NUL": ("tensor_name", build([], [Tensor("a\0b", (1,))])),
     "tensor of 5 dimensions": ("tensor_dims", build([], [Tensor("a", (1,) * 4, dims=5)])),
@@ -128,6 +130,7 @@ GOOD = {
     "alignment 1": build([(ALIGN, "u32", 1)], [Tensor("a", (3,)), Tensor("b", (3,))], align=1),
     "padding behind the last tensor missing": build([], [Tensor("a", (1,))])[:-28],
     "more bytes than needed": build([], [Tensor("a", (1,))]) + b"more",
+    "later shard without total": build([("split.count", "u16", 2), ("split.no", "u16", 1)]),
     "unknown file_type": build([("general.file_type", "u32", 4711)]),
 }
 

@@ -1,0 +1,119 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The modules as Ansible runs them: a process, arguments on standard input, one JSON result."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ansible_collections.magi.models.plugins.modules import gguf_info, model_registry
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import build, model, write
+
+
+def run(module, check=False, diff=False, verbosity=0, **options):
+    """Run a module with ``options``; its result."""
+    control = {"_ansible_check_mode": check, "_ansible_diff": diff, "_ansible_verbosity": verbosity}
+    arguments = json.dumps({"ANSIBLE_MODULE_ARGS": {**options, **control}})
+    program = (
+        "import sys; sys.path[:0] = sys.argv.pop().split(':')\n"
+        f"from {module.__name__} import main\n"
+        "from ansible.module_utils import basic\n"
+        "basic._ANSIBLE_PROFILE = 'legacy'\n"
+        "main()"
+    )
+    path = ":".join(entry for entry in sys.path if entry)
+    result = subprocess.run(
+        [sys.executable, "-c", program, path], input=arguments, capture_output=True, text=True, check=False
+    )
+    assert result.stdout, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def options(tmp_path):
+    write(tmp_path / "m/a-Q4_0.gguf", model("{{ lookup('pipe', 'touch X') }}", file_type=2))
+    write(tmp_path / "m/cut.gguf", model()[:-1])
+    return {"scan_paths": [str(tmp_path / "m")], "registry_path": str(tmp_path / "new" / "registry.json")}
+
+
+def test_check_then_real_then_again_then_check_again(options):
+    """changed, changed, ok, ok; and check mode returns what the real run does, and writes nothing."""
+    first = run(model_registry, check=True, diff=True, **options)
+    assert not Path(options["registry_path"]).exists()
+    second = run(model_registry, diff=True, **options)
+    third = run(model_registry, diff=True, **options)
+    fourth = run(model_registry, check=True, diff=True, **options)
+    assert [result["changed"] for result in (first, second, third, fourth)] == [True, True, False, False]
+    assert first["diff"] == second["diff"]
+    assert third["diff"]["before"] == third["diff"]["after"] == second["diff"]["after"]
+    for key in ("models", "companions", "rejected", "scan_paths", "table"):
+        assert first[key] == second[key] == third[key] == fourth[key]
+    assert [(result["source"], result["reason"]) for result in (second, third)] == [
+        ("scan", "registry missing"),
+        ("cache", None),
+    ]
+    assert any("scanning and creating" in str(warning) for warning in second["warnings"])
+
+
+def test_what_it_returns(options):
+    result = run(model_registry, **options)
+    (found,) = result["models"]
+    assert found["id"] == "a-q4_0"
+    assert found["display_name"] == "{{ lookup('pipe', 'touch X') }} (Q4_0)"
+    assert found["tier"] == "Q4"
+    assert [item["code"] for item in result["rejected"]] == ["truncated"]
+    assert result["registry_path"] == options["registry_path"]
+    assert result["table"][0].startswith("ID ")
+    assert "progress" not in result
+
+
+def test_verbose_runs_report_progress(options):
+    assert run(model_registry, verbosity=1, **options)["progress"][0].startswith("found 2 files")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"scan_paths": ["/nowhere"]}, "None of the folders to scan exists: /nowhere"),
+        ({"registry_path": "/dev/null/registry.json"}, "/dev/null"),
+        ({"registry_path": "/proc/registry.json"}, "Cannot write /proc/registry.json"),
+    ],
+)
+def test_failures_are_one_sentence(options, change, expected):
+    result = run(model_registry, **{**options, **change})
+    assert result["failed"]
+    assert expected in result["msg"]
+    assert "Traceback" not in result["msg"]
+
+
+def test_a_missing_folder_is_a_warning(options):
+    options["scan_paths"].append("/nowhere")
+    result = run(model_registry, **options)
+    assert "failed" not in result
+    assert any("/nowhere" in str(warning) for warning in result["warnings"])
+
+
+def test_gguf_info_tells_facts_and_faults(tmp_path):
+    good = write(
+        tmp_path / "good.gguf", model(extra=[("nan", "f32", float("nan")), ("list", "[f32]", [float("inf")])])
+    )
+    bad = write(tmp_path / "bad.gguf", b"junk")
+    plain = write(tmp_path / "plain-Q4_0.gguf", build())
+    result = run(gguf_info, paths=[good, bad, plain])
+    assert not result["changed"]
+    first, second, third = result["files"]
+    assert (first["path"], first["code"], first["quantization"], first["tier"]) == (
+        good,
+        None,
+        "Q4_K_M",
+        "Q4",
+    )
+    assert first["metadata"]["nan"] == "nan"
+    assert first["metadata"]["list"] == {"type": "f32", "length": 1, "values": ["inf"]}
+    assert first["parameter_count"] == 40
+    assert (second["code"], second["error"].split()[0]) == ("magic", bad)
+    assert third["quantization"] == "Q4_0"
