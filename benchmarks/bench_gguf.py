@@ -73,9 +73,7 @@ def synthetic(tokens: int, merges: int, layers: int, name: str = "Synthetic", se
     ]
     if not merges:
         pairs[-1] = ("tokenizer.ggml.scores", "[f32]", [0.0] * tokens)
-    table = [
-        Tensor(f"blk.{layer}.part{part}.weight", (64, 64)) for layer in range(layers) for part in range(9)
-    ]
+    table = [Tensor(f"blk.{layer}.part{part}.weight", (64, 64)) for layer in range(layers) for part in range(9)]
     return build(pairs, table, data=False)
 
 
@@ -182,12 +180,8 @@ def compare_scans(folder: Path, counts: list[int], server: str | None) -> list[d
             write_sparse(models / f"model-{number:05}-Q4_K_M.gguf", named, 30)
         made = count
         registry = folder / f"registry-{count}.json"
-        cold = seconds(
-            lambda registry=registry: save(str(registry), discover([str(models)], str(registry)).registry)
-        )
-        warm = [
-            seconds(lambda registry=registry: discover([str(models)], str(registry))) for _ in range(ROUNDS)
-        ]
+        cold = seconds(lambda registry=registry: save(str(registry), discover([str(models)], str(registry)).registry))
+        warm = [seconds(lambda registry=registry: discover([str(models)], str(registry))) for _ in range(ROUNDS)]
         outcome = discover([str(models)], str(registry))
         assert (len(outcome.registry.models), outcome.source) == (count, "cache")
         rows.append(
@@ -271,11 +265,7 @@ def tables(result: dict) -> str:
     ]
     for row in result["scans"]:
         up = row["router_seconds"]
-        shown = (
-            "not measured"
-            if "router" in result["left_out"]
-            else f"not within {row['router_patience_seconds']} s"
-        )
+        shown = "not measured" if "router" in result["left_out"] else f"not within {row['router_patience_seconds']} s"
         lines.append(
             f"| {row['models']:,} | {row['cold_seconds']:.2f} s "
             f"| {row['warm_seconds']['median'] * 1000:.0f} ms "

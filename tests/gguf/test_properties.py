@@ -30,9 +30,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=30)
-SHARD_NAMES = st.builds(
-    "{}-{:05}-of-{:05}".format, st.sampled_from("ab"), st.integers(0, 3), st.integers(0, 3)
-)
+SHARD_NAMES = st.builds("{}-{:05}-of-{:05}".format, st.sampled_from("ab"), st.integers(0, 3), st.integers(0, 3))
 SMALL = st.none() | st.integers(0, 4)
 FACTS = st.builds(
     Facts,

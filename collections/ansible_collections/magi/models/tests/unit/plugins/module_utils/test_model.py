@@ -45,9 +45,7 @@ FACTS = Facts(
 def entry(path, size=100, inode=None, sha256=None, **facts):
     folder = path.rpartition("/")[0]
     stem = _model.stem(path)
-    file = File(
-        path, size, 1, inode or hash(path), 1, stem, folder, tuple(reversed(folder.strip("/").split("/")))
-    )
+    file = File(path, size, 1, inode or hash(path), 1, stem, folder, tuple(reversed(folder.strip("/").split("/"))))
     return Entry(file, replace(FACTS, **facts), sha256)
 
 
@@ -363,9 +361,7 @@ def variant(size=1, fingerprint="a", sha256=None):
 )
 def test_drift(hosts, expected):
     found = drift({host: [model] for host, model in hosts.items()})
-    assert [[item["hosts"] for item in each["variants"]] for each in found] == (
-        [expected] if expected else []
-    )
+    assert [[item["hosts"] for item in each["variants"]] for each in found] == ([expected] if expected else [])
     assert all(each["id"] == "x" for each in found)
 
 
@@ -386,6 +382,4 @@ def test_the_table_lists_models_and_what_was_set_aside():
 
 
 def test_an_empty_table_has_its_head():
-    assert table({"models": [], "companions": [], "rejected": []}) == [
-        "ID  TIER  SIZE  PARAMETERS  CONTEXT  PATH"
-    ]
+    assert table({"models": [], "companions": [], "rejected": []}) == ["ID  TIER  SIZE  PARAMETERS  CONTEXT  PATH"]

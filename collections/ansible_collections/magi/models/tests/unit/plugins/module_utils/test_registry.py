@@ -239,7 +239,7 @@ def test_hostile_file_names_keep_their_exact_path(tmp_path, name):
 
 
 def test_a_file_name_that_is_not_utf_8_is_rejected_by_name(tmp_path):
-    with open(os.fsencode(tmp_path / "m") + b"/bad-\xff.gguf", "wb") as file:  # noqa: PTH123  bytes
+    with open(os.fsencode(tmp_path / "m") + b"/bad-\xff.gguf", "wb") as file:
         file.write(model())
     registry = parse(dump(scan(tmp_path / "m")), "x")
     (item,) = registry.rejected
@@ -271,9 +271,7 @@ def test_scan_paths_may_overlap_and_be_files_and_be_missing(tmp_path):
     path = write(tmp_path / "m/sub/x-Q4_0.gguf", model())
     (tmp_path / "m/link").symlink_to("sub")
     folder = str(tmp_path / "m")
-    outcome = discover(
-        [folder, f"{folder}/sub", f"{folder}/../m", path, f"{folder}/none"], f"{folder}/no.json"
-    )
+    outcome = discover([folder, f"{folder}/sub", f"{folder}/../m", path, f"{folder}/none"], f"{folder}/no.json")
     assert [item["path"] for item in outcome.registry.models] == [path]
     assert any(f"{folder}/none" in warning for warning in outcome.warnings)
     with pytest.raises(ScanError, match="/none1, /none2"):
@@ -288,9 +286,7 @@ def test_copies_are_one_model_and_look_alikes_are_not(tmp_path):
     data = bytearray(model(tensors=tensors, fill=b"\1"))
     data[-200_000] ^= 1  # outside the samples
     write(tmp_path / "m/d.gguf", bytes(data))
-    found = {
-        item["id"]: [Path(path).name for path in item["duplicates"]] for item in scan(tmp_path / "m").models
-    }
+    found = {item["id"]: [Path(path).name for path in item["duplicates"]] for item in scan(tmp_path / "m").models}
     assert found == {"a-q4_k_m": ["b.gguf"], "c-q4_k_m": [], "d-q4_k_m": []}
 
 

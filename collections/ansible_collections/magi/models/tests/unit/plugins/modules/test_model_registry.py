@@ -98,9 +98,7 @@ def test_a_missing_folder_is_a_warning(options):
 
 
 def test_gguf_info_tells_facts_and_faults(tmp_path):
-    good = write(
-        tmp_path / "good.gguf", model(extra=[("nan", "f32", float("nan")), ("list", "[f32]", [float("inf")])])
-    )
+    good = write(tmp_path / "good.gguf", model(extra=[("nan", "f32", float("nan")), ("list", "[f32]", [float("inf")])]))
     bad = write(tmp_path / "bad.gguf", b"junk")
     plain = write(tmp_path / "plain-Q4_0.gguf", build())
     result = run(gguf_info, paths=[good, bad, plain])

@@ -1,0 +1,108 @@
+"""The README's commands, run in their order as a stranger would: in a fresh clone of what is committed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import MODELS, ROOT, alive, ask
+
+pytestmark = pytest.mark.e2e
+
+
+class Stranger:
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def run(self, command: str, code: int = 0) -> str:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MODEL_", "MAGI_", "ANSIBLE_", "MAKE"))}
+        result = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == code, f"{command}\n{result.stdout}"
+        assert "Traceback" not in result.stdout
+        return result.stdout
+
+    def servers(self) -> dict[str, dict]:
+        report = json.loads((self.folder / "data" / "report.json").read_text())
+        assert report["ready_servers"] == report["total_servers"] > 0
+        return {server["instance"]: server for server in report["servers"]}
+
+
+def changed(output: str) -> int:
+    return sum(int(number) for number in re.findall(r"changed=(\d+)", output))
+
+
+@pytest.fixture
+def stranger(tmp_path: Path):
+    folder = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    # The virtual environment is the only thing that is not made anew: CI has just made it the same way.
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    value = Stranger(folder)
+    yield value
+    value.run("make down")
+
+
+def test_the_readme_s_commands_in_their_order(stranger: Stranger, tmp_path: Path):
+    up = stranger.run("make up")
+    servers = stranger.servers()
+    assert len(servers) == 4
+    assert "[5/5] Health check" in up
+    for server in servers.values():
+        assert ask(server["port"])
+    (command,) = re.findall(r"^  (curl .*)$", up, re.MULTILINE)
+    assert json.loads(stranger.run(command))["choices"][0]["message"]["content"]
+
+    again = stranger.run("make up")
+    assert changed(again) == 0, again
+    assert stranger.servers() == {n: {**s, "action": "keep"} for n, s in servers.items()}
+
+    stranger.run("make up PROFILE=production")
+    assert {server["tier"] for server in stranger.servers().values()} == {"Q3", "Q4"}
+    kept = stranger.servers()
+    assert all(server["pid"] == servers[name]["pid"] for name, server in kept.items())
+
+    stranger.run("make up PROFILE=fast-only")
+    assert {server["tier"] for server in stranger.servers().values()} == {"Q2"}
+    assert "1/1 ready" in stranger.run("make status")
+
+    stranger.run(". .venv/bin/activate && ansible-playbook site.yml -e profile=production")
+    assert set(stranger.servers()) == set(kept)
+
+    now = stranger.servers()
+    missing = stranger.run(". .venv/bin/activate && ansible-playbook site.yml -e profile=nope", code=2)
+    assert "Profile nope not found" in missing
+    assert all(alive(server["pid"]) for server in now.values())
+
+    mine = tmp_path / "my models"
+    mine.mkdir()
+    (mine / "mine.Q4_K_M.gguf").hardlink_to(MODELS / "SmolLM2-135M-Instruct.Q4_K_M.gguf")
+    stranger.run(f"MODEL_SCAN_PATH='{mine}' make up")
+    assert list(stranger.servers()) == ["mine.q4_k_m"]
+
+    (pid,) = [server["pid"] for server in stranger.servers().values()]
+    stranger.run("make down")
+    assert not alive(pid)
+    assert not (stranger.folder / "data" / "home").exists()
+    assert changed(stranger.run("make down")) == 0
+
+
+@pytest.mark.parametrize("playbook", ["playbooks/prepare.yml", "site.yml -e profile=production"])
+def test_the_example_of_a_fleet_is_well_formed(stranger: Stranger, playbook: str):
+    listed = stranger.run(
+        f". .venv/bin/activate && ansible-playbook -i inventories/example {playbook} --syntax-check --list-hosts"
+    )
+    assert all(host in listed for host in ("gpu1", "gpu2", "cpu1"))
