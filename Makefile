@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 COLLECTION := collections/ansible_collections/magi/models
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# Progress shows as it happens also where the output is a pipe.
+export PYTHONUNBUFFERED := 1
 export PATH := $(BIN):$(PATH)
 
 -include make.d/*.mk
