@@ -56,7 +56,7 @@ def find(scan_paths: Sequence[str]) -> Library:
         top = Path(os.path.normpath(path)).absolute()  # links stay: this is the path that the user knows
         try:
             if top.is_file():
-                _take(walk, str(top), str(top.parent), ())
+                _take(walk, top, str(top.parent), ())
             else:
                 os.scandir(top).close()
                 _walk_folder(walk, str(top), top.stat(), (), (top.name,))
@@ -98,8 +98,10 @@ def _walk_folder(
         lower = entry.name.lower()
         if lower.endswith(".gguf"):
             if f"{entry.name}.aria2" in present:
-                walk.reject(entry.path, "partial_download", "is incomplete: its download still runs or was cut short")
-            elif not _take(walk, entry.path, path, qualifiers):
+                walk.reject(
+                    entry.path, "partial_download", "is incomplete: its download still runs or was cut short"
+                )
+            elif not _take(walk, entry, path, qualifiers):
                 continue
         elif _is_partial(lower, path):
             if not lower.endswith(".gguf.aria2"):
@@ -120,15 +122,22 @@ def _is_partial(name: str, folder: str) -> bool:
     return suffix in _PARTIAL and (base.endswith(".gguf") or (suffix == "incomplete" and in_hugging_face_blobs))
 
 
-def _take(walk: _Walk, path: str, folder: str, qualifiers: tuple[str, ...], name: str | None = None) -> bool:
+def _take(
+    walk: _Walk,
+    entry: os.DirEntry[str] | Path,
+    folder: str,
+    qualifiers: tuple[str, ...],
+    name: str | None = None,
+) -> bool:
     """Take a file into the library, or report why not. True if it is a folder, to be walked as well."""
+    path = os.fspath(entry)
     try:
         path.encode()
     except UnicodeEncodeError:
         walk.reject(path, "name_not_utf8", "has a name that is not UTF-8 and cannot be passed on; rename it")
         return False
     try:
-        status = Path(path).stat()
+        status = entry.stat()
     except OSError as error:
         _reject_stat(walk, path, error)
         return False
@@ -200,7 +209,9 @@ def _walk_ollama(walk: _Walk, store: str) -> None:
                 break
             if blob not in walk.files:
                 suffix = "" if kind == "model" else f"-{kind}"
-                _take(walk, blob, path, tuple(reversed(owner)), name=f"{namespace}{model}-{tag}{suffix}")
+                _take(
+                    walk, Path(blob), path, tuple(reversed(owner)), name=f"{namespace}{model}-{tag}{suffix}"
+                )
 
 
 def _files_below(folder: str) -> Iterator[str]:
