@@ -98,9 +98,7 @@ def _walk_folder(
         lower = entry.name.lower()
         if lower.endswith(".gguf"):
             if f"{entry.name}.aria2" in present:
-                walk.reject(
-                    entry.path, "partial_download", "is incomplete: its download still runs or was cut short"
-                )
+                walk.reject(entry.path, "partial_download", "is incomplete: its download still runs or was cut short")
             elif not _take(walk, entry, path, qualifiers):
                 continue
         elif _is_partial(lower, path):
@@ -209,9 +207,7 @@ def _walk_ollama(walk: _Walk, store: str) -> None:
                 break
             if blob not in walk.files:
                 suffix = "" if kind == "model" else f"-{kind}"
-                _take(
-                    walk, Path(blob), path, tuple(reversed(owner)), name=f"{namespace}{model}-{tag}{suffix}"
-                )
+                _take(walk, Path(blob), path, tuple(reversed(owner)), name=f"{namespace}{model}-{tag}{suffix}")
 
 
 def _files_below(folder: str) -> Iterator[str]:

@@ -194,7 +194,7 @@ def build_plan(
         raise PlanError(f"Host {host_name}: strict is set and {' '.join(degraded)}")
 
     ports, notes = assign_ports(host_name, usable, host, settings)
-    instances = tuple(_instances(host_name, usable, ports, host, settings, profile))
+    instances = tuple(_instances(host_name, usable, ports, host.binary, host, settings, profile))
     actions = tuple(decide(instances, host.instances, profile.name))
     kept = {item.instance for item in actions if item.action == "keep"}
     running = {item.name: item for item in host.instances}
@@ -288,12 +288,11 @@ def _instances(
     host_name: str,
     wanted: Sequence[Wanted],
     ports: Mapping[str, int],
+    binary: Binary,
     host: Host,
     settings: Settings,
     profile: Profile,
 ) -> Iterable[Instance]:
-    binary = host.binary
-    assert binary is not None
     try:
         resolved = [
             resolve_options(

@@ -129,7 +129,7 @@ def read_listeners(wanted: Iterable[int], instances: Mapping[int, str]) -> tuple
 
 def listens(pid: int | None, port: int) -> bool:
     """Whether the process ``pid`` itself holds a listening socket on ``port``."""
-    return any(item.pid == pid is not None for item in read_listeners([port], {}))
+    return pid is not None and any(item.pid == pid for item in read_listeners([port], {}))
 
 
 def orphans(home: str, known: Iterable[int]) -> dict[str, int]:

@@ -57,7 +57,7 @@ def test_listeners_are_read_from_proc():
         "   3: 0000000000000000FFFF00000100007F:1F93 0:0 0A 0:0 00:0 0 0 0 80 1 0 100 0\n"
         "broken line\n"
     )
-    assert [(address, port, inode) for address, port, inode in parse_listeners(tcp)][:2] == [
+    assert list(parse_listeners(tcp))[:2] == [
         ("127.0.0.1", 8080, "77"),
         ("::", 8082, "79"),
     ]
