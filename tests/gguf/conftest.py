@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # By its path: the folders of tests are no packages.
 _spec = importlib.util.spec_from_file_location("oracle", Path(__file__).with_name("oracle.py"))
@@ -25,3 +26,8 @@ def oracle():
 def mutations() -> int:
     """How many mutations to try: 2,000 in `make test`, 100,000 in `make gguf-oracle`."""
     return int(os.environ.get("MAGI_GGUF_MUTATIONS", "2000"))
+
+
+# How long an example takes says nothing about whether it is right, least of all on a busy machine.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")

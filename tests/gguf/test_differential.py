@@ -149,6 +149,55 @@ def test_every_truncation(oracle, tmp_path):
             assert (mine == "accept") == (theirs == "accept")
 
 
+REAL = Path(__file__).parents[2] / "data" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture
+def real(tmp_path) -> tuple[bytes, Path]:
+    """The header of a real model, and a file with it whose weights are a hole of the right size."""
+    assert REAL.exists(), f"there is no {REAL}: run make up first"
+    with REAL.open("rb") as file:
+        header = file.read(read_header(REAL).data_offset)
+    path = tmp_path / "real.gguf"
+    path.write_bytes(header)
+    with path.open("r+b") as file:
+        file.truncate(REAL.stat().st_size)
+    return header, path
+
+
+def test_truncations_of_a_real_file(oracle, real):
+    """Every byte of its first keys and of the last tensors, steps through the tokenizer, ten places of the data."""
+    header, path = real
+    size = path.stat().st_size
+    assert compare(oracle, path) == ("accept", "accept")
+    end = len(header)
+    cuts = {*range(3000), *range(0, end, 4999), *range(end - 100, end + 1)}
+    cuts |= {end + (size - end) * part // 10 for part in range(10)} | {size - 1}
+    with path.open("r+b") as file:
+        for cut in sorted(cuts, reverse=True):
+            file.truncate(cut)
+            mine, _theirs = compare(oracle, path)
+            assert mine == "truncated", cut
+
+
+def test_mutations_of_a_real_header(oracle, real, mutations):
+    """Seeded changes of single bytes, half of them outside the tokenizer's arrays: the same verdict on each."""
+    header, path = real
+    rng = random.Random(135)
+    verdicts: dict[str, int] = {}
+    with path.open("r+b", buffering=0) as file:
+        for number in range(mutations // 10):
+            end = len(header)
+            at = rng.randrange(end) if number % 2 else rng.choice((rng.randrange(3000), end - 1 - rng.randrange(16000)))
+            file.seek(at)
+            file.write(bytes([rng.randrange(256)]))
+            mine, _theirs = compare(oracle, path)
+            verdicts[mine] = verdicts.get(mine, 0) + 1
+            file.seek(at)
+            file.write(header[at : at + 1])
+    assert len(verdicts) > 3, verdicts
+
+
 INTERESTING = [0, 1, 2, 3, 4, 8, 9, 13, 31, 32, 63, 64, 127, 128, 255]
 LARGE = [
     0,

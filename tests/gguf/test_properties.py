@@ -110,7 +110,7 @@ def read_bytes(data: bytes):
 
 
 @given(st.lists(st.binary(max_size=80) | st.binary(min_size=250, max_size=300), max_size=200))
-@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_any_array_of_strings_ends_where_it_ends(strings):
     data = build([("a", "[str]", strings * 12), ("end", "u64", 1 << 63)])
     header = read_bytes(data)
@@ -119,7 +119,6 @@ def test_any_array_of_strings_ends_where_it_ends(strings):
 
 
 @given(st.binary(max_size=400))
-@settings(deadline=None)
 def test_no_bytes_make_it_fail_otherwise_than_by_its_own_error(data):
     for start in (
         data,

@@ -446,7 +446,7 @@ def _skip_strings(cursor: _Cursor, count: int) -> None:
         try:
             for _number in range(batch):
                 pos += 8 + _U64(data, pos)[0]
-        except struct.error:
+        except (struct.error, OverflowError):  # beyond the window, or beyond any offset
             pos = len(data) + 1
         if pos <= len(data):
             cursor.pos = pos

@@ -99,6 +99,22 @@ BAD = {
     "data missing and no padding": ("truncated", build([], [Tensor("a", (0,))])[:-1]),
     "length bomb: string": ("length", build([string("key") + struct.pack("<IQ", 8, 1 << 63)])),
     "length bomb: string of 1 GiB": ("truncated", build([string("key") + struct.pack("<IQ", 8, 1 << 30)])),
+    # far into a long array, where strings are walked in bulk: such a position is no offset of a buffer any more
+    **{
+        f"length bomb: string {length:#x} far into an array": (
+            "length",
+            build(
+                [
+                    string("key")
+                    + struct.pack("<IIQ", 9, 8, 3000)
+                    + string("x" * 70) * 2000
+                    + struct.pack("<Q", length)
+                    + string("x" * 70) * 999
+                ]
+            ),
+        )
+        for length in (1 << 62, (1 << 63) - 8, 1 << 63, (1 << 64) - 8)
+    },
     "length bomb: array": ("truncated", build([string("key") + struct.pack("<IIQ", 9, 0, 10**9)])),
     "length bomb: array of strings": ("truncated", build([string("key") + struct.pack("<IIQ", 9, 8, 10**9)])),
     "length bomb: array of 2^63": ("length", build([string("key") + struct.pack("<IIQ", 9, 0, 1 << 63)])),
