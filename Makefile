@@ -62,7 +62,7 @@ status: $(VENV)/up.stamp ## Show what runs
 # --- tests -------------------------------------------------------------------------------------------------------
 
 test: lint sanity prepare ## Everything: lint, unit and end-to-end tests on the real thing
-	pytest
+	pytest tests
 
 unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
 	pytest -m 'not e2e and not fleet'
