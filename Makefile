@@ -16,7 +16,7 @@ export PATH := $(BIN):$(PATH)
 
 -include make.d/*.mk
 
-.PHONY: help up down status test unit e2e lint sanity docs bench-threads clean
+.PHONY: help prepare up down status pinned test unit e2e lint sanity docs clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -61,14 +61,19 @@ status: $(VENV)/up.stamp ## Show what runs
 
 # --- tests -------------------------------------------------------------------------------------------------------
 
-test: lint sanity prepare ## Everything: lint, unit and end-to-end tests on the real thing
+# The build that the tests were written against, whatever llama-server this machine has.
+pinned: $(VENV)/dev.stamp
+	ansible-playbook playbooks/prepare.yml -e llama_server_install_method=source \
+	  -e llama_server_path=$(HOME)/.cache/magi/llama.cpp/current/llama-server
+
+test: lint sanity pinned ## Everything: lint, unit and end-to-end tests on the real thing
 	pytest tests
 
 unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
 	pytest -m 'not e2e and not fleet'
 
-e2e: prepare $(VENV)/dev.stamp ## End-to-end tests on the real llama-server
-	pytest -m 'e2e'
+e2e: pinned ## End-to-end tests on the real llama-server
+	pytest tests -m e2e
 
 lint: $(VENV)/dev.stamp ## ruff, ansible-lint, changelog and documentation
 	ruff check .
@@ -77,6 +82,9 @@ lint: $(VENV)/dev.stamp ## ruff, ansible-lint, changelog and documentation
 	cd $(COLLECTION)
 	antsibull-changelog lint
 	antsibull-docs lint-collection-docs --plugin-docs .
+
+docs: $(VENV)/dev.stamp ## Write docs/reference.md from the code
+	docs/generate.py
 
 sanity: $(VENV)/dev.stamp ## ansible-test sanity and units, as for any collection
 	./tests/ansible-test.sh

@@ -60,7 +60,7 @@ def test_the_reference_is_up_to_date():
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    assert (ROOT / "docs" / "reference.md").read_text() == generate.reference(), "run docs/generate.py"
+    assert (ROOT / "docs" / "reference.md").read_text() == generate.reference(), "run make docs"
 
 
 def test_the_settings_table_is_the_code_s():

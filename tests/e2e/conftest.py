@@ -18,7 +18,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path.home() / ".cache" / "magi"
-LLAMA_SERVER = Path(os.environ.get("LLAMA_SERVER_PATH") or CACHE / "llama.cpp" / "current" / "llama-server")
+LLAMA_SERVER = CACHE / "llama.cpp" / "current" / "llama-server"
 MODELS = ROOT / "data" / "models"
 PORTS = (18080, 18099)
 
