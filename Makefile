@@ -63,7 +63,7 @@ status: $(VENV)/up.stamp ## Show what runs
 
 # The build that the tests were written against, whatever llama-server this machine has.
 pinned: $(VENV)/dev.stamp
-	ansible-playbook playbooks/prepare.yml -e llama_server_install_method=source \
+	MODEL_SCAN_PATH= ansible-playbook playbooks/prepare.yml -e llama_server_install_method=source \
 	  -e llama_server_path=$(HOME)/.cache/magi/llama.cpp/current/llama-server
 
 test: lint sanity pinned ## Everything: lint, unit and end-to-end tests on the real thing
