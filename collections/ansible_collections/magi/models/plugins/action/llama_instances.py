@@ -6,22 +6,22 @@ import getpass
 import os
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jinja2
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan
-from ansible_collections.magi.models.plugins.module_utils._services import Filters, Template, supervisor, systemd
+from ansible_collections.magi.models.plugins.module_utils._services import supervisor, systemd
 
 ROLE_TEMPLATES = Path(__file__).parents[2] / "roles" / "model_server" / "templates"
 MANAGERS = {"supervisor": supervisor, "systemd": systemd}
 
 
-def render(
-    plan: Plan, templates: tuple[Template, ...], filters: Filters, folders: list[str], values: dict[str, Any]
-) -> list[dict[str, Any]]:
+def render(plan: Plan, manager: ModuleType, folders: list[str], values: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the files of a plan: path, content, mode, per_instance. A template that renders to nothing makes no file.
 
     A plain Jinja2 environment, not Ansible's: what comes from model files is only ever a value in it. Each template
@@ -35,11 +35,12 @@ def render(
         lstrip_blocks=True,
         autoescape=False,  # noqa: S701 - no HTML; each value goes through the filter of its format
     )
-    environment.filters.update(filters)
+    environment.filters.update(manager.FILTERS)
+    instances = [replace(item, environment=manager.environment(item.name, item.environment)) for item in plan.instances]
     files = []
-    for template in templates:
+    for template in manager.TEMPLATES:
         source = environment.get_template(template.source)
-        for instance in plan.instances if template.per_instance else (None,):
+        for instance in instances if template.per_instance else (None,):
             content = source.render(plan=plan, instance=instance, home=plan.home, **values)
             if content.strip():
                 path = template.destination.format(home=plan.home, name=instance.name if instance else "")
@@ -75,8 +76,7 @@ class ActionModule(ActionBase):
             try:
                 files = render(
                     plan,
-                    manager.TEMPLATES,
-                    manager.FILTERS,
+                    manager,
                     [*([str(templates_dir)] if templates_dir else []), str(ROLE_TEMPLATES)],
                     {
                         "llama_server_path": plan.llama_server_path,
@@ -92,7 +92,10 @@ class ActionModule(ActionBase):
             arguments.update(home=plan.home, manager=plan.manager)
             job.update(
                 files=files,
-                instances=[{"name": i.name, "host": i.host, "port": i.port} for i in plan.instances],
+                instances=[
+                    {"name": i.name, "host": i.host, "port": i.port, "api_key_file": i.api_key_file}
+                    for i in plan.instances
+                ],
                 actions=data["actions"],
                 generation=data["generation"],
                 profile=plan.profile,

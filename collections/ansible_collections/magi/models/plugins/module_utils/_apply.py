@@ -24,6 +24,7 @@ from ansible_collections.magi.models.plugins.module_utils._generation import (
     write_generation,
 )
 from ansible_collections.magi.models.plugins.module_utils._host import Generation
+from ansible_collections.magi.models.plugins.module_utils._instance import InstanceError, check_api_keys
 from ansible_collections.magi.models.plugins.module_utils._services import Services
 
 LOG_LINES = 40
@@ -58,7 +59,7 @@ class Job:
     home: str
     files: Sequence[File]
     instances: Mapping[str, Mapping[str, Any]]
-    """By name: host, port."""
+    """By name: host, port, api_key_file."""
     actions: Sequence[Mapping[str, str]]
     generation: Generation
     profile: str
@@ -112,8 +113,10 @@ def _actions_diff(outcomes: Iterable[Outcome]) -> list[dict[str, str]]:
 def present(services: Services, job: Job, *, check_mode: bool) -> Result:
     """Make the host run the plan: write the definitions, stop what goes, start what comes, wait until it listens.
 
-    Raises ConflictError, FileWriteError, ServiceError; a server that doesn't start is an Outcome, not an exception.
+    Raises ConflictError, FileWriteError, InstanceError, ServiceError; a server that doesn't start is an Outcome, not an
+    exception.
     """
+    check_key_files(job)
     if check_mode:
         check_generation(job.home, job.generation)
         return _present(services, job, check_mode=True)
@@ -157,6 +160,22 @@ def _present(services: Services, job: Job, *, check_mode: bool) -> Result:
     return Result(True, tuple(outcomes), generation, tuple(diff))
 
 
+def check_key_files(job: Job) -> None:
+    """Raise InstanceError for a file of API keys that is missing or would leave a server open (check_api_keys)."""
+    for name, instance in job.instances.items():
+        path = instance.get("api_key_file")
+        if path:
+            where = f"instance {name}: its API key file {path}"
+            try:
+                text = Path(path).read_bytes().decode("utf-8", "replace")
+            except OSError as error:
+                raise InstanceError(
+                    f"{where} can't be read ({error.strerror}): write it on the host, or correct the option "
+                    "api_key_file."
+                ) from None
+            check_api_keys(where, text)
+
+
 def _write(files: Iterable[File]) -> None:
     for file in files:
         Path(file.path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -172,13 +191,14 @@ def end_all(services: Services, names: Sequence[str], job: Job) -> None:
 
     def end(name: str) -> None:
         item = by_name.get(name)
-        if item is None or item.pid is None:
+        if item is None:
             return
-        drain(environments[name], job.stop_timeout)
-        if item.state == "orphaned":
+        if item.pid is not None:
+            drain(environments[name], job.stop_timeout)
+        if item.pid is not None and item.state == "orphaned":
             _end_process(item.pid)
         else:
-            services.stop(name)
+            services.stop(name)  # also one without a process: it may be about to start again
 
     with ThreadPoolExecutor(len(names)) as pool:
         list(pool.map(end, names))
@@ -284,7 +304,9 @@ def stopped(services: Services, job: Job, names: Sequence[str] | None, *, check_
     Raises ConflictError and ServiceError.
     """
     running, _environments = _probe.read_instances(services, job.home)
-    chosen = [item for item in running if item.pid and (names is None or item.name in names)]
+    chosen = [
+        item for item in running if (item.pid or item.state == "backoff") and (names is None or item.name in names)
+    ]
     outcomes = tuple(Outcome(item.name, "stop", "asked for") for item in chosen)
     diff = tuple(_actions_diff(outcomes))
     if check_mode or not chosen:
@@ -299,19 +321,21 @@ def absent(services: Services, job: Job, *, check_mode: bool, also: Iterable[str
     files ``also``. Raises ConflictError and ServiceError."""
     running, _environments = _probe.read_instances(services, job.home)
     home = Path(job.home)
-    ours = [*services.owned(), *(path for path in (home / "generation.json", *map(Path, also)) if path.exists())]
+    state = [path for path in (home / "generation.json", home / "lock", *map(Path, also)) if path.exists()]
+    ours = [*services.owned(), *services.common()]
     outcomes = tuple(Outcome(item.name, "remove", "teardown") for item in running)
-    diff = [_diff(str(path), _content(path) or "", "") for path in services.owned()] + _actions_diff(outcomes)
-    changed = bool(ours or running)
+    diff = [_diff(str(path), _content(path) or "", "") for path in ours] + _actions_diff(outcomes)
+    changed = bool(ours or state or running)
     if check_mode or not changed:
         return Result(changed, outcomes, Generation(), tuple(diff))
     with exclusive(job.home, job.deployment):
-        end_all(services, [item.name for item in running if item.pid], job)
+        end_all(services, [item.name for item in running], job)
         for item in running:
             services.forget(item.name)
         services.remove()
         for path in (home / "generation.json", *map(Path, also), home / "lock"):
             path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        home.rmdir()  # only when nothing else is in it
+    for folder in (home, *(Path(path).parent for path in also if Path(path).parent.name == "magi")):
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only when nothing else is in it
     return Result(True, outcomes, Generation(), tuple(diff))

@@ -83,6 +83,8 @@ def find_cause(log: Sequence[str], exit_status: str | None) -> Cause:
     status = exit_status or "no exit status"
     if re.search(r"oom|signal 9|SIGKILL|status 137", status, re.IGNORECASE):
         return Cause("out_of_memory", f"it was killed ({status}), most likely for lack of memory; see the kernel's log")
+    if re.search(r"status 243\b", status):  # systemd.exec(5), EXIT_CREDENTIALS
+        return Cause("bad_api_key_file", f"systemd can't read its API key file ({status}); correct api_key_file")
     if re.search(r"status 127|status 126|203|ENOENT|can't find", status):
         return Cause("binary_missing", f"llama-server could not be run ({status}); install it again")
     return Cause("crashed", f"it ended ({status}); its log says why")

@@ -47,6 +47,11 @@ class Instance:
     threads: int | None = field(default=None)
     """Threads shared out by us; None where the profile decides or a GPU does the work."""
 
+    @property
+    def api_key_file(self) -> str | None:
+        """The file of API keys, as the options name it."""
+        return self.environment.get("MAGI_API_KEY_FILE")
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -144,6 +149,34 @@ def _text(where: str, name: str, value: Any) -> str:
     elif isinstance(value, Mapping):
         value = json.dumps(value)
     return checked_text(f"{where}: the value of option {name}", str(value))
+
+
+def key_file_path(where: str, path: str) -> str:
+    """Return ``path`` if it is absolute, else raise InstanceError: a service has no folder that it could start from."""
+    if not path.startswith("/"):
+        raise InstanceError(f"{where}: option api_key_file must be an absolute path on the host, not {path!r}.")
+    return path
+
+
+def check_api_keys(where: str, text: str) -> None:
+    """Raise InstanceError unless ``text``, the content of an API key file, protects a server.
+
+    llama-server (common/arg.cpp, --api-key-file) takes each line that is not empty and has no # at its start for a key,
+    as it stands; without any it asks for none, and whoever reaches the port can use it.
+    """
+    keys = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line and not line.startswith("#")]
+    for number, line in keys:
+        if line != line.strip() or line.startswith("\ufeff"):
+            what = "ends in a carriage return (CRLF line ends)" if line.endswith("\r") else "has white space at an end"
+            raise InstanceError(
+                f"{where}: line {number} {what}, which llama-server would take for a part of the key: save the file as "
+                "plain text, one key in each line."
+            )
+    if not keys:
+        raise InstanceError(
+            f"{where} holds no key (it is empty, or has comments only), and llama-server would ask nobody for one: "
+            "write a key into it, or remove the option api_key_file."
+        )
 
 
 def environment_and_args(binary: Binary, options: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -24,6 +24,7 @@ from ansible_collections.magi.models.plugins.module_utils._instance import (
     checked_text,
     config_hash,
     environment_and_args,
+    key_file_path,
     local_url,
     resolve_options,
 )
@@ -341,6 +342,9 @@ def _instance(
         **options,
     }
     environment, extra_args = environment_and_args(binary, options)
+    if "LLAMA_ARG_API_KEY_FILE" in environment:
+        # A service manager may hand the keys to the server at another path.
+        environment["MAGI_API_KEY_FILE"] = key_file_path(item.where, environment["LLAMA_ARG_API_KEY_FILE"])
     environment |= {
         "LLAMA_ARG_MODEL": item.model["path"],
         "LLAMA_ARG_ALIAS": item.name,
@@ -401,8 +405,13 @@ def _difference(now: Running, instance: Instance) -> str:
     def name(variable: str) -> str:
         return variable.removeprefix("LLAMA_ARG_").lower()
 
-    old = {key: value for key, value in now.environment.items() if key.startswith("LLAMA_ARG_")}
-    new = {key: value for key, value in instance.environment.items() if key.startswith("LLAMA_ARG_")}
+    def options(environment: Mapping[str, str]) -> dict[str, str]:
+        found = {key: value for key, value in environment.items() if key.startswith("LLAMA_ARG_")}
+        if "MAGI_API_KEY_FILE" in environment:
+            found["LLAMA_ARG_API_KEY_FILE"] = environment["MAGI_API_KEY_FILE"]
+        return found
+
+    old, new = options(now.environment), options(instance.environment)
     if "MAGI_THREADS" in instance.environment:
         old.pop("LLAMA_ARG_THREADS", None)
         new.pop("LLAMA_ARG_THREADS", None)

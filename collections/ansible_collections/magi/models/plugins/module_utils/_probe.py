@@ -160,7 +160,7 @@ def get(address: str, port: int, path: str, timeout: float = 2, key: str | None 
 
 def api_key(environment: Mapping[str, str]) -> str | None:
     """Return the first key of the instance's key file, as llama-server reads it: a line each, # starts a comment."""
-    path = environment.get("LLAMA_ARG_API_KEY_FILE")
+    path = environment.get("MAGI_API_KEY_FILE") or environment.get("LLAMA_ARG_API_KEY_FILE")
     if path:
         with contextlib.suppress(OSError):
             for line in Path(path).read_text(errors="replace").split("\n"):

@@ -154,6 +154,7 @@ from ansible_collections.magi.models.plugins.module_utils._apply import File, Jo
 from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError
 from ansible_collections.magi.models.plugins.module_utils._generation import ConflictError
 from ansible_collections.magi.models.plugins.module_utils._host import Generation
+from ansible_collections.magi.models.plugins.module_utils._instance import InstanceError
 from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, chosen, detected
 
 
@@ -201,7 +202,7 @@ def main() -> None:
             result = stopped(services, job, params["names"], check_mode=check)
         else:
             result = absent(services, job, check_mode=check, also=params["also_remove"])
-    except (ConflictError, ServiceError, FileWriteError) as error:
+    except (ConflictError, FileWriteError, InstanceError, ServiceError) as error:
         module.fail_json(msg=f"{error}")
     except PermissionError as error:
         module.fail_json(

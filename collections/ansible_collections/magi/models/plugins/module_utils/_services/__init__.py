@@ -47,6 +47,9 @@ class Services(Protocol):
     def owned(self) -> list[Path]:
         """Return the files per instance that are there now, wanted or not."""
 
+    def common(self) -> list[Path]:
+        """Return the manager's own files that are there now."""
+
     def prepare(self) -> None:
         """Bring the manager itself up; called when the common files are in place, before those per instance."""
 
@@ -63,7 +66,7 @@ class Services(Protocol):
         """End an instance: SIGTERM, a few seconds of grace, SIGKILL. Returns when it has ended."""
 
     def forget(self, name: str) -> None:
-        """Drop a stopped instance whose definition is gone."""
+        """Drop a stopped instance whose definition is gone, and what its server kept."""
 
     def logs(self, name: str, lines: int) -> list[str]:
         """Return the last lines that the instance printed, oldest first."""

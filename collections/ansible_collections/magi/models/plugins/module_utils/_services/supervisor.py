@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import time
 import xmlrpc.client
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ def word(text: str) -> str:
 
 
 FILTERS: Filters = {"environment_value": environment_value, "setting": setting, "word": word}
+
+
+def environment(name: str, wanted: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of an instance: as wanted."""
+    return dict(wanted)
+
 
 # supervisor/states.py
 _STATES = {
@@ -112,6 +119,9 @@ class Supervisor:
 
     def owned(self) -> list[Path]:
         return sorted([*(self.home / "instances").glob("*.env"), *(self.folder / "programs").glob("*.conf")])
+
+    def common(self) -> list[Path]:
+        return [path for path in (self.folder / "supervisord.conf", self.folder / "run-instance") if path.exists()]
 
     def _call(self, method: str, *arguments: Any) -> Any:
         # A proxy for each call: calls come from several threads, and a connection is cheap.

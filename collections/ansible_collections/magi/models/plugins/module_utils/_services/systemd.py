@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._services import (
@@ -19,6 +22,10 @@ from ansible_collections.magi.models.plugins.module_utils._services import (
 )
 
 UNITS = Path("/etc/systemd/system")
+FOLDERS = tuple(
+    Path(base, "magi-llama") for base in ("/var/lib", "/var/lib/private", "/var/cache", "/var/cache/private")
+)
+"""What StateDirectory= and CacheDirectory= of a dynamic user make (systemd.exec(5))."""
 
 TEMPLATES = (
     Template("magi-llama@.service.j2", "/etc/systemd/system/magi-llama@.service", 0o644),
@@ -60,40 +67,77 @@ def systemd_argument(text: str) -> str:
     return systemd_path(text).replace("$", "$$")
 
 
+def systemd_program(text: str) -> str:
+    """Return ``text`` as the program of ExecStart=, where systemd itself refuses quotes and backslashes ("Executable
+    name contains special characters", src/core/load-fragment.c). Raises ValueError for these."""
+    if re.search(r"['\"\\\\]", text):
+        raise ValueError(
+            f"systemd runs no program with a quote or a backslash in its path, as {text!a} has: move or link it to "
+            "another path and set model_server_llama_server_path"
+        )
+    return systemd_path(text)
+
+
 FILTERS: Filters = {
     "dirname": lambda path: path.rpartition("/")[0] or "/",
     "environment_value": environment_value,
     "systemd_argument": systemd_argument,
     "systemd_path": systemd_path,
+    "systemd_program": systemd_program,
     "systemd_value": systemd_value,
 }
+
+
+PROPERTIES = "Id,ActiveState,SubState,MainPID,ExecMainStatus,ExecMainStartTimestamp,Result,Job,InvocationID"
+STOP_GRACE = 5
+"""Seconds after each signal."""
+
+
+def environment(name: str, wanted: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of an instance: its user may not read the file of API keys, so systemd hands it over as a
+    credential (systemd.exec(5), LoadCredential=)."""
+    if "MAGI_API_KEY_FILE" not in wanted:
+        return dict(wanted)
+    return {**wanted, "LLAMA_ARG_API_KEY_FILE": f"/run/credentials/{unit(name)}/api-keys"}
 
 
 def unit(name: str) -> str:
     return f"magi-llama@{name}.service"
 
 
+def _blocks(text: str) -> Iterable[tuple[str, dict[str, str]]]:
+    """Yield instance and properties from ``systemctl show`` of our units: blocks with an empty line between."""
+    for block in text.strip().split("\n\n"):
+        properties = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        match = re.fullmatch(r"magi-llama@(.+)\.service", properties.get("Id", ""))
+        if match:
+            yield match.group(1), properties
+
+
+def parse_invocations(text: str) -> dict[str, str]:
+    """Return by instance the id of the run that ``systemctl show`` tells of."""
+    return {name: properties["InvocationID"] for name, properties in _blocks(text) if properties.get("InvocationID")}
+
+
 def parse_status(text: str) -> dict[str, Status]:
-    """Return the status by instance from ``systemctl show`` of our units: blocks of properties, an empty line between.
+    """Return the status by instance from ``systemctl show`` of our units.
 
     Timestamps are asked for as @seconds (systemctl(1), --timestamp=unix).
     """
     found = {}
-    for block in text.strip().split("\n\n"):
-        properties = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        match = re.fullmatch(r"magi-llama@(.+)\.service", properties.get("Id", ""))
-        if not match:
-            continue
+    for name, properties in _blocks(text):
         active, sub = properties.get("ActiveState", ""), properties.get("SubState", "")
         state = {"active": "running", "activating": "starting", "deactivating": "running", "failed": "failed"}.get(
             active, "stopped"
         )
         if sub.startswith("auto-restart"):
             state = "backoff"
+        if state == "stopped" and properties.get("Job"):
+            state = "starting"  # asked for, and not begun
         started = properties.get("ExecMainStartTimestamp", "").lstrip("@")
         code = properties.get("ExecMainStatus", "0")
         ended = state in ("failed", "backoff")
-        found[match.group(1)] = Status(
+        found[name] = Status(
             state,
             int(properties.get("MainPID", "0")) or None,
             float(started) if started and state in ("running", "starting") else None,
@@ -105,9 +149,14 @@ def parse_status(text: str) -> dict[str, Status]:
 class Systemd:
     def __init__(self, home: Path):
         self.home = home
+        self.invocations: dict[str, str] = {}
 
     def owned(self) -> list[Path]:
         return sorted([*(self.home / "instances").glob("*.env"), *UNITS.glob("magi-llama@*.service.d/magi.conf")])
+
+    def common(self) -> list[Path]:
+        path = UNITS / "magi-llama@.service"
+        return [path] if path.exists() else []
 
     def prepare(self) -> None:
         """systemd is there already."""
@@ -126,31 +175,69 @@ class Systemd:
             raise ServiceError(f"systemctl {' '.join(arguments)}: {said or f'exit status {result.returncode}'}")
         return result.stdout
 
+    def _show(self, *units: str) -> str:
+        return self._systemctl("show", "--all", "--timestamp=unix", f"--property={PROPERTIES}", *units)
+
     def status(self) -> dict[str, Status]:
-        properties = "Id,ActiveState,SubState,MainPID,ExecMainStatus,ExecMainStartTimestamp,Result"
         defined = names((self.home / "instances").glob("*.env"), ".env")
-        units = [unit(name) for name in defined]
-        text = self._systemctl(
-            "show", "--all", "--timestamp=unix", f"--property={properties}", "magi-llama@*.service", *units
-        )
+        text = self._show("magi-llama@*.service", *map(unit, defined))
+        self.invocations.update(parse_invocations(text))
         return {**{name: Status("stopped") for name in defined}, **parse_status(text)}
 
     def reload(self) -> None:
         self._systemctl("daemon-reload")
 
     def start(self, name: str) -> None:
-        self._systemctl("reset-failed", unit(name))
-        self._systemctl("enable", "--now", "--no-block", unit(name))
+        self._reset(name)
+        self._systemctl("enable", "--now", "--no-reload", "--no-block", unit(name))
+
+    def _reset(self, name: str) -> None:
+        """Let a unit that failed start again at once. One that was never loaded has nothing to reset, and complains."""
+        with contextlib.suppress(ServiceError):
+            self._systemctl("reset-failed", unit(name))
 
     def stop(self, name: str) -> None:
+        """End it: TimeoutStopSec= of the unit is for a shutdown of the host; here, requests were waited for before.
+
+        A second SIGTERM ends a llama-server that a client holds (tools/server/server.cpp, signal_handler).
+        """
+        self._systemctl("stop", "--no-block", unit(name))
+        for signal in ("SIGTERM", "SIGKILL"):
+            if self._ends(name, STOP_GRACE):
+                break
+            with contextlib.suppress(ServiceError):  # it ended in between
+                self._systemctl("kill", f"--signal={signal}", unit(name))
         self._systemctl("stop", unit(name))
+        self._reset(name)
+
+    def _ends(self, name: str, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while parse_status(self._show(unit(name)))[name].pid:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
 
     def forget(self, name: str) -> None:
-        self._systemctl("disable", unit(name))
+        try:
+            self._systemctl("disable", "--no-reload", unit(name))
+        except ServiceError:  # somebody removed the template: nothing tells systemctl which links were made for it
+            (UNITS / "multi-user.target.wants" / unit(name)).unlink(missing_ok=True)
+        self._reset(name)
+        for base in FOLDERS:
+            path = base / name
+            if path.is_symlink():
+                path.unlink()
+            else:
+                shutil.rmtree(path, ignore_errors=True)
 
     def logs(self, name: str, lines: int) -> list[str]:
+        """Return what the last run of the unit printed, and what systemd said of it: an earlier failure is not the
+        cause of this one."""
+        run = self.invocations.get(name)
+        which = [f"_SYSTEMD_INVOCATION_ID={run}", "+", f"INVOCATION_ID={run}"] if run else [f"--unit={unit(name)}"]
         result = subprocess.run(
-            ["journalctl", "--unit", unit(name), "--lines", str(lines), "--output", "cat", "--no-pager", "--quiet"],
+            ["journalctl", "--lines", str(lines), "--output", "cat", "--no-pager", "--quiet", *which],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -160,10 +247,14 @@ class Systemd:
         return result.stdout.splitlines()
 
     def remove(self) -> None:
-        (UNITS / "magi-llama@.service").unlink(missing_ok=True)
+        for path in self.common():
+            path.unlink()
         for folder in UNITS.glob("magi-llama@*.service.d"):
             (folder / "magi.conf").unlink(missing_ok=True)
             if not any(folder.iterdir()):
                 folder.rmdir()
         shutil.rmtree(self.home / "instances", ignore_errors=True)
+        for folder in FOLDERS:
+            with contextlib.suppress(OSError):  # it is not there, or somebody else keeps something in it
+                folder.rmdir()
         self.reload()

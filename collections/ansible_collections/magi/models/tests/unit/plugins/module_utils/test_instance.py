@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._instance import (
     InstanceError,
+    check_api_keys,
     checked_text,
     config_hash,
     environment_and_args,
@@ -123,3 +124,32 @@ def test_threads_that_the_profile_decides_count():
 )
 def test_local_url(address, url):
     assert local_url(address, 1) == url
+
+
+KEYS = "# who may ask\n\nalpha\nbeta"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no key (it is empty, or has comments only)"),
+        ("\n\n", "holds no key"),
+        ("# alpha\n#beta\n", "holds no key"),
+        ("# me\r\nalpha\r\n", "line 2 ends in a carriage return (CRLF line ends)"),
+        ("alpha\nbeta \n", "line 2 has white space at an end"),
+        ("   \n", "line 1 has white space at an end"),
+        ("\ufeffalpha\n", "line 1 has white space at an end"),
+    ],
+)
+def test_a_key_file_that_leaves_a_server_open_or_shut_is_refused(text, said):
+    with pytest.raises(InstanceError) as error:
+        check_api_keys("instance a: its API key file /k", text)
+    assert said in str(error.value)
+    assert str(error.value).startswith("instance a: its API key file /k")
+    assert "alpha" not in str(error.value)
+    assert "beta" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", [KEYS, KEYS + "\n", "alpha", "a b"])
+def test_a_key_file_with_keys_is_taken(text):
+    check_api_keys("x", text)

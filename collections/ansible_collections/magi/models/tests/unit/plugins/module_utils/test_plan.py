@@ -299,6 +299,21 @@ def test_an_open_server_without_a_key_is_warned_of(address, options, warned):
     assert bool(value.warnings) is warned
 
 
+def test_a_file_of_api_keys_is_known_by_its_own_path_wherever_the_server_gets_it():
+    (instance,) = plan("a-q2_k", options={"api_key_file": "/etc/keys"}).instances
+    assert instance.api_key_file == "/etc/keys"
+    as_credential = {**instance.environment, "LLAMA_ARG_API_KEY_FILE": "/run/credentials/a/api-keys"}
+    now = running(instance, environment=as_credential)
+    assert plan("a-q2_k", options={"api_key_file": "/etc/keys"}, on=host(now)).actions[0].action == "keep"
+    (action,) = plan("a-q2_k", options={"api_key_file": "/etc/other"}, on=host(now)).actions
+    assert (action.action, action.reason) == ("restart", "api_key_file /etc/keys → /etc/other")
+
+
+def test_a_relative_path_of_api_keys_is_refused():
+    with pytest.raises(PlanError, match=r"api_key_file must be an absolute path on the host, not 'keys'"):
+        plan("a-q2_k", options={"api_key_file": "keys"})
+
+
 def test_a_configuration_that_is_silently_read_is_warned_of():
     value = plan("a-q2_k", on=host(silent_configs=("/etc/llama.cpp/config.ini",)))
     assert "/etc/llama.cpp/config.ini" in value.warnings[0]

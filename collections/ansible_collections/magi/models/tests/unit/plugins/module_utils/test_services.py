@@ -50,6 +50,7 @@ def render(source: str, **values) -> str:
 
 class FakeInstance:
     name = "a"
+    api_key_file = None
     extra_args = ("--x", "it's $5 100% ;x")
 
     def __init__(self, environment=None):
@@ -102,6 +103,7 @@ def test_a_comment_in_a_setting_is_refused():
         (systemd.systemd_path, "/a%n", '"/a%%n"'),
         (systemd.systemd_path, '/a"b\\c', '"/a"\'"\'"b\\\\c"'),
         (systemd.systemd_value, "/a b%n$HOME", "/a b%%n$HOME"),
+        (systemd.systemd_program, "/a b%$x", '"/a b%%$x"'),
         (systemd.systemd_argument, "$HOME", '"$$HOME"'),
         (environment_value, 'a"b$c`d\\e', '"a\\"b\\$c\\`d\\\\e"'),
     ],
@@ -122,6 +124,28 @@ def test_the_drop_in_is_empty_without_arguments_and_exact_with_them():
     assert 'ExecStart="/opt/llama server" "--x" "it\'s $$5 100%% ;x"\n' in text
     instance.extra_args = ()
     assert not render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/x").strip()
+    instance.api_key_file = "/etc/100% keys"
+    text = render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/x")
+    assert "[Service]\n" in text
+    assert "LoadCredential=api-keys:/etc/100%% keys\n" in text
+    assert "ExecStart" not in text
+
+
+def test_a_service_gets_its_keys_where_its_user_may_read_them():
+    plain = {"LLAMA_ARG_PORT": "8080"}
+    assert systemd.environment("a", plain) == supervisor.environment("a", plain) == plain
+    keys = {"LLAMA_ARG_API_KEY_FILE": "/etc/keys", "MAGI_API_KEY_FILE": "/etc/keys"}
+    assert supervisor.environment("a", keys) == keys
+    assert systemd.environment("a", keys) == {
+        "LLAMA_ARG_API_KEY_FILE": "/run/credentials/magi-llama@a.service/api-keys",
+        "MAGI_API_KEY_FILE": "/etc/keys",
+    }
+
+
+@pytest.mark.parametrize("path", ["/opt/it's/llama-server", '/opt/"/x', "/opt/a\\b"])
+def test_a_program_that_systemd_refuses_is_refused_by_name(path):
+    with pytest.raises(ValueError, match="set model_server_llama_server_path"):
+        systemd.systemd_program(path)
 
 
 @pytest.mark.parametrize("gpu", [False, True])
@@ -178,8 +202,24 @@ ExecMainStatus=0
 ExecMainStartTimestamp=
 Result=success
 
+Id=magi-llama@e.service
+ActiveState=inactive
+SubState=dead
+MainPID=0
+ExecMainStatus=0
+Result=success
+Job=917
+InvocationID=
+
+Id=magi-llama@f.service
+ActiveState=active
+SubState=running
+MainPID=43
+InvocationID=1f0c
+
 Id=other.service
 ActiveState=active
+InvocationID=2f0c
 """
 
 
@@ -189,7 +229,10 @@ def test_status_is_read_from_systemctl_show():
         "b-2": Status("backoff", exit_status="exit-code, exit status 1"),
         "c": Status("failed", exit_status="oom-kill, exit status 9"),
         "d": Status("stopped"),
+        "e": Status("starting"),
+        "f": Status("running", 43),
     }
+    assert systemd.parse_invocations(SHOW) == {"f": "1f0c"}
 
 
 def test_a_socket_path_that_would_be_too_long_moves(tmp_path):

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._apply import File, Job, absent, present, stopped
+from ansible_collections.magi.models.plugins.module_utils._host import Generation
+from ansible_collections.magi.models.plugins.module_utils._instance import InstanceError
+from ansible_collections.magi.models.plugins.module_utils._services import Status
+
+
+class FakeServices:
+    """Remembers what it is asked to do; its instances have no process."""
+
+    def __init__(self, home: Path, **states: str):
+        self.home = home
+        self.states = states
+        self.asked: list[tuple[str, ...]] = []
+
+    def owned(self):
+        return sorted((self.home / "instances").glob("*.env"))
+
+    def common(self):
+        return [path for path in [self.home / "template"] if path.exists()]
+
+    def status(self):
+        return {name: Status(state) for name, state in self.states.items()}
+
+    def logs(self, name, lines):
+        return []
+
+    def remove(self):
+        self.asked.append(("remove",))
+        for path in [*self.owned(), *self.common()]:
+            path.unlink()
+
+    def __getattr__(self, verb):
+        return lambda *arguments: self.asked.append((verb, *arguments))
+
+
+def job(home: Path, **more) -> Job:
+    values = {
+        "home": str(home),
+        "files": (File(str(home / "instances" / "a.env"), "X=1\n", 0o600, True),),
+        "instances": {"a": {"name": "a", "host": "127.0.0.1", "port": 1, "api_key_file": None}},
+        "actions": ({"instance": "a", "action": "start", "reason": "new"},),
+        "generation": Generation(),
+        "profile": "p",
+        "deployment": "me@here",
+        "concurrent_starts": True,
+        "max_startup_time": 1,
+        "readiness_check_interval": 1,
+        "stop_timeout": 1,
+    }
+    return Job(**{**values, **more})
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "can't be read"), (b"# none\n", "no key"), (b"k\r\n", "carriage")]
+)
+def test_a_bad_file_of_keys_is_refused_before_anything_is_written(tmp_path, content, said, check_mode):
+    keys = tmp_path / "keys"
+    if content is not None:
+        keys.write_bytes(content)
+    home = tmp_path / "home"
+    services = FakeServices(home)
+    instance = {"name": "a", "host": "127.0.0.1", "port": 1, "api_key_file": str(keys)}
+    with pytest.raises(InstanceError, match=said) as error:
+        present(services, job(home, instances={"a": instance}), check_mode=check_mode)
+    assert str(error.value).startswith(f"instance a: its API key file {keys}")
+    assert not home.exists()
+    assert services.asked == []
+
+
+def test_an_instance_between_two_tries_is_stopped_too(tmp_path):
+    services = FakeServices(tmp_path, a="backoff", b="failed")
+    result = stopped(services, job(tmp_path), None, check_mode=False)
+    assert [item.instance for item in result.outcomes] == ["a"]
+    assert services.asked == [("stop", "a")]
+
+
+def test_what_goes_is_stopped_before_it_is_forgotten(tmp_path):
+    services = FakeServices(tmp_path, a="backoff")
+    present(services, job(tmp_path, actions=({"instance": "a", "action": "stop", "reason": "-"},)), check_mode=False)
+    assert services.asked == [("prepare",), ("stop", "a"), ("reload",), ("forget", "a")]
+
+
+@pytest.mark.parametrize("left", ["template", "lock", "generation.json", "registry.json"])
+def test_teardown_sees_whatever_is_left(tmp_path, left):
+    home = tmp_path / "magi"
+    home.mkdir()
+    (home / left).touch()
+    also = [str(home / "registry.json")]
+    services = FakeServices(home)
+    assert absent(services, job(home), check_mode=True, also=also).changed
+    assert (home / left).exists()
+    assert absent(services, job(home), check_mode=False, also=also).changed
+    assert not home.exists()
+    assert not absent(services, job(home), check_mode=False, also=also).changed
+    assert not home.exists()
