@@ -281,7 +281,7 @@ def assign_ports(
 
 def _owner(listener: Listener) -> str:
     if listener.pid is None:
-        return "a process that only root can see"
+        return "a process that cannot be seen from here"
     return f"process {listener.pid} ({listener.command})"
 
 
