@@ -144,10 +144,10 @@ def _present(services: Services, job: Job, *, check_mode: bool) -> Result:
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # a folder of drop-ins that held only ours
             path.parent.rmdir() if path.parent.name.endswith(".service.d") else None
-    services.reload()
     for item in outcomes:
         if item.action == "stop":
             services.forget(item.instance)
+    services.reload()  # behind forget: what a manager still remembers would look like an instance to stop
     outcomes = _start_all(services, outcomes, job)
     generation = Generation(
         job.generation.number + 1,

@@ -96,6 +96,12 @@ def _cause(instance: Instance, outcome: Mapping[str, Any], now: Running | None, 
     """Return why the instance is not ready, or None when it is: it answers healthy, and it is the one that answers."""
     if outcome.get("cause"):
         return Cause(outcome["cause"], outcome["detail"])
+    if result.after is None:
+        return Cause(
+            "host_failed",
+            "the host was lost, or its deployment failed, before the instance could be asked; correct what the host's "
+            "own message says and run again",
+        )
     if now is None or now.state in ("failed", "stopped", "backoff"):
         return find_cause(now.log if now else (), now.exit_status if now else None)
     status = result.health.get(instance.name, 0)
@@ -202,7 +208,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
 def failure(report: Mapping[str, Any], *, strict: bool, degraded: bool) -> str | None:
     """Return the sentence to fail with, or None: nothing serves, a host has no result, or strict and degraded."""
     failed, total = report["summary"]["failed"], report["total_servers"]
-    lost = [item["host"] for item in failed if item["cause"] == "host_failed"]
+    lost = dict.fromkeys(item["host"] for item in failed if item["cause"] == "host_failed")
     if lost:
         return f"No deployment on {', '.join(lost)}: see the message of each above."
     if total and not report["ready_servers"]:

@@ -66,7 +66,7 @@ class Services(Protocol):
         """End an instance: SIGTERM, a few seconds of grace, SIGKILL. Returns when it has ended."""
 
     def forget(self, name: str) -> None:
-        """Drop a stopped instance whose definition is gone, and what its server kept."""
+        """Drop a stopped instance whose definition is gone, and what its server kept; reload() makes it final."""
 
     def logs(self, name: str, lines: int) -> list[str]:
         """Return the last lines that the instance printed, oldest first."""

@@ -83,7 +83,7 @@ def test_an_instance_between_two_tries_is_stopped_too(tmp_path):
 def test_what_goes_is_stopped_before_it_is_forgotten(tmp_path):
     services = FakeServices(tmp_path, a="backoff")
     present(services, job(tmp_path, actions=({"instance": "a", "action": "stop", "reason": "-"},)), check_mode=False)
-    assert services.asked == [("prepare",), ("stop", "a"), ("reload",), ("forget", "a")]
+    assert services.asked == [("prepare",), ("stop", "a"), ("forget", "a"), ("reload",)]
 
 
 @pytest.mark.parametrize("left", ["template", "lock", "generation.json", "registry.json"])

@@ -42,6 +42,7 @@ def result(now=None, health=200, outcome=None, listeners=(OURS,)):
         (result(running(INSTANCE), health=503), "timeout"),
         (result(running(INSTANCE), health=-1), "timeout"),
         (result(None), "crashed"),
+        (HostResult("gpu1", PLAN), "host_failed"),  # lost while its plan was applied
         (result(running(INSTANCE, state="failed", log=("error: invalid argument: --x",))), "bad_option"),
         (result(None, outcome={"launched": False, "cause": "port_taken", "detail": "x"}), "port_taken"),
     ],
