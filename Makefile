@@ -67,7 +67,7 @@ pinned: $(VENV)/dev.stamp
 	  -e llama_server_path=$(HOME)/.cache/magi/llama.cpp/current/llama-server
 
 test: lint sanity pinned ## Everything: lint, unit and end-to-end tests on the real thing
-	pytest tests
+	pytest tests -m 'not fleet'
 
 unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
 	pytest -m 'not e2e and not fleet'

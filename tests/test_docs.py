@@ -26,12 +26,13 @@ RUN_BY = {
         "ansible-playbook -i inventories/example playbooks/prepare.yml",
         "ansible-playbook -i inventories/example site.yml -e profile=production",
     },
-    "CI, which is make test": {
+    "CI, which is make test, and contributors": {
         "make test",
         "make lint",
         "make sanity",
         "make unit",
         "make e2e",
+        "make fleet",
         "pre-commit install",
     },
 }
