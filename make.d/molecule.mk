@@ -1,0 +1,7 @@
+.PHONY: molecule-test fleet-test
+molecule-test: $(VENV)/dev.stamp ## Molecule's scenarios on real systemd hosts, which stay up
+	molecule/hosts/hosts.py up $(HOSTS)
+	molecule test --scenario-name rollout --destroy never
+
+fleet-test: $(VENV)/dev.stamp ## What a fleet survives, on real systemd hosts, which stay up
+	pytest -m fleet
