@@ -1,14 +1,9 @@
 # The hosts that tests run on: molecule/hosts/hosts.py
 HOSTS ?= 3
 
-.PHONY: hosts hosts-down fleet
+.PHONY: hosts hosts-down
 hosts: ## Bring up HOSTS real systemd hosts in containers
 	molecule/hosts/hosts.py up $(HOSTS)
 
 hosts-down: ## Remove them, and the docker daemon if we started it
 	molecule/hosts/hosts.py down --engine
-
-fleet: pinned ## Tests on real systemd hosts in containers (needs docker)
-	molecule/hosts/hosts.py up $(HOSTS)
-	molecule test -s default
-	pytest tests/fleet -m fleet
