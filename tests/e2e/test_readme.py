@@ -102,7 +102,7 @@ def test_the_readme_s_commands_in_their_order(stranger: Stranger, tmp_path: Path
 
 @pytest.mark.parametrize("playbook", ["playbooks/prepare.yml", "site.yml -e profile=production"])
 def test_the_example_of_a_fleet_is_well_formed(stranger: Stranger, playbook: str):
-    listed = stranger.run(
-        f". .venv/bin/activate && ansible-playbook -i inventories/example {playbook} --syntax-check --list-hosts"
-    )
+    command = f". .venv/bin/activate && ansible-playbook -i inventories/example {playbook}"
+    stranger.run(f"{command} --syntax-check")
+    listed = stranger.run(f"{command} --list-hosts")
     assert all(host in listed for host in ("gpu1", "gpu2", "cpu1"))
