@@ -1,3 +1,3 @@
 .PHONY: bench-threads
-bench-threads: prepare ## Tokens per second with and without sharing the cores
+bench-threads: pinned $(VENV)/dev.stamp ## Tokens per second with and without sharing the cores
 	benchmarks/bench_threads.py
