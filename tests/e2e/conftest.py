@@ -47,6 +47,8 @@ class Deployment:
     folder: Path
     variables: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    hosts: dict[str, dict[str, Any]] = field(default_factory=lambda: {"localhost": {}})
+    """Variables by host; all hosts are this machine."""
 
     @property
     def home(self) -> Path:
@@ -75,13 +77,10 @@ class Deployment:
     def play(self, playbook: str = "site", *arguments: str, profile: str | None = None, **extra: Any) -> Run:
         inventory = {
             "model_servers": {
-                "hosts": {
-                    "localhost": {
-                        "ansible_connection": "local",
-                        "ansible_python_interpreter": sys.executable,
-                    }
-                },
+                "hosts": self.hosts,
                 "vars": {
+                    "ansible_connection": "local",
+                    "ansible_python_interpreter": sys.executable,
                     "model_server_manager": "supervisor",
                     "model_server_supervisord_path": str(Path(sys.executable).with_name("supervisord")),
                     "model_server_home": str(self.home),
