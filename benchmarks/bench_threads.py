@@ -28,10 +28,10 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "collections"))
 
-from ansible_collections.magi.models.plugins.module_utils._plan import Settings, build_plan  # noqa: E402
-from ansible_collections.magi.models.plugins.module_utils._probe import read_host  # noqa: E402
-from ansible_collections.magi.models.plugins.module_utils._profile import parse_profile  # noqa: E402
-from ansible_collections.magi.models.plugins.module_utils._registry import discover  # noqa: E402
+from ansible_collections.magi.models.plugins.module_utils._plan import Settings, build_plan
+from ansible_collections.magi.models.plugins.module_utils._probe import read_host
+from ansible_collections.magi.models.plugins.module_utils._profile import parse_profile
+from ansible_collections.magi.models.plugins.module_utils._registry import discover
 
 TARGET = 10
 PORTS = (18200, 18219)

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._cores import cores
 from ansible_collections.magi.models.plugins.module_utils._generation import read_generation
 from ansible_collections.magi.models.plugins.module_utils._host import (
     Binary,
@@ -226,23 +227,6 @@ def read_instances(
 
     with ThreadPoolExecutor(8) as pool:
         return tuple(pool.map(read, sorted(status))), environments
-
-
-def cores() -> int:
-    """Return the cores this process may use: its affinity, and the quota of its control group (cgroup v2 or v1)."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        count = os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        count = min(count, max(1, int(quota) // int(period)))
-    with contextlib.suppress(OSError, ValueError):
-        folder = Path("/sys/fs/cgroup/cpu")
-        quota_us = int((folder / "cpu.cfs_quota_us").read_text())
-        if quota_us > 0:
-            count = min(count, max(1, quota_us // int((folder / "cpu.cfs_period_us").read_text())))
-    return count
 
 
 def memory_bytes() -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import re
 import stat
 import time
@@ -24,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._cores import cores
 from ansible_collections.magi.models.plugins.module_utils._files import write_atomic
 from ansible_collections.magi.models.plugins.module_utils._gguf import GGUFError, read_header
 from ansible_collections.magi.models.plugins.module_utils._library import Library, find
@@ -221,13 +221,6 @@ def _read(path: str) -> dict[str, Any]:
         return {"facts": None, "code": error.code, "reason": error.message}
     identity = {"size": header.size, "mtime_ns": header.mtime_ns, "inode": header.inode}
     return {"facts": asdict(Facts.of(header)), "code": None, "reason": None, **identity}
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _read_all(paths: Sequence[str], progress: Progress) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ UTILS = COLLECTION / "plugins" / "module_utils"
 # The nouns in the order in which a value flows; each imports only those before it.
 ORDER = [
     "_files",
+    "_cores",
     "_settings",
     "_gguf",
     "_model",
