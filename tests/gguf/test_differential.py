@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import resource
 import struct
+import subprocess
 import time
 from pathlib import Path
 
@@ -178,6 +179,21 @@ def test_truncations_of_a_real_file(oracle, real):
             file.truncate(cut)
             mine, _theirs = compare(oracle, path)
             assert mine == "truncated", cut
+
+
+def test_a_real_file_cut_at_every_byte_of_its_header(oracle, tmp_path):
+    """A shard that llama.cpp splits off the real model: its header has tensors and no tokenizer, so each byte is few."""
+    split = Path.home() / ".cache" / "magi" / "llama.cpp" / "11434" / "bin" / "llama-gguf-split"
+    options = ["--split", "--split-max-tensors", "64", str(REAL), str(tmp_path / "part")]
+    subprocess.run([str(split), *options], check=True, capture_output=True)
+    path = sorted(tmp_path.glob("part-*.gguf"))[1]
+    assert compare(oracle, path) == ("accept", "accept")
+    size, end = path.stat().st_size, read_header(path).data_offset
+    cuts = {*range(end + 1), *(end + (size - end) * part // 10 for part in range(10)), size - 1}
+    with path.open("r+b") as file:
+        for cut in sorted(cuts, reverse=True):
+            file.truncate(cut)
+            assert compare(oracle, path)[0] == "truncated", cut
 
 
 def test_mutations_of_a_real_header(oracle, real, mutations):
