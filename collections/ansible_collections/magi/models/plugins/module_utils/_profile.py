@@ -103,6 +103,8 @@ class _Reader:
                 result = ArgumentSpecValidator({key: spec[key]}).validate({key: value})
                 if result.error_messages:
                     self.refuse((*where, key), f"{what}{key} must be {_WORDS[spec[key]['type']]}, not {value!r}.")
+                elif spec[key]["type"] == "dict" and not all(isinstance(name, str) for name in value):
+                    self.refuse((*where, key), f"{what}{key} has a name that is no text; quote it.")
                 else:
                     values[key] = result.validated_parameters[key]
         return values
