@@ -185,10 +185,10 @@ def test_a_host_that_is_not_reached_is_named_and_the_others_are_deployed(fleet: 
     run = fleet.play("site", profile="one", hosts=hosts)
     assert run.code != 0
     assert "host3: unreachable" in run.text
-    assert "No deployment on host3" in run.text
+    assert "host_unreachable: Host host3: it can't be reached" in run.text
     assert {host for host, _instance in fleet.pids()} == {"host1", "host2"}
     (failed,) = fleet.report()["summary"]["failed"]
-    assert (failed["host"], failed["cause"]) == ("host3", "host_failed")
+    assert (failed["host"], failed["cause"]) == ("host3", "host_unreachable")
 
 
 def test_a_host_that_vanishes_during_the_rollout_is_named_and_the_others_are_deployed(fleet: Fleet):
@@ -204,7 +204,7 @@ def test_a_host_that_vanishes_during_the_rollout_is_named_and_the_others_are_dep
     finally:
         subprocess.run(["docker", "unpause", container], check=True, stdout=subprocess.DEVNULL)
     assert run.code != 0
-    assert "No deployment on host3" in run.text
+    assert "host_unreachable: Host host3: it can't be reached" in run.text
     assert {host for host, _instance in fleet.pids()} == {"host1", "host2"}
     # Once it is back, the next run completes it, and leaves the others alone.
     before = fleet.pids()

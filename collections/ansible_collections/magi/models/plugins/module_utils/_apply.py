@@ -24,7 +24,7 @@ from ansible_collections.magi.models.plugins.module_utils._generation import (
     write_generation,
 )
 from ansible_collections.magi.models.plugins.module_utils._host import Generation
-from ansible_collections.magi.models.plugins.module_utils._instance import InstanceError, check_api_keys
+from ansible_collections.magi.models.plugins.module_utils._instance import LEFT_ALONE, InstanceError, check_api_keys
 from ansible_collections.magi.models.plugins.module_utils._services import Services
 
 LOG_LINES = 40
@@ -46,7 +46,7 @@ class Outcome:
     action: str
     reason: str
     launched: bool = True
-    """Started and listening; its readiness is the health check's matter. True for stop and keep."""
+    """Started and listening; its readiness is the health check's matter. True for stop and keep, not for quarantine."""
     cause: str = ""
     detail: str = ""
     log: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ def _diff(path: str, before: str, after: str) -> dict[str, str]:
 
 
 def _actions_diff(outcomes: Iterable[Outcome]) -> list[dict[str, str]]:
-    lines = [f"{item.action} {item.instance}: {item.reason}\n" for item in outcomes if item.action != "keep"]
+    lines = [f"{item.action} {item.instance}: {item.reason}\n" for item in outcomes if item.action not in LEFT_ALONE]
     return [{"prepared": "".join(lines)}] if lines else []
 
 
@@ -127,8 +127,11 @@ def present(services: Services, job: Job, *, check_mode: bool) -> Result:
 
 def _present(services: Services, job: Job, *, check_mode: bool) -> Result:
     write, stale, diff = file_changes(job.files, services.owned())
-    outcomes = [Outcome(item["instance"], item["action"], item["reason"]) for item in job.actions]
-    changed = bool(write or stale) or any(item.action != "keep" for item in outcomes)
+    outcomes = [
+        Outcome(item["instance"], item["action"], item["reason"], item["action"] != "quarantine")
+        for item in job.actions
+    ]
+    changed = bool(write or stale) or any(item.action not in LEFT_ALONE for item in outcomes)
     diff += _actions_diff(outcomes)
     if check_mode or not changed:
         return Result(changed, tuple(outcomes), job.generation, tuple(diff))

@@ -57,8 +57,9 @@ class Running:
     pid: int | None = None
     port: int | None = None
     config_hash: str | None = None
+    """Of what the process was started with; also of one that failed, where that is known."""
     started_at: float | None = None
-    """Seconds since the epoch."""
+    """Seconds since the epoch; of one that failed, its last start."""
     exit_status: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     """The LLAMA_ARG_* and MAGI_* variables of the process, secrets left out."""

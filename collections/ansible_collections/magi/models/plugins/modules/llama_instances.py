@@ -108,7 +108,7 @@ actions:
       type: str
       returned: always
     action:
-      description: start, restart, stop, remove or keep.
+      description: start, restart, stop, remove, keep or quarantine.
       type: str
       returned: always
     reason:
@@ -116,7 +116,7 @@ actions:
       type: str
       returned: always
     launched:
-      description: Whether it started and listens; true where nothing had to start.
+      description: Whether it started and listens; true where nothing had to start, false in quarantine.
       type: bool
       returned: always
     cause:
