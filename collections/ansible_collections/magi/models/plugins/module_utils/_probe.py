@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._cores import cores
-from ansible_collections.magi.models.plugins.module_utils._generation import read_generation
+from ansible_collections.magi.models.plugins.module_utils._generation import read_generation, read_worker
 from ansible_collections.magi.models.plugins.module_utils._host import (
     Binary,
     Host,
@@ -295,4 +295,5 @@ def read_host(
         instances=instances,
         generation=read_generation(home),
         silent_configs=silent_configs(),
+        at_work=read_worker(home),
     )
