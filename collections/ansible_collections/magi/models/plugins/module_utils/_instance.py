@@ -24,6 +24,10 @@ class InstanceError(ValueError):
     """An instance can't be built from its settings; the message names where the setting stands and the remedy."""
 
 
+LEFT_ALONE = ("keep", "quarantine")
+"""The actions of a plan that do nothing to an instance."""
+
+
 @dataclass(frozen=True)
 class Instance:
     """A desired instance. ``name`` is ``<model id>`` or ``<model id>-<n>`` from the second on."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._capacity import share_cores
+from ansible_collections.magi.models.plugins.module_utils._cause import REPEATED, find_cause
 from ansible_collections.magi.models.plugins.module_utils._gguf import printable
 from ansible_collections.magi.models.plugins.module_utils._host import (
     Binary,
@@ -39,7 +40,7 @@ class PlanError(ValueError):
 class Action:
     instance: str
     action: str
-    """start, restart, stop or keep."""
+    """start, restart, stop, keep, or quarantine: left stopped, since it failed for good with just what is desired."""
     reason: str
 
 
@@ -93,6 +94,7 @@ class Settings:
     host: str = "127.0.0.1"
     options: Mapping[str, Any] = field(default_factory=dict)
     strict: bool = False
+    retry_quarantined: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def build_plan(
 
     ports, notes = assign_ports(host_name, usable, host, settings)
     instances = tuple(_instances(host_name, usable, ports, host.binary, host, settings, profile))
-    actions = tuple(decide(instances, host.instances, profile.name))
+    actions = tuple(decide(instances, host.instances, profile.name, retry=settings.retry_quarantined))
     kept = {item.instance for item in actions if item.action == "keep"}
     running = {item.name: item for item in host.instances}
     for instance in instances:
@@ -379,8 +381,14 @@ def _instance(
     )
 
 
-def decide(instances: Iterable[Instance], running: Iterable[Running], profile: str) -> Iterable[Action]:
-    """Yield one action for each instance that is desired or there, comparing what *runs* with what is desired."""
+def decide(
+    instances: Iterable[Instance], running: Iterable[Running], profile: str, *, retry: bool = False
+) -> Iterable[Action]:
+    """Yield one action for each instance that is desired or there, comparing what *runs* with what is desired.
+
+    An instance that its service manager gave up on is left alone (quarantine) while nothing it is made of changes,
+    unless ``retry``: a deployment would only crash it again, and wait for it.
+    """
     there = {item.name: item for item in running}
     for instance in instances:
         now = there.pop(instance.name, None)
@@ -388,6 +396,8 @@ def decide(instances: Iterable[Instance], running: Iterable[Running], profile: s
             yield Action(instance.name, "start", "new in this profile")
         elif now.state == "orphaned":
             yield Action(instance.name, "restart", f"process {now.pid} runs outside its service manager")
+        elif now.config_hash == instance.config_hash and not retry and _fails_again(now):
+            yield Action(instance.name, "quarantine", f"failed with just this configuration ({now.exit_status})")
         elif now.state not in ("running", "starting"):
             why = f" ({now.exit_status})" if now.exit_status else ""
             yield Action(instance.name, "start", f"was {now.state}{why}")
@@ -397,6 +407,10 @@ def decide(instances: Iterable[Instance], running: Iterable[Running], profile: s
             yield Action(instance.name, "keep", "runs as desired")
     for name in sorted(there):
         yield Action(name, "stop", f"not enabled by profile {profile}")
+
+
+def _fails_again(now: Running) -> bool:
+    return now.state == "failed" and find_cause(now.log, now.exit_status).code in REPEATED
 
 
 def _difference(now: Running, instance: Instance) -> str:

@@ -48,6 +48,9 @@ SETTINGS = (
     Setting("refresh", "bool"),
     Setting("checksum", "bool"),
     Setting("strict", "bool"),
+    Setting("serial", "serial"),
+    Setting("max_fail_percentage", "percentage"),
+    Setting("retry_quarantined", "bool"),
 )
 
 _TRUE = {"1", "on", "true", "yes", "y", "enabled"}
@@ -119,14 +122,37 @@ def _manager(value: Any) -> str:
     return str(value)
 
 
+def _serial(value: Any) -> list[int | str]:
+    """Sizes of batches: numbers of hosts or percentages, as Ansible's serial takes them."""
+    items = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    sizes: list[int | str] = []
+    for item in items:
+        size = re.fullmatch(r"([1-9]\d*)(%?)", str(item).strip())
+        if size is None or (size.group(2) and int(size.group(1)) > 100):
+            raise ValueError("a number of hosts (2), a percentage of them (25%), or a list of these (1,25%)")
+        sizes.append(size.group() if size.group(2) else int(size.group()))
+    if not sizes:
+        raise ValueError("a number of hosts (2), a percentage of them (25%), or a list of these (1,25%)")
+    return sizes
+
+
+def _percentage(value: Any) -> int:
+    text = str(value).strip().rstrip("%")
+    if isinstance(value, bool) or not text.isascii() or not text.isdigit() or int(text) > 100:
+        raise ValueError("a whole number from 0 to 100")
+    return int(text)
+
+
 _CONVERT = {
     "bool": _bool,
     "manager": _manager,
     "options": _options,
     "path": _text,
     "paths": _paths,
+    "percentage": _percentage,
     "port_range": _port_range,
     "seconds": _seconds,
+    "serial": _serial,
     "slug": _slug,
     "str": _text,
 }

@@ -237,6 +237,10 @@ def test_a_port_that_can_not_be_had_is_named(entries, on, with_settings, said):
 FIRST = plan("a-q2_k").instances[0]
 
 
+def failed(**more):
+    return running(FIRST, **{"state": "failed", "pid": None, "exit_status": "exit status 1", **more})
+
+
 @pytest.mark.parametrize(
     ("now", "action", "reason"),
     [
@@ -244,7 +248,21 @@ FIRST = plan("a-q2_k").instances[0]
         (running(FIRST), "keep", "runs as desired"),
         (running(FIRST, state="starting"), "keep", "runs as desired"),
         (running(FIRST, state="stopped", pid=None), "start", "was stopped"),
-        (running(FIRST, state="failed", exit_status="exit status 1"), "start", "was failed (exit status 1)"),
+        # started from an older file: what is desired was not tried yet
+        (failed(config_hash=None), "start", "was failed (exit status 1)"),
+        (failed(config_hash="x"), "start", "was failed (exit status 1)"),
+        (failed(), "quarantine", "failed with just this configuration (exit status 1)"),
+        (
+            failed(log=("error: invalid argument: --x",)),
+            "quarantine",
+            "failed with just this configuration (exit status 1)",
+        ),
+        # mended where no hash shows it
+        (
+            failed(log=("couldn't bind HTTP server socket, hostname: ::, port: 1",)),
+            "start",
+            "was failed (exit status 1)",
+        ),
         (running(FIRST, state="orphaned", pid=7), "restart", "process 7 runs outside its service manager"),
         (
             running(FIRST, config_hash="x"),
@@ -265,6 +283,11 @@ FIRST = plan("a-q2_k").instances[0]
 def test_running_is_compared_with_desired(now, action, reason):
     value = plan("a-q2_k", on=host(*([now] if now else [])))
     assert [(item.action, item.reason) for item in value.actions] == [(action, reason)]
+
+
+def test_a_quarantined_instance_is_tried_again_when_it_is_asked_for():
+    value = plan("a-q2_k", on=host(failed()), with_settings=settings(retry_quarantined=True))
+    assert [item.action for item in value.actions] == ["start"]
 
 
 def test_what_is_not_enabled_is_stopped():
