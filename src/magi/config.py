@@ -76,5 +76,5 @@ def rows(hosts: Mapping[str, Mapping[str, Value]]) -> list[Row]:
                     same[1].append(host)
                 else:
                     groups.append((values[setting], [host]))
-        found += [Row(setting, value, tuple(names), len(groups) == 1) for value, names in groups]
+        found += [Row(setting, value, tuple(names), len(names) == len(hosts)) for value, names in groups]
     return found

@@ -33,10 +33,14 @@ def test_hosts_that_differ_get_a_row_each():
     hosts = config([("gpu1", result()), ("gpu2", result("::")), ("gpu3", result(home="/x"))], ())
     default = Value("127.0.0.1", "default", "model_server_host")
     assert rows(hosts) == [
-        Row("home", Value("/x", "inventory", "home"), ("gpu3",), True),
+        Row("home", Value("/x", "inventory", "home"), ("gpu3",), False),
         Row("host", default, ("gpu1", "gpu3"), False),
         Row("host", Value("::", "default", "model_server_host"), ("gpu2",), False),
     ]
+
+
+def test_what_all_hosts_have_is_one_row():
+    assert [row.everywhere for row in rows(config([("gpu1", result()), ("gpu2", result())], ()))] == [True]
 
 
 @pytest.mark.parametrize(
