@@ -40,6 +40,7 @@ class ActionModule(ControllerAction):
                 port_range=tuple(settings["port_range"]),
                 host=settings["host"],
                 options=settings["options"],
+                resources=settings["resources"],
                 strict=settings["strict"],
                 retry_quarantined=settings["retry_quarantined"],
             ),
