@@ -409,6 +409,8 @@ def decide(
             yield Action(instance.name, "start", f"was {now.state}{why}")
         elif now.config_hash != instance.config_hash:
             yield Action(instance.name, "restart", _difference(now, instance))
+        elif now.keys_changed:
+            yield Action(instance.name, "restart", "its file of API keys was changed after it started")
         else:
             yield Action(instance.name, "keep", "runs as desired")
     for name in sorted(there):

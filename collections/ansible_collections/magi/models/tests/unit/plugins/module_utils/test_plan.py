@@ -247,6 +247,7 @@ def failed(**more):
         (None, "start", "new in this profile"),
         (running(FIRST), "keep", "runs as desired"),
         (running(FIRST, state="starting"), "keep", "runs as desired"),
+        (running(FIRST, keys_changed=True), "restart", "its file of API keys was changed after it started"),
         (running(FIRST, state="stopped", pid=None), "start", "was stopped"),
         # started from an older file: what is desired was not tried yet
         (failed(config_hash=None), "start", "was failed (exit status 1)"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils import _probe
 from ansible_collections.magi.models.plugins.module_utils._probe import read_instances
 from ansible_collections.magi.models.plugins.module_utils._services import Status
 
@@ -38,3 +39,14 @@ def test_what_a_failed_instance_was_started_with(tmp_path, status, config_hash, 
     os.utime(path, (100, 100))
     (found,), _environments = read_instances(FakeServices(status), str(tmp_path))
     assert (found.config_hash, found.port, found.log) == (config_hash, 8080, log)
+
+
+@pytest.mark.parametrize(("written", "changed"), [(100, False), (102, True), (None, False)])
+def test_keys_that_were_changed_after_the_start_are_seen(tmp_path, monkeypatch, written, changed):
+    keys = tmp_path / "keys"
+    if written:
+        keys.write_text("k")
+        os.utime(keys, (written, written))
+    monkeypatch.setattr(_probe, "process_environment", lambda pid: {"MAGI_API_KEY_FILE": str(keys)})
+    (found,), _environments = read_instances(FakeServices(Status("running", 7, 101.0)), str(tmp_path))
+    assert found.keys_changed is changed
