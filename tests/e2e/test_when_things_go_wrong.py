@@ -130,6 +130,16 @@ def test_a_server_that_does_not_start_is_explained_and_the_others_serve(two: Dep
     assert strict.code != 0
     assert "strict is set and the deployment is degraded" in strict.text
 
+    # It would only crash again: left stopped until something that it is made of changes, or somebody asks for it.
+    assert f"quarantine {Q3}: failed with just this configuration" in strict.output
+    assert strict.changed == 0
+    assert two.servers()[Q3]["action"] == "quarantine"
+    retried = two.play(profile="p", model_server_retry_quarantined=True)
+    assert f"start {Q3}: was failed" in retried.output
+    two.add_profile("p", Q2, Q3)
+    assert two.play(profile="p").code == 0
+    assert two.report()["ready_servers"] == 2
+
 
 def test_no_server_ready_is_a_failure(two: Deployment):
     two.add_profile("p", Q2, options={"cache_type_k": "madeup"})

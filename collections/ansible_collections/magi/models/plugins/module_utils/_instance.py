@@ -48,6 +48,8 @@ class Instance:
     url: str = ""
     """Where it is reached on its own host, without a slash at the end."""
     config_hash: str = ""
+    resources: Mapping[str, str] = field(default_factory=dict)
+    """Limits that the service manager sets: memory_max, cpu_quota, nice."""
     threads: int | None = field(default=None)
     """Threads shared out by us; None where the profile decides or a GPU does the work."""
 

@@ -93,6 +93,7 @@ class Settings:
     port_range: tuple[int, int]
     host: str = "127.0.0.1"
     options: Mapping[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
     retry_quarantined: bool = False
 
@@ -317,7 +318,8 @@ def _instances(
         shares = share_cores(host.cores, [_claim(options, host) for options in resolved])
         for item, options, share in zip(wanted, resolved, shares):
             threads = None if "threads" in options or _on_gpu(options, host) else share
-            yield _instance(item, options, threads, ports[item.name], binary, settings.host, host.home)
+            resources = {**profile.resources, **settings.resources, **item.entry.resources}
+            yield _instance(item, options, resources, threads, ports[item.name], binary, settings.host, host.home)
     except InstanceError as error:
         raise PlanError(f"Host {host_name}: {error}") from None
 
@@ -336,6 +338,7 @@ def _claim(options: Mapping[str, Any], host: Host) -> int | None:
 def _instance(
     item: Wanted,
     options: dict[str, Any],
+    resources: Mapping[str, str],
     threads: int | None,
     port: int,
     binary: Binary,
@@ -367,6 +370,8 @@ def _instance(
         "MAGI_TIER": item.model["tier"],
         "MAGI_DISPLAY_NAME": printable(item.model["display_name"]),
     }
+    if resources:  # known to the process, so that a change of them is one of what it was started with
+        environment["MAGI_RESOURCES"] = " ".join(f"{name}={value}" for name, value in sorted(resources.items()))
     if threads is not None:
         environment |= {"LLAMA_ARG_THREADS": str(threads), "MAGI_THREADS": "shared"}
     digest = config_hash(environment, extra_args, item.model["files"], binary)
@@ -383,6 +388,7 @@ def _instance(
         extra_args=extra_args,
         url=local_url(address, port),
         config_hash=digest,
+        resources=resources,
         threads=threads,
     )
 
@@ -409,6 +415,8 @@ def decide(
             yield Action(instance.name, "start", f"was {now.state}{why}")
         elif now.config_hash != instance.config_hash:
             yield Action(instance.name, "restart", _difference(now, instance))
+        elif now.keys_changed:
+            yield Action(instance.name, "restart", "its file of API keys was changed after it started")
         else:
             yield Action(instance.name, "keep", "runs as desired")
     for name in sorted(there):
@@ -422,21 +430,21 @@ def _fails_again(now: Running) -> bool:
 def _difference(now: Running, instance: Instance) -> str:
     """Say what differs between the running process and the desired one."""
 
-    def name(variable: str) -> str:
-        return variable.removeprefix("LLAMA_ARG_").lower()
+    def shown(environment: Mapping[str, str]) -> dict[str, str]:
+        found = {
+            key.removeprefix("LLAMA_ARG_").lower(): value
+            for key, value in environment.items()
+            if key.startswith("LLAMA_ARG_")
+        }
+        named = {"api_key_file": environment.get("MAGI_API_KEY_FILE"), "resources": environment.get("MAGI_RESOURCES")}
+        return {**found, **{key: value for key, value in named.items() if value}}
 
-    def options(environment: Mapping[str, str]) -> dict[str, str]:
-        found = {key: value for key, value in environment.items() if key.startswith("LLAMA_ARG_")}
-        if "MAGI_API_KEY_FILE" in environment:
-            found["LLAMA_ARG_API_KEY_FILE"] = environment["MAGI_API_KEY_FILE"]
-        return found
-
-    old, new = options(now.environment), options(instance.environment)
+    old, new = shown(now.environment), shown(instance.environment)
     if "MAGI_THREADS" in instance.environment:
-        old.pop("LLAMA_ARG_THREADS", None)
-        new.pop("LLAMA_ARG_THREADS", None)
+        old.pop("threads", None)
+        new.pop("threads", None)
     changes = [
-        f"{name(key)} {old.get(key, 'unset')} → {new.get(key, 'unset')}"
+        f"{key} {old.get(key, 'unset')} → {new.get(key, 'unset')}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
@@ -450,6 +458,12 @@ def _warnings(host_name: str, instances: Sequence[Instance], host: Host, setting
         yield (
             f"Host {host_name}: {', '.join(open_ones)} listen on {settings.host} without an API key, so whoever "
             "reaches the port can use them; set the option api_key_file, or model_server_host: 127.0.0.1."
+        )
+    limited = [item.name for item in instances if item.resources]
+    if limited and host.manager != "systemd":
+        yield (
+            f"Host {host_name}: {host.manager} can't hold the resources of {', '.join(limited)}, which are left out "
+            "there: only systemd limits memory and processor time."
         )
     for path in host.silent_configs:
         yield (

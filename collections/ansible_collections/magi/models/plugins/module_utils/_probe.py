@@ -203,6 +203,13 @@ def _tried(home: str, name: str, status: Status) -> bool:
     return False
 
 
+def _keys_changed(environment: Mapping[str, str], status: Status) -> bool:
+    with contextlib.suppress(OSError, KeyError):
+        written = os.stat(environment["MAGI_API_KEY_FILE"]).st_mtime
+        return bool(status.pid and status.started_at and written > status.started_at)
+    return False
+
+
 FAILURE_LINES = 40
 """Lines of log that are read of an instance that failed, also where none are asked for: they tell the cause."""
 
@@ -230,6 +237,7 @@ def read_instances(
             int(port) if port.isdigit() else None,
             environment.get("MAGI_CONFIG_HASH") if item.pid or _tried(home, name, item) else None,
             item.started_at,
+            _keys_changed(environment, item),
             item.exit_status,
             {
                 key: value

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.magi.models.plugins.module_utils._settings import resources
 
 
 class ProfileError(ValueError):
@@ -38,6 +39,8 @@ class Entry:
     port: int | None = None
     """Fixed port of the first instance."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, str] = field(default_factory=dict)
+    """memory_max, cpu_quota, nice: see _settings.resources."""
 
     def __str__(self) -> str:
         return f"tier {self.pattern}" if self.kind == "tier" else self.pattern
@@ -55,6 +58,7 @@ class Profile:
     entries: tuple[Entry, ...]
     options: Mapping[str, Any]
     strict: bool = False
+    resources: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,7 +66,7 @@ class Profile:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Profile:
         entries = tuple(Entry(**entry) for entry in data["entries"])
-        return cls(data["name"], data["description"], entries, data["options"], data["strict"])
+        return cls(**{**data, "entries": entries})
 
 
 _PROFILE = {
@@ -70,6 +74,7 @@ _PROFILE = {
     "description": {"type": "str", "default": ""},
     "enabled_models": {"type": "list", "elements": "raw"},
     "options": {"type": "dict"},
+    "resources": {"type": "dict"},
     "strict": {"type": "bool", "default": False},
 }
 _ENTRY = {
@@ -78,6 +83,7 @@ _ENTRY = {
     "instances": {"type": "int", "default": 1},
     "port": {"type": "int"},
     "options": {"type": "dict"},
+    "resources": {"type": "dict"},
 }
 _WORDS = {"bool": "true or false", "dict": "a mapping", "int": "a whole number", "list": "a list", "str": "a text"}
 
@@ -136,7 +142,15 @@ class _Reader:
             what_for = f"since {pattern!r} may match several models"
             self.refuse((*where, "port"), f"{what}: port needs an exact model id, {what_for}.")
         pattern = pattern.upper() if kind == "tier" else pattern
-        return Entry(kind, pattern, instances, port, valid["options"] or {})
+        limits = self.resources((*where, "resources"), f"{what}: ", valid)
+        return Entry(kind, pattern, instances, port, valid["options"] or {}, limits)
+
+    def resources(self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any]) -> dict[str, str]:
+        try:
+            return resources(valid["resources"] or {})
+        except ValueError as error:
+            self.refuse(where, f"{what}resources must be {error}.")
+            return {}
 
 
 def examine_profile(name: str, data: Any) -> tuple[Profile | None, tuple[Problem, ...]]:
@@ -153,10 +167,11 @@ def examine_profile(name: str, data: Any) -> tuple[Profile | None, tuple[Problem
             reader.refuse((), 'enabled_models is missing; enable a model, or "*" for all.')
     elif not entries and not reader.problems:
         reader.refuse(("enabled_models",), 'enabled_models is empty; enable a model, or "*" for all.')
+    limits = reader.resources(("resources",), "", valid)
     if reader.problems:
         return None, tuple(reader.problems)
     found = tuple(entry for entry in entries if entry is not None)
-    return Profile(name, valid["description"], found, valid["options"] or {}, valid["strict"]), ()
+    return Profile(name, valid["description"], found, valid["options"] or {}, valid["strict"], limits), ()
 
 
 def parse_profile(name: str, data: Any) -> Profile:

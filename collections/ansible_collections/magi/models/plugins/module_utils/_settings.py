@@ -40,6 +40,7 @@ SETTINGS = (
     Setting("concurrent_starts", "bool", "MODEL_CONCURRENT_STARTS"),
     Setting("stop_timeout", "seconds", "MODEL_STOP_TIMEOUT"),
     Setting("options", "options"),
+    Setting("resources", "resources"),
     Setting("manager", "manager"),
     Setting("home", "path"),
     Setting("supervisord_path", "path"),
@@ -116,6 +117,29 @@ def _options(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+_RESOURCES = {
+    "memory_max": (r"[1-9]\d*[KMGT]?|[1-9]\d?%|100%", "bytes (with K, M, G or T for 1024 of each), or a percentage"),
+    "cpu_quota": (r"[1-9]\d*%", "a percentage of one core, such as 150%"),
+    "nice": (r"-?\d|-?1\d|-20", "a whole number from -20 to 19"),
+}
+
+
+def resources(value: Any) -> dict[str, str]:
+    """Return an instance's limits as systemd takes them (systemd.resource-control(5), Nice= in systemd.exec(5)).
+
+    Raises ValueError with what it should be.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"a mapping of {', '.join(_RESOURCES)}")
+    for name, given in value.items():
+        if name not in _RESOURCES:
+            raise ValueError(f"a mapping of {', '.join(_RESOURCES)} (it has {name!r})")
+        pattern, what = _RESOURCES[name]
+        if isinstance(given, bool) or not re.fullmatch(pattern, str(given)):
+            raise ValueError(f"a mapping whose {name} is {what}")
+    return {name: str(given) for name, given in sorted(value.items())}
+
+
 def _manager(value: Any) -> str:
     if value not in ("auto", "systemd", "supervisor"):
         raise ValueError("auto, systemd or supervisor")
@@ -151,6 +175,7 @@ _CONVERT = {
     "paths": _paths,
     "percentage": _percentage,
     "port_range": _port_range,
+    "resources": resources,
     "seconds": _seconds,
     "serial": _serial,
     "slug": _slug,

@@ -58,6 +58,14 @@ def test_every_form_of_an_entry():
         ({"enabled_models": [{"tier": "Q3", "port": 8080}]}, "port needs an exact model id"),
         ({"enabled_models": [{"model": "*", "port": 8080}]}, "port needs an exact model id"),
         ({"enabled_models": [""]}, "the selector is empty"),
+        ({"enabled_models": ["*"], "resources": {"memory": 1}}, "resources must be a mapping of memory_max, cpu_quota"),
+        (
+            {"enabled_models": [{"model": "a", "resources": {"nice": 20}}]},
+            "entry 1: resources must be a mapping whose nice",
+        ),
+        ({"enabled_models": ["*"], "resources": {"memory_max": "8 GB"}}, "memory_max is bytes"),
+        ({"enabled_models": ["*"], "resources": {"memory_max": "8G\nExecStart=/x"}}, "memory_max is bytes"),
+        ({"enabled_models": ["*"], "resources": {"cpu_quota": 2}}, "cpu_quota is a percentage"),
     ],
 )
 def test_a_wrong_profile_is_one_sentence_that_names_it(data, said):
@@ -77,7 +85,7 @@ def test_a_wrong_profile_is_one_sentence_that_names_it(data, said):
         ({"enabled_model": ["*"]}, {("enabled_model",): 'unknown key "enabled_model": did you mean "enabled_models"?'}),
         (
             {"enabled_models": ["*"], "colour": 1},
-            {("colour",): "the keys are name, description, enabled_models, options, strict."},
+            {("colour",): "the keys are name, description, enabled_models, options, resources, strict."},
         ),
         (
             {
