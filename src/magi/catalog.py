@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._files import write_atomic
-from ansible_collections.magi.models.plugins.module_utils._host import Binary, Option
+from ansible_collections.magi.models.plugins.module_utils._host import Binary
 from ansible_collections.magi.models.plugins.module_utils._registry import RegistryError
 from ansible_collections.magi.models.plugins.module_utils._registry import load as load_registry
 
@@ -41,13 +41,8 @@ class Known:
             tuple(data["models"]),
             tuple(data["rejected"]),
             data["options"],
-            data["binary"] and _binary(data["binary"]),
+            data["binary"] and Binary.from_dict(data["binary"]),
         )
-
-
-def _binary(data: Mapping[str, Any]) -> Binary:
-    options = tuple(Option(**{**o, "names": tuple(o["names"]), "flags": tuple(o["flags"])}) for o in data["options"])
-    return Binary(**{**data, "options": options})
 
 
 def learn(known: Mapping[str, Known], results: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Known]:
@@ -63,7 +58,7 @@ def learn(known: Mapping[str, Known], results: Iterable[tuple[str, Mapping[str, 
         elif isinstance(result.get("settings"), Mapping) and "origins" in result:
             host = replace(host, options=result["settings"].get("options") or {})
         elif isinstance(result.get("host"), Mapping) and (result["host"].get("binary") or {}).get("options"):
-            host = replace(host, binary=_binary(result["host"]["binary"]))
+            host = replace(host, binary=Binary.from_dict(result["host"]["binary"]))
         else:
             continue
         hosts[name] = host

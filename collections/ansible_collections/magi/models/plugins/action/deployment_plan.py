@@ -30,20 +30,12 @@ class ActionModule(ControllerAction):
     ERRORS = (PlanError,)
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
-        settings = arguments["settings"]
         plan = build_plan(
             host_name=task_vars["inventory_hostname"],
             profile=Profile.from_dict(arguments["profile"]),
             registry=arguments["registry"],
             host=Host.from_dict(arguments["host"]),
-            settings=Settings(
-                port_range=tuple(settings["port_range"]),
-                host=settings["host"],
-                options=settings["options"],
-                resources=settings["resources"],
-                strict=settings["strict"],
-                retry_quarantined=settings["retry_quarantined"],
-            ),
+            settings=Settings.of(arguments["settings"]),
         )
         self.show(plan_lines(plan))
         return {"plan": plan.to_dict(), "warnings": [printable(item) for item in (*plan.degraded, *plan.warnings)]}

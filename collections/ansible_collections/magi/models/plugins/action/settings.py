@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._settings import PREFIX, SETTINGS, SettingError, resolve
@@ -16,12 +16,20 @@ class ActionModule(ControllerAction):
     ERRORS = (SettingError,)
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
-        # Only the variable manager still knows what came from -e; in task_vars all sources are merged.
-        extra = self._task.get_variable_manager().extra_vars
-        names = {PREFIX + setting.name for setting in SETTINGS} | {s.alias for s in SETTINGS if s.alias}
+        # Only the variable manager still knows what came from where; in task_vars all sources are merged.
+        manager = self._task.get_variable_manager()
+        host = manager._inventory.get_host(task_vars["inventory_hostname"])
+        given = manager.get_vars(host=host, include_hostvars=False)  # without a play: without the defaults of roles
+
+        def values(names: Iterable[str]) -> dict[str, Any]:
+            return {name: self._templar.template(task_vars[name]) for name in names}
+
+        variables = {PREFIX + setting.name for setting in SETTINGS}
+        names = variables | {setting.alias for setting in SETTINGS if setting.alias}
         settings, origins = resolve(
-            {name: self._templar.template(task_vars[name]) for name in names & task_vars.keys()},
+            values(variables & given.keys()),
             os.environ,
-            {name: self._templar.template(extra[name]) for name in names & extra.keys()},
+            values(names & manager.extra_vars.keys()),
+            values(variables & (task_vars.keys() - given.keys())),
         )
         return {"settings": settings, "origins": origins}

@@ -34,6 +34,24 @@ class Binary:
     """Changes whenever the file behind the path does: version, size in bytes and mtime in nanoseconds."""
     options: tuple[Option, ...] = ()
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Binary:
+        options = tuple(
+            Option(**{**item, "names": tuple(item["names"]), "flags": tuple(item["flags"])}) for item in data["options"]
+        )
+        return cls(**{**data, "options": options})
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file or folder that keeps the servers, as the user they run as, from files that they need."""
+
+    at: str
+    mode: str
+    """As ls shows it (``drwx------``), or ``hidden`` where the service does not see it at all."""
+    paths: tuple[str, ...]
+    """What can't be read."""
+
 
 @dataclass(frozen=True)
 class Listener:
@@ -116,25 +134,18 @@ class Host:
     """Configuration files that this llama-server would read before its environment."""
     at_work: Worker | None = None
     """A deployment that changes the host at this moment."""
+    unreadable: tuple[Unreadable, ...] = ()
+    """What keeps the servers from the files that were asked about."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Host:
-        binary = data["binary"] and Binary(
-            **{
-                **data["binary"],
-                "options": tuple(
-                    Option(**{**o, "names": tuple(o["names"]), "flags": tuple(o["flags"])})
-                    for o in data["binary"]["options"]
-                ),
-            }
-        )
         return cls(
             **{
                 **data,
-                "binary": binary,
+                "binary": data["binary"] and Binary.from_dict(data["binary"]),
                 "gpus": tuple(data["gpus"]),
                 "listeners": tuple(Listener(**item) for item in data["listeners"]),
                 "instances": tuple(
@@ -149,6 +160,9 @@ class Host:
                 ),
                 "generation": Generation(**data["generation"]),
                 "silent_configs": tuple(data["silent_configs"]),
+                "unreadable": tuple(
+                    Unreadable(**{**item, "paths": tuple(item["paths"])}) for item in data["unreadable"]
+                ),
                 "at_work": data["at_work"] and Worker(**data["at_work"]),
             }
         )

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._capacity import share_cores
@@ -96,6 +96,12 @@ class Settings:
     resources: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
     retry_quarantined: bool = False
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Settings:
+        """Return them from all ``values`` that were settled."""
+        given = {item.name: values[item.name] for item in fields(cls)}
+        return cls(**{**given, "port_range": tuple(given["port_range"])})
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import http.client
 import json
 import os
 import re
+import stat
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ansible_collections.magi.models.plugins.module_utils._host import (
     Listener,
     Option,
     Running,
+    Unreadable,
     parse_help,
     parse_listeners,
     reachable,
@@ -42,7 +44,7 @@ def read_binary(path: str) -> tuple[Binary | None, str]:
     """
     path = os.path.expanduser(path)
     try:
-        stat = os.stat(path)
+        status = os.stat(path)
         version = _run(path, "--version")
         options: tuple[Option, ...] = parse_help(_run(path, "--help"))
     except FileNotFoundError:
@@ -53,7 +55,7 @@ def read_binary(path: str) -> tuple[Binary | None, str]:
         return None, f"{path} does not list llama-server's options; is it llama-server?"
     found = re.search(r"version:\s*(.+)", version)
     line = found.group(1).strip() if found else "unknown version"
-    return Binary(path, line, f"{line} {stat.st_size} {stat.st_mtime_ns}", options), ""
+    return Binary(path, line, f"{line} {status.st_size} {status.st_mtime_ns}", options), ""
 
 
 def _run(*command: str) -> str:
@@ -269,6 +271,48 @@ def silent_configs() -> tuple[str, ...]:
     return (str(path),) if path.exists() else ()
 
 
+# What the unit's ProtectHome= replaces by empty folders, of which only those it binds are put back (systemd.exec(5)).
+_HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
+
+
+def unreadable(paths: Iterable[str], folders: Iterable[str], manager: str) -> tuple[Unreadable, ...]:
+    """Return what keeps the servers of ``manager`` from reading files that are there.
+
+    Under supervisor they run as our own user. Under systemd they run as a user of their own in no group, so the bits
+    for others count (systemd.exec(5), DynamicUser=), and of home folders they see only ``folders``. A llama-server is
+    to be executed, and is one of ``paths`` too.
+    """
+    bound = [Path(folder) for folder in folders]
+    found: dict[tuple[str, str], list[str]] = {}
+    for path in paths:
+        with contextlib.suppress(OSError):  # what is gone, or leads nowhere, is somebody else's finding
+            obstacle = _obstacle(Path(path), bound, manager)
+            if obstacle:
+                found.setdefault(obstacle, []).append(path)
+    return tuple(Unreadable(at, mode, tuple(blocked)) for (at, mode), blocked in sorted(found.items()))
+
+
+def _obstacle(path: Path, bound: Sequence[Path], manager: str) -> tuple[str, str] | None:
+    """Return what stands in the way to ``path``, or to the file that it links to, with its mode; None: nothing."""
+    path = path.absolute()
+    real = path.resolve(strict=True)
+    for way, parts in ((path, path.parents), (real, (real, *real.parents))):
+        at_home = manager == "systemd" and any(home in way.parents for home in _HOMES)
+        if at_home and not any(folder in way.parents for folder in bound):
+            return str(way), "hidden"
+        for part in reversed(parts):
+            mode = part.stat().st_mode
+            needed = 0o1 if stat.S_ISDIR(mode) else 0o4
+            if manager != "systemd":
+                allowed = os.access(part, needed)
+            else:  # folders above a bound one are made anew, for all to enter
+                remade = any(home == part or home in part.parents for home in _HOMES)
+                allowed = bool(mode & needed) or (remade and any(part in folder.parents for folder in bound))
+            if not allowed:
+                return str(part), stat.filemode(mode)
+    return None
+
+
 def read_host(
     *,
     llama_server_path: str,
@@ -279,9 +323,12 @@ def read_host(
     log_lines: int = 0,
     ask: bool = False,
     options: bool = True,
+    must_read: Iterable[str] = (),
+    model_folders: Iterable[str] = (),
 ) -> Host:
     """Read all that a plan or a report needs to know of this host, in one go.
 
+    ``must_read`` are files that the servers need, found in ``model_folders``.
     Raises ServiceError when the service manager can't be asked.
     """
     kind = detected(manager)
@@ -304,4 +351,9 @@ def read_host(
         generation=read_generation(home),
         silent_configs=silent_configs(),
         at_work=read_worker(home),
+        unreadable=unreadable(
+            [*must_read, *([binary.path] if binary and must_read else [])],
+            [*model_folders, os.path.dirname(os.path.expanduser(llama_server_path))],
+            kind,
+        ),
     )

@@ -184,12 +184,16 @@ _CONVERT = {
 
 
 def resolve(
-    inventory: Mapping[str, Any], environment: Mapping[str, str], extra: Mapping[str, Any]
+    inventory: Mapping[str, Any],
+    environment: Mapping[str, str],
+    extra: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the settings and where each came from: extra vars over environment over inventory over default.
 
-    ``inventory`` holds the role's variables as the host sees them, defaults included, and ``extra`` what ``-e`` gave
-    (both templated already). An empty environment variable counts as not set.
+    ``inventory`` holds the role's variables that the inventory gives the host, ``extra`` those of ``-e``, and
+    ``defaults`` what they are without either, by a play or the role (all templated already). An empty environment
+    variable counts as not set.
 
     Raises SettingError naming the setting, its source and what it should be.
     """
@@ -201,7 +205,8 @@ def resolve(
             (f"-e {variable}", extra.get(variable)),
             (f"-e {setting.alias}", extra.get(setting.alias) if setting.alias else None),
             (f"environment {setting.environment}", environment.get(setting.environment or "") or None),
-            (f"inventory or default {variable}", inventory.get(variable)),
+            (f"inventory {variable}", inventory.get(variable)),
+            (f"default {variable}", (defaults or {}).get(variable)),
         )
         origin, value = next(((o, v) for o, v in candidates if v is not None), ("", None))
         if value is None:

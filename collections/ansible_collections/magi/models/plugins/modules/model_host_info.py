@@ -57,6 +57,18 @@ options:
     description: Return the options that the binary takes.
     type: bool
     default: true
+  must_read:
+    description:
+      - Files that the servers need, such as those of the models. What keeps their user from them, or from llama-server,
+        is returned as RV(host.unreadable).
+    type: list
+    elements: str
+    default: []
+  model_folders:
+    description: The folders in which the models were found, which the servers see also where they are in a home folder.
+    type: list
+    elements: path
+    default: []
   fence:
     description:
       - End what a deployment still does on the host when its controller, on this machine, is gone; then read the host.
@@ -135,6 +147,12 @@ host:
       type: list
       elements: str
       returned: always
+    unreadable:
+      description: What keeps the servers from files of O(must_read), each with the path in the way as C(at), its
+        C(mode), and the C(paths) that can't be read.
+      type: list
+      elements: dict
+      returned: always
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -154,6 +172,8 @@ def main() -> None:
             "log_lines": {"type": "int", "default": 0},
             "identify": {"type": "bool", "default": False},
             "options": {"type": "bool", "default": True},
+            "must_read": {"type": "list", "elements": "str", "default": []},
+            "model_folders": {"type": "list", "elements": "path", "default": []},
             "fence": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -172,6 +192,8 @@ def main() -> None:
             log_lines=params["log_lines"],
             ask=params["identify"],
             options=params["options"],
+            must_read=params["must_read"],
+            model_folders=params["model_folders"],
         )
     except ServiceError as error:
         module.fail_json(msg=str(error))

@@ -36,7 +36,7 @@ settings:
   returned: success
   type: dict
 origins:
-  description: Where each came from.
+  description: Where each came from, such as C(environment MODEL_HOST) or C(inventory model_server_host).
   returned: success
   type: dict
 """

@@ -32,6 +32,7 @@ ORDER = [
     "_report",
     "_rollout",
     "_probe",
+    "_chat",
     "_apply",
     "_command",
     "_archive",

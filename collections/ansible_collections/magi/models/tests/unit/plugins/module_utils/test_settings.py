@@ -44,10 +44,16 @@ def test_the_source_that_counts_most_wins(inventory, environment, extra, name, v
 
 
 def test_origins_name_the_source():
-    _settings, origins = resolve({"model_server_host": "::1"}, {"MODEL_STOP_TIMEOUT": "3"}, {"profile": "p"})
+    _settings, origins = resolve(
+        {"model_server_host": "::1"},
+        {"MODEL_STOP_TIMEOUT": "3"},
+        {"profile": "p"},
+        {"model_server_host": "127.0.0.1", "model_server_manager": "auto"},
+    )
     assert origins == {
         "profile": "-e profile",
-        "host": "inventory or default model_server_host",
+        "host": "inventory model_server_host",
+        "manager": "default model_server_manager",
         "stop_timeout": "environment MODEL_STOP_TIMEOUT",
     }
 

@@ -1,0 +1,91 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Runs the module llama_chat as an async job and shows the answer as it comes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+JOB_LIMIT = 3600  # seconds
+POLL = 0.2  # seconds
+LOST = 15  # seconds without a word, after which the job itself is asked
+
+
+def serving(name: str, hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the hosts on which the instance answers, by what the verb status registered in their variables."""
+    found = []
+    for host, variables in hosts.items():
+        instances = ((variables.get("__model_server_after") or {}).get("host") or {}).get("instances") or ()
+        if any(item["name"] == name and name in (item["model_ids"] or ()) for item in instances):
+            found.append(host)
+    return found
+
+
+class ActionModule(ActionBase):
+    """Start the job, show each line of its stream as it comes, hand back the module's result.
+
+    A connection of Ansible gives what a command prints when that has ended, not before; so the module writes a file on
+    the host, and this reads it piece by piece. It works over every connection, and needs no port to be forwarded.
+    """
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        hosts = arguments.pop("hosts", None)
+        if hosts:
+            result["serving"] = serving(arguments["name"], {name: task_vars["hostvars"][name] for name in hosts})
+            if task_vars["inventory_hostname"] not in result["serving"][:1]:
+                return {**result, "skipped": True}
+        if self._task.check_mode:
+            return {**result, "skipped": True}
+        folder = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
+        path = self._connection._shell.join_path(folder, f"magi-chat-{uuid.uuid4().hex}")
+        self._task.async_val = JOB_LIMIT
+        job = self._execute_module(module_args={**arguments, "stream_path": path}, task_vars=task_vars, wrap_async=True)
+        self._task.async_val = 0
+        if job.get("failed"):
+            return {**result, **job}
+
+        def status(mode: str) -> dict[str, Any]:
+            arguments = {"jid": job["ansible_job_id"], "mode": mode, "_async_dir": folder}
+            return self._execute_module("ansible.legacy.async_status", arguments, task_vars=task_vars)
+
+        self._follow(path, status)
+        while not (done := status("status")).get("finished") or "ansible_job_id" not in done:
+            time.sleep(POLL)  # its stream ends just before it does
+        status("cleanup")
+        self._low_level_execute_command(f"rm -f {shlex.quote(path)} {shlex.quote(path)}.seen")
+        hidden = ("ansible_job_id", "started", "finished", "results_file")
+        return {**result, **{key: value for key, value in done.items() if key not in hidden}}
+
+    def _follow(self, path: str, status: Any) -> None:
+        """Show what the file gets until it says that it ends, or the job has ended without saying so."""
+        offset, heard = 1, time.monotonic()
+        quoted = shlex.quote(path)
+        while True:
+            look = f"touch {quoted}.seen; tail -c +{offset} {quoted} 2>/dev/null || true"
+            # Whole lines, of ASCII alone: so characters are bytes, and one that is half written is read next time.
+            text = self._low_level_execute_command(look).get("stdout", "")
+            lines = text[: text.rfind("\n") + 1].splitlines()
+            offset += sum(len(line) + 1 for line in lines)
+            for line in lines:
+                if "end" in json.loads(line):
+                    return
+                Display().display(line)
+            if lines:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > LOST:
+                if status("status").get("finished"):
+                    return
+                heard = time.monotonic()
+            time.sleep(POLL)

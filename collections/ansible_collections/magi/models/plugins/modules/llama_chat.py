@@ -1,0 +1,170 @@
+#!/usr/bin/python
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: llama_chat
+short_description: Ask an instance one question
+version_added: 0.1.0
+author:
+  - The magi.models maintainers (@magi-models)
+description:
+  - Asks a running instance for one completion, on the host that it runs on, and shows the answer as it comes.
+  - The API key of the instance, if it has one, is read from its file on the host and leaves it never.
+  - An answer that nobody reads any more is ended after half a minute.
+extends_documentation_fragment:
+  - magi.models.attributes
+  - magi.models.attributes.info_module
+attributes:
+  check_mode:
+    support: none
+    details: Skipped in check mode.
+  idempotent:
+    support: none
+    details: A model may answer differently each time.
+options:
+  name:
+    description: The instance.
+    type: str
+    required: true
+  question:
+    description: What to ask.
+    type: str
+    required: true
+  max_tokens:
+    description: The longest answer, in tokens.
+    type: int
+    default: 512
+  hosts:
+    description:
+      - Ask on the first of these hosts alone that serves the instance, as the role's verb C(status) found it there.
+      - Evaluated by the action plugin of the same name.
+    type: list
+    elements: str
+  home:
+    description: Folder of the instance files.
+    type: path
+    required: true
+  manager:
+    description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
+    type: str
+    choices: [auto, systemd, supervisor]
+    default: auto
+  stream_path:
+    description:
+      - File that gets the answer as it comes, one JSON object a line with C(text) or C(reasoning), at last C(end).
+      - Chosen by the action plugin of the same name.
+    type: path
+"""
+
+EXAMPLES = r"""
+- name: Ask
+  magi.models.llama_chat:
+    name: smollm2-135m-instruct.q2_k
+    question: What is the capital of France?
+    home: /etc/magi
+  register: answer
+"""
+
+RETURN = r"""
+serving:
+  description: Those of O(hosts) that serve the instance; the first was asked.
+  returned: with O(hosts)
+  type: list
+  elements: str
+text:
+  description: The answer.
+  returned: success
+  type: str
+reasoning:
+  description: What the model thought before it answered, where the server tells that apart.
+  returned: success
+  type: str
+finish_reason:
+  description: Why it ended; V(stop) by itself, V(length) at O(max_tokens).
+  returned: success
+  type: str
+tokens:
+  description: Tokens of the answer; null where the server does not say.
+  returned: success
+  type: int
+tokens_per_second:
+  description: How fast they came; null where the server does not say.
+  returned: success
+  type: float
+"""
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._chat import ChatError, chat
+from ansible_collections.magi.models.plugins.module_utils._probe import process_environment
+from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, chosen, detected
+
+UNREAD_SECONDS = 30
+
+
+class Stream:
+    """The file that the answer goes into as it comes; its reader touches it each time it looks."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        self.seen = self.path.with_name(f"{self.path.name}.seen")
+        self.since = time.time()
+
+    def tell(self, kind: str, piece: str) -> None:
+        os.write(self.file, json.dumps({kind: piece}).encode() + b"\n")
+        with contextlib.suppress(OSError):
+            self.since = max(self.since, self.seen.stat().st_mtime)
+        if time.time() - self.since > UNREAD_SECONDS:
+            raise ChatError("nobody reads the answer any more, so it was ended.")
+
+    def end(self) -> None:
+        os.write(self.file, b'{"end": true}\n')
+        os.close(self.file)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "question": {"type": "str", "required": True},
+            "max_tokens": {"type": "int", "default": 512},
+            "hosts": {"type": "list", "elements": "str"},
+            "home": {"type": "path", "required": True},
+            "manager": {"type": "str", "choices": ["auto", "systemd", "supervisor"], "default": "auto"},
+            "stream_path": {"type": "path"},
+        },
+        supports_check_mode=False,
+    )
+    params = module.params
+    name = params["name"]
+    stream = Stream(params["stream_path"]) if params["stream_path"] else None
+    try:
+        # Nothing is started here, so supervisord's own path does not matter.
+        status = chosen(detected(params["manager"]), params["home"], "supervisord").status().get(name)
+        if status is None or not status.pid:
+            module.fail_json(msg=f"{name} does not run; magi up starts it.")
+        answer = chat(
+            process_environment(status.pid),
+            params["question"],
+            params["max_tokens"],
+            stream.tell if stream else lambda _kind, _piece: None,
+        )
+    except (ChatError, ServiceError) as error:
+        module.fail_json(msg=f"{name}: {error}")
+    finally:
+        if stream:
+            stream.end()
+    module.exit_json(changed=False, **answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The merged settings of each host, and where each value came from. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+REDACTED = "…"
+# What names a secret, as opposed to a file that holds one.
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+_FILE = re.compile(r"_?(?:FILE|PATH)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Value:
+    value: Any
+    """Secrets redacted."""
+    source: str
+    """``-e``, ``environment``, ``.env``, ``inventory`` or ``default``."""
+    name: str
+    """The variable that gave it: an environment variable, or one of Ansible's."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting as some hosts have it."""
+
+    setting: str
+    value: Value
+    hosts: tuple[str, ...]
+    everywhere: bool
+
+
+def config(results: Iterable[tuple[str, Mapping[str, Any]]], dotenv: Collection[str]) -> dict[str, dict[str, Value]]:
+    """Return by host and setting what ``results``, pairs of host and result of the module settings, say.
+
+    ``dotenv`` are the names of the environment variables that a ``.env`` file gave.
+    """
+    hosts = {}
+    for host, result in results:
+        origins = result.get("origins")
+        if origins is not None:
+            hosts[host] = {
+                setting: _value(setting, value, origins[setting], dotenv)
+                for setting, value in sorted(result["settings"].items())
+            }
+    return hosts
+
+
+def _value(setting: str, value: Any, origin: str, dotenv: Collection[str]) -> Value:
+    source, _space, name = origin.partition(" ")
+    return Value(redacted(value, setting), ".env" if source == "environment" and name in dotenv else source, name)
+
+
+def redacted(value: Any, key: str = "") -> Any:
+    """Return ``value`` with what its key, or that of a part, marks as a secret replaced."""
+    if isinstance(value, Mapping):
+        return {name: redacted(part, str(name)) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(part, key) for part in value]
+    secret = _SECRET.search(key) and not _FILE.search(key)
+    return REDACTED if secret and value not in (None, "") else value
+
+
+def rows(hosts: Mapping[str, Mapping[str, Value]]) -> list[Row]:
+    """Return one row for each setting, and one more for each group of hosts that has it otherwise."""
+    found = []
+    for setting in sorted({setting for values in hosts.values() for setting in values}):
+        groups: list[tuple[Value, list[str]]] = []
+        for host, values in hosts.items():
+            if setting in values:
+                same = next((group for group in groups if group[0] == values[setting]), None)
+                if same:
+                    same[1].append(host)
+                else:
+                    groups.append((values[setting], [host]))
+        found += [Row(setting, value, tuple(names), len(names) == len(hosts)) for value, names in groups]
+    return found

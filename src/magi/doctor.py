@@ -1,0 +1,284 @@
+"""What stands in the way of a deployment: from what was collected to findings, each with its remedy. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._cause import find_cause
+from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+from ansible_collections.magi.models.plugins.module_utils._host import Host, Unreadable, foreign_listeners
+from ansible_collections.magi.models.plugins.module_utils._plan import PlanError, Settings, build_plan
+from ansible_collections.magi.models.plugins.module_utils._profile import Profile
+
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+TARGET_PYTHON = (3, 9)
+CONTROLLER_PYTHON = (3, 11)
+ANSIBLE_CORE = (2, 19)
+
+
+@dataclass(frozen=True)
+class Finding:
+    severity: str
+    """``problem``: a deployment fails, or does not serve; ``warning``: it works, but know this; ``ok``."""
+    check: str
+    """What was looked at, as a stable word."""
+    host: str | None
+    """None: the controller."""
+    message: str
+    """What is so and, unless it is ok, the remedy."""
+
+
+@dataclass(frozen=True)
+class Controller:
+    """What was collected of the machine that magi runs on."""
+
+    python: str
+    ansible_core: str | None
+    """None: it can't be imported."""
+    collection: str | None
+    """Where magi.models was found; None: nowhere."""
+    ssh: bool
+    """Whether there is an SSH client."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What was collected of one host; None: the run did not get that far."""
+
+    name: str
+    unreachable: str | None = None
+    errors: tuple[str, ...] = ()
+    """What tasks said that failed."""
+    warnings: tuple[str, ...] = ()
+    python: str | None = None
+    uid: int | None = None
+    settings: Mapping[str, Any] | None = None
+    registry: Mapping[str, Any] | None = None
+    host: Host | None = None
+
+
+def collect(names: Iterable[str], results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, Examined]:
+    """Return what ``results`` say of the hosts: triples of host, ``ok``, ``failed`` or ``unreachable``, and a module's
+    result, as they came in a run of playbooks/doctor.yml."""
+    found = {name: Examined(name) for name in names}
+    for name, status, result in results:
+        host = found.setdefault(name, Examined(name))
+        said = " ".join(str(result.get("msg", "")).split())
+        if status == "unreachable":
+            host = replace(host, unreachable=said)
+        elif status == "failed":
+            host = replace(host, errors=(*host.errors, said or "a task failed and did not say why; run it with -vvv."))
+        elif "origins" in result:
+            host = replace(host, settings=result["settings"])
+        elif "registry_path" in result:
+            missing = tuple(item for item in result.get("warnings") or () if "registry" not in item)
+            host = replace(host, registry=result, warnings=missing)
+        elif "host" in result:
+            host = replace(host, host=Host.from_dict(result["host"]))
+        elif "ansible_python_version" in result.get("ansible_facts", {}):
+            facts = result["ansible_facts"]
+            host = replace(host, python=facts["ansible_python_version"], uid=facts.get("ansible_effective_user_id"))
+        found[name] = host
+    return found
+
+
+def findings(
+    controller: Controller, hosts: Mapping[str, Examined], profile: Profile | None, profile_problems: Sequence[str]
+) -> list[Finding]:
+    """Return all findings, the controller's first, then those of each host; in each the worst first.
+
+    ``profile`` is the active one, None with ``profile_problems`` where it can't be used.
+    """
+    found = [*_controller(controller, hosts)]
+    found += [Finding(PROBLEM, "profile", None, problem) for problem in profile_problems]
+    if profile:
+        found.append(Finding(OK, "profile", None, f"profile {profile.name} is sound"))
+    for host in hosts.values():
+        found += sorted(_host(host, profile), key=lambda item: (PROBLEM, WARNING, OK).index(item.severity))
+    return found
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
+
+
+def _dotted(version: Sequence[int]) -> str:
+    return ".".join(map(str, version))
+
+
+def _controller(controller: Controller, hosts: Mapping[str, Examined]) -> Iterator[Finding]:
+    def finding(good: bool, check: str, fine: str, wrong: str) -> Finding:
+        return Finding(OK if good else PROBLEM, check, None, fine if good else wrong)
+
+    yield finding(
+        _version(controller.python) >= CONTROLLER_PYTHON,
+        "python",
+        f"Python {controller.python}",
+        f"Python {controller.python} is too old; run magi with {_dotted(CONTROLLER_PYTHON)} or later.",
+    )
+    core = controller.ansible_core
+    yield finding(
+        core is not None and _version(core) >= ANSIBLE_CORE,
+        "ansible_core",
+        f"ansible-core {core}",
+        f"ansible-core {core or 'is missing'}; install {_dotted(ANSIBLE_CORE)} or later, with the same Python.",
+    )
+    yield finding(
+        controller.collection is not None,
+        "collection",
+        f"collection magi.models in {controller.collection}",
+        "the collection magi.models is not found; run magi in the project's folder.",
+    )
+    if not controller.ssh and any(host.unreachable for host in hosts.values()):
+        yield Finding(PROBLEM, "ssh", None, "there is no ssh program; install an SSH client (Debian: openssh-client).")
+
+
+def _host(host: Examined, profile: Profile | None) -> Iterator[Finding]:
+    def finding(severity: str, check: str, message: str) -> Finding:
+        return Finding(severity, check, host.name, printable(message.removeprefix(f"Host {host.name}: ")))
+
+    if host.unreachable is not None:
+        said = host.unreachable.rstrip(".") or "no answer"
+        yield finding(
+            PROBLEM, "connection", f"can't be reached ({said}); check its address, its SSH key, and that it is up."
+        )
+        return
+    for error in host.errors:
+        yield finding(PROBLEM, "task", error)
+    if host.python and _version(host.python) < TARGET_PYTHON:
+        need = f"install {_dotted(TARGET_PYTHON)} or later and set ansible_python_interpreter"
+        yield finding(PROBLEM, "python", f"its Python {host.python} is too old; {need}.")
+    elif host.python:
+        yield finding(OK, "connection", f"reached, with Python {host.python}")
+    for warning in host.warnings:
+        yield finding(WARNING, "models", warning)
+    if host.host is None or host.settings is None:
+        return
+    if host.host.manager == "systemd" and host.uid not in (0, None):
+        need = "connect as root (ansible_user: root), or set ansible_become: true"
+        yield finding(PROBLEM, "user", f"systemd's units are root's, and the connection is user {host.uid}'s; {need}.")
+    for check in (_binary, _readable, _ports, _memory, _running, _deployment):
+        for severity, name, message in check(host, host.host, profile):
+            yield finding(severity, name, message)
+
+
+_Found = Iterator[tuple[str, str, str]]
+"""Severity, check and message."""
+
+
+def _binary(_examined: Examined, host: Host, _profile: Profile | None) -> _Found:
+    if host.binary is None:
+        yield PROBLEM, "binary", host.binary_error
+    else:
+        yield OK, "binary", f"llama-server {host.binary.version} at {host.binary.path}"
+
+
+def _readable(examined: Examined, host: Host, _profile: Profile | None) -> _Found:
+    for item in host.unreadable:
+        yield PROBLEM, "models", _obstacle(item, host.manager)
+    if examined.registry is None:
+        return
+    models, rejected = examined.registry["models"], examined.registry["rejected"]
+    folders = ", ".join(examined.registry["scan_paths"])
+    if models and not host.unreadable:
+        yield OK, "models", f"{len(models)} models in {folders}, which the servers may read"
+    if rejected:
+        yield WARNING, "models", f"{len(rejected)} files in {folders} can't be served; magi discover says why for each."
+
+
+def _obstacle(item: Unreadable, manager: str) -> str:
+    what = item.paths[0] if len(item.paths) == 1 else f"{item.paths[0]} and {len(item.paths) - 1} more"
+    if item.mode == "hidden":
+        return (
+            f"{item.at} lies in a home folder, of which the servers see model_server_scan_paths and the folder of "
+            "llama_server_path alone; move it, or name the folder that it really lies in."
+        )
+    who = "the servers run as a user of their own" if manager == "systemd" else "the servers run as this user"
+    bits = ("o+x" if item.mode.startswith("d") else "o+r") if manager == "systemd" else "u+rX"
+    return f"{item.at} ({item.mode}) keeps the servers from {what}: {who}; chmod {bits} {item.at}."
+
+
+def _ports(examined: Examined, host: Host, _profile: Profile | None) -> _Found:
+    settings = examined.settings or {}
+    first, last = settings["port_range"]
+    taken = foreign_listeners(host.listeners, settings["host"])
+    for port in sorted(port for port in taken if first <= port <= last):
+        owner = taken[port]
+        by = "a process that can't be seen from here" if owner.pid is None else f"process {owner.pid} ({owner.command})"
+        yield (
+            WARNING,
+            "ports",
+            f"port {port} is taken by {by}; a deployment passes it by, unless the profile fixes it: stop the process, "
+            "or change model_server_port_range.",
+        )
+    ours = {item.port for item in host.instances if item.port}
+    free = sum(port not in taken and port not in ours for port in range(first, last + 1))
+    yield OK, "ports", f"{free} of the ports {first} to {last} are free, {len(ours)} are those of instances"
+
+
+def _memory(examined: Examined, host: Host, profile: Profile | None) -> _Found:
+    """The weights that the profile enables, beside the memory: a model that several instances serve is mapped once."""
+    if profile is None or examined.registry is None:
+        return
+    models = examined.registry["models"]
+    wanted = [m for m in models if any(entry.matches(m["id"], m["tier"]) for entry in profile.entries)]
+    need, there = sum(model["size_bytes"] for model in wanted), host.memory_bytes
+    said = f"the models of profile {profile.name} have {need / 2**30:.1f} GiB, the memory {there / 2**30:.1f} GiB"
+    if need > there and not host.gpus:
+        yield WARNING, "memory", f"{said}; enable fewer, or smaller quantizations."
+    else:
+        yield OK, "memory", said
+
+
+def _running(examined: Examined, host: Host, _profile: Profile | None) -> _Found:
+    if host.at_work:
+        yield WARNING, "deployment", f"{host.at_work.deployment} is changing it right now; wait until that has ended."
+    for item in host.instances:
+        if item.state in ("failed", "backoff"):
+            cause = find_cause(item.log, item.exit_status)
+            yield PROBLEM, "instances", f"{item.name} is {item.state}: {cause.detail}; then run magi up again."
+        elif item.state == "orphaned":
+            yield PROBLEM, "instances", f"{item.name} (process {item.pid}) outlived its service manager; run magi up."
+        bound = item.environment.get("LLAMA_ARG_HOST", "")
+        if item.pid and _exposed(bound) and "MAGI_API_KEY_FILE" not in item.environment:
+            yield (
+                WARNING,
+                "exposure",
+                f"{item.name} listens on {bound}, port {item.port}, without an API key, so whoever reaches the port "
+                "can use it; set the option api_key_file, or model_server_host: 127.0.0.1, and run magi up.",
+            )
+
+
+def _exposed(bound: str) -> bool:
+    """Whether a server bound to ``bound`` (an address, several, or a socket's path) can be reached from elsewhere."""
+
+    def loopback(address: str) -> bool:
+        try:
+            return ipaddress.ip_address(address).is_loopback
+        except ValueError:
+            return address == "localhost" or address.endswith(".sock")
+
+    return bool(bound) and not all(loopback(address.strip()) for address in bound.split(","))
+
+
+def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Found:
+    """What a deployment itself would say: the plan is made, and thrown away."""
+    if host.binary is None or examined.registry is None or examined.settings is None or profile is None:
+        return
+    try:
+        plan = build_plan(
+            host_name=examined.name,
+            profile=profile,
+            registry=examined.registry,
+            host=host,
+            settings=Settings.of(examined.settings),
+        )
+    except PlanError as error:
+        yield PROBLEM, "plan", str(error)
+        return
+    for warning in (*plan.degraded, *plan.warnings):
+        yield WARNING, "plan", warning
+    yield OK, "plan", f"profile {profile.name} comes to {len(plan.instances)} instances"

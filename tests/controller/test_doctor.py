@@ -1,0 +1,226 @@
+"""From what was collected to findings: a table of what can be wrong, each with its remedy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._host import (
+    Host,
+    Listener,
+    Running,
+    Unreadable,
+    Worker,
+)
+from ansible_collections.magi.models.plugins.module_utils._profile import parse_profile
+
+from magi.doctor import OK, PROBLEM, WARNING, Controller, Examined, collect, findings
+
+from .known import BINARY, Q2, Q3, Q4
+
+CONTROLLER = Controller("3.11.2", "2.19.14", "/srv/project/collections", True)
+PROFILE = parse_profile("development", {"enabled_models": ["*"]})
+SETTINGS = {"port_range": [8080, 8089], "host": "127.0.0.1", "options": {}, "strict": False, "retry_quarantined": False}
+REGISTRY = {"models": [Q2, Q3, Q4], "rejected": [], "scan_paths": ["/models"], "registry_path": "/var/lib/magi/r.json"}
+HOST = Host("systemd", "/etc/magi", 8, 64 << 30, BINARY)
+
+
+def examined(**more):
+    host = replace(HOST, **{key: more.pop(key) for key in list(more) if hasattr(HOST, key)})
+    return Examined(
+        "gpu1", **{"python": "3.11.2", "uid": 0, "settings": SETTINGS, "registry": REGISTRY, "host": host, **more}
+    )
+
+
+def found(host, controller=CONTROLLER, profile=PROFILE, problems=()):
+    return findings(controller, {"gpu1": host}, profile, problems)
+
+
+def test_a_sound_system_has_no_findings_but_good_ones():
+    assert {item.severity for item in found(examined())} == {OK}
+    assert [item.check for item in found(examined())] == [
+        *("python", "ansible_core", "collection", "profile"),
+        *("connection", "binary", "models", "ports", "memory", "plan"),
+    ]
+
+
+def running(**more):
+    return (Running("a", "running", 7, 8080, **more),)
+
+
+@pytest.mark.parametrize(
+    ("host", "severity", "check", "message"),
+    [
+        (
+            Examined("gpu1", unreachable="ssh: no route"),
+            PROBLEM,
+            "connection",
+            "can't be reached (ssh: no route); check its",
+        ),
+        (Examined("gpu1", errors=("Setting x must be y.",)), PROBLEM, "task", "Setting x must be y."),
+        (examined(python="3.8.10"), PROBLEM, "python", "its Python 3.8.10 is too old; install 3.9 or later"),
+        (
+            examined(uid=1000),
+            PROBLEM,
+            "user",
+            "user 1000's; connect as root (ansible_user: root), or set ansible_become",
+        ),
+        (
+            examined(binary=None, binary_error="there is no llama-server at /x; install it."),
+            PROBLEM,
+            "binary",
+            "there is no",
+        ),
+        (
+            examined(unreadable=(Unreadable("/models", "drwx------", ("/models/a", "/models/b")),)),
+            PROBLEM,
+            "models",
+            "/models (drwx------) keeps the servers from /models/a and 1 more: the servers run as a user of their own; "
+            "chmod o+x /models.",
+        ),
+        (
+            examined(unreadable=(Unreadable("/models/a", "-rw-------", ("/models/a",)),)),
+            PROBLEM,
+            "models",
+            "chmod o+r /models/a.",
+        ),
+        (
+            examined(manager="supervisor", uid=1000, unreadable=(Unreadable("/m/a", "----------", ("/m/a",)),)),
+            PROBLEM,
+            "models",
+            "the servers run as this user; chmod u+rX /m/a.",
+        ),
+        (
+            examined(unreadable=(Unreadable("/root/x", "hidden", ("/root/x",)),)),
+            PROBLEM,
+            "models",
+            "/root/x lies in a home folder",
+        ),
+        (examined(warnings=("The folder to scan /x does not exist",)), WARNING, "models", "The folder to scan /x"),
+        (
+            examined(registry={**REGISTRY, "rejected": [{"id": "x", "reason": "broken"}]}),
+            WARNING,
+            "models",
+            "1 files in /models can't be served; magi discover says why",
+        ),
+        (
+            examined(listeners=(Listener("127.0.0.1", 8081, 42, "nginx"),)),
+            WARNING,
+            "ports",
+            "port 8081 is taken by process 42 (nginx)",
+        ),
+        (
+            examined(listeners=(Listener("127.0.0.1", 8081),)),
+            WARNING,
+            "ports",
+            "port 8081 is taken by a process that can't be seen from here",
+        ),
+        (examined(memory_bytes=2 << 30), WARNING, "memory", "have 3.0 GiB, the memory 2.0 GiB; enable fewer"),
+        (
+            examined(at_work=Worker("joe@box, process 1", pid=1)),
+            WARNING,
+            "deployment",
+            "joe@box, process 1 is changing it",
+        ),
+        (
+            examined(
+                instances=(Running("a", "failed", exit_status="exit status 1", log=("error: invalid argument: --x",)),)
+            ),
+            PROBLEM,
+            "instances",
+            "a is failed: llama-server refuses the argument --x",
+        ),
+        (
+            examined(instances=(Running("a", "orphaned", 7),)),
+            PROBLEM,
+            "instances",
+            "a (process 7) outlived its service",
+        ),
+        (
+            examined(instances=running(environment={"LLAMA_ARG_HOST": "0.0.0.0"})),
+            WARNING,
+            "exposure",
+            "a listens on 0.0.0.0, port 8080, without an API key",
+        ),
+        (examined(settings={**SETTINGS, "host": "0.0.0.0"}), WARNING, "plan", "without an API key"),
+        (
+            examined(silent_configs=("/etc/llama.cpp/config.ini",)),
+            WARNING,
+            "plan",
+            "also reads /etc/llama.cpp/config.ini",
+        ),
+        (examined(settings={**SETTINGS, "options": {"ctx_sise": 1}}), PROBLEM, "plan", "did you mean ctx_size?"),
+        (examined(settings={**SETTINGS, "port_range": [8080, 8081]}), PROBLEM, "plan", "no free port for"),
+        (examined(registry={**REGISTRY, "models": []}), PROBLEM, "plan", "nothing that profile development enables"),
+    ],
+)
+def test_what_can_be_wrong_with_a_host(host, severity, check, message):
+    (one,) = [item for item in found(host) if item.severity != OK and item.check == check]
+    assert (one.severity, one.host) == (severity, "gpu1")
+    assert message in one.message
+    assert not one.message.startswith("Host gpu1:")
+
+
+@pytest.mark.parametrize(
+    ("environment", "exposed"),
+    [
+        ({"LLAMA_ARG_HOST": "127.0.0.1"}, False),
+        ({"LLAMA_ARG_HOST": "::1,localhost"}, False),
+        ({"LLAMA_ARG_HOST": "/run/a.sock"}, False),
+        ({"LLAMA_ARG_HOST": "127.0.0.1,10.0.0.1"}, True),
+        ({"LLAMA_ARG_HOST": "::"}, True),
+        ({"LLAMA_ARG_HOST": "0.0.0.0", "MAGI_API_KEY_FILE": "/etc/keys"}, False),
+        ({}, False),
+    ],
+)
+def test_exposed_is_who_listens_beyond_loopback_without_a_key(environment, exposed):
+    checks = [item.check for item in found(examined(instances=running(environment=environment)))]
+    assert ("exposure" in checks) == exposed
+
+
+@pytest.mark.parametrize(
+    ("controller", "check", "message"),
+    [
+        (replace(CONTROLLER, python="3.10.1"), "python", "Python 3.10.1 is too old; run magi with 3.11"),
+        (replace(CONTROLLER, ansible_core="2.18.4"), "ansible_core", "ansible-core 2.18.4; install 2.19"),
+        (replace(CONTROLLER, ansible_core=None), "ansible_core", "ansible-core is missing; install 2.19"),
+        (replace(CONTROLLER, collection=None), "collection", "magi.models is not found"),
+        (replace(CONTROLLER, ssh=False), "ssh", "there is no ssh program"),
+    ],
+)
+def test_what_can_be_wrong_with_the_controller(controller, check, message):
+    wrong = [item for item in found(Examined("gpu1", unreachable="no"), controller) if item.severity == PROBLEM]
+    assert (wrong[0].check, wrong[0].host) == (check, None)
+    assert message in wrong[0].message
+
+
+def test_a_profile_that_can_t_be_used_is_a_problem():
+    problems = [
+        item.message
+        for item in found(examined(), profile=None, problems=("p.yml, line 1: no",))
+        if item.severity == PROBLEM
+    ]
+    assert problems == ["p.yml, line 1: no"]
+
+
+def test_hosts_come_in_their_order_and_the_worst_first():
+    hosts = {name: replace(examined(python="3.8.1", memory_bytes=1), name=name) for name in ("b", "a")}
+    got = [(item.host, item.severity) for item in findings(CONTROLLER, hosts, PROFILE, ()) if item.severity != OK]
+    assert got == [("b", PROBLEM), ("b", WARNING), ("a", PROBLEM), ("a", WARNING)]
+
+
+def test_collecting_from_the_results_of_a_run():
+    got = collect(
+        ["gpu1", "gpu2", "gpu3"],
+        [
+            ("gpu1", "ok", {"settings": SETTINGS, "origins": {}}),
+            ("gpu1", "ok", {"ansible_facts": {"ansible_python_version": "3.11.2", "ansible_effective_user_id": 0}}),
+            ("gpu1", "ok", {**REGISTRY, "warnings": ["There is no registry at /x yet", "The folder /y is missing"]}),
+            ("gpu1", "ok", {"host": HOST.to_dict()}),
+            ("gpu2", "unreachable", {"msg": "no\n route"}),
+            ("gpu3", "failed", {"msg": "broken"}),
+        ],
+    )
+    assert got["gpu1"] == examined(registry=got["gpu1"].registry, warnings=("The folder /y is missing",))
+    assert got["gpu2"].unreachable == "no route"
+    assert got["gpu3"].errors == ("broken",)
