@@ -20,7 +20,16 @@ from .known import BINARY, Q2, Q3, Q4
 
 CONTROLLER = Controller("3.11.2", "2.19.14", "/srv/project/collections", True)
 PROFILE = parse_profile("development", {"enabled_models": ["*"]})
-SETTINGS = {"port_range": [8080, 8089], "host": "127.0.0.1", "options": {}, "strict": False, "retry_quarantined": False}
+SETTINGS = {
+    "port_range": [8080, 8089],
+    "host": "127.0.0.1",
+    "options": {},
+    "resources": {},
+    "strict": False,
+    "retry_quarantined": False,
+}
+    "resources": {},
+    "retry_quarantined": False, "retry_quarantined": False}
 REGISTRY = {"models": [Q2, Q3, Q4], "rejected": [], "scan_paths": ["/models"], "registry_path": "/var/lib/magi/r.json"}
 HOST = Host("systemd", "/etc/magi", 8, 64 << 30, BINARY)
 

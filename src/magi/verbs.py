@@ -1,0 +1,109 @@
+"""The verbs that run a playbook: each is a playbook, what goes into it, and what its run means."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from magi import verdict
+from magi.errors import UsageError
+from magi.events import Event, Run
+from magi.project import Project, find_project
+from magi.runner import Options, run
+from magi.verdict import Outcome, checked
+
+# The strictest rule of those that names of profiles, models and instances go by (_settings, _model).
+_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def slug(what: str, text: str) -> str:
+    """Return ``text`` if it is a name, else raise UsageError: what goes into Ansible as a variable is a template there."""
+    if not _SLUG.fullmatch(text):
+        raise UsageError(f"{what} must be a name of letters, digits, '.', '_' and '-', not {text!r}.")
+    return text
+
+
+def dotenv(folder: Path | None = None) -> dict[str, str]:
+    """Return what ``.env`` in the working directory sets, and the real environment does not."""
+    path = (folder or Path.cwd()) / ".env"
+    if not path.is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    return {key: value for key, value in dotenv_values(path).items() if value is not None and key not in os.environ}
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where and how verbs are run."""
+
+    project: Project
+    options: Options = field(default_factory=Options)
+    profile: str | None = None
+    strict: bool = False
+    on_event: Callable[[Event], None] = lambda event: None
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set it to end the run that is at work."""
+
+    @classmethod
+    def of(cls, project: str | os.PathLike[str] | None = None, options: Options | None = None, **more: Any) -> Session:
+        """Return a session of the project, with the environment that .env adds. Raises UsageError."""
+        options = replace(options or Options(), environment=dotenv())
+        inventory = tuple(_inventory(item) for item in options.inventory)
+        return cls(find_project(project), replace(options, inventory=inventory), **more)
+
+    def play(self, playbook: str, variables: Mapping[str, Any] | None = None) -> Run:
+        """Run a playbook to its end. Raises what ``checked`` raises."""
+        ours = {
+            **({"profile": slug("The profile", self.profile)} if self.profile else {}),
+            **({"model_server_strict": True} if self.strict else {}),
+            **(variables or {}),
+        }
+        done = run(self.project, playbook, self.options, ours, on_event=self.on_event, stop=self.stop)
+        return checked(done, self.options.inventory, self.options.limit)
+
+
+def _inventory(given: str) -> str:
+    """Return an inventory as Ansible finds it from any folder; a list of hosts (with a comma) stays."""
+    if "," in given:
+        return given
+    path = Path(given).expanduser()
+    if not path.exists():
+        raise UsageError(f"There is no inventory {given}: correct -i, or leave it out for that of ansible.cfg.")
+    return str(path.resolve())
+
+
+def up(session: Session) -> Outcome:
+    """Deploy the profile."""
+    return verdict.deployed(session.play("site"))
+
+
+def plan(session: Session) -> Outcome:
+    """Say what a deployment would do; change nothing."""
+    return verdict.planned(session.play("plan"))
+
+
+def status(session: Session) -> Outcome:
+    """Say what runs."""
+    return verdict.seen(session.play("status"))
+
+
+def discover(session: Session) -> Outcome:
+    """Find the models of each host."""
+    return verdict.discovered(session.play("discover"))
+
+
+def stop(session: Session, instances: Sequence[str] = ()) -> Outcome:
+    """Stop instances gracefully; all without names."""
+    names = [slug("The instance", name) for name in instances]
+    return verdict.ended(session.play("stop", {"model_server_stop_instances": names} if names else None))
+
+
+def down(session: Session) -> Outcome:
+    """Remove everything that was deployed."""
+    return verdict.ended(session.play("teardown"))
