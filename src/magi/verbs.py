@@ -1,206 +1,109 @@
-"""What a verb comes to: a document for programs, lines for people, and the exit code. Runs and prints nothing."""
+"""The verbs that run a playbook: each is a playbook, what goes into it, and what its run means."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._gguf import printable
-from ansible_collections.magi.models.plugins.module_utils._report import table
+from magi import verdict
+from magi.errors import UsageError
+from magi.events import Event, Run
+from magi.project import Project, find_project
+from magi.runner import Options, run
+from magi.verdict import Outcome, checked
 
-from magi import config, doctor, instances, migrate, profiles
-from magi.catalog import Known
-
-DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 5
-"""Exit codes: see docs/controller.md."""
+# The strictest rule of those that names of profiles, models and instances go by (_settings, _model).
+_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class NoAnswerError(RuntimeError):
-    """An instance is there and does not answer."""
+def slug(what: str, text: str) -> str:
+    """Return ``text`` if it is a name, else raise UsageError: what goes into Ansible as a variable is a template there."""
+    if not _SLUG.fullmatch(text):
+        raise UsageError(f"{what} must be a name of letters, digits, '.', '_' and '-', not {text!r}.")
+    return text
+
+
+def dotenv(folder: Path | None = None) -> dict[str, str]:
+    """Return what ``.env`` in the working directory sets, and the real environment does not."""
+    path = (folder or Path.cwd()) / ".env"
+    if not path.is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    return {key: value for key, value in dotenv_values(path).items() if value is not None and key not in os.environ}
 
 
 @dataclass(frozen=True)
-class Outcome:
-    data: Any
-    """The one JSON document of --json."""
-    lines: Sequence[str]
-    """The same for people."""
-    code: int = DONE
+class Session:
+    """Where and how verbs are run."""
 
+    project: Project
+    options: Options = field(default_factory=Options)
+    profile: str | None = None
+    strict: bool = False
+    on_event: Callable[[Event], None] = lambda event: None
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set it to end the run that is at work."""
 
-# ---- profiles ---------------------------------------------------------------------------------------
+    @classmethod
+    def of(cls, project: str | os.PathLike[str] | None = None, options: Options | None = None, **more: Any) -> Session:
+        """Return a session of the project, with the environment that .env adds. Raises UsageError."""
+        options = replace(options or Options(), environment=dotenv())
+        inventory = tuple(_inventory(item) for item in options.inventory)
+        return cls(find_project(project), replace(options, inventory=inventory), **more)
 
-
-def profile_list(folder: Path) -> Outcome:
-    """The profiles of a folder; one that is broken is listed too."""
-    checked = [profiles.check(path) for path in profiles.files(folder)]
-    rows = [
-        (item.name, len(item.profile.entries), item.profile.description or "-")
-        if item.profile
-        else (item.name, "-", f"broken: {item.remarks[0]}")
-        for item in checked
-    ]
-    data = [
-        {
-            "name": item.name,
-            "path": str(item.path),
-            "description": item.profile.description if item.profile else None,
-            "valid": item.profile is not None,
+    def play(self, playbook: str, variables: Mapping[str, Any] | None = None) -> Run:
+        """Run a playbook to its end. Raises what ``checked`` raises."""
+        ours = {
+            **({"profile": slug("The profile", self.profile)} if self.profile else {}),
+            **({"model_server_strict": True} if self.strict else {}),
+            **(variables or {}),
         }
-        for item in checked
-    ]
-    lines = table(("profile", "entries", "description"), rows) if rows else [f"No profiles in {folder}."]
-    return Outcome({"folder": str(folder), "profiles": data}, lines)
+        done = run(self.project, playbook, self.options, ours, on_event=self.on_event, stop=self.stop)
+        return checked(done, self.options.inventory, self.options.limit)
 
 
-def profile_show(path: Path, hosts: Mapping[str, Known]) -> Outcome:
-    """What a profile comes to on each host that is known. Raises ProfilesError."""
-    profile = profiles.load_profile(path)
-    resolutions = [profiles.resolve(profile, host) for host in hosts.values()]
-    lines = [f"Profile {profile.name}: {printable(profile.description) or 'no description'}"]
-    for item in resolutions:
-        build = f"llama-server {item.build}" if item.build else "options as given: its llama-server is not known yet"
-        lines += ["", f"{item.host} ({build}):"]
-        rows = [
-            (one.instance, one.tier, one.port or "free", ", ".join(f"{k}={v}" for k, v in one.options.items()) or "-")
-            for one in item.instances
-        ]
-        lines += table(("instance", "tier", "port", "options"), rows) if rows else ["nothing is enabled"]
-        lines += [f"  {printable(sentence)}" for sentence in item.missing]
-    if not hosts:
-        lines += ["", *map(str, profile.entries), "", "No host is known yet: magi discover, or --registry FILE."]
-    data = {
-        "profile": profile.name,
-        "path": str(path),
-        "description": profile.description,
-        "hosts": [asdict(item) for item in resolutions],
-    }
-    return Outcome(data, lines)
+def _inventory(given: str) -> str:
+    """Return an inventory as Ansible finds it from any folder; a list of hosts (with a comma) stays."""
+    if "," in given:
+        return given
+    path = Path(given).expanduser()
+    if not path.exists():
+        raise UsageError(f"There is no inventory {given}: correct -i, or leave it out for that of ansible.cfg.")
+    return str(path.resolve())
 
 
-def profile_validate(paths: Iterable[Path], hosts: Iterable[Known]) -> Outcome:
-    """All that is wrong with some profiles; the exit code is 2 where anything is."""
-    known = tuple(hosts)
-    checked = [profiles.check(path, known) for path in paths]
-    lines = []
-    for item in checked:
-        lines += [str(remark) for remark in item.remarks] or [f"{item.path}: ok"]
-    data = [
-        {"path": str(item.path), "valid": item.profile is not None, "problems": [asdict(one) for one in item.remarks]}
-        for item in checked
-    ]
-    return Outcome({"profiles": data}, lines, DONE if all(item.profile for item in checked) else USAGE)
+def up(session: Session) -> Outcome:
+    """Deploy the profile."""
+    return verdict.deployed(session.play("site"))
 
 
-def profile_new(folder: Path, name: str, hosts: Mapping[str, Known]) -> Outcome:
-    """A new profile in ``folder`` that enables every known model. Raises ProfilesError."""
-    text = profiles.draft(name, tuple(hosts.values()))
-    path = folder / f"{name}.yml"
-    profiles.write_new(path, text)
-    models = sorted({model["id"] for host in hosts.values() for model in host.models})
-    lines = [f"{path} is written, with {len(models)} models. Remove what shall not be served, then: magi plan {name}"]
-    return Outcome({"path": str(path), "models": models}, lines)
+def plan(session: Session) -> Outcome:
+    """Say what a deployment would do; change nothing."""
+    return verdict.planned(session.play("plan"))
 
 
-def migrated(source: Path, folder: Path, name: str, hosts: Mapping[str, Known]) -> Outcome:
-    """A new profile from a legacy configuration. Raises MigrationError, DocumentError or ProfilesError."""
-    entries = migrate.read(source)
-    result = migrate.migrate(name, source.name, entries, hosts.values())
-    path = folder / f"{name}.yml"
-    profiles.write_new(path, result.text)
-    matched = [item for item in result.matches if item.model_id]
-    data = {
-        "path": str(path),
-        "entries": [
-            {"key": item.entry.key, "model": item.model_id, "port": item.entry.port, "note": item.note}
-            for item in result.matches
-        ],
-    }
-    lines = [f"{path} is written, with {len(matched)} of {len(entries)} entries. Look at it, then: magi plan {name}"]
-    return Outcome(data, lines + [f"  {remark}" for remark in migrate.remarks(source, result)])
+def status(session: Session) -> Outcome:
+    """Say what runs."""
+    return verdict.seen(session.play("status"))
 
 
-# ---- settings and doctor ----------------------------------------------------------------------------
+def discover(session: Session) -> Outcome:
+    """Find the models of each host."""
+    return verdict.discovered(session.play("discover"))
 
 
-def settings(results: Iterable[tuple[str, Mapping[str, Any]]], dotenv: Collection[str]) -> Outcome:
-    """The merged settings of the hosts that ``results`` are of, with their sources."""
-    hosts = config.config(results, dotenv)
-    rows = [
-        (
-            row.setting if row.everywhere else f"{row.setting} ({', '.join(row.hosts)})",
-            _shown(row.value.value),
-            row.value.source if row.value.source == "default" else f"{row.value.source} {row.value.name}",
-        )
-        for row in config.rows(hosts)
-    ]
-    data = {host: {name: asdict(value) for name, value in values.items()} for host, values in hosts.items()}
-    return Outcome({"hosts": data}, table(("setting", "value", "from"), rows))
+def stop(session: Session, instances: Sequence[str] = ()) -> Outcome:
+    """Stop instances gracefully; all without names."""
+    names = [slug("The instance", name) for name in instances]
+    return verdict.ended(session.play("stop", {"model_server_stop_instances": names} if names else None))
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}={_shown(part)}" for key, part in value.items()) or "-"
-    if isinstance(value, list):
-        return ", ".join(map(_shown, value)) or "-"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-_MARKS = {doctor.OK: "ok", doctor.WARNING: "warning", doctor.PROBLEM: "PROBLEM"}
-
-
-def diagnosis(findings: Sequence[doctor.Finding], strict: bool = False) -> Outcome:
-    """The findings of the doctor; the exit code is 1 where there is a problem, or with ``strict`` a warning."""
-    lines = []
-    for host in dict.fromkeys(finding.host for finding in findings):
-        lines += ["", f"{host or 'This machine'}:"]
-        lines += [f"  {_MARKS[item.severity]:8} {printable(item.message)}" for item in findings if item.host == host]
-    problems = sum(item.severity == doctor.PROBLEM for item in findings)
-    warnings = sum(item.severity == doctor.WARNING for item in findings)
-    lines += ["", f"{problems} problems, {warnings} warnings."]
-    bad = problems or (strict and warnings)
-    data = {"problems": problems, "warnings": warnings, "findings": [asdict(item) for item in findings]}
-    return Outcome(data, lines[1:], FAILED if bad else DONE)
-
-
-# ---- instances --------------------------------------------------------------------------------------
-
-
-def logs(name: str, results: Iterable[tuple[str, Mapping[str, Any]]]) -> Outcome:
-    """What an instance printed, on each host that has it. Raises InstanceNameError where none has."""
-    found = {host: result for host, result in results if "instances" in result and "log" in result}
-    printed = {host: result["log"] for host, result in found.items() if result["log"] is not None}
-    if not printed:
-        raise instances.missing(name, {host: result["instances"] for host, result in found.items()})
-    several = len(printed) > 1
-    lines = [
-        f"{host} | {printable(line.expandtabs())}" if several else printable(line.expandtabs())
-        for host, log in printed.items()
-        for line in log
-    ]
-    return Outcome({"instance": name, "hosts": printed}, lines)
-
-
-def answer(name: str, results: Iterable[tuple[str, Mapping[str, Any]]]) -> Outcome:
-    """What an instance answered. Raises InstanceNameError where no host serves it."""
-    present: dict[str, list[str]] = {}
-    for host, result in results:
-        for item in (result.get("host") or {}).get("instances") or ():
-            present.setdefault(host, []).append(item["name"])
-        if "finish_reason" in result:
-            others = [other for other in result.get("serving") or () if other != host]
-            speed = result["tokens_per_second"]
-            line = f"{host}: {result['tokens']} tokens" + (f", {speed:.1f} tokens/s" if speed else "")
-            if result["finish_reason"] == "length":
-                line += "; cut at --max-tokens"
-            if others:
-                line += f"; also served on {', '.join(others)} (--limit asks there)"
-            keys = ("text", "reasoning", "finish_reason", "tokens", "tokens_per_second")
-            data = {"instance": name, "host": host, "also_on": others, **{key: result[key] for key in keys}}
-            return Outcome(data, [line])
-    if any(name in names for names in present.values()):
-        where = ", ".join(host for host, names in present.items() if name in names)
-        raise NoAnswerError(f"Instance {name} on {where} does not answer; magi status and magi doctor say why.")
-    raise instances.missing(name, present)
+def down(session: Session) -> Outcome:
+    """Remove everything that was deployed."""
+    return verdict.ended(session.play("teardown"))

@@ -42,6 +42,17 @@ def test_what_a_failed_instance_was_started_with(tmp_path, status, config_hash, 
     assert (found.config_hash, found.port, found.log) == (config_hash, 8080, log)
 
 
+@pytest.mark.parametrize(("written", "changed"), [(100, False), (102, True), (None, False)])
+def test_keys_that_were_changed_after_the_start_are_seen(tmp_path, monkeypatch, written, changed):
+    keys = tmp_path / "keys"
+    if written:
+        keys.write_text("k")
+        os.utime(keys, (written, written))
+    monkeypatch.setattr(_probe, "process_environment", lambda pid: {"MAGI_API_KEY_FILE": str(keys)})
+    (found,), _environments = read_instances(FakeServices(Status("running", 7, 101.0)), str(tmp_path))
+    assert found.keys_changed is changed
+
+
 @pytest.fixture
 def models(tmp_path):
     """A folder with a model, and a link to it beside the folder; all for everybody to read."""
@@ -90,14 +101,3 @@ def test_of_a_home_folder_a_service_sees_what_is_bound(models, monkeypatch, boun
 def test_under_supervisor_servers_read_what_we_may(models):
     (models / "a.gguf").chmod(0o600)
     assert unreadable([str(models / "a.gguf")], [], "supervisor") == ()
-
-
-@pytest.mark.parametrize(("written", "changed"), [(100, False), (102, True), (None, False)])
-def test_keys_that_were_changed_after_the_start_are_seen(tmp_path, monkeypatch, written, changed):
-    keys = tmp_path / "keys"
-    if written:
-        keys.write_text("k")
-        os.utime(keys, (written, written))
-    monkeypatch.setattr(_probe, "process_environment", lambda pid: {"MAGI_API_KEY_FILE": str(keys)})
-    (found,), _environments = read_instances(FakeServices(Status("running", 7, 101.0)), str(tmp_path))
-    assert found.keys_changed is changed

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from magi import verbs
+from magi import views
 from magi.doctor import OK, PROBLEM, WARNING, Finding
 from magi.instances import InstanceNameError
 from magi.profiles import ProfilesError
-from magi.verbs import DONE, FAILED, USAGE, NoAnswerError
+from magi.views import DONE, FAILED, USAGE, NoAnswerError
 
 from .known import BINARY, Q2, Q3, Q4, host
 
@@ -33,26 +33,26 @@ def text(outcome):
 
 
 def test_profile_list(folder):
-    outcome = verbs.profile_list(folder)
+    outcome = views.profile_list(folder)
     assert [(item["name"], item["valid"]) for item in outcome.data["profiles"]] == [("bad", False), ("good", True)]
     assert "good     1        One" in text(outcome)
     assert "broken: " in text(outcome)
 
 
 def test_profile_show(folder):
-    outcome = verbs.profile_show(folder / "good.yml", KNOWN)
+    outcome = views.profile_show(folder / "good.yml", KNOWN)
     assert f"{Q2['id']}  Q2    free  ctx_size=8" in text(outcome)
     assert "gpu2 (options as given: its llama-server is not known yet):" in text(outcome)
     assert "entry 1 (tier Q2): matches no model on gpu2." in text(outcome)
     assert outcome.data["hosts"][0]["instances"][0]["options"] == {"ctx_size": "8"}
     assert "No host is known yet: magi discover, or --registry FILE." in text(
-        verbs.profile_show(folder / "good.yml", {})
+        views.profile_show(folder / "good.yml", {})
     )
 
 
 @pytest.mark.parametrize(("names", "code"), [(["good"], DONE), (["bad"], USAGE), (["good", "bad"], USAGE)])
 def test_profile_validate(folder, names, code):
-    outcome = verbs.profile_validate([folder / f"{name}.yml" for name in names], KNOWN.values())
+    outcome = views.profile_validate([folder / f"{name}.yml" for name in names], KNOWN.values())
     assert outcome.code == code
     assert [item["valid"] for item in outcome.data["profiles"]] == [name == "good" for name in names]
     if "bad" in names:
@@ -60,17 +60,17 @@ def test_profile_validate(folder, names, code):
 
 
 def test_profile_new(folder):
-    outcome = verbs.profile_new(folder, "mine", KNOWN)
+    outcome = views.profile_new(folder, "mine", KNOWN)
     assert outcome.data["models"] == sorted([Q2["id"], Q3["id"], Q4["id"]])
-    assert verbs.profile_validate([folder / "mine.yml"], KNOWN.values()).code == DONE
+    assert views.profile_validate([folder / "mine.yml"], KNOWN.values()).code == DONE
     with pytest.raises(ProfilesError, match="exists and stays"):
-        verbs.profile_new(folder, "mine", KNOWN)
+        views.profile_new(folder, "mine", KNOWN)
 
 
 def test_migrated(folder, tmp_path):
     source = tmp_path / "legacy.yml"
     source.write_text(f"models:\n  A: {{name: {Q2['id']}, port: 8080}}\n  B: {{name: gone}}\n")
-    outcome = verbs.migrated(source, folder, "old", KNOWN)
+    outcome = views.migrated(source, folder, "old", KNOWN)
     assert [(item["key"], item["model"]) for item in outcome.data["entries"]] == [("A", Q2["id"]), ("B", None)]
     assert "with 1 of 2 entries" in text(outcome)
     assert "legacy.yml, line 3: B (gone): no discovered model has its name" in text(outcome)
@@ -87,7 +87,7 @@ def test_settings():
             },
         }
 
-    outcome = verbs.settings([("gpu1", result(8080)), ("gpu2", result(8081))], {"MODEL_PORT_RANGE"})
+    outcome = views.settings([("gpu1", result(8080)), ("gpu2", result(8081))], {"MODEL_PORT_RANGE"})
     lines = [" ".join(line.split()) for line in outcome.lines[2:]]
     assert lines == [
         "options hf_token=…, a=true inventory model_server_options",
@@ -113,7 +113,7 @@ def test_settings():
     ],
 )
 def test_diagnosis(severities, strict, code):
-    outcome = verbs.diagnosis([Finding(item, "x", "gpu1", f"it is {item}") for item in severities], strict)
+    outcome = views.diagnosis([Finding(item, "x", "gpu1", f"it is {item}") for item in severities], strict)
     assert outcome.code == code
     assert outcome.data["problems"] == severities.count(PROBLEM)
     assert text(outcome).startswith("gpu1:\n  ")
@@ -122,10 +122,10 @@ def test_diagnosis(severities, strict, code):
 def test_logs_of_one_host_and_of_several():
     one = ("gpu1", {"log": ["a\tb", "\x1b[31mred"], "instances": ["x"]})
     none = ("gpu2", {"log": None, "instances": []})
-    assert text(verbs.logs("x", [one, none])) == "a       b\n\\x1b[31mred"
-    assert text(verbs.logs("x", [one, ("gpu2", one[1])])).startswith("gpu1 | a")
+    assert text(views.logs("x", [one, none])) == "a       b\n\\x1b[31mred"
+    assert text(views.logs("x", [one, ("gpu2", one[1])])).startswith("gpu1 | a")
     with pytest.raises(InstanceNameError, match="There is no instance y on gpu2: nothing is deployed"):
-        verbs.logs("y", [none])
+        views.logs("y", [none])
 
 
 ANSWER = {"text": "Paris", "reasoning": "", "finish_reason": "stop", "tokens": 2, "tokens_per_second": 9.54}
@@ -133,15 +133,15 @@ STATUS = {"host": {"instances": [{"name": "x"}]}}
 
 
 def test_an_answer():
-    outcome = verbs.answer("x", [("gpu1", STATUS), ("gpu1", {**ANSWER, "serving": ["gpu1", "gpu2"]})])
+    outcome = views.answer("x", [("gpu1", STATUS), ("gpu1", {**ANSWER, "serving": ["gpu1", "gpu2"]})])
     assert text(outcome) == "gpu1: 2 tokens, 9.5 tokens/s; also served on gpu2 (--limit asks there)"
     assert (outcome.data["host"], outcome.data["text"]) == ("gpu1", "Paris")
-    cut = verbs.answer("x", [("gpu1", {**ANSWER, "finish_reason": "length"})])
+    cut = views.answer("x", [("gpu1", {**ANSWER, "finish_reason": "length"})])
     assert text(cut).endswith("cut at --max-tokens")
 
 
 def test_no_answer():
     with pytest.raises(NoAnswerError, match="Instance x on gpu1 does not answer; magi status and magi doctor say why"):
-        verbs.answer("x", [("gpu1", STATUS)])
+        views.answer("x", [("gpu1", STATUS)])
     with pytest.raises(InstanceNameError, match="There is no instance y on gpu1; there are x"):
-        verbs.answer("y", [("gpu1", STATUS)])
+        views.answer("y", [("gpu1", STATUS)])

@@ -1,0 +1,53 @@
+"""The command line. Each module of this package holds some verbs; what takes long to import is imported by them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import typer
+
+from magi.cli import deploy
+from magi.errors import ExitCode, MagiError
+
+app = typer.Typer(
+    name="magi",
+    help="Roll out llama.cpp servers by naming a profile, on this machine or a fleet.",
+    epilog="A first try: magi up, magi status, magi ask INSTANCE 'What is the capital of France?', magi down.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+deploy.register(app)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; whatever goes wrong is one sentence."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(arguments, standalone_mode=False)
+        return int(code or 0)
+    except MagiError as error:
+        return _fail(str(error), error.exit_code, arguments)
+    except KeyboardInterrupt:
+        return _fail("Interrupted before anything was begun.", ExitCode.INTERRUPTED, arguments)
+    except BrokenPipeError:  # whoever read our output has left
+        sys.stderr.close()
+        return ExitCode.FAILED
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # all of click's own, whichever copy of it typer brings
+            if type(error).__name__ == "Abort":
+                return _fail("Interrupted before anything was begun.", ExitCode.INTERRUPTED, arguments)
+            raise
+        return _fail(error.format_message(), ExitCode.USAGE, arguments)
+
+
+def _fail(message: str, code: int, arguments: list[str]) -> int:
+    """Tell what went wrong: to people, and with --json as the one document."""
+    print(f"magi: {message}", file=sys.stderr)
+    if "--json" in arguments:
+        document: dict[str, Any] = {"error": {"message": message, "exit_code": int(code)}}
+        print(json.dumps(document, indent=2))
+    return int(code)

@@ -1,0 +1,59 @@
+"""What can go wrong, each with the exit code of its own."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How magi ends (docs/controller.md)."""
+
+    OK = 0
+    """All ready; nothing to change."""
+    FAILED = 1
+    USAGE = 2
+    """The command line, a profile, a setting or the inventory is wrong; nothing was touched."""
+    DEGRADED = 3
+    """Some servers are not ready."""
+    CHANGES = 4
+    """`magi plan` found something to change."""
+    UNREACHABLE = 5
+    INTERRUPTED = 130
+
+
+class MagiError(Exception):
+    """Something that the user has to know, in one sentence: what is wrong, and the remedy."""
+
+    exit_code = ExitCode.FAILED
+
+
+class DeploymentFailed(MagiError):
+    """A host was not deployed, or no server is ready."""
+
+
+class UsageError(MagiError):
+    """The command line, a setting, the project or the inventory can't be used."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ProfileError(UsageError):
+    """The profile is missing or wrong."""
+
+
+class Degraded(MagiError):
+    """Some servers are not ready."""
+
+    exit_code = ExitCode.DEGRADED
+
+
+class HostUnreachable(MagiError):
+    """A host can't be reached."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class Interrupted(MagiError):
+    """The run was stopped by a signal, or its task was cancelled."""
+
+    exit_code = ExitCode.INTERRUPTED

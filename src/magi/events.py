@@ -1,0 +1,136 @@
+"""What happens in a run of a playbook, as values: from ansible-runner's events to ours. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# ansible-runner's names (its callback awx_display) and ours.
+_KINDS = {
+    "playbook_on_play_start": "play",
+    "playbook_on_task_start": "task",
+    "playbook_on_no_hosts_matched": "no_hosts",
+    "playbook_on_stats": "stats",
+    "runner_on_start": "start",
+    "runner_on_ok": "ok",
+    "runner_on_failed": "failed",
+    "runner_on_unreachable": "unreachable",
+    "runner_on_skipped": "skipped",
+    "runner_item_on_ok": "item",
+    "runner_item_on_failed": "item",
+    "runner_retry": "retry",
+    "error": "message",
+    "warning": "message",
+    "deprecated": "message",
+    "verbose": "message",
+}
+ENDS = ("ok", "failed", "unreachable")
+"""The kinds that hold a task's result on a host."""
+
+
+@dataclass(frozen=True)
+class Event:
+    kind: str
+    """play, task, start, ok, failed, unreachable, skipped, item, retry, no_hosts, stats or message."""
+    play: str = ""
+    task: str = ""
+    action: str = ""
+    """Name of the module or action, as the playbook has it: ``magi.models.llama_instances``."""
+    host: str = ""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    """What the task returned on the host; of ``stats``, hosts by what became of them."""
+    ignored: bool = False
+    """The run goes on behind the failure."""
+    text: str = ""
+    """What Ansible printed with it, with its colours."""
+
+    @property
+    def step(self) -> int | None:
+        """The number of the step, from 1 to 5, that the task belongs to."""
+        match = re.match(r"(?:\S+ : )?\[(\d)/5\]", self.task)
+        return int(match.group(1)) if match else None
+
+
+def event(raw: Mapping[str, Any]) -> Event | None:
+    """Return the event that ansible-runner hands to its handler as ``raw``; None for one that says nothing."""
+    kind = _KINDS.get(raw.get("event", ""))
+    text = raw.get("stdout") or ""
+    if kind is None:
+        return Event("message", text=text) if text.strip() else None
+    data = raw.get("event_data") or {}
+    result = data if kind == "stats" else data.get("res")
+    return Event(
+        kind,
+        str(data.get("play") or data.get("name") or "") if kind == "play" else str(data.get("play") or ""),
+        str(data.get("task") or ""),
+        str(data.get("resolved_action") or data.get("task_action") or ""),
+        str(data.get("host") or ""),
+        result if isinstance(result, Mapping) else {},
+        bool(data.get("ignore_errors")),
+        text,
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run of a playbook ended."""
+
+    rc: int | None
+    """Exit status of ansible-playbook; None: it never had one."""
+    events: tuple[Event, ...]
+    interrupted: bool = False
+    output: str = ""
+    """Path of the file with all that Ansible printed."""
+
+    def results(self) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+        """Yield host, kind (ok, failed, unreachable) and result of every task that ended, in their order."""
+        for item in self.events:
+            if item.kind in ENDS:
+                yield item.host, item.kind, item.result
+
+    def of(self, *keys: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield host and result of every task that returned all of ``keys``."""
+        for host, _kind, result in self.results():
+            if all(key in result for key in keys):
+                yield host, result
+
+    def last(self, key: str) -> Any:
+        """Return what the last task that returned ``key`` returned for it, or None."""
+        return next((result[key] for _host, result in reversed(list(self.of(key)))), None)
+
+    @property
+    def ended(self) -> bool:
+        """Whether Ansible came to its end: without, nothing of a run can be believed."""
+        return self.rc is not None and any(item.kind == "stats" for item in self.events)
+
+    @property
+    def unreachable(self) -> dict[str, str]:
+        """What was said of each host that could not be reached."""
+        return {item.host: said(item.result) for item in self.events if item.kind == "unreachable"}
+
+    @property
+    def failures(self) -> list[Event]:
+        return [item for item in self.events if item.kind == "failed" and not item.ignored]
+
+    @property
+    def no_hosts(self) -> bool:
+        return not any(item.kind == "task" for item in self.events)
+
+
+def said(result: Mapping[str, Any]) -> str:
+    """Return a task's message in one line."""
+    return " ".join(str(result.get("msg") or "it did not say why").split())
+
+
+def complaints(events: Iterable[Event]) -> list[str]:
+    """Return Ansible's own errors and warnings, one line each, without their context and without colours."""
+    found = []
+    for item in events:
+        text = re.sub(r"\x1b\[[0-9;]*m", "", item.text)
+        for match in re.finditer(r"^\[?(?:ERROR|WARNING)\]?[!:]*:?\s*(.+)", text, re.MULTILINE):
+            line = " ".join(match.group(1).split())
+            if line not in found:
+                found.append(line)
+    return found

@@ -1,0 +1,60 @@
+"""The project that magi works on: a folder with playbooks, profiles, inventories and the collection."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from magi.errors import UsageError
+
+COLLECTION = Path("collections", "ansible_collections", "magi", "models")
+
+
+@dataclass(frozen=True)
+class Project:
+    root: Path
+
+    @property
+    def profiles(self) -> Path:
+        return self.root / "profiles"
+
+    @property
+    def playbooks(self) -> Path:
+        return self.root / "playbooks"
+
+    @property
+    def configuration(self) -> Path:
+        """The project's ansible.cfg."""
+        return self.root / "ansible.cfg"
+
+    def playbook(self, name: str) -> Path:
+        """Return the playbook of a verb. Raises UsageError where it is missing."""
+        path = self.playbooks / f"{name}.yml"
+        if not path.is_file():
+            raise UsageError(f"{path} is missing: restore it, or name another project with --project.")
+        return path
+
+
+def find_project(given: str | os.PathLike[str] | None = None) -> Project:
+    """Return the project at ``given``, else at ``MAGI_PROJECT``, else at or above the working directory, else that which
+    magi was installed from.
+
+    Raises UsageError when there is none, or its collection is missing.
+    """
+    named = given or os.environ.get("MAGI_PROJECT")
+    here = Path.cwd()
+    candidates = [Path(named).expanduser()] if named else [here, *here.parents, *Path(__file__).resolve().parents]
+    for folder in candidates:
+        if (folder / "playbooks" / "site.yml").is_file():
+            project = Project(folder.resolve())
+            if not (project.root / COLLECTION / "galaxy.yml").is_file():
+                raise UsageError(f"The collection magi.models is missing in {project.root}: restore {COLLECTION}.")
+            # The collection's pure modules are imported under the name that Ansible gives them.
+            collections = str(project.root / "collections")
+            if collections not in sys.path:
+                sys.path.insert(0, collections)
+            return project
+    where = f"{named} is no magi project" if named else f"There is no magi project in {here} or above it"
+    raise UsageError(f"{where} (a folder with playbooks/site.yml): go to one, or set --project or MAGI_PROJECT.")

@@ -1,0 +1,238 @@
+"""Running a playbook by ansible-runner: the one place that starts processes. Keeps no secret, leaves no worker behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from magi.errors import UsageError
+from magi.events import Event, Run, event
+from magi.project import Project
+
+KEEP = 20
+"""Run folders that are kept."""
+GRACE = 10
+"""Seconds that Ansible has to end by itself when a run is stopped."""
+MARK = "MAGI_RUN"
+"""Environment variable by which the processes of a run are known, wherever they went: workers leave their group."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is passed through to ansible-playbook."""
+
+    inventory: tuple[str, ...] = ()
+    limit: str | None = None
+    extra_vars: tuple[str, ...] = ()
+    """As -e takes them: ``key=value``, JSON, or ``@file``."""
+    tags: str | None = None
+    check: bool = False
+    diff: bool = False
+    verbosity: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What .env gave, under the real environment."""
+
+
+def command_line(playbook: Path, options: Options, variables: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of ansible-playbook. ``variables`` are ours, and go in as one JSON document."""
+    arguments = ["ansible-playbook"]
+    for inventory in options.inventory:
+        arguments += ["-i", inventory]
+    arguments += ["--limit", options.limit] if options.limit else []
+    arguments += ["--tags", options.tags] if options.tags else []
+    for given in options.extra_vars:
+        arguments += ["-e", given]
+    arguments += ["-e", json.dumps(variables, sort_keys=True)] if variables else []
+    arguments += ["--check"] if options.check else []
+    arguments += ["--diff"] if options.diff else []
+    arguments += ["-" + "v" * options.verbosity] if options.verbosity else []
+    return [*arguments, str(playbook)]
+
+
+def state_folder() -> Path:
+    """Return where magi keeps its runs (XDG base directories)."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "magi"
+
+
+def _new_folder(name: str) -> Path:
+    """Make the folder of a run, for its user alone, and remove all but the last runs. Raises UsageError."""
+    runs = state_folder() / "runs"
+    try:
+        runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = runs / f"{time.strftime('%Y%m%dT%H%M%S')}-{name}-{uuid.uuid4().hex[:6]}"
+        folder.mkdir(mode=0o700)
+        finished = sorted(path for path in runs.iterdir() if path.is_dir() and not (path / "at-work").exists())
+        for old in finished[:-KEEP]:
+            shutil.rmtree(old, ignore_errors=True)
+        (folder / "at-work").touch()
+    except OSError as error:
+        raise UsageError(f"{runs} can't be written ({error.strerror}): free it, or set XDG_STATE_HOME.") from None
+    return folder
+
+
+class _Withheld(dict):
+    """An environment that a process gets and no file: ansible-runner writes it into its artifacts as JSON, where this
+    is an empty object."""
+
+    def __init__(self, environment: Mapping[str, str]):
+        super().__init__()
+        self.environment = environment
+
+    def items(self) -> Any:
+        return self.environment.items()
+
+
+def run(
+    project: Project,
+    playbook: str,
+    options: Options,
+    variables: Mapping[str, Any] | None = None,
+    *,
+    on_event: Callable[[Event], None] = lambda event: None,
+    stop: threading.Event | None = None,
+) -> Run:
+    """Run a playbook of the project to its end and return what happened; ``stop`` ends it early.
+
+    ``on_event`` is called in this thread with each event as it comes; what it raises is raised here, at the end. Raises
+    UsageError when the run can't begin.
+    """
+    path = project.playbook(playbook)
+    from ansible_runner.config.runner import RunnerConfig  # slow to import, and not needed for --help
+    from ansible_runner.runner import Runner
+
+    folder = _new_folder(playbook)
+    ident = uuid.uuid4().hex
+    events: list[Event] = []
+    raised: list[BaseException] = []
+    output = folder / "output.log"
+    ending = _Ending(ident, stop or threading.Event())
+
+    with open(os.open(output, os.O_CREAT | os.O_WRONLY, 0o600), "w", encoding="utf-8", errors="replace") as log:
+
+        def handle(raw: dict[str, Any]) -> bool:
+            """Never raises, which would end the run without a result; False: the event is not written to a file."""
+            try:
+                text = raw.get("stdout")
+                if text:
+                    log.write(text + "\n")
+                found = event(raw)
+                if found and not raised:
+                    events.append(found)
+                    on_event(found)
+            except BaseException as error:  # told at the end
+                raised.append(error)
+                ending.stop.set()
+            return False
+
+        config = RunnerConfig(
+            private_data_dir=str(folder),
+            playbook=str(path),
+            ident=ident,
+            suppress_output_file=True,
+            settings={"pexpect_timeout": 0.1, "pexpect_use_poll": True, "suppress_ansible_output": True},
+        )
+        config.prepare()
+        config.command = command_line(path, options, variables or {})
+        config.cwd = str(project.root)
+        config.env = _Withheld(_environment(project, options, config.env, ident))
+        try:
+            runner = Runner(
+                config, event_handler=handle, cancel_callback=ending.is_due, status_handler=_forget_command(config)
+            )
+            runner.run()
+        finally:
+            ending.kill_rest()
+            shutil.rmtree(config.artifact_dir, ignore_errors=True)
+            for name in ("artifacts", "project"):
+                with contextlib.suppress(OSError):
+                    (folder / name).rmdir()
+            (folder / "at-work").unlink(missing_ok=True)
+    if raised:
+        raise raised[0]
+    rc = runner.rc if isinstance(runner.rc, int) else None
+    return Run(rc, tuple(events), ending.stop.is_set(), str(output))
+
+
+def _forget_command(config: Any) -> Callable[..., None]:
+    """Return a status handler that removes the file with the command line before the command starts: what a user gave
+    by -e may be secret."""
+
+    def handle(status: Mapping[str, Any], **_more: Any) -> None:
+        if status.get("status") == "running":
+            Path(config.artifact_dir, "command").unlink(missing_ok=True)
+
+    return handle
+
+
+def _environment(project: Project, options: Options, runner: Mapping[str, str], ident: str) -> dict[str, str]:
+    """Return the environment of ansible-playbook: .env, over it the real one, over it what a run needs."""
+    given = {key: value for key, value in runner.items() if os.environ.get(key) != value}  # ansible-runner's own
+    environment = {**options.environment, **os.environ, **given}
+    return {
+        **environment,
+        # Without an activated virtual environment, its programs are still the ones that belong to us.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]),
+        "ANSIBLE_CONFIG": os.environ.get("ANSIBLE_CONFIG") or str(project.configuration),
+        "ANSIBLE_RETRY_FILES_ENABLED": "False",
+        MARK: ident,
+    }
+
+
+class _Ending:
+    """Ends a run: Ansible by an interrupt, so that it ends its workers; what is left after a while by force."""
+
+    def __init__(self, ident: str, stop: threading.Event):
+        self.ident = ident
+        self.stop = stop
+        self.deadline: float | None = None
+
+    def is_due(self) -> bool:
+        """Whether ansible-runner shall kill what is left. Called by it every 0.1 s."""
+        if not self.stop.is_set():
+            return False
+        if self.deadline is None:
+            self.deadline = time.monotonic() + GRACE
+            for pid in self._processes(children=True):
+                _signal(pid, signal.SIGINT)
+        return time.monotonic() > self.deadline
+
+    def kill_rest(self) -> None:
+        """Kill what is left of the run on this machine, and wait until it is gone."""
+        deadline = time.monotonic() + GRACE
+        while (pids := self._processes()) and time.monotonic() < deadline:
+            for pid in pids:
+                _signal(pid, signal.SIGKILL)
+            time.sleep(0.02)
+
+    def _processes(self, *, children: bool = False) -> list[int]:
+        """Return the processes of the run; only ``children`` of ours, or all. SSH's shared connections are left: other
+        runs use them too."""
+        mark = f"{MARK}={self.ident}".encode()
+        found = []
+        for entry in Path("/proc").iterdir() if Path("/proc").is_dir() else ():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                if mark not in (entry / "environ").read_bytes().split(b"\0"):
+                    continue
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                shared = (entry / "cmdline").read_bytes().startswith(b"ssh: ")
+                if state != "Z" and not shared and (not children or int(parent) == os.getpid()):
+                    found.append(int(entry.name))
+        return found
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)

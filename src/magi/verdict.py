@@ -1,0 +1,149 @@
+"""What a run means: from what happened to a document, or to the sentence that says what went wrong. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from magi.errors import DeploymentFailed, ExitCode, HostUnreachable, Interrupted, MagiError, ProfileError, UsageError
+from magi.events import Run, complaints, said
+
+# What fails in these was never a host's fault: nothing was touched.
+_USAGE = {"magi.models.settings": UsageError, "magi.models.profile": ProfileError}
+_CHANGING = "magi.models.llama_instances"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a verb found or did, and how magi ends."""
+
+    document: Mapping[str, Any]
+    exit_code: ExitCode = ExitCode.OK
+    problem: str = ""
+    """The sentence that goes with an exit code that is not that of the document's content."""
+
+
+def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None) -> Run:
+    """Return ``run`` if what it says can be believed.
+
+    Raises Interrupted; UsageError or ProfileError where nothing was touched since something given is wrong; and
+    DeploymentFailed where Ansible did not come to its end.
+    """
+    if run.interrupted:
+        raise Interrupted(interruption(run))
+    where = f"; all that Ansible said is in {run.output}" if run.output else ""
+    if run.no_hosts:
+        said_by_ansible = " ".join(complaints(run.events)[:2])
+        if run.rc:
+            raise UsageError(f"Ansible could not begin: {said_by_ansible or f'exit status {run.rc}'}{where}.")
+        hosts = f"inventory {', '.join(inventory)}" if inventory else "the inventory of ansible.cfg"
+        limited = f" within --limit {limit}" if limit else ""
+        hint = f" Ansible says: {said_by_ansible}" if said_by_ansible else ""
+        raise UsageError(f"No host to work on: {hosts} has none in the group model_servers{limited}.{hint}")
+    for failure in run.failures:
+        if failure.action in _USAGE:
+            raise _USAGE[failure.action](said(failure.result))
+    if not run.ended:
+        last = (complaints(run.events) or [f"exit status {run.rc}"])[-1]
+        raise DeploymentFailed(f"Ansible did not come to its end, so nothing is known to be done: {last}{where}.")
+    return run
+
+
+def interruption(run: Run) -> str:
+    """Say what an interrupted run did on which host, and what to do."""
+    hosts = {item.host: "" for item in run.events if item.host}
+    changing = [item for item in run.events if item.action == _CHANGING]
+    done = [item.host for item in changing if item.kind == "ok"]
+    begun = [item.host for item in changing if item.kind == "start" and item.host not in done]
+    parts = [f"done on {', '.join(dict.fromkeys(done))}"] if done else []
+    parts += [f"begun on {', '.join(dict.fromkeys(begun))}"] if begun else []
+    rest = [name for name in hosts if name not in {*done, *begun}]
+    parts += [f"not begun on {', '.join(rest)}"] if rest else []
+    return f"Stopped by a signal: {'; '.join(parts) or 'nothing was begun'}. Run it again: it goes on from there."
+
+
+def _lost(run: Run) -> MagiError | None:
+    """Return what to raise for a run that has no result: every host was lost, or failed."""
+    if run.unreachable:
+        reasons = "; ".join(f"{host}: {why}" for host, why in run.unreachable.items())
+        return HostUnreachable(f"Not reached: {reasons.rstrip('.')}. Bring them back and run again.")
+    if run.failures:
+        return DeploymentFailed(" ".join(dict.fromkeys(said(item.result) for item in run.failures)))
+    return None
+
+
+def deployed(run: Run) -> Outcome:
+    """Return the report of a deployment and how it ended. Raises HostUnreachable or DeploymentFailed without one."""
+    report, problems = run.last("report"), run.last("problems") or {}
+    if report is None:
+        error = _lost(run)
+        if error:
+            raise error
+        if problems:
+            raise DeploymentFailed(" ".join(dict.fromkeys(problems.values())))
+        return Outcome({"check": True, "hosts": _planned(run)})
+    failed = report["summary"]["failed"]
+    if any(item["cause"] == "host_unreachable" for item in failed):
+        return Outcome(report, ExitCode.UNREACHABLE, " ".join(dict.fromkeys(problems.values())))
+    if problems or run.failures:
+        return Outcome(report, ExitCode.FAILED, " ".join(dict.fromkeys(problems.values())))
+    return Outcome(report, ExitCode.DEGRADED if failed else ExitCode.OK)
+
+
+def _planned(run: Run) -> dict[str, Any]:
+    return {host: result["plan"] for host, result in run.of("plan")}
+
+
+def planned(run: Run) -> Outcome:
+    """Return the plan of each host, and whether any changes something. Raises what ``deployed`` raises."""
+    plans = _planned(run)
+    error = _lost(run)
+    if error and not plans:
+        raise error
+    changes = {
+        host: [item for item in plan["actions"] if item["action"] not in ("keep", "quarantine")]
+        for host, plan in plans.items()
+    }
+    document = {"hosts": plans, "changes": sum(map(len, changes.values())), "unreachable": list(run.unreachable)}
+    if error:
+        return Outcome(document, error.exit_code, str(error))
+    return Outcome(document, ExitCode.CHANGES if document["changes"] else ExitCode.OK)
+
+
+def seen(run: Run) -> Outcome:
+    """Return what runs. Raises what ``deployed`` raises where no host answered."""
+    status = run.last("status")
+    error = _lost(run)
+    if status is None:
+        raise error or DeploymentFailed("The status of no host came back.")
+    if error:
+        return Outcome(status, error.exit_code, str(error))
+    ready = status["ready_servers"] == status["total_servers"]
+    return Outcome(status, ExitCode.OK if ready else ExitCode.DEGRADED)
+
+
+def discovered(run: Run) -> Outcome:
+    """Return the models of each host, what was set aside, and drift. Raises what ``deployed`` raises."""
+    registries = {host: result for host, result in run.of("models", "registry_path")}
+    error = _lost(run)
+    if error and not registries:
+        raise error
+    document = {
+        "hosts": {
+            host: {key: result.get(key) for key in ("models", "rejected", "companions")}
+            for host, result in registries.items()
+        },
+        "drift": run.last("drift") or [],
+        "unreachable": list(run.unreachable),
+    }
+    return Outcome(document, error.exit_code if error else ExitCode.OK, str(error or ""))
+
+
+def ended(run: Run) -> Outcome:
+    """Return what was stopped or removed on each host. Raises what ``deployed`` raises where no host answered."""
+    hosts = {host: result["actions"] for host, result in run.of("actions")}
+    error = _lost(run)
+    if error and not hosts:
+        raise error
+    return Outcome({"hosts": hosts}, error.exit_code if error else ExitCode.OK, str(error or ""))
