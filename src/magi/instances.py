@@ -1,29 +1,19 @@
-"""Instances by name: whether one can exist, where one is, and what the playbooks for them show while they run. Pure."""
+"""Instances by name: which there are, and what the playbooks for one show while they run. Pure."""
 
 from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._gguf import printable
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+from magi.errors import UsageError
 
 
-class InstanceNameError(ValueError):
+class InstanceNameError(UsageError):
     """No instance is called that; the message names the nearest one that is."""
-
-
-def checked(name: str) -> str:
-    """Return ``name``, which becomes a variable of a playbook, if an instance can be called that.
-
-    Raises InstanceNameError."""
-    if not _NAME.fullmatch(name):
-        raise InstanceNameError(f"{name!a} is no instance's name; magi status lists those that are.")
-    return name
 
 
 def missing(name: str, hosts: Mapping[str, Collection[str]]) -> InstanceNameError:

@@ -12,22 +12,15 @@ from ansible_collections.magi.models.plugins.module_utils._report import table
 
 from magi import config, doctor, instances, migrate, profiles
 from magi.catalog import Known
-
-DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 5
-"""Exit codes: see docs/controller.md."""
-
-
-class NoAnswerError(RuntimeError):
-    """An instance is there and does not answer."""
+from magi.errors import ExitCode, MagiError
 
 
 @dataclass(frozen=True)
 class View:
-    data: Any
-    """The one JSON document of --json."""
+    document: Mapping[str, Any]
     lines: Sequence[str]
     """The same for people."""
-    code: int = DONE
+    exit_code: ExitCode = ExitCode.OK
 
 
 # ---- profiles ---------------------------------------------------------------------------------------
@@ -56,7 +49,7 @@ def profile_list(folder: Path) -> View:
 
 
 def profile_show(path: Path, hosts: Mapping[str, Known]) -> View:
-    """What a profile comes to on each host that is known. Raises ProfilesError."""
+    """What a profile comes to on each host that is known. Raises ProfileError."""
     profile = profiles.load_profile(path)
     resolutions = [profiles.resolve(profile, host) for host in hosts.values()]
     lines = [f"Profile {profile.name}: {printable(profile.description) or 'no description'}"]
@@ -91,11 +84,11 @@ def profile_validate(paths: Iterable[Path], hosts: Iterable[Known]) -> View:
         {"path": str(item.path), "valid": item.profile is not None, "problems": [asdict(one) for one in item.remarks]}
         for item in checked
     ]
-    return View({"profiles": data}, lines, DONE if all(item.profile for item in checked) else USAGE)
+    return View({"profiles": data}, lines, ExitCode.OK if all(item.profile for item in checked) else ExitCode.USAGE)
 
 
 def profile_new(folder: Path, name: str, hosts: Mapping[str, Known]) -> View:
-    """A new profile in ``folder`` that enables every known model. Raises ProfilesError."""
+    """A new profile in ``folder`` that enables every known model. Raises ProfileError."""
     text = profiles.draft(name, tuple(hosts.values()))
     path = folder / f"{name}.yml"
     profiles.write_new(path, text)
@@ -105,7 +98,7 @@ def profile_new(folder: Path, name: str, hosts: Mapping[str, Known]) -> View:
 
 
 def migrated(source: Path, folder: Path, name: str, hosts: Mapping[str, Known]) -> View:
-    """A new profile from a legacy configuration. Raises MigrationError, DocumentError or ProfilesError."""
+    """A new profile from a legacy configuration. Raises UsageError."""
     entries = migrate.read(source)
     result = migrate.migrate(name, source.name, entries, hosts.values())
     path = folder / f"{name}.yml"
@@ -162,7 +155,7 @@ def diagnosis(findings: Sequence[doctor.Finding], strict: bool = False) -> View:
     lines += ["", f"{problems} problems, {warnings} warnings."]
     bad = problems or (strict and warnings)
     data = {"problems": problems, "warnings": warnings, "findings": [asdict(item) for item in findings]}
-    return View(data, lines[1:], FAILED if bad else DONE)
+    return View(data, lines[1:], ExitCode.FAILED if bad else ExitCode.OK)
 
 
 # ---- instances --------------------------------------------------------------------------------------
@@ -202,5 +195,5 @@ def answer(name: str, results: Iterable[tuple[str, Mapping[str, Any]]]) -> View:
             return View(data, [line])
     if any(name in names for names in present.values()):
         where = ", ".join(host for host, names in present.items() if name in names)
-        raise NoAnswerError(f"Instance {name} on {where} does not answer; magi status and magi doctor say why.")
+        raise MagiError(f"Instance {name} on {where} does not answer; magi status and magi doctor say why.")
     raise instances.missing(name, present)

@@ -6,17 +6,7 @@ import json
 
 import pytest
 
-from magi.instances import InstanceNameError, answer_piece, checked, log_line, missing, terminal_text
-
-
-def test_a_name_is_a_slug():
-    assert checked("smollm2-135m-instruct.q2_k-2") == "smollm2-135m-instruct.q2_k-2"
-
-
-@pytest.mark.parametrize("name", ["", "-x", "A", "a b", "{{ x }}", "../x", "a\n", "--help"])
-def test_what_can_be_no_instance(name):
-    with pytest.raises(InstanceNameError, match="is no instance's name; magi status lists"):
-        checked(name)
+from magi.instances import answer_piece, log_line, missing, terminal_text
 
 
 @pytest.mark.parametrize(

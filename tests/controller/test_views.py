@@ -8,9 +8,8 @@ import pytest
 
 from magi import views
 from magi.doctor import OK, PROBLEM, WARNING, Finding
+from magi.errors import ExitCode, MagiError, ProfileError
 from magi.instances import InstanceNameError
-from magi.profiles import ProfilesError
-from magi.views import DONE, FAILED, USAGE, NoAnswerError
 
 from .known import BINARY, Q2, Q3, Q4, host
 
@@ -27,14 +26,14 @@ def folder(tmp_path):
 
 
 def text(outcome):
-    json.dumps(outcome.data)  # one document, whatever is in it
+    json.dumps(outcome.document)  # one document, whatever is in it
     assert all("\n" not in line for line in outcome.lines)
     return "\n".join(outcome.lines)
 
 
 def test_profile_list(folder):
     outcome = views.profile_list(folder)
-    assert [(item["name"], item["valid"]) for item in outcome.data["profiles"]] == [("bad", False), ("good", True)]
+    assert [(item["name"], item["valid"]) for item in outcome.document["profiles"]] == [("bad", False), ("good", True)]
     assert "good     1        One" in text(outcome)
     assert "broken: " in text(outcome)
 
@@ -44,26 +43,28 @@ def test_profile_show(folder):
     assert f"{Q2['id']}  Q2    free  ctx_size=8" in text(outcome)
     assert "gpu2 (options as given: its llama-server is not known yet):" in text(outcome)
     assert "entry 1 (tier Q2): matches no model on gpu2." in text(outcome)
-    assert outcome.data["hosts"][0]["instances"][0]["options"] == {"ctx_size": "8"}
+    assert outcome.document["hosts"][0]["instances"][0]["options"] == {"ctx_size": "8"}
     assert "No host is known yet: magi discover, or --registry FILE." in text(
         views.profile_show(folder / "good.yml", {})
     )
 
 
-@pytest.mark.parametrize(("names", "code"), [(["good"], DONE), (["bad"], USAGE), (["good", "bad"], USAGE)])
+@pytest.mark.parametrize(
+    ("names", "code"), [(["good"], ExitCode.OK), (["bad"], ExitCode.USAGE), (["good", "bad"], ExitCode.USAGE)]
+)
 def test_profile_validate(folder, names, code):
     outcome = views.profile_validate([folder / f"{name}.yml" for name in names], KNOWN.values())
-    assert outcome.code == code
-    assert [item["valid"] for item in outcome.data["profiles"]] == [name == "good" for name in names]
+    assert outcome.exit_code == code
+    assert [item["valid"] for item in outcome.document["profiles"]] == [name == "good" for name in names]
     if "bad" in names:
         assert 'bad.yml, line 1: unknown key "enabled_model": did you mean "enabled_models"?' in text(outcome)
 
 
 def test_profile_new(folder):
     outcome = views.profile_new(folder, "mine", KNOWN)
-    assert outcome.data["models"] == sorted([Q2["id"], Q3["id"], Q4["id"]])
-    assert views.profile_validate([folder / "mine.yml"], KNOWN.values()).code == DONE
-    with pytest.raises(ProfilesError, match="exists and stays"):
+    assert outcome.document["models"] == sorted([Q2["id"], Q3["id"], Q4["id"]])
+    assert views.profile_validate([folder / "mine.yml"], KNOWN.values()).exit_code == ExitCode.OK
+    with pytest.raises(ProfileError, match="exists and stays"):
         views.profile_new(folder, "mine", KNOWN)
 
 
@@ -71,7 +72,7 @@ def test_migrated(folder, tmp_path):
     source = tmp_path / "legacy.yml"
     source.write_text(f"models:\n  A: {{name: {Q2['id']}, port: 8080}}\n  B: {{name: gone}}\n")
     outcome = views.migrated(source, folder, "old", KNOWN)
-    assert [(item["key"], item["model"]) for item in outcome.data["entries"]] == [("A", Q2["id"]), ("B", None)]
+    assert [(item["key"], item["model"]) for item in outcome.document["entries"]] == [("A", Q2["id"]), ("B", None)]
     assert "with 1 of 2 entries" in text(outcome)
     assert "legacy.yml, line 3: B (gone): no discovered model has its name" in text(outcome)
 
@@ -95,8 +96,8 @@ def test_settings():
         "port_range (gpu2) 8081, 8099 .env MODEL_PORT_RANGE",
         "strict false default",
     ]
-    assert "canary" not in json.dumps(outcome.data)
-    assert outcome.data["hosts"]["gpu1"]["strict"] == {
+    assert "canary" not in json.dumps(outcome.document)
+    assert outcome.document["hosts"]["gpu1"]["strict"] == {
         "value": False,
         "source": "default",
         "name": "model_server_strict",
@@ -106,16 +107,16 @@ def test_settings():
 @pytest.mark.parametrize(
     ("severities", "strict", "code"),
     [
-        ([OK], False, DONE),
-        ([OK, WARNING], False, DONE),
-        ([OK, WARNING], True, FAILED),
-        ([WARNING, PROBLEM], False, FAILED),
+        ([OK], False, ExitCode.OK),
+        ([OK, WARNING], False, ExitCode.OK),
+        ([OK, WARNING], True, ExitCode.FAILED),
+        ([WARNING, PROBLEM], False, ExitCode.FAILED),
     ],
 )
 def test_diagnosis(severities, strict, code):
     outcome = views.diagnosis([Finding(item, "x", "gpu1", f"it is {item}") for item in severities], strict)
-    assert outcome.code == code
-    assert outcome.data["problems"] == severities.count(PROBLEM)
+    assert outcome.exit_code == code
+    assert outcome.document["problems"] == severities.count(PROBLEM)
     assert text(outcome).startswith("gpu1:\n  ")
 
 
@@ -135,13 +136,13 @@ STATUS = {"host": {"instances": [{"name": "x"}]}}
 def test_an_answer():
     outcome = views.answer("x", [("gpu1", STATUS), ("gpu1", {**ANSWER, "serving": ["gpu1", "gpu2"]})])
     assert text(outcome) == "gpu1: 2 tokens, 9.5 tokens/s; also served on gpu2 (--limit asks there)"
-    assert (outcome.data["host"], outcome.data["text"]) == ("gpu1", "Paris")
+    assert (outcome.document["host"], outcome.document["text"]) == ("gpu1", "Paris")
     cut = views.answer("x", [("gpu1", {**ANSWER, "finish_reason": "length"})])
     assert text(cut).endswith("cut at --max-tokens")
 
 
 def test_no_answer():
-    with pytest.raises(NoAnswerError, match="Instance x on gpu1 does not answer; magi status and magi doctor say why"):
+    with pytest.raises(MagiError, match="Instance x on gpu1 does not answer; magi status and magi doctor say why"):
         views.answer("x", [("gpu1", STATUS)])
     with pytest.raises(InstanceNameError, match="There is no instance y on gpu1; there are x"):
         views.answer("y", [("gpu1", STATUS)])
