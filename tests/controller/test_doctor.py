@@ -28,8 +28,6 @@ SETTINGS = {
     "strict": False,
     "retry_quarantined": False,
 }
-    "resources": {},
-    "retry_quarantined": False, "retry_quarantined": False}
 REGISTRY = {"models": [Q2, Q3, Q4], "rejected": [], "scan_paths": ["/models"], "registry_path": "/var/lib/magi/r.json"}
 HOST = Host("systemd", "/etc/magi", 8, 64 << 30, BINARY)
 
