@@ -38,8 +38,8 @@ class Project:
 
 
 def find_project(given: str | os.PathLike[str] | None = None) -> Project:
-    """Return the project at ``given``, else at ``MAGI_PROJECT``, else at or above the working directory, else that which
-    magi was installed from.
+    """Return the project at ``given``, else at ``MAGI_PROJECT``, else at or above the working directory, else the one
+    that magi was installed from.
 
     Raises UsageError when there is none, or its collection is missing.
     """

@@ -1,4 +1,4 @@
-"""Running a playbook by ansible-runner: the one place that starts processes. Keeps no secret, leaves no worker behind."""
+"""Running a playbook by ansible-runner: the one place that starts processes. Keeps no secret, leaves no worker."""
 
 from __future__ import annotations
 
@@ -140,9 +140,10 @@ def run(
             playbook=str(path),
             ident=ident,
             suppress_output_file=True,
-            settings={"pexpect_timeout": 0.1, "pexpect_use_poll": True, "suppress_ansible_output": True},
         )
         config.prepare()
+        # What env/settings would say: nothing on our standard output, and a look at `stop` every 0.1 s.
+        config.suppress_ansible_output, config.pexpect_timeout = True, 0.1
         config.command = command_line(path, options, variables or {})
         config.cwd = str(project.root)
         config.env = _Withheld(_environment(project, options, config.env, ident))

@@ -22,7 +22,7 @@ _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def slug(what: str, text: str) -> str:
-    """Return ``text`` if it is a name, else raise UsageError: what goes into Ansible as a variable is a template there."""
+    """Return ``text`` if it is a name, else raise UsageError: a variable that goes into Ansible is a template there."""
     if not _SLUG.fullmatch(text):
         raise UsageError(f"{what} must be a name of letters, digits, '.', '_' and '-', not {text!r}.")
     return text

@@ -92,7 +92,7 @@ def deployed(run: Run) -> Outcome:
 
 
 def _planned(run: Run) -> dict[str, Any]:
-    return {host: result["plan"] for host, result in run.of("plan")}
+    return {host: result["plan"] for host, result in sorted(run.of("plan"), key=lambda item: item[0])}
 
 
 def planned(run: Run) -> Outcome:
@@ -125,7 +125,7 @@ def seen(run: Run) -> Outcome:
 
 def discovered(run: Run) -> Outcome:
     """Return the models of each host, what was set aside, and drift. Raises what ``deployed`` raises."""
-    registries = {host: result for host, result in run.of("models", "registry_path")}
+    registries = dict(run.of("models", "registry_path"))
     error = _lost(run)
     if error and not registries:
         raise error

@@ -2,8 +2,290 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from magi.cli import options as given
+from magi.cli.output import Output
+from magi.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from magi.verbs import Session
+    from magi.verdict import Outcome
+
+Profile = Annotated[str | None, typer.Argument(help="The profile; else what MAGI_PROFILE or the inventory says.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Fail (1) where anything is degraded.")]
+
+
+def session(
+    project: Path | None,
+    inventory: list[str] | None,
+    limit: str | None,
+    extra_vars: list[str] | None,
+    *,
+    tags: str | None = None,
+    check: bool = False,
+    diff: bool = False,
+    verbosity: int = 0,
+    **more: Any,
+) -> Session:
+    """Return the session of a verb from its options. Raises UsageError."""
+    from magi.runner import Options
+    from magi.verbs import Session
+
+    options = Options(
+        tuple(inventory or ()),
+        limit,
+        tuple(extra_vars or ()),
+        tags,
+        check,
+        diff,
+        # Differences are Ansible's to show.
+        max(verbosity, int(diff)),
+    )
+    return Session.of(project, options, **more)
+
+
+@contextmanager
+def stopping(stop: threading.Event) -> Iterator[None]:
+    """Within the block, SIGINT and SIGTERM end the run at work instead of us."""
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def carry_out(
+    output: Output, run: Session, verb: Callable[[Session], Outcome], title: str, *, steps: bool = False
+) -> Outcome:
+    """Run a verb with its progress shown."""
+    from dataclasses import replace
+
+    from magi.cli.live import shown
+
+    with (
+        stopping(run.stop),
+        shown(output.people, title, steps=steps, verbosity=run.options.verbosity) as on_event,
+    ):
+        return verb(replace(run, on_event=on_event))
+
+
+def finish(output: Output, outcome: Outcome) -> int:
+    """Give programs the document, tell people the problem, and return the exit code."""
+    output.document(outcome.document)
+    if outcome.problem:
+        output.people.print(f"magi: {outcome.problem}", markup=False, style="red")
+    return int(outcome.exit_code)
+
+
+def up(
+    profile: Profile = None,
+    strict: Strict = False,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write the result as JUnit XML.")] = None,
+    as_json: given.Json = False,
+    inventory: given.Inventory = None,
+    limit: given.Limit = None,
+    extra_vars: given.ExtraVars = None,
+    tags: given.Tags = None,
+    check: given.Check = False,
+    diff: given.Diff = False,
+    verbose: given.Verbose = 0,
+    project: given.Project = None,
+) -> int:
+    """Deploy a profile: find the models, start what it enables, wait until all are ready, report."""
+    from magi import verbs
+    from magi.cli import tables
+
+    output = Output(as_json)
+    run = session(
+        project, inventory, limit, extra_vars,
+        tags=tags, check=check, diff=diff, verbosity=verbose, profile=profile, strict=strict,
+    )  # fmt: skip
+    outcome = carry_out(output, run, verbs.up, f"magi up {profile or ''}".rstrip(), steps=True)
+    if "servers" in outcome.document:
+        output.people.print(tables.report(output.people, outcome.document))
+    if junit:
+        from magi.junit import junit_xml
+
+        _write(junit, junit_xml(outcome.document))
+    return finish(output, outcome)
+
+
+def plan(
+    profile: Profile = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The plan as Markdown, on standard output.")] = False,
+    as_json: given.Json = False,
+    inventory: given.Inventory = None,
+    limit: given.Limit = None,
+    extra_vars: given.ExtraVars = None,
+    verbose: given.Verbose = 0,
+    project: given.Project = None,
+) -> int:
+    """Show what a deployment would do on each host, and why. Changes nothing; exits with 4 if there is something."""
+    from magi import verbs
+    from magi.cli import tables
+
+    if markdown and as_json:
+        raise UsageError("--markdown and --json both want standard output: give one of the two.")
+    output = Output(as_json or markdown)
+    run = session(project, inventory, limit, extra_vars, verbosity=verbose, profile=profile)
+    outcome = carry_out(output, run, verbs.plan, f"magi plan {profile or ''}".rstrip())
+    if markdown:
+        output.as_json = False
+        print(tables.plan_markdown(outcome.document, profile), end="")
+    else:
+        output.people.print(tables.plan(outcome.document))
+    return finish(output, outcome)
+
+
+def status(
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option("--interval", help="Seconds between two looks.", min=0.5)] = 2,
+    as_json: given.Json = False,
+    inventory: given.Inventory = None,
+    limit: given.Limit = None,
+    extra_vars: given.ExtraVars = None,
+    verbose: given.Verbose = 0,
+    project: given.Project = None,
+) -> int:
+    """Show what runs: where, since when, ready or not. Exits with 3 if a server is not ready."""
+    from magi import verbs
+    from magi.cli import tables
+
+    if watch and as_json:
+        raise UsageError("--watch never ends, and --json is one document: give one of the two.")
+    output = Output(as_json)
+    run = session(project, inventory, limit, extra_vars, verbosity=verbose)
+    if watch:
+        return _watch(output, run, interval)
+    outcome = carry_out(output, run, verbs.status, "magi status")
+    output.people.print(tables.status(output.people, outcome.document))
+    return finish(output, outcome)
+
+
+def _watch(output: Output, run: Session, interval: float) -> int:
+    from contextlib import nullcontext
+
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    from magi import verbs
+    from magi.cli import tables
+    from magi.errors import Interrupted, MagiError
+
+    console = output.people
+    live = Live(console=console, screen=True, auto_refresh=False) if console.is_terminal else nullcontext()
+    code = ExitCode.OK
+    with stopping(run.stop), live:
+        while not run.stop.is_set():
+            try:
+                outcome = verbs.status(run)
+                code, picture = outcome.exit_code, tables.status(console, outcome.document)
+            except Interrupted:
+                break
+            except MagiError as error:  # it may be back at the next look
+                code, picture = error.exit_code, Text(f"✗ {error}", style="red")
+            foot = Text(f"every {interval:g} s, Ctrl-C ends", style="dim")
+            if console.is_terminal:
+                live.update(Group(Text("magi status", style="bold"), Text(), picture, Text(), foot), refresh=True)
+            else:
+                console.print(picture)
+            run.stop.wait(interval)
+    return int(code)
+
+
+def stop(
+    instances: Annotated[list[str] | None, typer.Argument(help="Names; all without.")] = None,
+    as_json: given.Json = False,
+    inventory: given.Inventory = None,
+    limit: given.Limit = None,
+    extra_vars: given.ExtraVars = None,
+    check: given.Check = False,
+    verbose: given.Verbose = 0,
+    project: given.Project = None,
+) -> int:
+    """Stop instances gracefully: their requests may end first. The next deployment starts them again."""
+    from magi import verbs
+    from magi.cli import tables
+
+    output = Output(as_json)
+    run = session(project, inventory, limit, extra_vars, check=check, verbosity=verbose)
+    outcome = carry_out(output, run, lambda s: verbs.stop(s, instances or ()), "magi stop")
+    output.people.print(tables.actions(outcome.document))
+    return finish(output, outcome)
+
+
+def down(
+    as_json: given.Json = False,
+    inventory: given.Inventory = None,
+    limit: given.Limit = None,
+    extra_vars: given.ExtraVars = None,
+    check: given.Check = False,
+    diff: given.Diff = False,
+    verbose: given.Verbose = 0,
+    project: given.Project = None,
+) -> int:
+    """Stop and remove everything that was deployed, and nothing else."""
+    from magi import verbs
+    from magi.cli import tables
+
+    output = Output(as_json)
+    run = session(project, inventory, limit, extra_vars, check=check, diff=diff, verbosity=verbose)
+    outcome = carry_out(output, run, verbs.down, "magi down")
+    output.people.print(tables.actions(outcome.document))
+    return finish(output, outcome)
+
+
+def discover(
+    as_json: given.Json = False,
+    inventory: given.Inventory = None,
+    limit: given.Limit = None,
+    extra_vars: given.ExtraVars = None,
+    verbose: given.Verbose = 0,
+    project: given.Project = None,
+) -> int:
+    """Show the models of each host, what was set aside and why, and what differs between hosts."""
+    from magi import verbs
+    from magi.cli import tables
+
+    output = Output(as_json)
+    run = session(project, inventory, limit, extra_vars, verbosity=verbose)
+    outcome = carry_out(output, run, verbs.discover, "magi discover")
+    output.people.print(tables.models(outcome.document))
+    return finish(output, outcome)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} can't be written ({error.strerror}): give another path.") from None
+
+
+EXAMPLES = {
+    up: (
+        "magi up production",
+        "magi up production -i inventories/example --limit gpu1 --strict",
+        "magi up --check --diff",
+    ),
+    plan: ("magi plan production", "magi plan production --markdown > plan.md"),
+    status: ("magi status", "magi status --watch", "magi status --json | jq '.servers[].port'"),
+    stop: ("magi stop", "magi stop smollm2-135m-instruct.q2_k"),
+    down: ("magi down", "magi down --limit gpu1"),
+    discover: ("magi discover", "magi discover --json | jq '.hosts[].models[].id'"),
+}
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this module."""
+    for verb, examples in EXAMPLES.items():
+        app.command(epilog="Examples:  " + "  ·  ".join(examples))(verb)

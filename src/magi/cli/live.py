@@ -1,0 +1,93 @@
+"""Progress while a playbook runs: a calm picture on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from magi.events import Event
+from magi.progress import FAILED, LEFT, READY, RUNNING, STARTING, STEPS, WAITING, Progress
+
+STYLES = {
+    READY: ("●", "green"),
+    RUNNING: ("●", "cyan"),
+    STARTING: ("◌", "cyan"),
+    WAITING: ("○", "dim"),
+    FAILED: ("✗", "red"),
+    LEFT: ("✗", "yellow"),
+}
+
+
+def picture(progress: Progress, title: str, spinner: Spinner | None = None, *, steps: bool = True) -> RenderableType:
+    """Return the deployment as it stands: the five steps, then each host with its instances."""
+    parts: list[RenderableType] = [Text(title, style="bold")]
+    if steps:
+        grid = Table.grid(padding=(0, 1))
+        for number, name in STEPS.items():
+            if number < progress.step or spinner is None:
+                mark: RenderableType = Text("✔", style="green")
+            elif number == progress.step:
+                mark = spinner
+            else:
+                mark = Text("·", style="dim")
+            grid.add_row(mark, Text(f"[{number}/5] {name}", style="" if number <= progress.step else "dim"))
+        parts.append(grid)
+    elif spinner is not None:
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(spinner, progress.verb or "Starting")
+        parts.append(grid)
+    hosts = Table.grid(padding=(0, 2))
+    for name, host in progress.hosts.items():
+        line = Text()
+        for instance, state in host.instances.items():
+            mark_text, style = STYLES[state]
+            line.append(f"{mark_text} ", style=style).append(f"{instance}  ", style="" if state == READY else style)
+        if host.problem:
+            line = Text(f"✗ {host.problem}", style="red", overflow="ellipsis", no_wrap=True)
+        hosts.add_row(Text(name, style="bold"), line)
+    if progress.hosts:
+        parts += [Text(), hosts] if any(h.instances or h.problem for h in progress.hosts.values()) else []
+    return Group(*parts)
+
+
+@contextmanager
+def shown(console: Console, title: str, *, steps: bool, verbosity: int = 0) -> Iterator[Callable[[Event], None]]:
+    """Show what happens within the block; yields what takes the events."""
+    progress = Progress()
+    if verbosity:  # whoever asks for Ansible's words gets them, and nothing over them
+
+        def echo(event: Event) -> None:
+            if event.text:
+                console.print(Text.from_ansi(event.text))
+
+        yield echo
+    elif console.is_terminal:
+        spinner = Spinner("dots", style="cyan")
+        with Live(picture(progress, title, spinner, steps=steps), console=console, refresh_per_second=8) as live:
+
+            def draw(event: Event) -> None:
+                progress.add(event)
+                live.update(picture(progress, title, spinner, steps=steps))
+
+            yield draw
+            live.update(picture(progress, title, steps=steps) if steps else Text(), refresh=True)
+    else:
+        told: set[str] = set()
+
+        def tell(event: Event) -> None:
+            progress.add(event)
+            lines = [f"[{progress.step}/5] {STEPS[progress.step]}"] if steps and progress.step else []
+            lines += [f"{name}: {host.problem}" for name, host in progress.hosts.items() if host.problem]
+            for line in lines:
+                if line not in told:
+                    told.add(line)
+                    console.print(escape(line))
+
+        yield tell

@@ -1,0 +1,163 @@
+"""What verbs found, for people: tables on a terminal, aligned text elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from magi.cli.live import STYLES
+from magi.progress import FAILED, READY, STARTING
+
+
+def _since(seconds: float | None) -> str:
+    if not seconds:
+        return "–"
+    age = max(0, int(time.time() - seconds))
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if age >= length:
+            return f"{age // length} {unit}"
+    return f"{age} s"
+
+
+def servers(items: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return the table of servers of a report or a status."""
+    from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for head in ("", "instance", "tier", "host", "port", "pid", "state", "up", "model"):
+        table.add_column(head, justify="right" if head in ("port", "pid", "up") else "left", no_wrap=head != "model")
+    for item in items:
+        state = READY if item["is_ready"] else STARTING if item["state"] in ("running", "starting") else FAILED
+        mark, style = STYLES[state]
+        words = "ready" if item["is_ready"] else "not ready" if item["state"] == "running" else item["state"]
+        cells = [item["instance"], item["tier"], item["host"], item["port"], item["pid"]]
+        table.add_row(
+            Text(mark, style=style),
+            *(Text(printable(str("–" if cell is None else cell))) for cell in cells),
+            Text(words, style=style),
+            _since(item["started_at"] if item["pid"] else None),
+            Text(printable(item["display_name"]), style="dim"),
+        )
+    return table
+
+
+def ready_line(document: Mapping[str, Any]) -> Text:
+    """Return the sentence that sums up a report or a status."""
+    ready, total = document["ready_servers"], document["total_servers"]
+    style = "bold green" if ready == total else "bold yellow" if ready else "bold red"
+    profile = document["summary"]["profile"]
+    if not total:
+        return Text("Nothing runs.", style="bold")
+    return Text(f"{ready}/{total} ready", style=style).append(f"  profile {profile or 'none'}", style="dim")
+
+
+def report(console: Console, document: Mapping[str, Any]) -> RenderableType:
+    """Return a report: the servers, what failed and why, and warnings."""
+    from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+    from ansible_collections.magi.models.plugins.module_utils._report import summary_lines
+
+    if not console.is_terminal:
+        return Text("\n".join(summary_lines(document)))
+    parts: list[RenderableType] = [Text(), servers(document["servers"]), Text(), ready_line(document)]
+    for item in document["summary"]["failed"]:
+        parts.append(Text(f"✗ {item['cause']}: ", style="red").append(printable(item["detail"]), style="default"))
+        parts += [Text(f"  │ {printable(line)}", style="dim") for line in item.get("log", ())[-5:]]
+    parts += [
+        Text("! ", style="yellow").append(printable(line), style="default") for line in document["summary"]["warnings"]
+    ]
+    return Group(*parts)
+
+
+def status(console: Console, document: Mapping[str, Any]) -> RenderableType:
+    """Return what runs."""
+    from ansible_collections.magi.models.plugins.module_utils._report import status_lines
+
+    if not console.is_terminal:
+        return Text("\n".join(status_lines(document)))
+    parts: list[RenderableType] = [servers(document["servers"]), Text()] if document["servers"] else []
+    parts.append(ready_line(document))
+    parts += [Text(f"✗ {name}: not reachable", style="red") for name in document["summary"]["unreachable"]]
+    return Group(*parts)
+
+
+COLOURS = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", "quarantine": "magenta"}
+
+
+def plan(document: Mapping[str, Any]) -> RenderableType:
+    """Return what a deployment would do on each host, with reasons and warnings."""
+    from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+
+    parts: list[RenderableType] = []
+    for host, item in document["hosts"].items():
+        counts = {action: sum(a["action"] == action for a in item["actions"]) for action in COLOURS}
+        summary = ", ".join(f"{action} {count}" for action, count in counts.items() if count) or "nothing to do"
+        parts.append(Text(host, style="bold").append(f"  {summary}", style="dim"))
+        grid = Table.grid(padding=(0, 2))
+        ports = {instance["name"]: instance["port"] for instance in item["instances"]}
+        for action in item["actions"]:
+            name = action["instance"]
+            grid.add_row(
+                Text(f"  {action['action']}", style=COLOURS[action["action"]]),
+                Text(name),
+                Text(str(ports.get(name, ""))),
+                Text(printable(action["reason"]), style="dim"),
+            )
+        parts.append(grid)
+        for line in (*item["degraded"], *item["warnings"]):
+            parts.append(Text("  ! ", style="yellow").append(printable(line), style="default"))
+        parts += [Text(f"  {printable(note)}", style="dim") for note in item["notes"]]
+    parts.append(Text())
+    changes = document["changes"]
+    parts.append(Text(f"{changes} to change; magi up does it." if changes else "Nothing to change.", style="bold"))
+    return Group(*parts)
+
+
+def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> str:
+    """Return a plan as Markdown, for a comment on a merge request. What comes from hosts is code, and can't be markup."""
+    from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+
+    def code(text: Any) -> str:
+        shown = printable(str(text)).replace("|", "\\|").replace("`", "'")
+        return f"`{shown}`" if shown else ""
+
+    names = {item["profile"] for item in document["hosts"].values()} or ({profile} if profile else set())
+    title = f"### magi plan: profile {', '.join(code(name) for name in sorted(names))}"
+    lines = [title, "", f"{document['changes']} to change on {len(document['hosts'])} hosts.", ""]
+    lines += ["| host | action | instance | port | reason |", "|---|---|---|---|---|"]
+    for host, item in document["hosts"].items():
+        ports = {instance["name"]: instance["port"] for instance in item["instances"]}
+        for action in item["actions"]:
+            cells = (host, action["action"], action["instance"], ports.get(action["instance"], ""), action["reason"])
+            lines.append(f"| {' | '.join(code(cell) for cell in cells)} |")
+    notes = [line for item in document["hosts"].values() for line in (*item["degraded"], *item["warnings"])]
+    notes += [f"{name}: not reachable" for name in document["unreachable"]]
+    return "\n".join([*lines, *([""] if notes else []), *(f"- {code(note)}" for note in notes)]) + "\n"
+
+
+def models(document: Mapping[str, Any]) -> RenderableType:
+    """Return the models of each host, what was set aside, and drift."""
+    from ansible_collections.magi.models.plugins.module_utils._model import table
+
+    lines: list[str] = []
+    for host, registry in document["hosts"].items():
+        lines += [f"{host}:", *(f"  {line}" for line in table(registry)), ""]
+    for item in document["drift"]:
+        lines.append(f"Drift: {item['id']} is not the same on all hosts:")
+        lines += [
+            f"  {', '.join(v['hosts'])}: {v['size_bytes']} bytes, header {v['fingerprint'][:12]}"
+            for v in item["variants"]
+        ]
+    return Text("\n".join(lines).rstrip())
+
+
+def actions(document: Mapping[str, Any]) -> RenderableType:
+    """Return what was stopped or removed on each host."""
+    lines = [
+        f"{host}: {item['action']} {item['instance']}" for host, done in document["hosts"].items() for item in done
+    ]
+    return Text("\n".join(lines) or "Nothing ran.")
