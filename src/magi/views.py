@@ -93,7 +93,7 @@ def profile_new(folder: Path, name: str, hosts: Mapping[str, Known]) -> View:
     path = folder / f"{name}.yml"
     profiles.write_new(path, text)
     models = sorted({model["id"] for host in hosts.values() for model in host.models})
-    lines = [f"{path} is written, with {len(models)} models. Remove what shall not be served, then: magi plan {name}"]
+    lines = [f"{path} is written; models in it: {len(models)}. Remove what shall not be served, then: magi plan {name}"]
     return View({"path": str(path), "models": models}, lines)
 
 
@@ -152,7 +152,7 @@ def diagnosis(findings: Sequence[doctor.Finding], strict: bool = False) -> View:
         lines += [f"  {_MARKS[item.severity]:8} {printable(item.message)}" for item in findings if item.host == host]
     problems = sum(item.severity == doctor.PROBLEM for item in findings)
     warnings = sum(item.severity == doctor.WARNING for item in findings)
-    lines += ["", f"{problems} problems, {warnings} warnings."]
+    lines += ["", f"Problems: {problems}, warnings: {warnings}."]
     bad = problems or (strict and warnings)
     data = {"problems": problems, "warnings": warnings, "findings": [asdict(item) for item in findings]}
     return View(data, lines[1:], ExitCode.FAILED if bad else ExitCode.OK)

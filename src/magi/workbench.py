@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +63,15 @@ class Workbench:
         return views
 
 
+@contextlib.contextmanager
+def passed_by_file(text: str) -> Iterator[Path]:
+    """Yield a file that holds ``text``, for its user alone, within the block: a variable would be run as a template."""
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="magi-", suffix=".txt") as file:
+        file.write(text)
+        file.flush()
+        yield Path(file.name)
+
+
 def catalog_path(project: Project, inventory: Sequence[str]) -> Path:
     """Return where magi remembers what it saw of the hosts of an inventory of a project."""
     sources = [str(project.root), *(str(Path(item).absolute()) for item in inventory)]
@@ -69,11 +80,14 @@ def catalog_path(project: Project, inventory: Sequence[str]) -> Path:
 
 
 def remember(project: Project, options: Options, run: Run) -> None:
-    """Keep what a run saw of the hosts; of those that it was not limited to, what is known already."""
+    """Keep what a run saw of the hosts, beside what is known of them already; hosts that are gone are forgotten."""
     from magi import catalog
 
+    results = [(host, result) for host, kind, result in run.results() if kind == "ok"]
     path = catalog_path(project, options.inventory)
-    known = catalog.load(path) if options.limit else {}
-    seen = catalog.learn(known, ((host, result) for host, kind, result in run.results() if kind == "ok"))
-    if any(host.models for host in seen.values()):
-        catalog.save(path, seen)
+    there = {host for host, _result in results}
+    known = {host: item for host, item in catalog.load(path).items() if options.limit or host in there}
+    seen = catalog.learn(known, results)
+    if seen != known and any(host.models for host in seen.values()):
+        with contextlib.suppress(OSError):  # only a memory, and no reason for a verb to fail
+            catalog.save(path, seen)

@@ -26,11 +26,12 @@ app = typer.Typer(
 
 
 def register(parent: typer.Typer) -> None:
+    """Add the verbs of this module."""
     parent.add_typer(app)
-    parent.command(epilog="Example: magi migrate old/config.yml --name production")(migrate)
+    parent.command(epilog="Examples:  magi migrate old/config.yml --name production")(migrate)
 
 
-@app.command("list", epilog="Example: magi profile list")
+@app.command("list", epilog="Examples:  magi profile list")
 def list_(project: options.Project = None, folder: Folder = None, as_json: options.Json = False) -> int:
     """List the profiles."""
     from magi.workbench import Workbench
@@ -39,7 +40,7 @@ def list_(project: options.Project = None, folder: Folder = None, as_json: optio
     return say(Output(as_json), bench.views.profile_list(bench.folder))
 
 
-@app.command(epilog="Example: magi profile show production --registry data/model_registry.json")
+@app.command(epilog="Examples:  magi profile show production --registry data/model_registry.json")
 def show(
     name: Name,
     project: options.Project = None,
@@ -55,7 +56,7 @@ def show(
     return say(Output(as_json), bench.views.profile_show(bench.find(name), bench.hosts))
 
 
-@app.command(epilog="Examples: magi profile validate; magi profile validate production mine/profiles/x.yml")
+@app.command(epilog="Examples:  magi profile validate  ·  magi profile validate production mine/profiles/x.yml")
 def validate(
     names: Annotated[list[str] | None, typer.Argument(help="Names or paths of profiles; else all.")] = None,
     project: options.Project = None,
@@ -71,7 +72,7 @@ def validate(
     return say(Output(as_json), bench.views.profile_validate(bench.paths(names or ()), bench.hosts.values()))
 
 
-@app.command(epilog="Example: magi profile new mine, after magi discover")
+@app.command(epilog="Examples:  magi profile new mine, after magi discover")
 def new(
     name: Annotated[str, typer.Argument(help="The new profile.")],
     project: options.Project = None,
