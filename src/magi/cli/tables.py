@@ -118,7 +118,7 @@ def plan(document: Mapping[str, Any]) -> RenderableType:
 
 
 def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> str:
-    """Return a plan as Markdown, for a comment on a merge request. What comes from hosts is code, and can't be markup."""
+    """Return a plan as Markdown, for a comment on a merge request. What comes from hosts is code, never markup."""
     from ansible_collections.magi.models.plugins.module_utils._gguf import printable
 
     def code(text: Any) -> str:
