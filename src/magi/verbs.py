@@ -16,6 +16,7 @@ from magi.events import Event, Run
 from magi.project import Project, find_project
 from magi.runner import Options, run
 from magi.verdict import Outcome, checked
+from magi.workbench import remember
 
 # The strictest rule of those that names of profiles, models and instances go by (_settings, _model).
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -69,7 +70,9 @@ class Session:
             **(variables or {}),
         }
         done = run(self.project, playbook, self.options, ours, on_event=self.on_event, stop=self.stop)
-        return checked(done, self.options.inventory, self.options.limit)
+        done = checked(done, self.options.inventory, self.options.limit)
+        remember(self.project, self.options, done)
+        return done
 
 
 def _inventory(given: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from magi.cli import deploy
+from magi.cli import deploy, look, profile
 from magi.errors import ExitCode, MagiError
 
 app = typer.Typer(
@@ -20,7 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-deploy.register(app)
+for verbs in (deploy, look, profile):
+    verbs.register(app)
 
 
 def main(arguments: list[str] | None = None) -> int:
