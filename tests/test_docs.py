@@ -29,6 +29,7 @@ RUN_BY = {
     "this file, as a check of syntax: its hosts are examples": {
         "ansible-playbook -i inventories/example playbooks/prepare.yml",
         "ansible-playbook -i inventories/example site.yml -e profile=production",
+        "ansible-playbook -i inventories/example site.yml -e profile=production -e model_server_serial=1",
     },
     "CI": {"make test"},
     "make test, as a part of it, which this file sees to": {"make lint", "make sanity"},

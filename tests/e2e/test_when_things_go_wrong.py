@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from .conftest import PORTS, Deployment, alive, ask
+from .conftest import PORTS, ROOT, Deployment, alive, ask
 
 pytestmark = pytest.mark.e2e
 
@@ -128,6 +130,16 @@ def test_a_server_that_does_not_start_is_explained_and_the_others_serve(two: Dep
     assert strict.code != 0
     assert "strict is set and the deployment is degraded" in strict.text
 
+    # It would only crash again: left stopped until something that it is made of changes, or somebody asks for it.
+    assert f"quarantine {Q3}: failed with just this configuration" in strict.output
+    assert strict.changed == 0
+    assert two.servers()[Q3]["action"] == "quarantine"
+    retried = two.play(profile="p", model_server_retry_quarantined=True)
+    assert f"start {Q3}: was failed" in retried.output
+    two.add_profile("p", Q2, Q3)
+    assert two.play(profile="p").code == 0
+    assert two.report()["ready_servers"] == 2
+
 
 def test_no_server_ready_is_a_failure(two: Deployment):
     two.add_profile("p", Q2, options={"cache_type_k": "madeup"})
@@ -201,28 +213,56 @@ def test_servers_whose_manager_was_killed_are_taken_back(two: Deployment):
     assert not any(alive(pid) for pid in before.values())
 
 
+HOLD = """
+import os, sys
+sys.path.insert(0, "collections")
+from ansible_collections.magi.models.plugins.module_utils._generation import exclusive, start_time
+from ansible_collections.magi.models.plugins.module_utils._host import Worker
+from ansible_collections.magi.models.plugins.plugin_utils._deployment import controller
+home, controller_pid = sys.argv[1:]
+with exclusive(home, Worker("ada@desk, process 7", controller(), int(controller_pid), os.getpid(), start_time(os.getpid()))):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def worker(home: Path, controller_pid: int):
+    """A process that holds the lock of a host as a deployment does whose controller has that pid."""
+    command = [sys.executable, "-c", HOLD, str(home), str(controller_pid)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    try:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_of_two_deployments_at_once_one_refuses_and_names_the_other(two: Deployment):
     assert two.play().code == 0
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys; sys.path.insert(0, 'collections')\n"
-            "from ansible_collections.magi.models.plugins.module_utils._generation import exclusive\n"
-            f"with exclusive({str(two.home)!r}, 'ada@desk, process 7'):\n"
-            "    print('held', flush=True); sys.stdin.read()\n",
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert holder.stdout.readline() == b"held\n"
+    with worker(two.home, os.getpid()):
         run = two.play(profile="fast-only")
         assert run.code != 0
-        assert "Host localhost: another deployment is at work: ada@desk, process 7" in run.text
-    finally:
-        holder.kill()
-        holder.wait()
+        assert "host_failed: Host localhost: another deployment is at work: ada@desk, process 7" in run.text
+        # the report also says what serves there
+        assert two.servers()[Q2]["state"] == "running"
     after = two.play(profile="fast-only")
     assert after.code == 0, after.output
     assert "stop " + Q3 in after.output
+
+
+def test_what_a_killed_deployment_still_does_is_ended_by_the_next(two: Deployment):
+    """Row 14: an orphaned worker can't overwrite what the next run does."""
+    assert two.play().code == 0
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with worker(two.home, ended.pid) as orphan:
+        looked = two.play("site", "--check", profile="fast-only")
+        assert looked.code == 0, looked.output
+        assert orphan.poll() is None
+        run = two.play(profile="fast-only")
+        assert run.code == 0, run.output
+        assert orphan.wait(10) == -signal.SIGKILL
+    assert "ada@desk, process 7 was killed; its work on this host has been ended" in run.text
+    assert two.play(profile="fast-only").changed == 0

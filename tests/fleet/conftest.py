@@ -176,6 +176,13 @@ def bring_up(count: int) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests share the hosts: with several workers, they go to one."""
+    for item in items:
+        if item.get_closest_marker("fleet"):
+            item.add_marker(pytest.mark.xdist_group("fleet"))
+
+
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory):
     bring_up(3)

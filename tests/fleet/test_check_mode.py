@@ -6,7 +6,7 @@ import pytest
 
 from .conftest import LIMIT, Q2, Q3, Q4, Fleet, bare
 
-pytestmark = [pytest.mark.fleet, pytest.mark.xdist_group("fleet")]
+pytestmark = pytest.mark.fleet
 
 DEPLOY = ("[3/5] Filtering enabled models: plan", "[4/5]")
 DISCOVER, STOP, TEARDOWN = "[1/5]", "Stop instances gracefully", "Stop and remove everything"

@@ -15,7 +15,7 @@ from ansible_collections.magi.models.plugins.module_utils._services import syste
 from .. import hostile
 from .conftest import LIMIT, Q2, Fleet, bare
 
-pytestmark = [pytest.mark.fleet, pytest.mark.xdist_group("fleet")]
+pytestmark = pytest.mark.fleet
 
 CANARIES = {"HF_TOKEN": "canary-hf-4b1d", "LLAMA_API_KEY": "canary-llama-77c0"}
 FOLDER = '/srv/hostile "it\'s" \\ %n'

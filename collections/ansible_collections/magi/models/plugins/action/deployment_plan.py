@@ -14,7 +14,8 @@ from ansible_collections.magi.models.plugins.plugin_utils._controller_action imp
 
 def plan_lines(plan: Plan) -> list[str]:
     """Return the plan for people: what is enabled, and each action that changes something."""
-    actions = [f"{action} {len(plan.names(action))}" for action in ("start", "restart", "stop", "keep")]
+    counted = ["start", "restart", "stop", "keep", *(["quarantine"] if plan.names("quarantine") else [])]
+    actions = [f"{action} {len(plan.names(action))}" for action in counted]
     lines = [
         f"{plan.host}: {plan.models_discovered} models discovered, {plan.models_enabled} enabled: {', '.join(actions)}"
     ]
@@ -39,7 +40,9 @@ class ActionModule(ControllerAction):
                 port_range=tuple(settings["port_range"]),
                 host=settings["host"],
                 options=settings["options"],
+                resources=settings["resources"],
                 strict=settings["strict"],
+                retry_quarantined=settings["retry_quarantined"],
             ),
         )
         self.show(plan_lines(plan))

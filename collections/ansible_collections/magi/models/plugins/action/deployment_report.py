@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError, write_atomic
-from ansible_collections.magi.models.plugins.module_utils._host import Host
-from ansible_collections.magi.models.plugins.module_utils._plan import Plan
 from ansible_collections.magi.models.plugins.module_utils._report import (
-    HostResult,
     build_report,
-    failure,
+    not_deployed,
+    problems,
     summary_lines,
 )
 from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
-
-
-def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
-    """Return what the role's verbs registered for a host."""
-    planned = (seen.get("__model_server_planned") or {}).get("plan")
-    if not planned:
-        return HostResult(name, error=f"Host {name}: unreachable, or failed before its plan was made.")
-    after = (seen.get("__model_server_after") or {}).get("host")
-    results = (seen.get("__model_server_health") or {}).get("results") or []
-    return HostResult(
-        name,
-        Plan.from_dict(planned),
-        (seen.get("__model_server_applied") or {}).get("actions") or (),
-        {item["item"]["name"]: int(item.get("status") or 0) for item in results if "item" in item},
-        Host.from_dict(after) if after else None,
-        int(seen["__model_server"]["max_startup_time"]),
-    )
+from ansible_collections.magi.models.plugins.plugin_utils._host_result import host_result
 
 
 def curl(url: str) -> str:
@@ -44,11 +27,21 @@ def curl(url: str) -> str:
 class ActionModule(ControllerAction):
     """Gather, show and write the report; see the module of the same name."""
 
-    SPEC = {"path": {"type": "path"}, "hosts": {"type": "list", "elements": "str", "required": True}}
+    SPEC = {
+        "path": {"type": "path"},
+        "hosts": {"type": "list", "elements": "str", "default": []},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    }
     ERRORS = (FileWriteError,)
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
+        if arguments["state"] == "absent":
+            if arguments["path"]:
+                Path(arguments["path"]).unlink(missing_ok=True)
+            return {}
         hosts = [host_result(name, task_vars["hostvars"][name]) for name in arguments["hosts"]]
+        if self._task.check_mode:
+            return {"problems": not_deployed(hosts)}
         plans = [host.plan for host in hosts if host.plan]
         report = build_report(plans[0].profile if plans else "", hosts)
         lines = summary_lines(report)
@@ -59,7 +52,4 @@ class ActionModule(ControllerAction):
         self.show(["", *lines, ""])
         if arguments["path"]:
             write_atomic(arguments["path"], json.dumps(report, indent=2).encode() + b"\n", 0o644)
-        problem = failure(
-            report, strict=any(plan.strict for plan in plans), degraded=any(plan.degraded for plan in plans)
-        )
-        return {"report": report, **({"failed": True, "msg": problem} if problem else {})}
+        return {"report": report, "problems": problems(report, hosts)}

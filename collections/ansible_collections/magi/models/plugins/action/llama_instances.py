@@ -2,9 +2,6 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +13,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan
 from ansible_collections.magi.models.plugins.module_utils._services import supervisor, systemd
+from ansible_collections.magi.models.plugins.plugin_utils._deployment import deployment
 
 ROLE_TEMPLATES = Path(__file__).parents[2] / "roles" / "model_server" / "templates"
 MANAGERS = {"supervisor": supervisor, "systemd": systemd}
@@ -66,7 +64,7 @@ class ActionModule(ActionBase):
             "actions": [],
             "generation": {},
             "profile": "",
-            "deployment": f"{getpass.getuser()}@{socket.gethostname()}, process {os.getppid()}",
+            **deployment(),
         }
         if arguments.get("state", "present") == "present":
             if not arguments.get("plan"):

@@ -19,12 +19,15 @@ from ansible_collections.magi.models.plugins.module_utils import _probe
 from ansible_collections.magi.models.plugins.module_utils._cause import Cause, find_cause, not_ready
 from ansible_collections.magi.models.plugins.module_utils._files import write_atomic
 from ansible_collections.magi.models.plugins.module_utils._generation import (
+    ConflictError,
     check_generation,
     exclusive,
+    read_worker,
+    start_time,
     write_generation,
 )
-from ansible_collections.magi.models.plugins.module_utils._host import Generation
-from ansible_collections.magi.models.plugins.module_utils._instance import InstanceError, check_api_keys
+from ansible_collections.magi.models.plugins.module_utils._host import Generation, Worker
+from ansible_collections.magi.models.plugins.module_utils._instance import LEFT_ALONE, InstanceError, check_api_keys
 from ansible_collections.magi.models.plugins.module_utils._services import Services
 
 LOG_LINES = 40
@@ -46,7 +49,7 @@ class Outcome:
     action: str
     reason: str
     launched: bool = True
-    """Started and listening; its readiness is the health check's matter. True for stop and keep."""
+    """Started and listening; its readiness is the health check's matter. True for stop and keep, not for quarantine."""
     cause: str = ""
     detail: str = ""
     log: tuple[str, ...] = ()
@@ -64,6 +67,8 @@ class Job:
     generation: Generation
     profile: str
     deployment: str
+    controller: str
+    controller_pid: int
     concurrent_starts: bool
     max_startup_time: int
     readiness_check_interval: int
@@ -106,7 +111,7 @@ def _diff(path: str, before: str, after: str) -> dict[str, str]:
 
 
 def _actions_diff(outcomes: Iterable[Outcome]) -> list[dict[str, str]]:
-    lines = [f"{item.action} {item.instance}: {item.reason}\n" for item in outcomes if item.action != "keep"]
+    lines = [f"{item.action} {item.instance}: {item.reason}\n" for item in outcomes if item.action not in LEFT_ALONE]
     return [{"prepared": "".join(lines)}] if lines else []
 
 
@@ -120,15 +125,39 @@ def present(services: Services, job: Job, *, check_mode: bool) -> Result:
     if check_mode:
         check_generation(job.home, job.generation)
         return _present(services, job, check_mode=True)
-    with exclusive(job.home, job.deployment):
+    with exclusive(job.home, _worker(job)):
         check_generation(job.home, job.generation)
         return _present(services, job, check_mode=False)
 
 
+def _worker(job: Job) -> Worker:
+    pid = os.getpid()
+    return Worker(job.deployment, job.controller, job.controller_pid, pid, start_time(pid))
+
+
+def fence(home: str, worker: Worker, grace: float = 10) -> None:
+    """End the ``worker`` of a deployment whose controller is gone, so that it can't go on beside a new one.
+
+    Killed at any point it leaves nothing half written, and the next plan sees what it left undone. Raises ConflictError
+    when the lock isn't free after ``grace`` seconds.
+    """
+    if read_worker(home) == worker and worker.pid and start_time(worker.pid) == worker.start_time:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, 9)
+    if not _until(lambda: read_worker(home) != worker, grace):
+        raise ConflictError(
+            f"process {worker.pid} of {worker.deployment} does not end, though its controller is gone; end it and run "
+            "again."
+        )
+
+
 def _present(services: Services, job: Job, *, check_mode: bool) -> Result:
     write, stale, diff = file_changes(job.files, services.owned())
-    outcomes = [Outcome(item["instance"], item["action"], item["reason"]) for item in job.actions]
-    changed = bool(write or stale) or any(item.action != "keep" for item in outcomes)
+    outcomes = [
+        Outcome(item["instance"], item["action"], item["reason"], item["action"] != "quarantine")
+        for item in job.actions
+    ]
+    changed = bool(write or stale) or any(item.action not in LEFT_ALONE for item in outcomes)
     diff += _actions_diff(outcomes)
     if check_mode or not changed:
         return Result(changed, tuple(outcomes), job.generation, tuple(diff))
@@ -311,7 +340,7 @@ def stopped(services: Services, job: Job, names: Sequence[str] | None, *, check_
     diff = tuple(_actions_diff(outcomes))
     if check_mode or not chosen:
         return Result(bool(chosen), outcomes, job.generation, diff)
-    with exclusive(job.home, job.deployment):
+    with exclusive(job.home, _worker(job)):
         end_all(services, [item.name for item in chosen], job)
     return Result(True, outcomes, job.generation, diff)
 
@@ -328,7 +357,7 @@ def absent(services: Services, job: Job, *, check_mode: bool, also: Iterable[str
     changed = bool(ours or state or running)
     if check_mode or not changed:
         return Result(changed, outcomes, Generation(), tuple(diff))
-    with exclusive(job.home, job.deployment):
+    with exclusive(job.home, _worker(job)):
         end_all(services, [item.name for item in running], job)
         for item in running:
             services.forget(item.name)

@@ -90,6 +90,20 @@ def find_cause(log: Sequence[str], exit_status: str | None) -> Cause:
     return Cause("crashed", f"it ended ({status}); its log says why")
 
 
+REPEATED = frozenset({"architecture_unsupported", "bad_option", "crashed", "file_corrupt", "load_failed"})
+"""Causes that come again as long as model, options and llama-server stay as they are; what mends the others (a port,
+memory, permissions, a file of keys) changes none of these."""
+
+
+def quarantined(cause: Cause) -> Cause:
+    """Return the cause of an instance that is not started again."""
+    return Cause(
+        cause.code,
+        f"{cause.detail} (in quarantine: it is started again when its model, options or llama-server change, or with "
+        "-e model_server_retry_quarantined=true)",
+    )
+
+
 def not_ready(seconds: int, status: int) -> Cause:
     """Return the cause of a server that runs but did not get ready in time; ``status`` is the last HTTP status."""
     said = (

@@ -19,14 +19,14 @@ class FileWriteError(OSError):
         return str(self.strerror)
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes, mode: int) -> None:
+def write_atomic(path: str | os.PathLike[str], data: bytes, mode: int, *, replace: bool = True) -> None:
     """Replace the file at ``path`` by ``data`` with permission bits ``mode``, durably and all at once.
 
     Own temporary file in the same folder, fsync, rename, fsync of the folder. A symbolic link is followed,
     its target is replaced. Nothing is left behind on an error; what an earlier writer that was killed left
-    behind is removed by the next one.
+    behind is removed by the next one. Without ``replace``, a file that is there stays as it is.
 
-    Raises FileWriteError when any step fails, for example on a full disk.
+    Raises FileWriteError when any step fails, for example on a full disk (EEXIST: the file was there).
     """
     target = Path(os.path.realpath(path))
     try:
@@ -34,7 +34,11 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, mode: int) -> None:
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
             _write_durably(temporary, data, mode)
-            temporary.replace(target)
+            if replace:
+                temporary.replace(target)
+            else:
+                os.link(temporary, target)  # unlike a rename, refuses where a file is
+                temporary.unlink()
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

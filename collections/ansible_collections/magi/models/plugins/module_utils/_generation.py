@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._files import write_atomic
-from ansible_collections.magi.models.plugins.module_utils._host import Generation
+from ansible_collections.magi.models.plugins.module_utils._host import Generation, Worker
 
 
 class ConflictError(RuntimeError):
@@ -44,9 +44,35 @@ def check_generation(home: str, expected: Generation) -> None:
         )
 
 
+def start_time(pid: int) -> int:
+    """Return when a process was started, in clock ticks since boot (proc(5), stat); 0 where that can't be told."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return 0
+
+
+def read_worker(home: str) -> Worker | None:
+    """Return who holds the lock of ``home``, or None."""
+    try:
+        descriptor = os.open(Path(home) / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        try:
+            return Worker(**json.loads(os.pread(descriptor, 4096, 0)))
+        except (ValueError, TypeError):
+            return Worker("unknown")
+    finally:
+        os.close(descriptor)
+    return None
+
+
 @contextlib.contextmanager
-def exclusive(home: str, who: str) -> Iterator[None]:
-    """Hold the deployment lock of ``home``. The kernel drops it with the process, so a kill leaves nothing stale.
+def exclusive(home: str, worker: Worker) -> Iterator[None]:
+    """Hold the lock of ``home`` in the name of ``worker``, which is this process. It ends with the process, so a killed
+    one leaves nothing stale.
 
     Raises ConflictError naming the holder when another deployment has it.
     """
@@ -56,10 +82,12 @@ def exclusive(home: str, who: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 500, 0).decode("utf-8", "replace").strip() or "unknown"
-            raise ConflictError(f"another deployment is at work: {holder}; wait for it, then run again.") from None
+            holder = read_worker(home) or Worker("unknown")
+            raise ConflictError(
+                f"another deployment is at work: {holder.deployment}; wait for it, then run again."
+            ) from None
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, who.encode(), 0)
+        os.pwrite(descriptor, json.dumps(asdict(worker)).encode(), 0)
         yield
     finally:
         os.close(descriptor)

@@ -57,8 +57,11 @@ class Running:
     pid: int | None = None
     port: int | None = None
     config_hash: str | None = None
+    """Of what the process was started with; also of one that failed, where that is known."""
     started_at: float | None = None
-    """Seconds since the epoch."""
+    """Seconds since the epoch; of one that failed, its last start."""
+    keys_changed: bool = False
+    """Its file of API keys was written after it started, which reads them once."""
     exit_status: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     """The LLAMA_ARG_* and MAGI_* variables of the process, secrets left out."""
@@ -81,6 +84,21 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Worker:
+    """The process that changes a host for a deployment, as the lock that it holds names it."""
+
+    deployment: str
+    """For people: user, controller and process."""
+    controller: str = ""
+    """Tells the controller's machine, boot and process namespace from all others; empty where it can't be told."""
+    controller_pid: int = 0
+    pid: int = 0
+    """On the host."""
+    start_time: int = 0
+    """When ``pid`` was started, in clock ticks since the host's boot (proc(5), stat): a pid may be used again."""
+
+
+@dataclass(frozen=True)
 class Host:
     manager: str
     """systemd or supervisor."""
@@ -96,6 +114,8 @@ class Host:
     generation: Generation = field(default_factory=Generation)
     silent_configs: tuple[str, ...] = ()
     """Configuration files that this llama-server would read before its environment."""
+    at_work: Worker | None = None
+    """A deployment that changes the host at this moment."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -129,6 +149,7 @@ class Host:
                 ),
                 "generation": Generation(**data["generation"]),
                 "silent_configs": tuple(data["silent_configs"]),
+                "at_work": data["at_work"] and Worker(**data["at_work"]),
             }
         )
 

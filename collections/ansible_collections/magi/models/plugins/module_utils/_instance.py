@@ -24,6 +24,10 @@ class InstanceError(ValueError):
     """An instance can't be built from its settings; the message names where the setting stands and the remedy."""
 
 
+LEFT_ALONE = ("keep", "quarantine")
+"""The actions of a plan that do nothing to an instance."""
+
+
 @dataclass(frozen=True)
 class Instance:
     """A desired instance. ``name`` is ``<model id>`` or ``<model id>-<n>`` from the second on."""
@@ -44,6 +48,8 @@ class Instance:
     url: str = ""
     """Where it is reached on its own host, without a slash at the end."""
     config_hash: str = ""
+    resources: Mapping[str, str] = field(default_factory=dict)
+    """Limits that the service manager sets: memory_max, cpu_quota, nice."""
     threads: int | None = field(default=None)
     """Threads shared out by us; None where the profile decides or a GPU does the work."""
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._capacity import share_cores
+from ansible_collections.magi.models.plugins.module_utils._cause import REPEATED, find_cause
 from ansible_collections.magi.models.plugins.module_utils._gguf import printable
 from ansible_collections.magi.models.plugins.module_utils._host import (
     Binary,
@@ -39,7 +40,7 @@ class PlanError(ValueError):
 class Action:
     instance: str
     action: str
-    """start, restart, stop or keep."""
+    """start, restart, stop, keep, or quarantine: left stopped, since it failed for good with just what is desired."""
     reason: str
 
 
@@ -92,7 +93,9 @@ class Settings:
     port_range: tuple[int, int]
     host: str = "127.0.0.1"
     options: Mapping[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
+    retry_quarantined: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ def build_plan(
 
     ports, notes = assign_ports(host_name, usable, host, settings)
     instances = tuple(_instances(host_name, usable, ports, host.binary, host, settings, profile))
-    actions = tuple(decide(instances, host.instances, profile.name))
+    actions = tuple(decide(instances, host.instances, profile.name, retry=settings.retry_quarantined))
     kept = {item.instance for item in actions if item.action == "keep"}
     running = {item.name: item for item in host.instances}
     for instance in instances:
@@ -309,7 +312,8 @@ def _instances(
         shares = share_cores(host.cores, [_claim(options, host) for options in resolved])
         for item, options, share in zip(wanted, resolved, shares):
             threads = None if "threads" in options or _on_gpu(options, host) else share
-            yield _instance(item, options, threads, ports[item.name], binary, settings.host, host.home)
+            resources = {**profile.resources, **settings.resources, **item.entry.resources}
+            yield _instance(item, options, resources, threads, ports[item.name], binary, settings.host, host.home)
     except InstanceError as error:
         raise PlanError(f"Host {host_name}: {error}") from None
 
@@ -328,6 +332,7 @@ def _claim(options: Mapping[str, Any], host: Host) -> int | None:
 def _instance(
     item: Wanted,
     options: dict[str, Any],
+    resources: Mapping[str, str],
     threads: int | None,
     port: int,
     binary: Binary,
@@ -359,6 +364,8 @@ def _instance(
         "MAGI_TIER": item.model["tier"],
         "MAGI_DISPLAY_NAME": printable(item.model["display_name"]),
     }
+    if resources:  # known to the process, so that a change of them is one of what it was started with
+        environment["MAGI_RESOURCES"] = " ".join(f"{name}={value}" for name, value in sorted(resources.items()))
     if threads is not None:
         environment |= {"LLAMA_ARG_THREADS": str(threads), "MAGI_THREADS": "shared"}
     digest = config_hash(environment, extra_args, item.model["files"], binary)
@@ -375,12 +382,19 @@ def _instance(
         extra_args=extra_args,
         url=local_url(address, port),
         config_hash=digest,
+        resources=resources,
         threads=threads,
     )
 
 
-def decide(instances: Iterable[Instance], running: Iterable[Running], profile: str) -> Iterable[Action]:
-    """Yield one action for each instance that is desired or there, comparing what *runs* with what is desired."""
+def decide(
+    instances: Iterable[Instance], running: Iterable[Running], profile: str, *, retry: bool = False
+) -> Iterable[Action]:
+    """Yield one action for each instance that is desired or there, comparing what *runs* with what is desired.
+
+    An instance that its service manager gave up on is left alone (quarantine) while nothing it is made of changes,
+    unless ``retry``: a deployment would only crash it again, and wait for it.
+    """
     there = {item.name: item for item in running}
     for instance in instances:
         now = there.pop(instance.name, None)
@@ -388,35 +402,43 @@ def decide(instances: Iterable[Instance], running: Iterable[Running], profile: s
             yield Action(instance.name, "start", "new in this profile")
         elif now.state == "orphaned":
             yield Action(instance.name, "restart", f"process {now.pid} runs outside its service manager")
+        elif now.config_hash == instance.config_hash and not retry and _fails_again(now):
+            yield Action(instance.name, "quarantine", f"failed with just this configuration ({now.exit_status})")
         elif now.state not in ("running", "starting"):
             why = f" ({now.exit_status})" if now.exit_status else ""
             yield Action(instance.name, "start", f"was {now.state}{why}")
         elif now.config_hash != instance.config_hash:
             yield Action(instance.name, "restart", _difference(now, instance))
+        elif now.keys_changed:
+            yield Action(instance.name, "restart", "its file of API keys was changed after it started")
         else:
             yield Action(instance.name, "keep", "runs as desired")
     for name in sorted(there):
         yield Action(name, "stop", f"not enabled by profile {profile}")
 
 
+def _fails_again(now: Running) -> bool:
+    return now.state == "failed" and find_cause(now.log, now.exit_status).code in REPEATED
+
+
 def _difference(now: Running, instance: Instance) -> str:
     """Say what differs between the running process and the desired one."""
 
-    def name(variable: str) -> str:
-        return variable.removeprefix("LLAMA_ARG_").lower()
+    def shown(environment: Mapping[str, str]) -> dict[str, str]:
+        found = {
+            key.removeprefix("LLAMA_ARG_").lower(): value
+            for key, value in environment.items()
+            if key.startswith("LLAMA_ARG_")
+        }
+        named = {"api_key_file": environment.get("MAGI_API_KEY_FILE"), "resources": environment.get("MAGI_RESOURCES")}
+        return {**found, **{key: value for key, value in named.items() if value}}
 
-    def options(environment: Mapping[str, str]) -> dict[str, str]:
-        found = {key: value for key, value in environment.items() if key.startswith("LLAMA_ARG_")}
-        if "MAGI_API_KEY_FILE" in environment:
-            found["LLAMA_ARG_API_KEY_FILE"] = environment["MAGI_API_KEY_FILE"]
-        return found
-
-    old, new = options(now.environment), options(instance.environment)
+    old, new = shown(now.environment), shown(instance.environment)
     if "MAGI_THREADS" in instance.environment:
-        old.pop("LLAMA_ARG_THREADS", None)
-        new.pop("LLAMA_ARG_THREADS", None)
+        old.pop("threads", None)
+        new.pop("threads", None)
     changes = [
-        f"{name(key)} {old.get(key, 'unset')} → {new.get(key, 'unset')}"
+        f"{key} {old.get(key, 'unset')} → {new.get(key, 'unset')}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
@@ -430,6 +452,12 @@ def _warnings(host_name: str, instances: Sequence[Instance], host: Host, setting
         yield (
             f"Host {host_name}: {', '.join(open_ones)} listen on {settings.host} without an API key, so whoever "
             "reaches the port can use them; set the option api_key_file, or model_server_host: 127.0.0.1."
+        )
+    limited = [item.name for item in instances if item.resources]
+    if limited and host.manager != "systemd":
+        yield (
+            f"Host {host_name}: {host.manager} can't hold the resources of {', '.join(limited)}, which are left out "
+            "there: only systemd limits memory and processor time."
         )
     for path in host.silent_configs:
         yield (

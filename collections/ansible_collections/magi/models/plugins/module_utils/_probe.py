@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._cores import cores
-from ansible_collections.magi.models.plugins.module_utils._generation import read_generation
+from ansible_collections.magi.models.plugins.module_utils._generation import read_generation, read_worker
 from ansible_collections.magi.models.plugins.module_utils._host import (
     Binary,
     Host,
@@ -193,6 +193,25 @@ def _environment_file(home: str, name: str) -> dict[str, str]:
     return {}
 
 
+def _tried(home: str, name: str, status: Status) -> bool:
+    """Whether an instance that failed was last started from its file as it is now, and not from an older one."""
+    with contextlib.suppress(OSError):
+        written = (Path(home) / "instances" / f"{name}.env").stat().st_mtime
+        return status.state == "failed" and status.started_at is not None and written < status.started_at
+    return False
+
+
+def _keys_changed(environment: Mapping[str, str], status: Status) -> bool:
+    with contextlib.suppress(OSError, KeyError):
+        written = os.stat(environment["MAGI_API_KEY_FILE"]).st_mtime
+        return bool(status.pid and status.started_at and written > status.started_at)
+    return False
+
+
+FAILURE_LINES = 40
+"""Lines of log that are read of an instance that failed, also where none are asked for: they tell the cause."""
+
+
 def read_instances(
     services: Any, home: str, *, log_lines: int = 0, ask: bool = False
 ) -> tuple[tuple[Running, ...], dict[str, dict[str, str]]]:
@@ -208,20 +227,22 @@ def read_instances(
     def read(name: str) -> Running:
         item, environment = status[name], environments[name]
         port = environment.get("LLAMA_ARG_PORT", "")
+        lines = log_lines or (FAILURE_LINES if item.state == "failed" else 0)
         return Running(
             name,
             item.state,
             item.pid,
             int(port) if port.isdigit() else None,
-            environment.get("MAGI_CONFIG_HASH") if item.pid else None,
+            environment.get("MAGI_CONFIG_HASH") if item.pid or _tried(home, name, item) else None,
             item.started_at,
+            _keys_changed(environment, item),
             item.exit_status,
             {
                 key: value
                 for key, value in environment.items()
                 if key.startswith(("LLAMA_ARG_", "MAGI_")) and not _SECRET.search(key.replace("API_KEY_FILE", ""))
             },
-            tuple(services.logs(name, log_lines)) if log_lines else (),
+            tuple(services.logs(name, lines)) if lines else (),
             ask_models(environment) if ask and item.pid and port.isdigit() else None,
         )
 
@@ -282,4 +303,5 @@ def read_host(
         instances=instances,
         generation=read_generation(home),
         silent_configs=silent_configs(),
+        at_work=read_worker(home),
     )

@@ -9,16 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._cause import Cause, find_cause, not_ready, wrong_server
+from ansible_collections.magi.models.plugins.module_utils._cause import (
+    Cause,
+    find_cause,
+    not_ready,
+    quarantined,
+    wrong_server,
+)
 from ansible_collections.magi.models.plugins.module_utils._gguf import printable
-from ansible_collections.magi.models.plugins.module_utils._host import Host, Running
+from ansible_collections.magi.models.plugins.module_utils._host import Host
 from ansible_collections.magi.models.plugins.module_utils._instance import Instance
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan
 
 
 @dataclass(frozen=True)
 class HostResult:
-    """What became of a host. ``plan`` is None where the run ended before there was one, ``error`` then says why."""
+    """What became of a host. ``plan`` is None where the run ended before there was one."""
 
     name: str
     plan: Plan | None = None
@@ -29,7 +35,8 @@ class HostResult:
     after: Host | None = None
     max_startup_time: int = 0
     """Seconds."""
-    error: str = ""
+    trouble: Cause | None = None
+    """Why the host as a whole was not deployed: host_unreachable, host_failed or held_back."""
 
 
 def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
@@ -37,15 +44,16 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
     servers, failed, warnings = [], [], []
     launched = 0
     for result in hosts:
+        if result.trouble:
+            failed.append(_failed(result.name, None, result.trouble))
         if result.plan is None:
-            failed.append({"instance": None, "host": result.name, "cause": "host_failed", "detail": result.error})
             continue
         warnings += [*result.plan.degraded, *result.plan.warnings]
         outcomes = {item["instance"]: item for item in result.outcomes}
         running = {item.name: item for item in result.after.instances} if result.after else {}
         for instance in result.plan.instances:
             outcome, now = outcomes.get(instance.name, {}), running.get(instance.name)
-            cause = _cause(instance, outcome, now, result)
+            cause = cause_of(instance, result)
             launched += bool(outcome.get("launched"))
             servers.append(
                 {
@@ -63,16 +71,9 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
                     "action": outcome.get("action"),
                 }
             )
-            if cause:
-                log = outcome.get("log") or (now.log if now else ())
+            if cause and cause != result.trouble:
                 failed.append(
-                    {
-                        "instance": instance.name,
-                        "host": result.name,
-                        "cause": cause.code,
-                        "detail": f"Host {result.name}, instance {instance.name}: {cause.detail}.",
-                        "log": list(log)[-10:],
-                    }
+                    _failed(result.name, instance.name, cause, outcome.get("log") or (now.log if now else ()))
                 )
     plans = [result.plan for result in hosts if result.plan]
     ready = sum(server["is_ready"] for server in servers)
@@ -92,24 +93,36 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
     }
 
 
-def _cause(instance: Instance, outcome: Mapping[str, Any], now: Running | None, result: HostResult) -> Cause | None:
+def _failed(host: str, instance: str | None, cause: Cause, log: Sequence[str] = ()) -> dict[str, Any]:
+    where = f"Host {host}, instance {instance}" if instance else f"Host {host}"
+    return {
+        "instance": instance,
+        "host": host,
+        "cause": cause.code,
+        "detail": f"{where}: {cause.detail}.",
+        "log": list(log)[-10:],
+    }
+
+
+def cause_of(instance: Instance, result: HostResult) -> Cause | None:
     """Return why the instance is not ready, or None when it is: it answers healthy, and it is the one that answers."""
+    outcome = next((item for item in result.outcomes if item["instance"] == instance.name), {})
     if outcome.get("cause"):
         return Cause(outcome["cause"], outcome["detail"])
     if result.after is None:
-        return Cause(
-            "host_failed",
-            "the host was lost, or its deployment failed, before the instance could be asked; correct what the host's "
-            "own message says and run again",
-        )
+        return result.trouble or Cause("host_failed", "the host could not be asked; run again")
+    now = next((item for item in result.after.instances if item.name == instance.name), None)
+    if result.trouble:  # nothing was launched, so nobody waited: what serves, serves
+        return None if now and instance.name in (now.model_ids or ()) else result.trouble
     if now is None or now.state in ("failed", "stopped", "backoff"):
-        return find_cause(now.log if now else (), now.exit_status if now else None)
+        cause = find_cause(now.log if now else (), now.exit_status if now else None)
+        return quarantined(cause) if outcome.get("action") == "quarantine" else cause
     status = result.health.get(instance.name, 0)
     if status != 200:
         return not_ready(result.max_startup_time, max(status, 0))
     if now.model_ids is not None and instance.name not in now.model_ids:
         return wrong_server(instance.name, now.model_ids)
-    if now.model_ids is None and result.after and not _holds_port(instance, result.after):
+    if now.model_ids is None and not _holds_port(instance, result.after):
         return wrong_server(instance.name, ())
     return None
 
@@ -205,14 +218,22 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def failure(report: Mapping[str, Any], *, strict: bool, degraded: bool) -> str | None:
-    """Return the sentence to fail with, or None: nothing serves, a host has no result, or strict and degraded."""
-    failed, total = report["summary"]["failed"], report["total_servers"]
-    lost = dict.fromkeys(item["host"] for item in failed if item["cause"] == "host_failed")
-    if lost:
-        return f"No deployment on {', '.join(lost)}: see the message of each above."
-    if total and not report["ready_servers"]:
-        return f"None of {total} servers is ready; the report above says why for each."
-    if strict and (failed or degraded):
-        return "strict is set and the deployment is degraded; the report above says what is missing."
-    return None
+def problems(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> dict[str, str]:
+    """Return by host the sentence to fail with: it was not deployed, no server is ready anywhere, or strict is set and
+    it is degraded. ``report`` is that of ``hosts``."""
+    total, ready = report["total_servers"], report["ready_servers"]
+    named = {item["host"] for item in report["summary"]["failed"]}
+    found = not_deployed(hosts)
+    for result in hosts:
+        if result.plan is None or result.name in found:
+            continue
+        if total and not ready:
+            found[result.name] = f"None of {total} servers is ready; the report above says why for each."
+        elif result.plan.strict and (result.plan.degraded or result.name in named):
+            found[result.name] = "strict is set and the deployment is degraded; the report above says what is missing."
+    return found
+
+
+def not_deployed(hosts: Sequence[HostResult]) -> dict[str, str]:
+    """Return by host why it was not deployed."""
+    return {item.name: f"Host {item.name}: {item.trouble.detail}." for item in hosts if item.trouble}

@@ -40,6 +40,7 @@ SETTINGS = (
     Setting("concurrent_starts", "bool", "MODEL_CONCURRENT_STARTS"),
     Setting("stop_timeout", "seconds", "MODEL_STOP_TIMEOUT"),
     Setting("options", "options"),
+    Setting("resources", "resources"),
     Setting("manager", "manager"),
     Setting("home", "path"),
     Setting("supervisord_path", "path"),
@@ -48,6 +49,9 @@ SETTINGS = (
     Setting("refresh", "bool"),
     Setting("checksum", "bool"),
     Setting("strict", "bool"),
+    Setting("serial", "serial"),
+    Setting("max_fail_percentage", "percentage"),
+    Setting("retry_quarantined", "bool"),
 )
 
 _TRUE = {"1", "on", "true", "yes", "y", "enabled"}
@@ -113,10 +117,54 @@ def _options(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+_RESOURCES = {
+    "memory_max": (r"[1-9]\d*[KMGT]?|[1-9]\d?%|100%", "bytes (with K, M, G or T for 1024 of each), or a percentage"),
+    "cpu_quota": (r"[1-9]\d*%", "a percentage of one core, such as 150%"),
+    "nice": (r"-?\d|-?1\d|-20", "a whole number from -20 to 19"),
+}
+
+
+def resources(value: Any) -> dict[str, str]:
+    """Return an instance's limits as systemd takes them (systemd.resource-control(5), Nice= in systemd.exec(5)).
+
+    Raises ValueError with what it should be.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"a mapping of {', '.join(_RESOURCES)}")
+    for name, given in value.items():
+        if name not in _RESOURCES:
+            raise ValueError(f"a mapping of {', '.join(_RESOURCES)} (it has {name!r})")
+        pattern, what = _RESOURCES[name]
+        if isinstance(given, bool) or not re.fullmatch(pattern, str(given)):
+            raise ValueError(f"a mapping whose {name} is {what}")
+    return {name: str(given) for name, given in sorted(value.items())}
+
+
 def _manager(value: Any) -> str:
     if value not in ("auto", "systemd", "supervisor"):
         raise ValueError("auto, systemd or supervisor")
     return str(value)
+
+
+def _serial(value: Any) -> list[int | str]:
+    """Sizes of batches: numbers of hosts or percentages, as Ansible's serial takes them."""
+    items = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    sizes: list[int | str] = []
+    for item in items:
+        size = re.fullmatch(r"([1-9]\d*)(%?)", str(item).strip())
+        if size is None or (size.group(2) and int(size.group(1)) > 100):
+            raise ValueError("a number of hosts (2), a percentage of them (25%), or a list of these (1,25%)")
+        sizes.append(size.group() if size.group(2) else int(size.group()))
+    if not sizes:
+        raise ValueError("a number of hosts (2), a percentage of them (25%), or a list of these (1,25%)")
+    return sizes
+
+
+def _percentage(value: Any) -> int:
+    text = str(value).strip().rstrip("%")
+    if isinstance(value, bool) or not text.isascii() or not text.isdigit() or int(text) > 100:
+        raise ValueError("a whole number from 0 to 100")
+    return int(text)
 
 
 _CONVERT = {
@@ -125,8 +173,11 @@ _CONVERT = {
     "options": _options,
     "path": _text,
     "paths": _paths,
+    "percentage": _percentage,
     "port_range": _port_range,
+    "resources": resources,
     "seconds": _seconds,
+    "serial": _serial,
     "slug": _slug,
     "str": _text,
 }

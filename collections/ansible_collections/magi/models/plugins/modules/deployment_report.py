@@ -13,12 +13,15 @@ author:
 description:
   - Gathers what every host of the play was planned, did and answered into one report, shows it as a table, and writes
     it as JSON on the controller.
-  - Fails when the report is degraded and strict was set. Runs on the controller; no host is touched.
+  - Says which hosts have a problem, so that a task behind it can fail for these. A host has one when it was not
+    deployed, when no server is ready anywhere, or when it is degraded and strict was set.
+  - Runs on the controller; no host is touched.
 extends_documentation_fragment:
   - magi.models.attributes
 attributes:
   check_mode:
     support: full
+    details: No server was launched, so there is no report; only RV(problems) is returned.
   diff_mode:
     support: none
   idempotent:
@@ -32,7 +35,12 @@ options:
     description: The hosts to report on.
     type: list
     elements: str
-    required: true
+    default: []
+  state:
+    description: V(absent) removes the report of an earlier run, lest it be taken for that of a run that ended early.
+    type: str
+    choices: [present, absent]
+    default: present
 """
 
 EXAMPLES = r"""
@@ -40,13 +48,23 @@ EXAMPLES = r"""
   magi.models.deployment_report:
     path: "{{ playbook_dir }}/../data/report.json"
     hosts: "{{ ansible_play_hosts_all }}"
+  register: result
   run_once: true
+
+- name: Fail for the hosts that have a problem
+  ansible.builtin.fail:
+    msg: "{{ result.problems[inventory_hostname] }}"
+  when: inventory_hostname in result.problems
 """
 
 RETURN = r"""
+problems:
+  description: By host, the sentence to fail with; hosts without a problem are not in it.
+  returned: when O(state=present)
+  type: dict
 report:
   description: The report.
-  returned: always
+  returned: when O(state=present)
   type: dict
   contains:
     total_servers:

@@ -30,8 +30,10 @@ options:
       - V(present) makes the host run the plan.
       - V(stopped) stops instances gracefully and keeps their definitions.
       - V(absent) stops all instances and removes everything that was deployed.
+      - V(fenced) ends what a deployment still does on the host whose controller is gone. Used by the action plugin of
+        M(magi.models.model_host_info).
     type: str
-    choices: [present, stopped, absent]
+    choices: [present, stopped, absent, fenced]
     default: present
   plan:
     description: The plan, for O(state=present).
@@ -108,7 +110,7 @@ actions:
       type: str
       returned: always
     action:
-      description: start, restart, stop, remove or keep.
+      description: start, restart, stop, remove, keep or quarantine.
       type: str
       returned: always
     reason:
@@ -116,7 +118,7 @@ actions:
       type: str
       returned: always
     launched:
-      description: Whether it started and listens; true where nothing had to start.
+      description: Whether it started and listens; true where nothing had to start, false in quarantine.
       type: bool
       returned: always
     cause:
@@ -150,10 +152,18 @@ generation:
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._apply import File, Job, absent, present, stopped
+from ansible_collections.magi.models.plugins.module_utils._apply import (
+    File,
+    Job,
+    Result,
+    absent,
+    fence,
+    present,
+    stopped,
+)
 from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError
 from ansible_collections.magi.models.plugins.module_utils._generation import ConflictError
-from ansible_collections.magi.models.plugins.module_utils._host import Generation
+from ansible_collections.magi.models.plugins.module_utils._host import Generation, Worker
 from ansible_collections.magi.models.plugins.module_utils._instance import InstanceError
 from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, chosen, detected
 
@@ -161,7 +171,7 @@ from ansible_collections.magi.models.plugins.module_utils._services import Servi
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["present", "stopped", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "stopped", "absent", "fenced"], "default": "present"},
             "plan": {"type": "dict"},
             "home": {"type": "path"},
             "manager": {"type": "str", "choices": ["auto", "systemd", "supervisor"], "default": "auto"},
@@ -188,6 +198,8 @@ def main() -> None:
         generation=Generation(**given["generation"]),
         profile=given["profile"],
         deployment=given["deployment"],
+        controller=given["controller"],
+        controller_pid=given["controller_pid"],
         concurrent_starts=params["concurrent_starts"],
         max_startup_time=params["max_startup_time"],
         readiness_check_interval=params["readiness_check_interval"],
@@ -198,6 +210,9 @@ def main() -> None:
     try:
         if params["state"] == "present":
             result = present(services, job, check_mode=check)
+        elif params["state"] == "fenced":
+            fence(job.home, Worker(**given["worker"]))
+            result = Result(True)
         elif params["state"] == "stopped":
             result = stopped(services, job, params["names"], check_mode=check)
         else:

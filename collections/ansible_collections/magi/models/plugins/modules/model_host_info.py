@@ -57,6 +57,12 @@ options:
     description: Return the options that the binary takes.
     type: bool
     default: true
+  fence:
+    description:
+      - End what a deployment still does on the host when its controller, on this machine, is gone; then read the host.
+      - Done by the action plugin of the same name, and not in check mode.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -120,6 +126,10 @@ host:
       description: The applied state, with number, digest, and who applied which profile when.
       type: dict
       returned: always
+    at_work:
+      description: The deployment that changes the host at this moment, with deployment (who), pid and more, or null.
+      type: dict
+      returned: always
     silent_configs:
       description: Configuration files that llama-server would read without being told.
       type: list
@@ -144,6 +154,7 @@ def main() -> None:
             "log_lines": {"type": "int", "default": 0},
             "identify": {"type": "bool", "default": False},
             "options": {"type": "bool", "default": True},
+            "fence": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -178,7 +178,7 @@ class Supervisor:
                 found[info["name"]] = Status(
                     state,
                     info["pid"] or None,
-                    float(info["start"]) if info["pid"] else None,
+                    float(info["start"]) if info["start"] and (info["pid"] or ended) else None,
                     (info["spawnerr"] or f"exit status {info['exitstatus']}") if ended else None,
                 )
         return found

@@ -88,6 +88,12 @@ FILTERS: Filters = {
 }
 
 
+_BOOKKEEPING = re.compile(
+    r"^(?:Start|Stopp)(?:ing|ed) magi-llama@|^Failed to start magi-llama@"
+    r"|^magi-llama@\S+: (?:Scheduled restart job|Start request repeated|Failed with result|Deactivated|Consumed )"
+)
+"""What systemd prints around each run (src/core/unit.c, service.c), beside how it ended and the OOM killer's word."""
+
 PROPERTIES = "Id,ActiveState,SubState,MainPID,ExecMainStatus,ExecMainStartTimestamp,Result,Job,InvocationID"
 STOP_GRACE = 5
 """Seconds after each signal."""
@@ -140,7 +146,7 @@ def parse_status(text: str) -> dict[str, Status]:
         found[name] = Status(
             state,
             int(properties.get("MainPID", "0")) or None,
-            float(started) if started and state in ("running", "starting") else None,
+            float(started) if started and state in ("running", "starting", "failed") else None,
             f"{properties.get('Result', 'failed')}, exit status {code}" if ended else None,
         )
     return found
@@ -232,8 +238,8 @@ class Systemd:
                 shutil.rmtree(path, ignore_errors=True)
 
     def logs(self, name: str, lines: int) -> list[str]:
-        """Return what the last run of the unit printed, and what systemd said of it: an earlier failure is not the
-        cause of this one."""
+        """Return what the last run of the unit printed, and what systemd said of its end: an earlier failure is not the
+        cause of this one, and systemd's count of tries would hide what the server said."""
         run = self.invocations.get(name)
         which = [f"_SYSTEMD_INVOCATION_ID={run}", "+", f"INVOCATION_ID={run}"] if run else [f"--unit={unit(name)}"]
         result = subprocess.run(
@@ -244,7 +250,7 @@ class Systemd:
             errors="replace",
             check=False,
         )
-        return result.stdout.splitlines()
+        return [line for line in result.stdout.splitlines() if not _BOOKKEEPING.search(line)]
 
     def remove(self) -> None:
         for path in self.common():

@@ -25,11 +25,12 @@ ORDER = [
     "_host",
     "_capacity",
     "_instance",
+    "_cause",
     "_plan",
     "_services",
     "_generation",
-    "_cause",
     "_report",
+    "_rollout",
     "_probe",
     "_apply",
     "_command",
@@ -37,7 +38,7 @@ ORDER = [
     "_binary",
 ]
 # Decide, and nothing else: no process, no socket, no file.
-PURE = ["_capacity", "_cause", "_host", "_instance", "_plan", "_profile", "_report", "_settings"]
+PURE = ["_capacity", "_cause", "_host", "_instance", "_plan", "_profile", "_report", "_rollout", "_settings"]
 
 
 def imports(path: Path) -> set[str]:

@@ -47,6 +47,8 @@ def job(home: Path, **more) -> Job:
         "generation": Generation(),
         "profile": "p",
         "deployment": "me@here",
+        "controller": "",
+        "controller_pid": 0,
         "concurrent_starts": True,
         "max_startup_time": 1,
         "readiness_check_interval": 1,

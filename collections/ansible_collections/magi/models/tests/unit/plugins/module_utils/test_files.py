@@ -93,3 +93,13 @@ def test_a_link_is_followed(tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileWriteError, match="nowhere"):
         write_atomic(tmp_path / "nowhere" / "registry.json", b"new", 0o640)
+
+
+def test_without_replace_a_file_that_is_there_stays(tmp_path):
+    target = tmp_path / "profile.yml"
+    write_atomic(target, b"first", 0o644, replace=False)
+    with pytest.raises(FileWriteError) as error:
+        write_atomic(target, b"second", 0o644, replace=False)
+    assert error.value.errno == errno.EEXIST
+    assert target.read_bytes() == b"first"
+    assert names(tmp_path) == ["profile.yml"]

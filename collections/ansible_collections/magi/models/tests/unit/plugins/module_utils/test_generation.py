@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._apply import fence
 from ansible_collections.magi.models.plugins.module_utils._generation import (
     ConflictError,
     check_generation,
     exclusive,
     read_generation,
+    read_worker,
     write_generation,
 )
-from ansible_collections.magi.models.plugins.module_utils._host import Generation
+from ansible_collections.magi.models.plugins.module_utils._host import Generation, Worker
 
 GENERATION = Generation(3, "abc", "ada@desk, process 7", "2026-11-22T10:00:00Z", "production")
 
@@ -37,31 +41,55 @@ def test_a_deployment_in_between_is_named(tmp_path):
 
 
 HOLD = """
-import sys
-from ansible_collections.magi.models.plugins.module_utils._generation import exclusive
-with exclusive(sys.argv[1], "ada@desk, process 7"):
+import os, sys
+from ansible_collections.magi.models.plugins.module_utils._generation import exclusive, start_time
+from ansible_collections.magi.models.plugins.module_utils._host import Worker
+with exclusive(sys.argv[1], Worker("ada@desk, process 7", "here", 7, os.getpid(), start_time(os.getpid()))):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-def test_the_second_is_refused_and_a_kill_leaves_nothing_stale(tmp_path):
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of the folder until it is killed."""
     root = str(Path(__file__).parents[8])
-    holder = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={"PYTHONPATH": ":".join([root, *sys.path])},
     )
-    try:
-        assert holder.stdout.readline() == b"held\n"
-        with (
-            pytest.raises(ConflictError, match="another deployment is at work: ada@desk, process 7"),
-            exclusive(str(tmp_path), "me"),
-        ):
-            pytest.fail("two hold the lock")
-    finally:
-        holder.kill()
-        holder.wait()
-    with exclusive(str(tmp_path), "me"):
-        assert (tmp_path / "lock").read_text() == "me"
+    assert process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_the_second_is_refused_and_a_kill_leaves_nothing_stale(tmp_path, holder):
+    with (
+        pytest.raises(ConflictError, match="another deployment is at work: ada@desk, process 7"),
+        exclusive(str(tmp_path), Worker("me")),
+    ):
+        pytest.fail("two hold the lock")
+    assert read_worker(str(tmp_path)).pid == holder.pid
+    holder.kill()
+    holder.wait()
+    assert read_worker(str(tmp_path)) is None
+    with exclusive(str(tmp_path), Worker("me")):
+        assert read_worker(str(tmp_path)) == Worker("me")
+
+
+def test_a_worker_whose_controller_is_gone_is_fenced(tmp_path, holder):
+    fence(str(tmp_path), read_worker(str(tmp_path)))
+    assert holder.wait(10) == -9
+    assert read_worker(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("change", [{"start_time": 1}, {"pid": 0}, {"deployment": "one before"}])
+def test_only_the_very_worker_is_fenced(tmp_path, holder, change):
+    worker = read_worker(str(tmp_path))
+    with contextlib.suppress(ConflictError):
+        fence(str(tmp_path), replace(worker, **change), grace=0)
+    assert holder.poll() is None
+    assert read_worker(str(tmp_path)) == worker

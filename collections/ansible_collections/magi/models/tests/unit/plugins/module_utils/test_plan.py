@@ -237,14 +237,33 @@ def test_a_port_that_can_not_be_had_is_named(entries, on, with_settings, said):
 FIRST = plan("a-q2_k").instances[0]
 
 
+def failed(**more):
+    return running(FIRST, **{"state": "failed", "pid": None, "exit_status": "exit status 1", **more})
+
+
 @pytest.mark.parametrize(
     ("now", "action", "reason"),
     [
         (None, "start", "new in this profile"),
         (running(FIRST), "keep", "runs as desired"),
         (running(FIRST, state="starting"), "keep", "runs as desired"),
+        (running(FIRST, keys_changed=True), "restart", "its file of API keys was changed after it started"),
         (running(FIRST, state="stopped", pid=None), "start", "was stopped"),
-        (running(FIRST, state="failed", exit_status="exit status 1"), "start", "was failed (exit status 1)"),
+        # started from an older file: what is desired was not tried yet
+        (failed(config_hash=None), "start", "was failed (exit status 1)"),
+        (failed(config_hash="x"), "start", "was failed (exit status 1)"),
+        (failed(), "quarantine", "failed with just this configuration (exit status 1)"),
+        (
+            failed(log=("error: invalid argument: --x",)),
+            "quarantine",
+            "failed with just this configuration (exit status 1)",
+        ),
+        # mended where no hash shows it
+        (
+            failed(log=("couldn't bind HTTP server socket, hostname: ::, port: 1",)),
+            "start",
+            "was failed (exit status 1)",
+        ),
         (running(FIRST, state="orphaned", pid=7), "restart", "process 7 runs outside its service manager"),
         (
             running(FIRST, config_hash="x"),
@@ -265,6 +284,11 @@ FIRST = plan("a-q2_k").instances[0]
 def test_running_is_compared_with_desired(now, action, reason):
     value = plan("a-q2_k", on=host(*([now] if now else [])))
     assert [(item.action, item.reason) for item in value.actions] == [(action, reason)]
+
+
+def test_a_quarantined_instance_is_tried_again_when_it_is_asked_for():
+    value = plan("a-q2_k", on=host(failed()), with_settings=settings(retry_quarantined=True))
+    assert [item.action for item in value.actions] == ["start"]
 
 
 def test_what_is_not_enabled_is_stopped():
@@ -307,6 +331,31 @@ def test_a_file_of_api_keys_is_known_by_its_own_path_wherever_the_server_gets_it
     assert plan("a-q2_k", options={"api_key_file": "/etc/keys"}, on=host(now)).actions[0].action == "keep"
     (action,) = plan("a-q2_k", options={"api_key_file": "/etc/other"}, on=host(now)).actions
     assert (action.action, action.reason) == ("restart", "api_key_file /etc/keys → /etc/other")
+
+
+def test_limits_of_the_profile_the_host_and_the_entry_reach_the_instance():
+    entry = {"model": "a-q2_k", "resources": {"nice": 1}}
+    value = plan(
+        entry,
+        "d-q4_1",
+        on=host(manager="systemd"),
+        resources={"memory_max": "8G", "nice": 9},
+        with_settings=settings(resources={"memory_max": "4G"}),
+    )
+    first, second = value.instances
+    assert first.resources == {"memory_max": "4G", "nice": "1"}
+    assert first.environment["MAGI_RESOURCES"] == "memory_max=4G nice=1"
+    assert second.resources == {"memory_max": "4G", "nice": "9"}
+    assert not value.warnings
+    # limits that change restart the instance, and say so
+    now = host(running(first, environment=dict(first.environment)), manager="systemd")
+    (action,) = plan({"model": "a-q2_k", "resources": {"nice": 2}}, on=now).actions
+    assert (action.action, action.reason) == ("restart", "resources memory_max=4G nice=1 → nice=2")
+
+
+def test_limits_that_the_manager_can_not_hold_are_warned_of():
+    (warning,) = plan({"model": "a-q2_k", "resources": {"memory_max": "1G"}}, on=host(manager="supervisor")).warnings
+    assert warning.startswith("Host gpu1: supervisor can't hold the resources of a-q2_k")
 
 
 def test_a_relative_path_of_api_keys_is_refused():

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._host import Listener
 from ansible_collections.magi.models.plugins.module_utils._plan import build_plan
 from ansible_collections.magi.models.plugins.module_utils._report import (
     HostResult,
     build_report,
-    failure,
+    problems,
     summary_lines,
     table,
 )
@@ -57,6 +60,40 @@ def test_ready_means_healthy_and_the_one_that_answers(value, cause):
         assert report["summary"]["failed"][0]["detail"].startswith("Host gpu1, instance a-q2_k: ")
 
 
+HELD = Cause("held_back", "it was not touched")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "now", "ready"),
+    [
+        # held back: what serves goes on serving, though nobody waited for it
+        (HELD, running(INSTANCE, model_ids=("a-q2_k",)), 1),
+        (HELD, running(INSTANCE, model_ids=()), 0),
+        (HELD, None, 0),
+    ],
+)
+def test_a_host_as_a_whole_is_named_once(trouble, now, ready):
+    there = host(*([now] if now else []))
+    report = build_report("test", [HostResult("gpu1", PLAN, after=there, trouble=trouble)])
+    assert (report["ready_servers"], report["total_servers"]) == (ready, 1)
+    assert report["summary"]["failed"] == [
+        {
+            "instance": None,
+            "host": "gpu1",
+            "cause": "held_back",
+            "detail": "Host gpu1: it was not touched.",
+            "log": [],
+        }
+    ]
+
+
+def test_a_quarantined_instance_is_named_with_its_cause_and_the_way_out():
+    now = running(INSTANCE, state="failed", pid=None, log=("error: invalid argument: --x",))
+    (item,) = build_report("test", [result(now, outcome={"action": "quarantine"})])["summary"]["failed"]
+    assert item["cause"] == "bad_option"
+    assert "model_server_retry_quarantined" in item["detail"]
+
+
 def test_the_shape_of_a_report():
     report = build_report("test", [result(running(INSTANCE, model_ids=("a-q2_k",), started_at=5.0))])
     assert report == {
@@ -90,26 +127,34 @@ def test_the_shape_of_a_report():
     }
 
 
-LOST = HostResult("gpu2", error="Host gpu2: unreachable.")
+LOST = HostResult("gpu2", trouble=Cause("host_unreachable", "it can't be reached"))
 GOOD = result(running(INSTANCE, model_ids=("a-q2_k",)))
+GOOD3 = replace(GOOD, name="gpu3")
 BAD = result(running(INSTANCE), health=503)
 
 
+def strict(result, **more):
+    return replace(result, plan=replace(PLAN, strict=True, **more))
+
+
 @pytest.mark.parametrize(
-    ("hosts", "strict", "degraded", "said"),
+    ("hosts", "said"),
     [
-        ([GOOD], False, True, None),
-        ([GOOD], True, False, None),
-        ([GOOD], True, True, "strict is set"),
-        ([GOOD, BAD], False, False, None),
-        ([GOOD, BAD], True, False, "strict is set"),
-        ([BAD], False, False, "None of 1 servers is ready"),
-        ([GOOD, LOST], False, False, "No deployment on gpu2"),
+        ([GOOD], {}),
+        ([strict(GOOD, degraded=())], {}),
+        ([strict(GOOD)], {"gpu1": "strict is set"}),
+        ([strict(GOOD), GOOD3], {"gpu1": "strict is set"}),
+        ([GOOD3, BAD], {}),
+        ([GOOD3, strict(BAD, degraded=())], {"gpu1": "strict is set"}),
+        ([BAD], {"gpu1": "None of 1 servers is ready"}),
+        ([GOOD, LOST], {"gpu2": "Host gpu2: it can't be reached."}),
+        ([BAD, LOST], {"gpu1": "None of 1 servers is ready", "gpu2": "Host gpu2: it can't be reached."}),
     ],
 )
-def test_when_a_deployment_has_failed(hosts, strict, degraded, said):
-    sentence = failure(build_report("test", hosts), strict=strict, degraded=degraded)
-    assert (sentence is None) if said is None else sentence.startswith(said)
+def test_which_hosts_a_run_fails_for(hosts, said):
+    found = problems(build_report("test", hosts), hosts)
+    assert found.keys() == said.keys()
+    assert all(found[name].startswith(text) for name, text in said.items())
 
 
 def test_a_summary_names_what_failed_with_its_last_lines():
@@ -121,7 +166,7 @@ def test_a_summary_names_what_failed_with_its_last_lines():
     assert "0/1 ready" in lines
     assert "x: Host gpu1, instance a-q2_k: y." in lines
     assert "| l\\x1b[31m" in lines
-    assert "Host gpu2: unreachable." in lines
+    assert "host_unreachable: Host gpu2: it can't be reached." in lines
     assert "\x1b" not in lines
 
 

@@ -52,6 +52,7 @@ class FakeInstance:
     name = "a"
     api_key_file = None
     extra_args = ("--x", "it's $5 100% ;x")
+    resources = {}
 
     def __init__(self, environment=None):
         self.environment = environment or {}
@@ -129,6 +130,10 @@ def test_the_drop_in_is_empty_without_arguments_and_exact_with_them():
     assert "[Service]\n" in text
     assert "LoadCredential=api-keys:/etc/100%% keys\n" in text
     assert "ExecStart" not in text
+    instance.api_key_file = None
+    instance.resources = {"nice": "5", "memory_max": "50%", "cpu_quota": "150%"}
+    text = render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/x")
+    assert text.endswith("[Service]\nCPUQuota=150%\nMemoryMax=50%\nNice=5\n")
 
 
 def test_a_service_gets_its_keys_where_its_user_may_read_them():

@@ -29,6 +29,14 @@ from ansible_collections.magi.models.plugins.module_utils._settings import Setti
         ({}, {"MODEL_CONCURRENT_STARTS": "false"}, {}, "concurrent_starts", False),
         ({}, {"MODEL_MAX_STARTUP_TIME": "7"}, {}, "max_startup_time", 7),
         ({"model_server_stop_timeout": 30}, {}, {}, "stop_timeout", 30),
+        ({"model_server_resources": {"nice": -20}}, {}, {}, "resources", {"nice": "-20"}),
+        ({"model_server_resources": {"memory_max": 1024}}, {}, {}, "resources", {"memory_max": "1024"}),
+        ({"model_server_serial": "100%"}, {}, {}, "serial", ["100%"]),
+        ({"model_server_serial": 2}, {}, {}, "serial", [2]),
+        ({}, {}, {"model_server_serial": "1, 25%"}, "serial", [1, "25%"]),
+        ({"model_server_serial": [1, "25%"]}, {}, {}, "serial", [1, "25%"]),
+        ({"model_server_max_fail_percentage": 0}, {}, {}, "max_fail_percentage", 0),
+        ({}, {}, {"model_server_max_fail_percentage": "30%"}, "max_fail_percentage", 30),
     ],
 )
 def test_the_source_that_counts_most_wins(inventory, environment, extra, name, value):

@@ -1,0 +1,26 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._rollout import Rollout, held_back
+from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._host_result import host_result
+
+
+class ActionModule(ControllerAction):
+    """Decide whether a batch is held back; see the module of the same name."""
+
+    SPEC = {
+        "order": {"type": "list", "elements": "str", "required": True},
+        "batches": {"type": "list", "elements": "int", "required": True},
+        "max_fail_percentage": {"type": "int", "default": 0},
+    }
+
+    def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
+        rollout = Rollout(tuple(arguments["order"]), tuple(arguments["batches"]))
+        before = rollout.before(task_vars["inventory_hostname"])
+        results = [[host_result(name, task_vars["hostvars"][name]) for name in batch] for batch in before]
+        return {"held_back": held_back(results, arguments["max_fail_percentage"])}

@@ -1,0 +1,24 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._host import Host
+from ansible_collections.magi.models.plugins.module_utils._rollout import roll_out
+from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
+
+
+class ActionModule(ControllerAction):
+    """Decide order and batches; see the module of the same name."""
+
+    SPEC = {
+        "hosts": {"type": "list", "elements": "str", "required": True},
+        "serial": {"type": "list", "elements": "raw", "required": True},
+    }
+
+    def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
+        seen = {name: task_vars["hostvars"][name]["__model_server_before"]["host"] for name in arguments["hosts"]}
+        serving = {name: any(item.pid for item in Host.from_dict(host).instances) for name, host in seen.items()}
+        return roll_out(serving, arguments["serial"]).to_dict()

@@ -1,0 +1,54 @@
+#!/usr/bin/python
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: deployment_gate
+short_description: Hold back a batch of hosts when one before it failed
+version_added: 0.1.0
+author:
+  - The magi.models maintainers (@magi-models)
+description:
+  - Stands before the deployment of each batch of a rollout. Looks at what became of the batches before, as the verbs of
+    the role C(model_server) register it.
+  - A host counts as failed when it was not deployed, or when one of its instances is not ready. Where more hosts of a
+    batch failed than O(max_fail_percentage) allows, the batches behind it are held back.
+  - Fails nothing by itself, so that the report still comes; that fails, and names who was held back and why.
+  - Runs on the controller; no host is touched.
+extends_documentation_fragment:
+  - magi.models.attributes
+  - magi.models.attributes.info_module
+options:
+  order:
+    description: The hosts in the order in which they are deployed, from M(magi.models.deployment_rollout).
+    type: list
+    elements: str
+    required: true
+  batches:
+    description: How many hosts each batch has, from M(magi.models.deployment_rollout).
+    type: list
+    elements: int
+    required: true
+  max_fail_percentage:
+    description: Percentage of the hosts of a batch that may fail.
+    type: int
+    default: 0
+"""
+
+EXAMPLES = r"""
+- name: Go on only if the batches before are well
+  magi.models.deployment_gate:
+    order: "{{ rollout.order }}"
+    batches: "{{ rollout.batches }}"
+  register: gate
+  run_once: true
+"""
+
+RETURN = r"""
+held_back:
+  description: Why this batch is held back; empty where it goes on.
+  returned: always
+  type: str
+"""

@@ -1,0 +1,55 @@
+#!/usr/bin/python
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: deployment_rollout
+short_description: Decide in which order and batches hosts are deployed
+version_added: 0.1.0
+author:
+  - The magi.models maintainers (@magi-models)
+description:
+  - Looks at what M(magi.models.model_host_info) saw on each host, as the verb C(plan) registers it. Hosts where nothing
+    runs yet are one batch, the first; the others follow in batches of O(serial).
+  - Give the result to C(hosts) and C(serial) of the play that deploys, as C(site.yml) does.
+  - Runs on the controller; no host is touched.
+extends_documentation_fragment:
+  - magi.models.attributes
+  - magi.models.attributes.info_module
+options:
+  hosts:
+    description: The hosts that have a plan.
+    type: list
+    elements: str
+    required: true
+  serial:
+    description: Sizes of batches, each a number of hosts or a percentage of those where something runs. With V(100%)
+      alone, all hosts are one batch.
+    type: list
+    elements: raw
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Decide the order, once for all hosts
+  magi.models.deployment_rollout:
+    hosts: "{{ ansible_play_hosts }}"
+    serial: [1, 25%]
+  register: rollout
+  run_once: true
+"""
+
+RETURN = r"""
+order:
+  description: The hosts in the order in which they are deployed.
+  returned: always
+  type: list
+  elements: str
+batches:
+  description: How many hosts each batch has.
+  returned: always
+  type: list
+  elements: int
+"""

@@ -1,0 +1,51 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""From what the role registered for a host to what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._cause import Cause
+from ansible_collections.magi.models.plugins.module_utils._host import Host
+from ansible_collections.magi.models.plugins.module_utils._plan import Plan
+from ansible_collections.magi.models.plugins.module_utils._report import HostResult
+
+REGISTERED = ("registry", "profile", "before", "planned", "applied", "after")
+"""What the role's tasks register (``__model_server_<name>``), in their order."""
+
+
+def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
+    """Return why a host was not deployed, from the results of its tasks, or None."""
+    held = (seen.get("__model_server_gate") or {}).get("held_back")
+    if held:
+        return Cause("held_back", held)
+    for result in (seen.get(f"__model_server_{item}") or {} for item in REGISTERED):
+        said = " ".join(str(result.get("msg", "")).removeprefix(f"Host {name}: ").split()).rstrip(".")
+        if result.get("unreachable"):
+            return Cause("host_unreachable", f"it can't be reached ({said}); bring it back and run again")
+        if result.get("failed"):
+            return Cause("host_failed", said or "a task failed without a message; see the output above")
+    if not (seen.get("__model_server_planned") or {}).get("plan"):
+        return Cause("host_failed", "it failed before its plan was made; see its own message above")
+    return None
+
+
+def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
+    """Return what became of the host ``name``; ``seen`` are its variables."""
+    problem = trouble(name, seen)
+    planned = (seen.get("__model_server_planned") or {}).get("plan")
+    if not planned:
+        return HostResult(name, trouble=problem)
+    after = (seen.get("__model_server_after") or {}).get("host")
+    results = (seen.get("__model_server_health") or {}).get("results") or []
+    return HostResult(
+        name,
+        Plan.from_dict(planned),
+        (seen.get("__model_server_applied") or {}).get("actions") or (),
+        {item["item"]["name"]: int(item.get("status") or 0) for item in results if "item" in item},
+        Host.from_dict(after) if after else None,
+        int(seen["__model_server"]["max_startup_time"]),
+        problem,
+    )

@@ -1,0 +1,102 @@
+"""What the controller remembers of the hosts it looked at, so that profiles can be worked on without them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._files import write_atomic
+from ansible_collections.magi.models.plugins.module_utils._host import Binary, Option
+from ansible_collections.magi.models.plugins.module_utils._registry import RegistryError
+from ansible_collections.magi.models.plugins.module_utils._registry import load as load_registry
+
+SCHEMA = 1
+MODE = 0o600  # paths and names of models are nobody else's business
+
+
+class CatalogError(ValueError):
+    """There is nothing to work from; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """One host as it was when it was last looked at."""
+
+    name: str
+    models: tuple[Mapping[str, Any], ...] = ()
+    """As the module model_registry returns them."""
+    rejected: tuple[Mapping[str, Any], ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The host's model_server_options."""
+    binary: Binary | None = None
+    """Its llama-server with the options that it takes; None: it was not looked at yet."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Known:
+        return cls(
+            data["name"],
+            tuple(data["models"]),
+            tuple(data["rejected"]),
+            data["options"],
+            data["binary"] and _binary(data["binary"]),
+        )
+
+
+def _binary(data: Mapping[str, Any]) -> Binary:
+    options = tuple(Option(**{**o, "names": tuple(o["names"]), "flags": tuple(o["flags"])}) for o in data["options"])
+    return Binary(**{**data, "options": options})
+
+
+def learn(known: Mapping[str, Known], results: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Known]:
+    """Return what is known after ``results``, pairs of host and module result, as they came in a run.
+
+    A registry, a look at the host and settled settings are recognised by what they hold; the rest is passed by.
+    """
+    hosts = dict(known)
+    for name, result in results:
+        host = hosts.get(name, Known(name))
+        if "registry_path" in result and "models" in result:
+            host = replace(host, models=tuple(result["models"]), rejected=tuple(result["rejected"]))
+        elif isinstance(result.get("settings"), Mapping) and "origins" in result:
+            host = replace(host, options=result["settings"].get("options") or {})
+        elif isinstance(result.get("host"), Mapping) and (result["host"].get("binary") or {}).get("options"):
+            host = replace(host, binary=_binary(result["host"]["binary"]))
+        else:
+            continue
+        hosts[name] = host
+    return hosts
+
+
+def load(path: Path) -> dict[str, Known]:
+    """Return the hosts that are known by name; {} where there is no catalog, or one that can't be used."""
+    try:
+        data = json.loads(path.read_bytes())
+        if data["schema"] != SCHEMA:
+            return {}
+        return {item["name"]: Known.from_dict(item) for item in data["hosts"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # it is only a memory: the next look at the hosts writes it anew
+
+
+def save(path: Path, hosts: Mapping[str, Known]) -> None:
+    """Write the catalog, crash-safely. Raises FileWriteError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    data = {"schema": SCHEMA, "hosts": [asdict(hosts[name]) for name in sorted(hosts)]}
+    write_atomic(path, json.dumps(data, separators=(",", ":")).encode() + b"\n", MODE)
+
+
+def from_registry(path: Path) -> dict[str, Known]:
+    """Return what a registry file knows, as of one host named after it. Raises CatalogError."""
+    try:
+        registry = load_registry(str(path))
+    except RegistryError as error:
+        why = {
+            "missing": "does not exist",
+            "unreadable": "can't be read",
+            "schema": "is of a newer schema",
+        }.get(error.code, "is not a registry, or is corrupt")
+        raise CatalogError(f"The registry {path} {why}; name another with --registry, or run magi discover.") from None
+    return {path.name: Known(path.name, tuple(registry.models), tuple(registry.rejected))}
