@@ -30,13 +30,17 @@ def slug(what: str, text: str) -> str:
 
 
 def dotenv(folder: Path | None = None) -> dict[str, str]:
-    """Return what ``.env`` in the working directory sets, and the real environment does not."""
+    """Return what ``.env`` in the working directory sets, and the real environment does not. Raises UsageError."""
     path = (folder or Path.cwd()) / ".env"
     if not path.is_file():
         return {}
     from dotenv import dotenv_values
 
-    return {key: value for key, value in dotenv_values(path).items() if value is not None and key not in os.environ}
+    try:
+        values = dotenv_values(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} can't be read ({error}): correct it, or remove it.") from None
+    return {key: value for key, value in values.items() if value is not None and key not in os.environ}
 
 
 @dataclass(frozen=True)
