@@ -26,6 +26,18 @@ RUN_BY = {
         ". .venv/bin/activate",
         "ansible-playbook site.yml -e profile=production",
     },
+    "e2e/test_verbs.py, and tests/controller for those that ask no host": {
+        "magi doctor",
+        "magi config",
+        "magi logs smollm2-135m-instruct.q2_k -n 20",
+        "magi logs smollm2-135m-instruct.q2_k -f",
+        'magi ask smollm2-135m-instruct.q2_k "What is the capital of France?"',
+        "magi profile list",
+        "magi profile show production",
+        "magi profile validate",
+        "magi profile new mine",
+        "magi migrate legacy.yml --name old",
+    },
     "this file, as a check of syntax: its hosts are examples": {
         "ansible-playbook -i inventories/example playbooks/prepare.yml",
         "ansible-playbook -i inventories/example site.yml -e profile=production",
