@@ -68,7 +68,7 @@ def collect(names: Iterable[str], results: Iterable[tuple[str, str, Mapping[str,
         host = found.setdefault(name, Examined(name))
         said = " ".join(str(result.get("msg", "")).split())
         if status == "unreachable":
-            host = replace(host, unreachable=said)
+            host = replace(host, unreachable=said.removeprefix("Task failed: "))
         elif status == "failed":
             host = replace(host, errors=(*host.errors, said or "a task failed and did not say why; run it with -vvv."))
         elif "origins" in result:
@@ -204,7 +204,8 @@ def _obstacle(item: Unreadable, manager: str) -> str:
         )
     who = "the servers run as a user of their own" if manager == "systemd" else "the servers run as this user"
     bits = ("o+x" if item.mode.startswith("d") else "o+r") if manager == "systemd" else "u+rX"
-    return f"{item.at} ({item.mode}) keeps the servers from {what}: {who}; chmod {bits} {item.at}."
+    effect = "is not readable for the servers" if item.paths == (item.at,) else f"keeps the servers from {what}"
+    return f"{item.at} ({item.mode}) {effect}: {who}; chmod {bits} {item.at}."
 
 
 def _ports(examined: Examined, host: Host, _profile: Profile | None) -> _Found:

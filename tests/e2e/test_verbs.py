@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from .conftest import ROOT, Deployment
 
@@ -114,15 +115,14 @@ def test_config_says_where_each_value_comes_from(magi: Magi):
 
 
 def test_an_answer_is_streamed_and_its_key_goes_nowhere(magi: Magi):
-    process = magi.start("ask", Q2, "What is the capital of France?", "--max-tokens", "40", *inventory(magi))
+    question = "{{ lookup('pipe', 'touch owned') }} What is the capital of France?"
+    process = magi.start("ask", Q2, question, "--max-tokens", "40", *inventory(magi))
     first = process.stdout.read(1)
+    assert first
     assert process.poll() is None  # the first letter is here, and the answer goes on
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert len(first + out) > 10
     assert "tokens/s" in err
-    document = magi.json("ask", Q2, "{{ lookup('pipe', 'touch owned') }}", "--max-tokens", "3", *inventory(magi))
-    assert (document["host"], document["finish_reason"]) == ("localhost", "length")
     assert not list(magi.deployment.folder.rglob("owned"))
     everything = [path.read_text(errors="replace") for path in magi.state.rglob("*") if path.is_file()]
     assert KEY not in "".join([*everything, out, err])
@@ -171,5 +171,5 @@ def test_a_legacy_configuration_becomes_a_profile(magi: Magi):
     folder = ("--dir", str(magi.deployment.folder / "profiles"))
     document = magi.json("migrate", str(legacy), "--name", "old", *folder, "--registry", str(magi.deployment.registry))
     assert [(item["key"], item["model"]) for item in document["entries"]] == [("Q2_FAST_1", Q2), ("Q3_X", None)]
-    planned = magi.json("plan", "old", *inventory(magi), code=4)
-    assert [item["port"] for item in planned["hosts"]["localhost"]["instances"]] == [18215]
+    entry = yaml.safe_load((magi.deployment.folder / "profiles" / "old.yml").read_text())["enabled_models"]
+    assert entry == [{"model": Q2, "port": 18215}]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -136,7 +135,7 @@ def ask(
             "question_file": str(path),
             "max_tokens": max_tokens,
         }
-        done = _answered(run, variables, None if as_json else _stream(output))
+        done = _answered(output, run, variables)
     from magi import views
 
     view = views.answer(instance, _reached(done))
@@ -148,31 +147,28 @@ def ask(
     return view.exit_code
 
 
-def _stream(output: Output) -> Callable[[str, str], None]:
-    """Return what shows a piece of an answer: thoughts to people alone, the answer also where it is piped."""
-    from magi.instances import terminal_text
-
-    def show(kind: str, words: str) -> None:
-        if kind == "reasoning":
-            output.people.print(terminal_text(words), markup=False, style="dim", end="")
-        else:
-            print(terminal_text(words), end="", flush=True)
-
-    return show
-
-
-def _answered(run: Session, variables: dict[str, object], show: Callable[[str, str], None] | None) -> Run:
+def _answered(output: Output, run: Session, variables: dict[str, object]) -> Run:
+    """Ask, and unless programs want a document show the pieces as they come: thoughts to people alone, the answer also
+    where it is piped."""
     from dataclasses import replace
 
-    from magi.instances import answer_piece
+    from magi.instances import answer_piece, terminal_text
+
+    waiting = output.people.status("Asking")  # nothing without a terminal
 
     def on_event(event: Event) -> None:
-        for shown in event.text.splitlines() if show and event.kind == "message" else ():
+        for shown in event.text.splitlines() if event.kind == "message" and not output.as_json else ():
             piece = answer_piece(shown)
-            if piece:
-                show(*piece)
+            if not piece:
+                continue
+            waiting.stop()
+            kind, words = piece
+            if kind == "reasoning":
+                output.people.print(terminal_text(words), markup=False, style="dim", end="")
+            else:
+                print(terminal_text(words), end="", flush=True)
 
-    with stopping(run.stop):
+    with stopping(run.stop), waiting:
         return replace(run, on_event=on_event).play("ask", variables)
 
 
