@@ -42,7 +42,9 @@ class Workbench:
 
         if self.registry:
             return catalog.from_registry(self.registry)
-        return catalog.load(catalog_path(self.project, self.inventory))
+        with contextlib.suppress(OSError):  # no place to remember anything, so nothing is known
+            return catalog.load(catalog_path(self.project, self.inventory))
+        return {}
 
     def find(self, name: str) -> Path:
         from magi import profiles
@@ -73,7 +75,7 @@ def passed_by_file(text: str) -> Iterator[Path]:
 
 
 def catalog_path(project: Project, inventory: Sequence[str]) -> Path:
-    """Return where magi remembers what it saw of the hosts of an inventory of a project."""
+    """Return where magi remembers what it saw of the hosts of an inventory of a project. Raises OSError."""
     sources = [str(project.root), *(str(Path(item).absolute()) for item in inventory)]
     digest = hashlib.sha256("\0".join(sources).encode()).hexdigest()[:12]
     return state_folder() / "catalogs" / f"{project.root.name}-{digest}.json"
@@ -84,10 +86,10 @@ def remember(project: Project, options: Options, run: Run) -> None:
     from magi import catalog
 
     results = [(host, result) for host, kind, result in run.results() if kind == "ok"]
-    path = catalog_path(project, options.inventory)
     there = {host for host, _result in results}
-    known = {host: item for host, item in catalog.load(path).items() if options.limit or host in there}
-    seen = catalog.learn(known, results)
-    if seen != known and any(host.models for host in seen.values()):
-        with contextlib.suppress(OSError):  # only a memory, and no reason for a verb to fail
+    with contextlib.suppress(OSError):  # only a memory, and no reason for a verb to fail
+        path = catalog_path(project, options.inventory)
+        known = {host: item for host, item in catalog.load(path).items() if options.limit or host in there}
+        seen = catalog.learn(known, results)
+        if seen != known and any(host.models for host in seen.values()):
             catalog.save(path, seen)

@@ -1,0 +1,93 @@
+"""What is remembered of a run, and what can be done with its results."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from magi.catalog import load
+from magi.cli.look import _reached
+from magi.errors import HostUnreachable, MagiError
+from magi.events import Event, Run
+from magi.project import Project
+from magi.runner import Options
+from magi.workbench import catalog_path, passed_by_file, remember
+
+from .known import BINARY, Q2, Q3
+
+PROJECT = Project(Path("/srv/project"))
+REGISTRY = {"models": [Q2], "rejected": [], "registry_path": "/r.json"}
+HOST = {"host": {"binary": asdict(BINARY)}}
+
+
+def run(*results):
+    return Run(0, tuple(Event(kind, host=host, result=result) for host, kind, result in results))
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+
+def remembered(options):
+    return load(catalog_path(PROJECT, options.inventory))
+
+
+def test_a_run_adds_to_what_is_known_and_forgets_hosts_that_are_gone():
+    options = Options()
+    remember(PROJECT, options, run(("a", "ok", REGISTRY), ("b", "ok", REGISTRY), ("b", "failed", HOST)))
+    assert remembered(options).keys() == {"a", "b"}
+    remember(PROJECT, options, run(("a", "ok", HOST)))
+    assert {name: host.binary for name, host in remembered(options).items()} == {"a": BINARY}
+    assert remembered(options)["a"].models == (Q2,)
+
+
+def test_a_limited_run_forgets_nobody():
+    remember(PROJECT, Options(), run(("a", "ok", REGISTRY), ("b", "ok", REGISTRY)))
+    remember(PROJECT, Options(limit="a"), run(("a", "ok", {**REGISTRY, "models": [Q3]})))
+    assert {name: host.models for name, host in remembered(Options()).items()} == {"a": (Q3,), "b": (Q2,)}
+
+
+def test_inventories_are_known_apart():
+    remember(PROJECT, Options(("one",)), run(("a", "ok", REGISTRY)))
+    assert remembered(Options(("one",))).keys() == {"a"}
+    assert remembered(Options(("two",))) == {}
+
+
+def test_a_memory_that_can_t_be_written_fails_no_verb(tmp_path):
+    (tmp_path / "magi").mkdir()
+    (tmp_path / "magi" / "catalogs").write_text("in the way")
+    remember(PROJECT, Options(), run(("a", "ok", REGISTRY)))
+    assert remembered(Options()) == {}
+
+
+def test_a_text_is_passed_by_a_file_for_its_user_alone():
+    with passed_by_file("{{ x }}\n") as path:
+        assert path.read_text() == "{{ x }}\n"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not path.exists()
+
+
+LOG = {"log": ["x"], "instances": ["a"]}
+LOST = ("gpu2", "unreachable", {"msg": "no route"})
+
+
+def test_what_was_reached_counts():
+    assert _reached(run(("gpu1", "ok", LOG), LOST)) == [("gpu1", LOG)]
+
+
+@pytest.mark.parametrize(
+    ("results", "error", "said"),
+    [
+        ([LOST], HostUnreachable, "Not reached: gpu2: no route. Bring them back and run again."),
+        ([("gpu1", "ok", {"settings": {}}), LOST], HostUnreachable, "Not reached: gpu2"),
+        ([("gpu1", "failed", {"msg": "a does not run."})], MagiError, "gpu1: a does not run."),
+    ],
+)
+def test_what_was_not_reached_says_why(results, error, said):
+    with pytest.raises(error) as raised:
+        _reached(run(*results))
+    assert said in str(raised.value)
