@@ -79,7 +79,7 @@ def magi(tmp_path_factory: pytest.TempPathFactory):
 
 
 def inventory(magi: Magi) -> tuple[str, str]:
-    return "-i", str(magi.deployment.folder / "inventory.yml")
+    return "-i", str(magi.deployment.folder / "run-0.json")  # what the playbook was run with
 
 
 def test_doctor_finds_nothing_wrong_then_a_taken_port_and_no_binary(magi: Magi):
