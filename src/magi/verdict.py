@@ -9,7 +9,7 @@ from typing import Any
 from magi.errors import DeploymentFailed, ExitCode, HostUnreachable, Interrupted, MagiError, ProfileError, UsageError
 from magi.events import Run, complaints, said
 
-# What fails in these was never a host's fault: nothing was touched.
+# What fails in these was never a host's fault.
 _USAGE = {"magi.models.settings": UsageError, "magi.models.profile": ProfileError}
 _CHANGING = "magi.models.llama_instances"
 
@@ -41,8 +41,10 @@ def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None) -
         limited = f" within --limit {limit}" if limit else ""
         hint = f" Ansible says: {said_by_ansible}" if said_by_ansible else ""
         raise UsageError(f"No host to work on: {hosts} has none in the group model_servers{limited}.{hint}")
+    # Of a setting that is wrong for one host alone, the report tells what became of the others.
+    touched = any(item.action == _CHANGING for item in run.events)
     for failure in run.failures:
-        if failure.action in _USAGE:
+        if failure.action in _USAGE and not touched:
             raise _USAGE[failure.action](said(failure.result))
     if not run.ended:
         last = (complaints(run.events) or [f"exit status {run.rc}"])[-1]
