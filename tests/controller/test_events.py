@@ -135,6 +135,7 @@ def test_an_ignored_failure_is_none():
         ({}, "it did not say why"),
         ({"msg": None}, "it did not say why"),
         ({"msg": 5}, "5"),
+        ({"msg": "\x1b]0;owned\x07 \u202ex"}, r"\x1b]0;owned\x07 \u202ex"),
     ],
 )
 def test_what_a_task_said_is_one_line(result, expected):

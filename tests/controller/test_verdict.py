@@ -164,6 +164,11 @@ def test_a_deployment(result, code, problem):
     assert outcome == verdict.Outcome(result["report"], code, problem)
 
 
+def test_what_a_host_says_does_nothing_to_a_terminal():
+    problems = {"gpu1": "None\x1b[2J\nof 2."}
+    assert verdict.deployed(run(ok(report=report("x"), problems=problems))).problem == r"None\x1b[2J of 2."
+
+
 def test_a_recorded_deployment_with_a_host_that_is_gone():
     outcome = verdict.deployed(recorded.run("up", 4))
     assert outcome.exit_code is ExitCode.UNREACHABLE
