@@ -126,9 +126,16 @@ class Run:
         return not any(item.kind == "task" for item in self.events)
 
 
+def line(text: str) -> str:
+    """Return ``text`` in one line that does nothing to a terminal: it may come from a host."""
+    from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+
+    return printable(" ".join(text.split()))
+
+
 def said(result: Mapping[str, Any]) -> str:
     """Return a task's message in one line."""
-    return " ".join(str(result.get("msg") or "it did not say why").split()).removeprefix("Task failed: ")
+    return line(str(result.get("msg") or "it did not say why")).removeprefix("Task failed: ")
 
 
 def complaints(events: Iterable[Event]) -> list[str]:
@@ -137,7 +144,7 @@ def complaints(events: Iterable[Event]) -> list[str]:
     for item in events:
         text = re.sub(r"\x1b\[[0-9;]*m", "", item.text)
         for match in re.finditer(r"^\[?(?:ERROR|WARNING)\]?[!:]*:?\s*(.+)", text, re.MULTILINE):
-            line = " ".join(match.group(1).split())
-            if line not in found:
-                found.append(line)
+            complaint = line(match.group(1))
+            if complaint not in found:
+                found.append(complaint)
     return found

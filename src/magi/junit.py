@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 def _text(value: Any) -> str:
     """Return a text without what XML can't hold."""
-    return re.sub(r"[^\t\n\x20-\ud7ff\ue000-\ufffd]", "?", str(value))
+    return re.sub(r"[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", str(value))
 
 
 def failed_report(profile: str | None, problem: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -21,8 +22,9 @@ from magi.events import Event, Run, event
 from magi.project import Project
 
 KEEP = 20
-"""Run folders that are kept."""
-AT_WORK = "at-work"
+"""Run folders that are kept, besides those of runs at work."""
+OUTPUT = "output.log"
+"""The file of a run folder with all that Ansible printed."""
 GRACE = 10
 """Seconds that Ansible has to end by itself when a run is stopped."""
 MARK = "MAGI_RUN"
@@ -73,25 +75,25 @@ def _new_folder(name: str) -> Path:
     try:
         runs = state_folder() / "runs"
         runs.mkdir(mode=0o700, exist_ok=True)
-        finished = sorted(path for path in runs.iterdir() if path.is_dir() and not _at_work(path))
-        for old in finished[: 1 - KEEP]:
-            shutil.rmtree(old, ignore_errors=True)
         folder = runs / f"{time.strftime('%Y%m%dT%H%M%S')}-{name}-{uuid.uuid4().hex[:6]}"
         folder.mkdir(mode=0o700)
-        (folder / AT_WORK).write_text(str(os.getpid()))
+        finished = sorted(path for path in runs.iterdir() if path.is_dir() and not _is_at_work(path))
+        for old in finished[:-KEEP]:
+            shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         what = f"{error.filename} can't be written ({error.strerror})"
         raise UsageError(f"{what}: free it, or set XDG_STATE_HOME to another folder.") from None
     return folder
 
 
-def _at_work(folder: Path) -> bool:
-    """Whether the run of a folder goes on: a killed one left the file, and no process."""
-    try:
-        os.kill(int((folder / AT_WORK).read_text()), 0)
-    except (OSError, ValueError):
-        return False
-    return True
+def _is_at_work(folder: Path) -> bool:
+    """Whether the run of the folder still holds its output: the lock ends with its process, however that ends."""
+    with contextlib.suppress(FileNotFoundError), open(folder / OUTPUT, "rb") as output:
+        try:
+            fcntl.flock(output, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 class _Withheld(dict):
@@ -128,10 +130,11 @@ def run(
     ident = uuid.uuid4().hex
     events: list[Event] = []
     raised: list[BaseException] = []
-    output = folder / "output.log"
+    output = folder / OUTPUT
     ending = _Ending(ident, stop or threading.Event())
 
     with open(os.open(output, os.O_CREAT | os.O_WRONLY, 0o600), "w", encoding="utf-8", errors="replace") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
 
         def handle(raw: dict[str, Any]) -> bool:
             """Never raises, which would end the run without a result; False: the event is not written to a file."""
@@ -171,7 +174,6 @@ def run(
             for name in ("artifacts", "project"):
                 with contextlib.suppress(OSError):
                     (folder / name).rmdir()
-            (folder / AT_WORK).unlink(missing_ok=True)
     if raised:
         raise raised[0]
     rc = runner.rc if isinstance(runner.rc, int) else None

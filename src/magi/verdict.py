@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from magi.errors import DeploymentFailed, ExitCode, HostUnreachable, Interrupted, MagiError, ProfileError, UsageError
-from magi.events import Run, complaints, said
+from magi.events import Run, complaints, line, said
 
-# What fails in these was never a host's fault: nothing was touched.
+# What fails in these was never a host's fault.
 _USAGE = {"magi.models.settings": UsageError, "magi.models.profile": ProfileError}
 _CHANGING = "magi.models.llama_instances"
 
@@ -43,8 +43,10 @@ def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None) -
         hosts = f"inventory {', '.join(inventory)}" if inventory else "the inventory of ansible.cfg"
         limited = f" within --limit {limit}" if limit else ""
         raise UsageError(f"No host to work on: {hosts} has none in the group model_servers{limited}.")
+    # Of a setting that is wrong for one host alone, the report tells what became of the others.
+    touched = any(item.action == _CHANGING for item in run.events)
     for failure in run.failures:
-        if failure.action in _USAGE:
+        if failure.action in _USAGE and not touched:
             raise _USAGE[failure.action](said(failure.result))
     if not run.ended:
         last = (complaints(run.events) or [f"exit status {run.rc}"])[-1]
@@ -65,31 +67,36 @@ def interruption(run: Run) -> str:
     return f"Stopped by a signal: {'; '.join(parts) or 'nothing was begun'}. Run it again: it goes on from there."
 
 
+def _once(sentences: Iterable[str]) -> str:
+    """Return the sentences, each once: hosts that fail alike say the same."""
+    return " ".join(dict.fromkeys(sentences))
+
+
 def _lost(run: Run) -> MagiError | None:
     """Return what to raise for a run that has no result: every host was lost, or failed."""
     if run.unreachable:
         reasons = "; ".join(f"{host}: {why}" for host, why in run.unreachable.items())
         return HostUnreachable(f"Not reached: {reasons.rstrip('.')}. Bring them back and run again.")
     if run.failures:
-        return DeploymentFailed(" ".join(dict.fromkeys(said(item.result) for item in run.failures)))
+        return DeploymentFailed(_once(said(item.result) for item in run.failures))
     return None
 
 
 def deployed(run: Run) -> Outcome:
     """Return the report of a deployment and how it ended. Raises HostUnreachable or DeploymentFailed without one."""
-    report, problems = run.last("report"), run.last("problems") or {}
+    report, problems = run.last("report"), _once(map(line, (run.last("problems") or {}).values()))
     if report is None:
         error = _lost(run)
         if error:
             raise error
         if problems:
-            raise DeploymentFailed(" ".join(dict.fromkeys(problems.values())))
+            raise DeploymentFailed(problems)
         return Outcome({"check": True, "hosts": _planned(run)})
     failed = report["summary"]["failed"]
     if any(item["cause"] == "host_unreachable" for item in failed):
-        return Outcome(report, ExitCode.UNREACHABLE, " ".join(dict.fromkeys(problems.values())))
+        return Outcome(report, ExitCode.UNREACHABLE, problems)
     if problems or run.failures:
-        return Outcome(report, ExitCode.FAILED, " ".join(dict.fromkeys(problems.values())))
+        return Outcome(report, ExitCode.FAILED, problems)
     return Outcome(report, ExitCode.DEGRADED if failed else ExitCode.OK)
 
 

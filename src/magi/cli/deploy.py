@@ -83,7 +83,7 @@ def finish(output: Output, outcome: Outcome) -> int:
     """Give programs the document, tell people the problem, and return the exit code."""
     output.document(outcome.document)
     if outcome.problem:
-        output.people.print(f"magi: {outcome.problem}", markup=False, style="red")
+        output.people.print(f"magi: {outcome.problem}", markup=False, emoji=False, style="red")
     return int(outcome.exit_code)
 
 

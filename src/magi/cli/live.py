@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
@@ -88,6 +87,6 @@ def shown(console: Console, title: str, *, steps: bool, verbosity: int = 0) -> I
             for line in lines:
                 if line not in told:
                     told.add(line)
-                    console.print(escape(line))
+                    console.print(Text(line))
 
         yield tell

@@ -29,7 +29,7 @@ class Output:
 
     def say(self, text: str = "") -> None:
         """Tell people a line; control characters and markup in it are shown as they are."""
-        self.people.print(text, markup=False)
+        self.people.print(text, markup=False, emoji=False)
 
     def document(self, value: Mapping[str, Any]) -> None:
         """Give programs their one document, with ``--json``."""

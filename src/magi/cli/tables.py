@@ -122,7 +122,7 @@ def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> st
     from ansible_collections.magi.models.plugins.module_utils._gguf import printable
 
     def code(text: Any) -> str:
-        shown = printable(str(text)).replace("|", "\\|").replace("`", "'")
+        shown = printable(str(text)).replace("|", "¦").replace("`", "'")
         return f"`{shown}`" if shown else ""
 
     names = {item["profile"] for item in document["hosts"].values()} or ({profile} if profile else set())

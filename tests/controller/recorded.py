@@ -1,0 +1,28 @@
+"""Runs of the playbooks as ansible-runner's handler saw them, recorded from a real deployment.
+
+Two models; profile p asks for one of them with a cache type that llama-server does not know; the second host, gone, is
+port 1 of this machine. Left out of the recordings: what nothing here reads (arguments, facts, what a host looks like).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from magi.events import Event, Run, event
+
+FOLDER = Path(__file__).with_suffix("")
+Q2, Q3 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m"))
+
+
+def raw(name: str) -> list[dict[str, Any]]:
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def events(name: str) -> tuple[Event, ...]:
+    return tuple(item for item in map(event, raw(name)) if item)
+
+
+def run(name: str, rc: int = 0) -> Run:
+    return Run(rc, events(name))

@@ -1,0 +1,71 @@
+"""A plan as Markdown: what comes from hosts and profiles can't become markup."""
+
+from __future__ import annotations
+
+import pytest
+
+from magi import verdict
+from magi.cli.tables import plan_markdown
+
+from . import recorded
+from .recorded import Q2
+
+
+def document(host="gpu1", instance="a", reason="new in this profile", warning="", profile="p", unreachable=()) -> dict:
+    plan = {
+        "profile": profile,
+        "instances": [{"name": instance, "port": 8080}],
+        "actions": [{"instance": instance, "action": "start", "reason": reason}],
+        "degraded": [],
+        "warnings": [warning] if warning else [],
+        "notes": [],
+    }
+    return {"hosts": {host: plan}, "changes": 1, "unreachable": list(unreachable)}
+
+
+def test_a_plan():
+    assert plan_markdown(document(warning="Port 8081 is busy.", unreachable=["gpu2"])) == (
+        "### magi plan: profile `p`\n"
+        "\n"
+        "1 to change on 1 hosts.\n"
+        "\n"
+        "| host | action | instance | port | reason |\n"
+        "|---|---|---|---|---|\n"
+        "| `gpu1` | `start` | `a` | `8080` | `new in this profile` |\n"
+        "\n"
+        "- `Port 8081 is busy.`\n"
+        "- `gpu2: not reachable`\n"
+    )
+
+
+def test_a_recorded_plan():
+    text = plan_markdown(verdict.planned(recorded.run("plan", 4)).document)
+    assert f"| `localhost` | `keep` | `{Q2}` | `18140` |" in text
+    assert text.endswith("- `gone: not reachable`\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a`b", "`a'b`"),
+        ("``` x", "`''' x`"),
+        # Neither mark of Markdown's tables and code can be escaped everywhere: they are replaced.
+        ("a | b", "`a ¦ b`"),
+        (r"a \| b", r"`a \¦ b`"),
+        ("a\n\n# Owned", r"`a\n\n# Owned`"),
+        ("<img src=x onerror=y>", "`<img src=x onerror=y>`"),
+        ("[x](javascript:y)", "`[x](javascript:y)`"),
+        ("\x1b[2J", r"`\x1b[2J`"),
+        ("\u202eevil", r"`\u202eevil`"),
+        ("@everyone", "`@everyone`"),
+    ],
+)
+def test_hostile_text_is_code(text, shown):
+    given = document(host=text, instance=text, reason=text, warning=text, profile=text, unreachable=[text])
+    lines = plan_markdown(given).splitlines()
+    assert len(lines) == 10
+    assert lines[0] == f"### magi plan: profile {shown}"
+    assert lines[6] == f"| {shown} | `start` | {shown} | `8080` | {shown} |"
+    assert lines[8] == f"- {shown}"
+    # Two marks around each cell, none inside: nothing leaves its code.
+    assert lines[6].count("`") == 2 * 5

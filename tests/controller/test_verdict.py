@@ -1,0 +1,285 @@
+"""What a run means: a table of how runs end, each exit code, and what can't be believed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from magi import verdict
+from magi.errors import DeploymentFailed, ExitCode, HostUnreachable, Interrupted, ProfileError, UsageError
+from magi.events import Event, Run
+from magi.verdict import checked
+
+from . import recorded
+from .recorded import Q2, Q3
+
+TASK, STATS = Event("task", "Plan", "Settle the settings"), Event("stats")
+LAUNCH = "magi.models.llama_instances"
+
+
+def run(*events: Event, rc: int | None = 0, **more) -> Run:
+    """A run that began, and came to its end."""
+    return Run(rc, (TASK, *events, STATS), **more)
+
+
+def ok(host: str = "gpu1", action: str = "", **result) -> Event:
+    return Event("ok", host=host, action=action, result=result)
+
+
+def failed(msg: str, action: str = "", host: str = "gpu1", **more) -> Event:
+    return Event("failed", host=host, action=action, result={"msg": msg}, **more)
+
+
+def unreachable(host: str = "gpu2") -> Event:
+    return Event("unreachable", host=host, result={"msg": "no route to it."})
+
+
+def report(*causes: str, ready: int = 1) -> dict:
+    return {
+        "total_servers": 2,
+        "ready_servers": ready,
+        "servers": [],
+        "summary": {"profile": "p", "failed": [{"host": "gpu1", "instance": "x", "cause": cause} for cause in causes]},
+    }
+
+
+# --- what can be believed ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["up", "plan", "status", "discover", "down"])
+def test_a_recorded_run_is_believed(name):
+    given = recorded.run(name)
+    assert checked(given) is given
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "parts"),
+    [
+        (recorded.run("profile-missing", 2), ProfileError, ["Profile nope not found", "development, fast-only"]),
+        (run(failed("Setting x must be y.", "magi.models.settings"), rc=2), UsageError, ["Setting x must be y."]),
+        # No play had a host.
+        (
+            Run(0, (Event("play"), Event("no_hosts"), STATS)),
+            UsageError,
+            ["No host to work on: the inventory of ansible.cfg has none in the group model_servers."],
+        ),
+        # Ansible could not begin: what it said is in the sentence.
+        (
+            Run(
+                4,
+                (Event("message", text="[ERROR]: We were unable to read as JSON\nOrigin: x"),),
+                output="/r/output.log",
+            ),
+            UsageError,
+            ["Ansible could not begin: We were unable to read as JSON;", "/r/output.log"],
+        ),
+        (Run(250, ()), UsageError, ["Ansible could not begin: exit status 250."]),
+        # Neither exit status nor statistics: nothing can be said.
+        (Run(None, (TASK,)), DeploymentFailed, ["did not come to its end", "exit status None"]),
+        (
+            Run(0, (TASK, Event("message", text="[ERROR]: Unexpected Exception")), output="/r/output.log"),
+            DeploymentFailed,
+            ["did not come to its end", "Unexpected Exception; all that Ansible said is in /r/output.log."],
+        ),
+        (run(rc=None), DeploymentFailed, ["did not come to its end"]),
+        (run(interrupted=True), Interrupted, ["Stopped by a signal"]),
+        # An interrupt comes before all that it may have caused.
+        (Run(None, (failed("x", "magi.models.settings"),), True), Interrupted, ["not begun on gpu1"]),
+    ],
+)
+def test_what_is_not_believed(given, kind, parts):
+    with pytest.raises(kind) as raised:
+        checked(given)
+    assert type(raised.value) is kind
+    for part in parts:
+        assert part in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_no_hosts_names_the_inventory_and_the_limit():
+    with pytest.raises(UsageError) as raised:
+        checked(Run(0, (Event("message", text="[WARNING]: Could not match supplied host pattern"),)), ["inv"], "nobody")
+    assert "inventory inv has none in the group model_servers within --limit nobody." in str(raised.value)
+    assert "Ansible says: Could not match" in str(raised.value)
+
+
+def test_a_wrong_setting_of_one_host_hides_nothing_that_was_done_on_another():
+    """Without the report nobody would hear of the servers that were started."""
+    wrong = failed("Setting x must be y.", "magi.models.settings", "gpu2")
+    given = run(wrong, ok("gpu1", LAUNCH, actions=[]), ok(report=report("host_failed"), problems={"gpu2": "no."}), rc=2)
+    assert verdict.deployed(checked(given)).exit_code is ExitCode.FAILED
+
+
+def test_an_ignored_failure_is_none():
+    checked(run(failed("x", "magi.models.settings", ignored=True)))
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ((), "Stopped by a signal: nothing was begun. Run it again: it goes on from there."),
+        ((ok("a"), ok("b")), "not begun on a, b"),
+        ((ok("a"), Event("start", host="a", action=LAUNCH)), "Stopped by a signal: begun on a. Run"),
+        (
+            (
+                ok("c"),
+                *(Event("start", host=h, action=LAUNCH) for h in "ab"),
+                ok("a", LAUNCH),
+            ),
+            "done on a; begun on b; not begun on c.",
+        ),
+        ((Event("start", host="a", action=LAUNCH), failed("x", LAUNCH, "a")), "begun on a"),
+    ],
+)
+def test_an_interruption_says_what_was_done(events, said):
+    assert said in verdict.interruption(Run(None, events, True))
+
+
+# --- up ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "code", "problem"),
+    [
+        ({"report": report(ready=2), "problems": {}}, ExitCode.OK, ""),
+        ({"report": report("bad_option"), "problems": {}}, ExitCode.DEGRADED, ""),
+        ({"report": report("bad_option"), "problems": {"gpu1": "strict is set."}}, ExitCode.FAILED, "strict is set."),
+        (
+            {"report": report("bad_option", ready=0), "problems": {"gpu1": "None is ready.", "gpu2": "None is ready."}},
+            ExitCode.FAILED,
+            "None is ready.",
+        ),
+        ({"report": report("host_unreachable"), "problems": {"gpu2": "gone."}}, ExitCode.UNREACHABLE, "gone."),
+        # An unreachable host outweighs whatever else went wrong.
+        (
+            {"report": report("host_failed", "host_unreachable"), "problems": {"gpu1": "a.", "gpu2": "b."}},
+            ExitCode.UNREACHABLE,
+            "a. b.",
+        ),
+    ],
+)
+def test_a_deployment(result, code, problem):
+    outcome = verdict.deployed(run(ok(**result)))
+    assert outcome == verdict.Outcome(result["report"], code, problem)
+
+
+def test_what_a_host_says_does_nothing_to_a_terminal():
+    problems = {"gpu1": "None\x1b[2J\nof 2."}
+    assert verdict.deployed(run(ok(report=report("x"), problems=problems))).problem == r"None\x1b[2J of 2."
+
+
+def test_a_recorded_deployment_with_a_host_that_is_gone():
+    outcome = verdict.deployed(recorded.run("up", 4))
+    assert outcome.exit_code is ExitCode.UNREACHABLE
+    assert outcome.document["ready_servers"] == 1
+    assert outcome.problem.startswith("Host gone: it can't be reached")
+
+
+@pytest.mark.parametrize(
+    ("events", "kind", "said"),
+    [
+        ((unreachable(),), HostUnreachable, "Not reached: gpu2: no route to it. Bring them back and run again."),
+        ((failed("no plan."), failed("no plan.", host="gpu2")), DeploymentFailed, "no plan."),
+        ((ok(problems={"gpu1": "port 8080 is taken."}),), DeploymentFailed, "port 8080 is taken."),
+    ],
+)
+def test_a_deployment_without_a_report_failed(events, kind, said):
+    with pytest.raises(kind) as raised:
+        verdict.deployed(run(*events, rc=2))
+    assert str(raised.value) == said
+
+
+def test_a_deployment_that_only_looked_returns_the_plans():
+    plan = {"actions": []}
+    outcome = verdict.deployed(run(ok("b", plan=plan), ok("a", plan=plan), ok(problems={})))
+    assert outcome == verdict.Outcome({"check": True, "hosts": {"a": plan, "b": plan}})
+    assert list(outcome.document["hosts"]) == ["a", "b"]
+
+
+# --- the other verbs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("actions", "code", "changes"),
+    [
+        ([], ExitCode.OK, 0),
+        (["keep", "keep"], ExitCode.OK, 0),
+        (["keep", "quarantine"], ExitCode.OK, 0),
+        (["start", "restart", "stop", "keep"], ExitCode.CHANGES, 3),
+    ],
+)
+def test_a_plan(actions, code, changes):
+    outcome = verdict.planned(run(ok(plan={"actions": [{"action": action} for action in actions]})))
+    assert outcome.exit_code is code
+    assert outcome.document["changes"] == changes
+    assert outcome.document["unreachable"] == []
+
+
+@pytest.mark.parametrize(
+    ("event", "code"), [(unreachable(), ExitCode.UNREACHABLE), (failed("no.", host="gpu2"), ExitCode.FAILED)]
+)
+def test_a_plan_of_some_hosts(event, code):
+    outcome = verdict.planned(run(ok(plan={"actions": [{"action": "start"}]}), event, rc=4))
+    assert outcome.exit_code is code
+    assert list(outcome.document["hosts"]) == ["gpu1"]
+    assert outcome.problem
+
+
+def test_a_recorded_plan_after_its_deployment_with_a_host_that_is_gone():
+    outcome = verdict.planned(recorded.run("plan", 4))
+    assert outcome.exit_code is ExitCode.UNREACHABLE
+    assert outcome.document["unreachable"] == ["gone"]
+    assert {item["instance"] for item in outcome.document["hosts"]["localhost"]["actions"]} == {Q2, Q3}
+
+
+@pytest.mark.parametrize(
+    ("ready", "events", "code"),
+    [
+        (2, (), ExitCode.OK),
+        (1, (), ExitCode.DEGRADED),
+        (2, (unreachable(),), ExitCode.UNREACHABLE),
+        (2, (failed("no."),), ExitCode.FAILED),
+    ],
+)
+def test_a_status(ready, events, code):
+    status = {"ready_servers": ready, "total_servers": 2}
+    outcome = verdict.seen(run(*events, ok(status=status)))
+    assert (outcome.document, outcome.exit_code) == (status, code)
+
+
+def test_a_recorded_status():
+    outcome = verdict.seen(recorded.run("status", 4))
+    assert outcome.exit_code is ExitCode.UNREACHABLE
+    assert outcome.document["summary"]["unreachable"] == ["gone"]
+    assert [server["is_ready"] for server in outcome.document["servers"]] == [True, False]
+
+
+def test_recorded_models():
+    outcome = verdict.discovered(recorded.run("discover", 4))
+    assert outcome.exit_code is ExitCode.UNREACHABLE
+    assert [model["id"] for model in outcome.document["hosts"]["localhost"]["models"]] == [Q2, Q3]
+    assert outcome.document["drift"] == []
+    assert outcome.document["unreachable"] == ["gone"]
+
+
+def test_a_recorded_teardown():
+    outcome = verdict.ended(recorded.run("down", 4))
+    assert outcome.exit_code is ExitCode.UNREACHABLE
+    assert [item["instance"] for item in outcome.document["hosts"]["localhost"]] == [Q2, Q3]
+
+
+@pytest.mark.parametrize("verb", [verdict.planned, verdict.seen, verdict.discovered, verdict.ended, verdict.deployed])
+@pytest.mark.parametrize(("event", "kind"), [(unreachable(), HostUnreachable), (failed("no."), DeploymentFailed)])
+def test_no_host_answered(verb, event, kind):
+    with pytest.raises(kind):
+        verb(run(event, rc=4))
+
+
+def test_a_status_that_never_came_is_a_failure():
+    with pytest.raises(DeploymentFailed, match="status of no host came back"):
+        verdict.seen(run())
+
+
+def test_nothing_to_stop_is_no_failure():
+    assert verdict.ended(replace(run(), rc=0)) == verdict.Outcome({"hosts": {}})
