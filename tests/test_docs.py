@@ -22,6 +22,13 @@ RUN_BY = {
         ". .venv/bin/activate",
         "ansible-playbook site.yml -e profile=production",
     },
+    "e2e/test_documents.py": {
+        "magi up production",
+        "magi plan fast-only",
+        "magi status",
+        "magi stop",
+        "magi down",
+    },
     "this file, as a check of syntax: its hosts are examples": {
         "ansible-playbook -i inventories/example playbooks/prepare.yml",
         "ansible-playbook -i inventories/example site.yml -e profile=production",

@@ -74,7 +74,8 @@ class Deployment:
         path = self.folder / "profiles" / f"{name}.yml"
         path.write_text(yaml.safe_dump({"name": name, "enabled_models": list(entries), **more}))
 
-    def play(self, playbook: str = "site", *arguments: str, profile: str | None = None, **extra: Any) -> Run:
+    def inventory(self) -> Path:
+        """Write the inventory and return its path."""
         inventory = {
             "model_servers": {
                 "hosts": self.hosts,
@@ -97,6 +98,9 @@ class Deployment:
         }
         path = self.folder / "inventory.yml"
         path.write_text(json.dumps(inventory))
+        return path
+
+    def play(self, playbook: str = "site", *arguments: str, profile: str | None = None, **extra: Any) -> Run:
         name = ROOT / ("site.yml" if playbook == "site" else f"playbooks/{playbook}.yml")
         given = {**({"profile": profile} if profile else {}), **extra}
         environment = {
@@ -106,7 +110,7 @@ class Deployment:
             [
                 str(Path(sys.executable).with_name("ansible-playbook")),
                 "-i",
-                str(path),
+                str(self.inventory()),
                 str(name),
                 *(["-e", json.dumps(given)] if given else []),
                 *arguments,
