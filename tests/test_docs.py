@@ -77,3 +77,8 @@ def test_the_settings_table_is_the_code_s():
 
     rows = re.findall(r"^\| `(\w+)`[^|]*\| (?:`(\w+)`)?", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE)
     assert dict(rows) == {PREFIX + setting.name: setting.environment or "" for setting in SETTINGS}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/*.svg")), ids=lambda path: path.name)
+def test_a_picture_names_no_path_and_loads_nothing(path: Path):
+    assert not re.findall(r"/(?:home|root|tmp|Users)\b|url\(\s*[\"']?http|@import|href=", path.read_text())

@@ -145,6 +145,16 @@ def test_the_python_of_the_api_when_nothing_can_be_deployed(checkout: Checkout):
     assert "Not deployed: Profile production not found" in checkout.run(sys.executable, "-c", example, code=1)
 
 
+def test_the_pictures(checkout: Checkout, tmp_path: Path):
+    pictures = [str(tmp_path / name) for name in ("magi-up.svg", "magi-status.svg")]
+    shown = checkout.run(sys.executable, "docs/pictures.py", "-i", "inventories/production", "--to", str(tmp_path))
+    assert shown.splitlines() == pictures
+    for path in pictures:
+        text = " ".join(ElementTree.parse(path).getroot().itertext())
+        assert all(model in text for model in MODELS)
+        assert "2/2" in text
+
+
 # Steps that only the platform, or the network, can do; their shell is only checked to be shell.
 PLATFORM = {"Install": "pip: `make up` and CI do the same", "Comment": "the platform's API"}
 
