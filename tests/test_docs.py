@@ -38,6 +38,13 @@ RUN_BY = {
         "magi profile new mine",
         "magi migrate legacy.yml --name old",
     },
+    "e2e/test_documents.py": {
+        "magi up production",
+        "magi plan fast-only",
+        "magi status",
+        "magi stop",
+        "magi down",
+    },
     "this file, as a check of syntax: its hosts are examples": {
         "ansible-playbook -i inventories/example playbooks/prepare.yml",
         "ansible-playbook -i inventories/example site.yml -e profile=production",
@@ -111,3 +118,8 @@ def test_pre_commit_installs(tmp_path: Path):
     subprocess.run(["git", "clone", "--quiet", "--no-checkout", str(ROOT), str(tmp_path / "clone")], check=True)
     subprocess.run([Path(sys.executable).with_name("pre-commit"), "install"], cwd=tmp_path / "clone", check=True)
     assert (tmp_path / "clone" / ".git" / "hooks" / "pre-commit").exists()
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/*.svg")), ids=lambda path: path.name)
+def test_a_picture_names_no_path_and_loads_nothing(path: Path):
+    assert not re.findall(r"/(?:home|root|tmp|Users)\b|url\(\s*[\"']?http|@import|href=", path.read_text())

@@ -58,8 +58,10 @@ class Deployment:
         path = self.folder / "profiles" / f"{name}.yml"
         path.write_text(yaml.safe_dump({"name": name, "enabled_models": list(entries), **more}))
 
-    def start(self, playbook: str = "site", *arguments: str, profile: str | None = None, **extra: Any) -> Playing:
-        group = {
+    @property
+    def group(self) -> dict[str, Any]:
+        """The hosts with their variables."""
+        return {
             "hosts": self.hosts,
             "vars": {
                 "ansible_connection": "local",
@@ -77,8 +79,16 @@ class Deployment:
                 **self.variables,
             },
         }
+
+    def inventory(self) -> Path:
+        """Write the inventory and return its path."""
+        path = self.folder / "inventory.json"
+        path.write_text(json.dumps({"model_servers": self.group}))
+        return path
+
+    def start(self, playbook: str = "site", *arguments: str, profile: str | None = None, **extra: Any) -> Playing:
         given = {**({"profile": profile} if profile else {}), **extra}
-        return start(self.folder, group, playbook, *arguments, environment=self.environment, **given)
+        return start(self.folder, self.group, playbook, *arguments, environment=self.environment, **given)
 
     def play(self, *arguments: str, **extra: Any) -> Run:
         return self.start(*arguments, **extra).finish()

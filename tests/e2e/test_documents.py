@@ -1,0 +1,219 @@
+"""What documents show, run as it stands there: commands, Python, and the shell of CI pipelines, in a fresh clone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from .conftest import ROOT, Deployment, ask
+
+pytestmark = pytest.mark.e2e
+
+# What the profile production enables of the models of ``checkout``.
+MODELS = ("smollm2-135m-instruct.q3_k_m", "smollm2-135m-instruct.q4_k_m")
+
+# What `pip install -e .` writes into .venv/bin.
+MAGI = """#!{python}
+import sys
+
+sys.path.insert(0, {source!r})
+from magi.cli import main
+
+sys.exit(main())
+"""
+
+
+def blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / document).read_text(), re.DOTALL)
+
+
+@dataclass
+class Checkout:
+    """A clone of what is committed, whose inventories/production is a deployment of the test's own."""
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *argv: str, code: int = 0, **environment: str) -> str:
+        done = subprocess.run(
+            argv,
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, f"{argv}: {done.returncode}\n{done.stdout}"
+        assert "Traceback" not in done.stdout
+        return done.stdout
+
+    def shell(self, script: str, code: int = 0, **environment: str) -> str:
+        """Run a step as both platforms do: the first command that fails ends it."""
+        return self.run("bash", "-e", "-o", "pipefail", "-c", script, code=code, **environment)
+
+
+@pytest.fixture
+def checkout(deployment: Deployment, tmp_path: Path) -> Checkout:
+    for quantization in ("Q2_K", "Q3_K_M", "Q4_K_M"):
+        deployment.add_model(quantization)
+    folder, programs = tmp_path / "clone", tmp_path / "bin"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    production = folder / "inventories" / "production"
+    production.mkdir()
+    (production / "hosts.yml").symlink_to(deployment.inventory())
+    programs.mkdir()
+    (programs / "magi").write_text(MAGI.format(python=sys.executable, source=str(folder / "src")))
+    (programs / "magi").chmod(0o755)
+    mine = ("MODEL_", "MAGI_", "LLAMA_", "ANSIBLE_", "PYTHON", "GITHUB_", "CI_")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(mine)}
+    environment |= {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(folder / "src"),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        # A command without -i means the inventory of ansible.cfg, which is that of this machine's `make up`.
+        "ANSIBLE_INVENTORY": str(production),
+    }
+    return Checkout(folder, environment)
+
+
+def test_the_commands_of_the_controller(checkout: Checkout):
+    (block,) = blocks("controller.md", "console")
+    commands = [line.partition("#")[0].strip() for line in block.splitlines()]
+    codes = {"magi plan fast-only": 4}
+    outputs = {command: checkout.shell(command, codes.get(command, 0)) for command in commands}
+    assert "2/2 ready" in outputs["magi up production"]
+    assert "new in this profile" in outputs["magi plan fast-only"]
+    assert "2/2 ready" in outputs["magi status"]
+    for model in MODELS:
+        assert f"stop {model}" in outputs["magi stop"]
+        assert f"remove {model}" in outputs["magi down"]
+
+
+# Driving the life of an application as Starlette does.
+LIFESPAN = """
+import asyncio
+from types import SimpleNamespace
+
+
+async def live():
+    app = SimpleNamespace(state=SimpleNamespace())
+    async with lifespan(app):
+        print(*app.state.models.items(), sep="\\n")
+        running = await app.state.controller.status()
+        print(running.ready_servers, "ready")
+    print((await app.state.controller.status()).total_servers, "left")
+
+
+asyncio.run(live())
+"""
+
+
+def test_the_python_of_the_api(checkout: Checkout):
+    example, blocking, lifespan = blocks("python-api.md", "python")
+    shown = checkout.run(sys.executable, "-c", example).splitlines()
+    events = [line for line in shown if line.startswith("[")]
+    assert {line[:5] for line in events} == {f"[{step}/5]" for step in range(1, 6)}
+    *servers, enabled, actions, ready = [line for line in shown if not line.startswith("[")]
+    for model, line in zip(MODELS, servers, strict=True):
+        assert re.fullmatch(rf"{re.escape(model)} on localhost, port \d+: running, ready: True", line)
+    assert enabled == f"Models enabled: {', '.join(MODELS)}"
+    assert (actions, ready) == ("{'localhost': 2}", "2/2 ready")
+    assert checkout.run(sys.executable, "-c", blocking) == "3/3 of development ready\n"
+    served = checkout.run(sys.executable, "-c", lifespan + LIFESPAN)
+    assert re.sub(r":\d+/", ":PORT/", served).splitlines() == [
+        *(str((model, "http://127.0.0.1:PORT/v1")) for model in MODELS),
+        "2 ready",
+        "0 left",
+    ]
+
+
+def test_the_python_of_the_api_when_nothing_can_be_deployed(checkout: Checkout):
+    example, _blocking, _lifespan = blocks("python-api.md", "python")
+    (checkout.folder.parent / "profiles" / "production.yml").unlink()
+    assert "Not deployed: Profile production not found" in checkout.run(sys.executable, "-c", example, code=1)
+
+
+def test_the_pictures(checkout: Checkout, tmp_path: Path):
+    pictures = [str(tmp_path / name) for name in ("magi-up.svg", "magi-status.svg")]
+    shown = checkout.run(sys.executable, "docs/pictures.py", "-i", "inventories/production", "--to", str(tmp_path))
+    assert shown.splitlines() == pictures
+    for path in pictures:
+        text = " ".join(ElementTree.parse(path).getroot().itertext())
+        assert all(model in text for model in MODELS)
+        assert "2/2" in text
+
+
+# Steps that only the platform, or the network, can do; their shell is only checked to be shell.
+PLATFORM = {"Install": "pip: `make up` and CI do the same", "Comment": "the platform's API"}
+
+
+def test_the_workflow_of_github(checkout: Checkout, tmp_path: Path):
+    workflow = yaml.safe_load(blocks("ci.md", "yaml")[0])
+    (job,) = workflow["jobs"].values()
+    steps = {step["name"]: step for step in job["steps"] if "run" in step}
+    assert list(steps) == ["Install", "Keys", "Plan", "Comment", "Deploy"]
+    secrets = {"SSH_KEY": "-----BEGIN KEY-----\nc2VjcmV0\n-----END KEY-----", "KNOWN_HOSTS": "gpu1 ssh-ed25519 AAAA"}
+    assert set(steps["Keys"]["env"]) == set(secrets)
+    platform = {"RUNNER_TEMP": str(tmp_path), "GITHUB_ENV": str(tmp_path / "env")}
+
+    def run(name: str, code: int = 0, **environment: str) -> str:
+        return checkout.shell(steps[name]["run"], code, **platform, **environment)
+
+    for name in PLATFORM:
+        checkout.run("bash", "-n", "-c", steps[name]["run"])
+    assert run("Keys", **secrets) == ""
+    assert (tmp_path / "key").read_text() == secrets["SSH_KEY"] + "\n"
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    platform |= dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines())
+    assert platform["ANSIBLE_PRIVATE_KEY_FILE"] == str(tmp_path / "key")
+    deploys_as_shown(checkout, lambda code: run("Plan", code), lambda code: run("Deploy", code))
+
+
+def test_the_pipeline_of_gitlab(checkout: Checkout, tmp_path: Path):
+    pipeline = yaml.safe_load(blocks("ci.md", "yaml")[1])
+    install, keys = pipeline["default"]["before_script"][:3], pipeline["default"]["before_script"][3:]
+    (comment,) = pipeline["comment"]["script"]
+    for line in (*install, comment):
+        checkout.run("bash", "-n", "-c", line)
+    files = {"MAGI_SSH_KEY": str(tmp_path / "key"), "MAGI_KNOWN_HOSTS": str(tmp_path / "known_hosts")}
+    (tmp_path / "key").touch(0o666)
+
+    def run(job: str, code: int) -> str:
+        return checkout.shell("\n".join([*keys, *pipeline[job]["script"]]), code, **files)
+
+    deploys_as_shown(checkout, lambda code: run("plan", code), lambda code: run("deploy", code))
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
+def deploys_as_shown(checkout: Checkout, plan: Callable[[int], str], deploy: Callable[[int], str]) -> None:
+    """Plan and deploy; then ask for a model that is nowhere, which --strict doesn't take for well."""
+    plan(0)
+    text = (checkout.folder / "plan.md").read_text()
+    assert "2 to change on 1 hosts" in text
+    for model in MODELS:
+        assert f"| `localhost` | `start` | `{model}` |" in text
+
+    assert "[5/5] Health check" in deploy(0)
+    report = json.loads((checkout.folder / "report.json").read_text())
+    assert all(ask(server["port"]) for server in report["servers"])
+    suite = ElementTree.parse(checkout.folder / "junit.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "0")
+    plan(0)
+    assert "0 to change on 1 hosts" in (checkout.folder / "plan.md").read_text()
+
+    profile = checkout.folder.parent / "profiles" / "production.yml"
+    profile.write_text(profile.read_text() + '  - "nowhere-*"\n')
+    assert "nowhere-*" in deploy(1)
+    assert "nowhere-*" in json.loads((checkout.folder / "report.json").read_text())["error"]["message"]
