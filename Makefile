@@ -16,7 +16,7 @@ export PATH := $(BIN):$(PATH)
 
 -include make.d/*.mk
 
-.PHONY: help prepare up down status pinned test unit e2e lint sanity docs clean
+.PHONY: help prepare up down status pinned test tests-here tests-on-hosts unit e2e lint sanity docs clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -66,11 +66,17 @@ pinned: $(VENV)/dev.stamp
 	MODEL_SCAN_PATH= ansible-playbook playbooks/prepare.yml -e llama_server_install_method=source \
 	  -e llama_server_path=$(HOME)/.cache/magi/llama.cpp/current/llama-server
 
-# Two at a time: the tests that share the hosts one after the other, the others beside them. Hosts and docker daemon are
-# brought up by the tests that need them, and whatever was not there before is gone after it.
+# Tests on this machine and tests on the hosts run beside each other. Those bring up hosts and docker daemon; what was not
+# there before is gone after it. (Not the variable MAKE: a dry run would run that line, and its trap.)
 test: lint sanity pinned ## Everything: lint, unit and end-to-end tests, a fleet in containers
 	molecule/hosts/hosts.py inventory &>/dev/null || trap 'molecule/hosts/hosts.py down --engine' EXIT
-	pytest tests -n 2 --dist loadgroup --durations 10
+	make --no-print-directory --jobs=2 --keep-going --output-sync=target tests-here tests-on-hosts
+
+tests-here:
+	pytest tests -m 'not fleet' --durations 10
+
+tests-on-hosts:
+	pytest tests -m fleet --durations 10
 
 unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
 	pytest -m 'not e2e and not fleet'

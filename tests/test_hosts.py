@@ -32,7 +32,7 @@ def test_it_says_so_in_one_sentence(without_docker):
 
 
 def test_tests_are_skipped_with_that_sentence(without_docker):
-    with pytest.raises(pytest.skip.Exception, match=r"no hosts to test on: hosts.py: .* can't be installed here"):
+    with pytest.raises(pytest.skip.Exception, match=r"no hosts to test on: hosts\.py: .* can't be installed here"):
         fleet.bring_up(3)
 
 

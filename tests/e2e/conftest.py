@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import urllib.request
@@ -19,9 +18,7 @@ from ..playbook import ROOT, Playing, Run, start
 CACHE = Path.home() / ".cache" / "magi"
 LLAMA_SERVER = CACHE / "llama.cpp" / "current" / "llama-server"
 MODELS = ROOT / "data" / "models"
-# Twenty ports for each of pytest's workers.
-_FIRST = 18080 + 20 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-PORTS = (_FIRST, _FIRST + 19)
+PORTS = (18080, 18099)
 
 
 @dataclass

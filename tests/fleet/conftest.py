@@ -177,10 +177,10 @@ def bring_up(count: int) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests share the hosts: with several workers, they go to one."""
+    """The first test brings the hosts up, which takes long where docker has to be installed and the image made."""
     for item in items:
         if item.get_closest_marker("fleet"):
-            item.add_marker(pytest.mark.xdist_group("fleet"))
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 @pytest.fixture(scope="session")
