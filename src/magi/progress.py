@@ -71,5 +71,5 @@ class Progress:
         if isinstance(actions, list):
             for item in actions:
                 name = item["instance"]
-                if name in host.instances and item["action"] in ("start", "restart"):
-                    host.instances[name] = FAILED if item["cause"] else RUNNING
+                if name in host.instances and item["action"] in ("start", "restart", "keep"):
+                    host.instances[name] = FAILED if item["cause"] else READY if item["ready"] else RUNNING

@@ -104,6 +104,9 @@ class ActionModule(ActionBase):
             )
         )
         result["launched"] = [item["instance"] for item in result.get("actions", ()) if item["launched"]]
+        result["waiting"] = [
+            item["instance"] for item in result.get("actions", ()) if item["launched"] and not item["ready"]
+        ]
         result["deadline"] = time.time() + int(arguments.get("max_startup_time") or 120)
         if result.get("failed") and task_vars:
             result["msg"] = f"Host {task_vars['inventory_hostname']}: {result.get('msg', 'no message')}"

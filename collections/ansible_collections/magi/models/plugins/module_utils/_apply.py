@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class Outcome:
     cause: str = ""
     detail: str = ""
     log: tuple[str, ...] = ()
+    ready: bool = False
+    """/health answers 200 already; the health check waits for the others."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,29 @@ def present(services: Services, job: Job, *, check_mode: bool) -> Result:
         return _present(services, job, check_mode=True)
     with exclusive(job.home, _worker(job)):
         check_generation(job.home, job.generation)
-        return _present(services, job, check_mode=False)
+        result = _present(services, job, check_mode=False)
+    return replace(result, outcomes=_first_look(result.outcomes, job))
+
+
+def _first_look(outcomes: Sequence[Outcome], job: Job, pause: float = 0.1) -> tuple[Outcome, ...]:
+    """Return the outcomes with what is ready by now, or becomes so within one readiness_check_interval: one look from
+    here at all instances spares the health check a module for each."""
+    waiting = {item.instance for item in outcomes if item.launched and item.instance in job.instances}
+    asked = sorted(waiting)
+    deadline = time.monotonic() + job.readiness_check_interval
+
+    def healthy(name: str) -> bool:
+        address, port = job.instances[name]["host"], job.instances[name]["port"]
+        return _probe.get(address, port, "/health")[0] == 200
+
+    with ThreadPoolExecutor(max(1, len(asked))) as pool:
+        while waiting:
+            names = sorted(waiting)
+            waiting -= {name for name, ready in zip(names, pool.map(healthy, names)) if ready}
+            if time.monotonic() > deadline:
+                break
+            time.sleep(pause if waiting else 0)
+    return tuple(replace(item, ready=item.instance in asked and item.instance not in waiting) for item in outcomes)
 
 
 def _worker(job: Job) -> Worker:

@@ -129,6 +129,10 @@ actions:
       description: What is wrong and the remedy.
       type: str
       returned: always
+    ready:
+      description: Whether C(/health) answered 200 within one readiness_check_interval.
+      type: bool
+      returned: always
     log:
       description: The last lines of an instance that failed.
       type: list
@@ -136,6 +140,11 @@ actions:
       returned: always
 launched:
   description: Names of the instances that run, whose readiness can be waited for.
+  returned: always
+  type: list
+  elements: str
+waiting:
+  description: Those of them that were not ready yet.
   returned: always
   type: list
   elements: str

@@ -40,11 +40,15 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
         return HostResult(name, trouble=problem)
     after = (seen.get("__model_server_after") or {}).get("host")
     results = (seen.get("__model_server_health") or {}).get("results") or []
+    actions = (seen.get("__model_server_applied") or {}).get("actions") or ()
     return HostResult(
         name,
         Plan.from_dict(planned),
-        (seen.get("__model_server_applied") or {}).get("actions") or (),
-        {item["item"]["name"]: int(item.get("status") or 0) for item in results if "item" in item},
+        actions,
+        {
+            **{item["instance"]: 200 for item in actions if item["ready"]},
+            **{item["item"]["name"]: int(item.get("status") or 0) for item in results if "item" in item},
+        },
         Host.from_dict(after) if after else None,
         int(seen["__model_server"]["max_startup_time"]),
         problem,

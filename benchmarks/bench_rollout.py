@@ -1,0 +1,221 @@
+#!/usr/bin/env python3
+"""A rollout against a plain role that does the same, against pings, by the number of hosts, and through magi.
+
+Everything runs in turn on the same hosts: containers that boot systemd and are reached by SSH, with real llama-servers
+and real models (molecule/hosts/hosts.py). Prints tables, writes results/rollout.json and the tables in README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+HOSTS = ROOT / "molecule" / "hosts" / "hosts.py"
+BUILDS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "magi" / "llama.cpp"
+TARGETS = {
+    "first rollout: plain ÷ ours": 2.5,
+    "ten pings ÷ unchanged": 1.0,
+}
+
+
+def llama_server() -> str:
+    """Return the newest build as the hosts have it mounted."""
+    newest = sorted(BUILDS.glob("[0-9]*/bin/llama-server"))[-1]
+    return f"/opt/llama.cpp/{newest.relative_to(BUILDS)}"
+
+
+def pss(root: int) -> int:
+    """Return the memory of a process and its descendants in bytes; shared pages count once (proc(5), smaps_rollup)."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+            except OSError:
+                continue
+    total, todo = 0, [root]
+    while todo:
+        pid = todo.pop()
+        todo += children.get(pid, [])
+        try:
+            found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+            total += int(found.group(1)) * 1024 if found else 0
+        except OSError:
+            continue
+    return total
+
+
+def run(*command: str, memory: bool = False) -> tuple[float, int]:
+    """Run a command to its end; return seconds, and the peak of its memory in bytes (0: not asked for)."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MODEL_", "MAGI_", "LLAMA_"))}
+    environment |= {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PYTHONPATH": str(ROOT / "src")}
+    begun = time.monotonic()
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        peak, done = 0, threading.Event()
+
+        def watch() -> None:
+            nonlocal peak
+            while not done.wait(0.2):
+                peak = max(peak, pss(process.pid))
+
+        watcher = threading.Thread(target=watch)
+        if memory:
+            watcher.start()
+        output = process.communicate()[0]
+        seconds = time.monotonic() - begun
+        done.set()
+        if memory:
+            watcher.join()
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{output.decode(errors='replace')[-3000:]}")
+    return seconds, peak
+
+
+class Fleet:
+    """The hosts, and the ways to deploy to them."""
+
+    def __init__(self, count: int, network: str, profile: str):
+        subprocess.run([str(HOSTS), "up", str(count), "--network", network], check=True)
+        self.inventory = subprocess.run(
+            [str(HOSTS), "inventory"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        values = {
+            "model_server_llama_server_path": llama_server(),
+            "plain_role_llama_server": llama_server(),
+            "model_server_readiness_check_interval": 1,
+            "profile": profile,
+            # The host's share of the cores, as the plan gives it to four instances.
+            "plain_role_threads": max(1, len(os.sched_getaffinity(0)) // 4),
+        }
+        self.values = ["-e", json.dumps(values)]
+
+    def play(self, playbook: str, *more: str, memory: bool = False) -> tuple[float, int]:
+        program = str(Path(sys.executable).with_name("ansible-playbook"))
+        return run(program, "-i", self.inventory, playbook, *self.values, *more, memory=memory)
+
+    def magi(self, *arguments: str) -> tuple[float, int]:
+        return run(sys.executable, "-m", "magi", *arguments, "-i", self.inventory, *self.values)
+
+
+def compare(fleet: Fleet, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each thing by name, all in turn, each round in another order."""
+    samples: dict[str, list[float]] = {}
+
+    def take(name: str, measure: Callable[[], tuple[float, int]]) -> None:
+        seconds = measure()[0]
+        samples.setdefault(name, []).append(seconds)
+        print(f"{name}: {seconds:.2f} s", file=sys.stderr)
+
+    def plain() -> None:
+        take("plain role, first rollout", lambda: fleet.play("benchmarks/plain.yml"))
+        take("plain role, unchanged", lambda: fleet.play("benchmarks/plain.yml"))
+        fleet.play("benchmarks/plain.yml", "-e", "plain_tasks=teardown")
+
+    def ours() -> None:
+        take("site.yml, first rollout", lambda: fleet.play("site.yml"))
+        take("site.yml, unchanged", lambda: fleet.play("site.yml"))
+        take("magi up, unchanged", lambda: fleet.magi("up"))
+        take("magi status", lambda: fleet.magi("status"))
+        fleet.play("playbooks/teardown.yml")
+
+    def pings() -> None:
+        take("ten pings", lambda: fleet.play("benchmarks/pings.yml"))
+        take("three pings", lambda: fleet.play("benchmarks/pings.yml", "--tags", "three"))
+
+    ways = [plain, ours, pings]
+    for number in range(rounds):
+        for way in ways[number % 3 :] + ways[: number % 3]:
+            way()
+    return samples
+
+
+def by_hosts(counts: Sequence[int], network: str) -> list[dict[str, Any]]:
+    """Return seconds and the controller's memory of rollouts of one instance, for each number of hosts."""
+    rows = []
+    for count in counts:
+        fleet = Fleet(count, network, "fast-only")
+        fleet.play("playbooks/teardown.yml")
+        first, memory = fleet.play("site.yml", memory=True)
+        again, _memory = fleet.play("site.yml")
+        fleet.play("playbooks/teardown.yml")
+        rows.append({"hosts": count, "first": first, "unchanged": again, "memory": memory})
+        print(rows[-1], file=sys.stderr)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--network", default="127.0.1", help="of the hosts (%(default)s)")
+    parser.add_argument("--by-hosts", type=int, nargs="*", default=[1, 4, 8, 16])
+    arguments = parser.parse_args()
+
+    load = os.getloadavg()[0]
+    samples = compare(Fleet(4, arguments.network, "development"), arguments.rounds)
+    medians = {name: statistics.median(values) for name, values in samples.items()}
+    ratios = {
+        "first rollout: plain ÷ ours": medians["plain role, first rollout"] / medians["site.yml, first rollout"],
+        "unchanged: plain ÷ ours": medians["plain role, unchanged"] / medians["site.yml, unchanged"],
+        "ten pings ÷ unchanged": medians["ten pings"] / medians["site.yml, unchanged"],
+        "magi up ÷ site.yml, unchanged": medians["magi up, unchanged"] / medians["site.yml, unchanged"],
+        "three pings ÷ magi status": medians["three pings"] / medians["magi status"],
+    }
+    rows = by_hosts(arguments.by_hosts, arguments.network)
+    result = {
+        "date": time.strftime("%Y-%m-%d"),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": load,
+        "rounds": arguments.rounds,
+        "medians": medians,
+        "ratios": ratios,
+        "samples": samples,
+        "by_hosts": rows,
+    }
+    (ROOT / "benchmarks" / "results" / "rollout.json").write_text(json.dumps(result, indent=2) + "\n")
+    lines = [
+        f"Measured {result['date']} on {result['cores']} cores, which controller, hosts and servers share, "
+        f"load {load:.1f} before. Medians of {arguments.rounds} runs of each in turn, 4 instances on each of 4 hosts.",
+        "",
+        "| | seconds |",
+        "|---|--:|",
+        *(f"| {name} | {seconds:.1f} |" for name, seconds in medians.items()),
+        "",
+        "| ratio | |",
+        "|---|--:|",
+        *(f"| {name} | {ratio:.2f} |" for name, ratio in ratios.items()),
+        "",
+        "One instance on each host; memory is the peak of ansible-playbook and its workers together.",
+        "",
+        "| hosts | first rollout (s) | unchanged (s) | controller's memory (MiB) |",
+        "|--:|--:|--:|--:|",
+        *(f"| {r['hosts']} | {r['first']:.1f} | {r['unchanged']:.1f} | {r['memory'] / 2**20:.0f} |" for r in rows),
+    ]
+    print("\n".join(lines))
+    readme = ROOT / "benchmarks" / "README.md"
+    section = "<!-- rollout -->\n" + "\n".join(lines) + "\n<!-- /rollout -->"
+    readme.write_text(
+        re.sub(r"<!-- rollout -->.*<!-- /rollout -->", lambda _m: section, readme.read_text(), flags=re.DOTALL)
+    )
+    missed = [
+        f"{name} is {ratios[name]:.2f}, not {target}" for name, target in TARGETS.items() if ratios[name] < target
+    ]
+    if missed:
+        sys.exit("; ".join(missed))
+
+
+if __name__ == "__main__":
+    main()
