@@ -112,10 +112,10 @@ def up(
     outcome = carry_out(output, run, verbs.up, f"magi up {profile or ''}".rstrip(), steps=True)
     if "servers" in outcome.document:
         output.people.print(tables.report(output.people, outcome.document))
-    if junit:
-        from magi.junit import junit_xml
+        if junit:
+            from magi.junit import junit_xml
 
-        _write(junit, junit_xml(outcome.document))
+            _write(junit, junit_xml(outcome.document))
     return finish(output, outcome)
 
 
