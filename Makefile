@@ -66,8 +66,11 @@ pinned: $(VENV)/dev.stamp
 	MODEL_SCAN_PATH= ansible-playbook playbooks/prepare.yml -e llama_server_install_method=source \
 	  -e llama_server_path=$(HOME)/.cache/magi/llama.cpp/current/llama-server
 
-test: lint sanity pinned ## Everything: lint, unit and end-to-end tests on the real thing
-	pytest tests -m 'not fleet'
+# Two at a time: the tests that share the hosts one after the other, the others beside them. Hosts and docker daemon are
+# brought up by the tests that need them, and whatever was not there before is gone after it.
+test: lint sanity pinned ## Everything: lint, unit and end-to-end tests, a fleet in containers
+	molecule/hosts/hosts.py inventory &>/dev/null || trap 'molecule/hosts/hosts.py down --engine' EXIT
+	pytest tests -n 2 --dist loadgroup --durations 10
 
 unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
 	pytest -m 'not e2e and not fleet'

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,15 +38,10 @@ RUN_BY = {
         "ansible-playbook -i inventories/example site.yml -e profile=production",
         "ansible-playbook -i inventories/example site.yml -e profile=production -e model_server_serial=1",
     },
-    "CI, which is make test, and contributors": {
-        "make test",
-        "make lint",
-        "make sanity",
-        "make unit",
-        "make e2e",
-        "make fleet",
-        "pre-commit install",
-    },
+    "CI": {"make test"},
+    "make test, as a part of it, which this file sees to": {"make lint", "make sanity"},
+    "make test, with other tests, which this file sees to": {"make unit", "make e2e", "make fleet"},
+    "this file": {"pre-commit install"},
 }
 
 
@@ -77,6 +76,36 @@ def test_the_settings_table_is_the_code_s():
 
     rows = re.findall(r"^\| `(\w+)`[^|]*\| (?:`(\w+)`)?", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE)
     assert dict(rows) == {PREFIX + setting.name: setting.environment or "" for setting in SETTINGS}
+
+
+def would_run(target: str) -> str:
+    """Return the commands of a target of the Makefile."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("part", ["lint", "sanity"])
+def test_make_test_has_these_parts(part: str):
+    last = would_run(part).splitlines()[-1]
+    assert last in would_run("test").splitlines()
+
+
+@pytest.mark.parametrize("target", ["unit", "e2e", "fleet"])
+def test_targets_select_tests(target: str):
+    *_before, command = would_run(target).splitlines()
+    program, *arguments = shlex.split(command)
+    assert program == "pytest"
+    collected = [sys.executable, "-m", program, *arguments, "--collect-only", "-q"]
+    done = subprocess.run(collected, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"[1-9]\d*(/\d+)? tests collected", done.stdout)
+
+
+def test_pre_commit_installs(tmp_path: Path):
+    subprocess.run(["git", "clone", "--quiet", "--no-checkout", str(ROOT), str(tmp_path / "clone")], check=True)
+    subprocess.run([Path(sys.executable).with_name("pre-commit"), "install"], cwd=tmp_path / "clone", check=True)
+    assert (tmp_path / "clone" / ".git" / "hooks" / "pre-commit").exists()
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("docs/*.svg")), ids=lambda path: path.name)

@@ -5,6 +5,9 @@
     hosts.py inventory       the path of their Ansible inventory
     hosts.py down [--engine] removes them, and with --engine stops the docker daemon that `up` started
 
+`up` starts a docker daemon where none answers, and with --install gets docker.io and debootstrap where they are missing
+(Debian, root). Exit status 3: docker can't be had here.
+
 The state (SSH key, known_hosts, inventory) is kept in MAGI_TESTBED (default: ~/.cache/magi/testbed/run);
 containers carry that folder's digest as a label, so two test beds on one machine never touch each other
 (give the second one --network 127.0.2).
@@ -59,6 +62,10 @@ class Trouble(Exception):
     """Something that the user has to know, in one sentence."""
 
 
+class NoDockerError(Trouble):
+    """There can be no hosts here, which is this machine's matter and not the tests'."""
+
+
 def run(*argv: str | Path, stdin: str | None = None, timeout: float | None = None) -> str:
     """Run a command; return its standard output, or raise Trouble with what it complained about."""
     try:
@@ -80,14 +87,32 @@ def succeeds(*argv: str) -> bool:
     return False
 
 
-def engine_up() -> None:
-    """See that a docker daemon answers; start one where that is ours to do."""
+def install(package: str) -> None:
+    """Install a Debian package; raise NoDockerError where that can't be done."""
+    if os.geteuid() or not shutil.which("apt-get"):
+        raise NoDockerError(
+            f"{package} can't be installed here, which takes root and apt-get: install it and try again"
+        )
+    say(f"installing {package}")
+    apt_get = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet")
+    try:
+        run(*apt_get, "update", timeout=300)
+        run(*apt_get, "install", "--yes", "--no-install-recommends", package, timeout=900)
+    except Trouble as trouble:
+        raise NoDockerError(f"{package} can't be installed: {trouble}") from None
+
+
+def engine_up(installs: bool) -> None:
+    """See that a docker daemon answers; start one where that is ours to do. A client alone (docker without dockerd) is
+    none. Raises NoDockerError."""
     if succeeds("docker", "info"):
         return
+    if installs and platform.system() == "Linux" and not shutil.which("dockerd"):
+        install("docker.io")
     if not shutil.which("docker"):
-        raise Trouble("docker is not installed: install it (Debian: apt-get install docker.io) and try again")
+        raise NoDockerError("docker is not installed: install it (Debian: apt-get install docker.io) and try again")
     if platform.system() != "Linux" or os.geteuid() or not shutil.which("dockerd"):
-        raise Trouble("no docker daemon answers, and only root on Linux can start one here: start docker")
+        raise NoDockerError("no docker daemon answers, and only root on Linux can start one here: start docker")
     log = ENGINE_PID.with_suffix(".log")
     with log.open("ab") as out:
         daemon = subprocess.Popen([shutil.which("dockerd")], stdout=out, stderr=out, start_new_session=True)
@@ -95,7 +120,7 @@ def engine_up() -> None:
     deadline = time.monotonic() + 60
     while not succeeds("docker", "info"):
         if daemon.poll() is not None or time.monotonic() > deadline:
-            raise Trouble(f"the docker daemon does not come up: see {log}")
+            raise NoDockerError(f"the docker daemon does not come up: see {log}")
         time.sleep(0.1)
 
 
@@ -108,8 +133,11 @@ def started(pid: int) -> int:
 
 
 def engine_down() -> None:
-    """Stop the docker daemon that `up` started, if it is still that one."""
+    """Stop the docker daemon that `up` started, if it is still that one, and nobody else's containers run on it."""
     if not ENGINE_PID.exists():
+        return
+    if succeeds("docker", "info") and run("docker", "ps", "--quiet"):
+        say("the docker daemon is left running: others have containers on it")
         return
     pid, start = map(int, ENGINE_PID.read_text().split())
     if started(pid) == start:
@@ -122,7 +150,7 @@ def engine_down() -> None:
     ENGINE_PID.unlink()
 
 
-def base_image() -> None:
+def base_image(installs: bool) -> None:
     """Get debian:12: it is there, or it can be pulled, or debootstrap makes it (kept as a tarball)."""
     if succeeds("docker", "image", "inspect", BASE_IMAGE):
         return
@@ -133,8 +161,10 @@ def base_image() -> None:
             return
         except Trouble as pull:
             say(f"{BASE_IMAGE} can't be pulled, making it with debootstrap")
+            if installs and not shutil.which("debootstrap"):
+                install("debootstrap")
             if os.geteuid() or not shutil.which("debootstrap"):
-                raise Trouble(f"{pull}; the other way is debootstrap, installed and run by root") from None
+                raise NoDockerError(f"{pull}; the other way is debootstrap, installed and run by root") from None
         mirrors = run(
             "apt-get", "indextargets", "--format", "$(REPO_URI)",
             "Identifier: Packages", "Origin: Debian", "Codename: bookworm", "Component: main",
@@ -149,11 +179,11 @@ def base_image() -> None:
     run("docker", "import", tarball, BASE_IMAGE)
 
 
-def host_image() -> str:
+def host_image(installs: bool) -> str:
     """Build the image of a host, once per content of the Dockerfile."""
     tag = f"magi-testbed:{hashlib.sha256(DOCKERFILE.read_bytes()).hexdigest()[:12]}"
     if not succeeds("docker", "image", "inspect", tag):
-        base_image()
+        base_image(installs)
         say(f"building {tag}")
         run("docker", "build", "--quiet", "--tag", tag, "-", stdin=DOCKERFILE.read_text(), timeout=900)
     return tag
@@ -260,10 +290,10 @@ def inventory(hosts: dict[str, dict]) -> str:
     return json.dumps({"model_servers": group}, indent=2) + "\n"
 
 
-def up(count: int | None, network: str, models: Path, llama: Path) -> None:
+def up(count: int | None, network: str, models: Path, llama: Path, installs: bool) -> None:
     """Bring up exactly `count` hosts; those that are as wanted already are left alone."""
-    engine_up()
-    image = host_image()
+    engine_up(installs)
+    image = host_image(installs)
     have = containers()
     count = count or len(have) or 3
     if not 1 <= count <= MAX_HOSTS:
@@ -311,6 +341,7 @@ def main() -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("up", help="bring the hosts up")
     verb.add_argument("count", nargs="?", type=int, metavar="N")
+    verb.add_argument("--install", action="store_true", help="install docker.io and debootstrap where missing")
     verb.add_argument("--network", default="127.0.1", help="the hosts are NETWORK.1, .2 … (%(default)s)")
     verb.add_argument("--models", type=Path, default=CACHE / "models", help="as /models (%(default)s)")
     verb.add_argument("--llama", type=Path, default=CACHE / "llama.cpp", help="as /opt/llama.cpp (%(default)s)")
@@ -326,7 +357,7 @@ def main() -> int:
         with (RUN / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # two at once would take the same addresses
             if options.verb == "up":
-                up(options.count, options.network, options.models, options.llama)
+                up(options.count, options.network, options.models, options.llama, options.install)
                 say(f"hosts are up after {time.monotonic() - begin:.1f} s: {RUN / 'inventory.yml'}")
             elif options.verb == "down":
                 if succeeds("docker", "info"):
@@ -341,7 +372,7 @@ def main() -> int:
                 print(RUN / "inventory.yml")
     except Trouble as trouble:
         say(f"hosts.py: {trouble}")
-        return 1
+        return 3 if isinstance(trouble, NoDockerError) else 1
     return 0
 
 

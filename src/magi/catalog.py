@@ -13,12 +13,10 @@ from ansible_collections.magi.models.plugins.module_utils._host import Binary
 from ansible_collections.magi.models.plugins.module_utils._registry import RegistryError
 from ansible_collections.magi.models.plugins.module_utils._registry import load as load_registry
 
+from magi.errors import UsageError
+
 SCHEMA = 1
 MODE = 0o600  # paths and names of models are nobody else's business
-
-
-class CatalogError(ValueError):
-    """There is nothing to work from; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def save(path: Path, hosts: Mapping[str, Known]) -> None:
 
 
 def from_registry(path: Path) -> dict[str, Known]:
-    """Return what a registry file knows, as of one host named after it. Raises CatalogError."""
+    """Return what a registry file knows, as of one host named after it. Raises UsageError."""
     try:
         registry = load_registry(str(path))
     except RegistryError as error:
@@ -93,5 +91,5 @@ def from_registry(path: Path) -> dict[str, Known]:
             "unreadable": "can't be read",
             "schema": "is of a newer schema",
         }.get(error.code, "is not a registry, or is corrupt")
-        raise CatalogError(f"The registry {path} {why}; name another with --registry, or run magi discover.") from None
+        raise UsageError(f"The registry {path} {why}; name another with --registry, or run magi discover.") from None
     return {path.name: Known(path.name, tuple(registry.models), tuple(registry.rejected))}

@@ -78,9 +78,11 @@ def collect(names: Iterable[str], results: Iterable[tuple[str, str, Mapping[str,
             host = replace(host, registry=result, warnings=missing)
         elif "host" in result:
             host = replace(host, host=Host.from_dict(result["host"]))
-        elif "ansible_python_version" in result.get("ansible_facts", {}):
+        elif "ansible_python" in result.get("ansible_facts", {}):
             facts = result["ansible_facts"]
-            host = replace(host, python=facts["ansible_python_version"], uid=facts.get("ansible_effective_user_id"))
+            version = facts["ansible_python"]["version"]
+            python = _dotted([version[part] for part in ("major", "minor", "micro")])
+            host = replace(host, python=python, uid=facts.get("ansible_effective_user_id"))
         found[name] = host
     return found
 
@@ -184,9 +186,13 @@ def _readable(examined: Examined, host: Host, _profile: Profile | None) -> _Foun
     models, rejected = examined.registry["models"], examined.registry["rejected"]
     folders = ", ".join(examined.registry["scan_paths"])
     if models and not host.unreadable:
-        yield OK, "models", f"{len(models)} models in {folders}, which the servers may read"
+        yield OK, "models", f"models in {folders}: {len(models)}, all of which the servers may read"
     if rejected:
-        yield WARNING, "models", f"{len(rejected)} files in {folders} can't be served; magi discover says why for each."
+        yield (
+            WARNING,
+            "models",
+            f"files in {folders} that can't be served: {len(rejected)}; magi discover says why for each.",
+        )
 
 
 def _obstacle(item: Unreadable, manager: str) -> str:
@@ -216,7 +222,7 @@ def _ports(examined: Examined, host: Host, _profile: Profile | None) -> _Found:
         )
     ours = {item.port for item in host.instances if item.port}
     free = sum(port not in taken and port not in ours for port in range(first, last + 1))
-    yield OK, "ports", f"{free} of the ports {first} to {last} are free, {len(ours)} are those of instances"
+    yield OK, "ports", f"free ports from {first} to {last}: {free}; held by instances: {len(ours)}"
 
 
 def _memory(examined: Examined, host: Host, profile: Profile | None) -> _Found:
@@ -281,4 +287,4 @@ def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Fou
         return
     for warning in (*plan.degraded, *plan.warnings):
         yield WARNING, "plan", warning
-    yield OK, "plan", f"profile {profile.name} comes to {len(plan.instances)} instances"
+    yield OK, "plan", f"instances that profile {profile.name} comes to: {len(plan.instances)}"

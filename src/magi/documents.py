@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from magi.errors import UsageError
+
 Where = tuple[Any, ...]
 """Keys and indexes (from 0) that lead to a part from the top of a document."""
 
@@ -27,7 +29,7 @@ class Remark:
         return f"{self.path}, line {self.line}: {self.message}" if self.line else f"{self.path}: {self.message}"
 
 
-class DocumentError(ValueError):
+class DocumentError(UsageError):
     """A file can't be read; ``remark`` says which, on which line, and why."""
 
     def __init__(self, remark: Remark) -> None:

@@ -112,7 +112,14 @@ class Run:
 
     @property
     def failures(self) -> list[Event]:
-        return [item for item in self.events if item.kind == "failed" and not item.ignored]
+        """The failures that ended a host's run: neither ignored nor rescued."""
+        stats = next((item.result for item in self.events if item.kind == "stats"), None)
+        ended = stats.get("failures", {}) if stats is not None else None
+        return [
+            item
+            for item in self.events
+            if item.kind == "failed" and not item.ignored and (ended is None or item.host in ended)
+        ]
 
     @property
     def no_hosts(self) -> bool:
@@ -121,7 +128,7 @@ class Run:
 
 def said(result: Mapping[str, Any]) -> str:
     """Return a task's message in one line."""
-    return " ".join(str(result.get("msg") or "it did not say why").split())
+    return " ".join(str(result.get("msg") or "it did not say why").split()).removeprefix("Task failed: ")
 
 
 def complaints(events: Iterable[Event]) -> list[str]:

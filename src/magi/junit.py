@@ -13,6 +13,12 @@ def _text(value: Any) -> str:
     return re.sub(r"[^\t\n\x20-\ud7ff\ue000-\ufffd]", "?", str(value))
 
 
+def failed_report(profile: str | None, problem: str) -> dict[str, Any]:
+    """Return the report of a run that ended before there was one."""
+    failed = [{"host": "magi", "instance": None, "cause": "failed", "detail": problem}]
+    return {"servers": [], "summary": {"profile": profile or "", "failed": failed}}
+
+
 def junit_xml(report: Mapping[str, Any]) -> str:
     """Return the document; a server or host that is not well is a failure with its cause and last log lines."""
     failed = {(item["host"], item["instance"]): item for item in report["summary"]["failed"]}

@@ -18,13 +18,14 @@ from ansible_collections.magi.models.plugins.module_utils._model import slug, st
 
 from magi.catalog import Known
 from magi.documents import Document, Remark, load
+from magi.errors import UsageError
 from magi.profiles import scalar
 
 # A tier in the words of people: Q2 in "Q2", "Q2_K", "IQ2_XS" and "Q2_FAST_1".
 _TIER = re.compile(r"(?:^|[^A-Za-z0-9])I?(Q[1-8]|B?F16|F32)(?![A-Za-z0-9])", re.IGNORECASE)
 
 
-class MigrationError(ValueError):
+class MigrationError(UsageError):
     """A legacy configuration can't be used; the message names the file, the line and the remedy."""
 
 

@@ -22,12 +22,9 @@ from ansible_collections.magi.models.plugins.module_utils._profile import Profil
 
 from magi.catalog import Known
 from magi.documents import Document, DocumentError, Remark, load
+from magi.errors import ProfileError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-class ProfilesError(ValueError):
-    """A profile can't be found, used or written; the message is one sentence that names it and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +42,19 @@ class Checked:
 
 
 def files(folder: Path) -> list[Path]:
-    """Return the files of the profiles in ``folder``, sorted by name. Raises ProfilesError without such a folder."""
+    """Return the files of the profiles in ``folder``, sorted by name. Raises ProfileError without such a folder."""
     if not folder.is_dir():
-        raise ProfilesError(f"There is no folder {folder}; set model_server_profiles_dir to that of your profiles.")
+        raise ProfileError(f"There is no folder {folder}; set model_server_profiles_dir to that of your profiles.")
     return sorted(folder.glob("*.yml"))
 
 
 def find(folder: Path, given: str) -> Path:
-    """Return the file of a profile that is given by name or by path. Raises ProfilesError."""
+    """Return the file of a profile that is given by name or by path. Raises ProfileError."""
     path = Path(given) if "/" in given or given.endswith((".yml", ".yaml")) else folder / f"{given}.yml"
     if path.is_file():
         return path
     there = ", ".join(item.stem for item in files(folder)) or "none"
-    raise ProfilesError(f"Profile {given} not found: there is no {path}. Profiles in {folder}: {there}.")
+    raise ProfileError(f"Profile {given} not found: there is no {path}. Profiles in {folder}: {there}.")
 
 
 def check(path: Path, hosts: Iterable[Known] = ()) -> Checked:
@@ -96,12 +93,12 @@ def _unknown_options(
 
 
 def load_profile(path: Path) -> Profile:
-    """Return the profile of a file. Raises ProfilesError with the first that is wrong, and how much more is."""
+    """Return the profile of a file. Raises ProfileError with the first that is wrong, and how much more is."""
     checked = check(path)
     if checked.profile:
         return checked.profile
     more = len(checked.remarks) - 1
-    raise ProfilesError(f"{checked.remarks[0]}" + (f" ({more} more: magi profile validate {path})" if more else ""))
+    raise ProfileError(f"{checked.remarks[0]}" + (f" ({more} more: magi profile validate {path})" if more else ""))
 
 
 # ---- what a profile comes to ------------------------------------------------------------------------
@@ -134,7 +131,7 @@ class Resolution:
 def resolve(profile: Profile, host: Known) -> Resolution:
     """Return what ``profile`` enables on ``host`` and with which options: profile < host < entry.
 
-    Raises ProfilesError for an option that the host's llama-server does not take.
+    Raises ProfileError for an option that the host's llama-server does not take.
     """
     try:
         wanted, missing = enabled(profile, host.models, host.rejected, host.name)
@@ -143,7 +140,7 @@ def resolve(profile: Profile, host: Known) -> Resolution:
             for item in wanted
         )
     except (PlanError, InstanceError) as error:
-        raise ProfilesError(f"Host {host.name}: {error}") from None
+        raise ProfileError(f"Host {host.name}: {error}") from None
     return Resolution(host.name, instances, tuple(missing), host.binary.version if host.binary else None)
 
 
@@ -174,16 +171,16 @@ def scalar(text: str) -> str:
 def draft(name: str, hosts: Sequence[Known]) -> str:
     """Return the text of a profile that enables every model of ``hosts``, with comments that say what else it can.
 
-    Depends on nothing but its arguments. Raises ProfilesError for a name that can't be one, and without models.
+    Depends on nothing but its arguments. Raises ProfileError for a name that can't be one, and without models.
     """
     if not _NAME.fullmatch(name):
-        raise ProfilesError(f"A profile's name has letters, digits, '.', '_' and '-', unlike {name!a}.")
+        raise ProfileError(f"A profile's name has letters, digits, '.', '_' and '-', unlike {name!a}.")
     models: dict[tuple[str, str], tuple[Mapping[str, Any], list[str]]] = {}
     for host in sorted(hosts, key=lambda host: host.name):
         for model in host.models:
             models.setdefault((model["tier"], model["id"]), (model, []))[1].append(host.name)
     if not models:
-        raise ProfilesError("No model is known: run magi discover, or name a registry with --registry.")
+        raise ProfileError("No model is known: run magi discover, or name a registry with --registry.")
     lines = [
         f"# Every model of {', '.join(sorted(host.name for host in hosts))}. Remove what shall not be served.",
         f"name: {scalar(name)}",
@@ -214,10 +211,10 @@ def draft(name: str, hosts: Sequence[Known]) -> str:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a profile that is not there yet, whole or not at all. Raises ProfilesError."""
+    """Write a profile that is not there yet, whole or not at all. Raises ProfileError."""
     try:
         write_atomic(path, text.encode(), 0o644, replace=False)
     except FileWriteError as error:
         if error.errno == errno.EEXIST:
-            raise ProfilesError(f"{path} exists and stays as it is; give another name, or remove it.") from None
-        raise ProfilesError(str(error)) from None
+            raise ProfileError(f"{path} exists and stays as it is; give another name, or remove it.") from None
+        raise ProfileError(str(error)) from None

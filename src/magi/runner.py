@@ -22,6 +22,7 @@ from magi.project import Project
 
 KEEP = 20
 """Run folders that are kept."""
+AT_WORK = "at-work"
 GRACE = 10
 """Seconds that Ansible has to end by itself when a run is stopped."""
 MARK = "MAGI_RUN"
@@ -61,24 +62,36 @@ def command_line(playbook: Path, options: Options, variables: Mapping[str, Any])
 
 
 def state_folder() -> Path:
-    """Return where magi keeps its runs (XDG base directories)."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "magi"
+    """Return where magi keeps what it remembers (XDG base directories), made for its user alone. Raises OSError."""
+    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "magi"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 def _new_folder(name: str) -> Path:
     """Make the folder of a run, for its user alone, and remove all but the last runs. Raises UsageError."""
-    runs = state_folder() / "runs"
     try:
-        runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        runs = state_folder() / "runs"
+        runs.mkdir(mode=0o700, exist_ok=True)
+        finished = sorted(path for path in runs.iterdir() if path.is_dir() and not _at_work(path))
+        for old in finished[: 1 - KEEP]:
+            shutil.rmtree(old, ignore_errors=True)
         folder = runs / f"{time.strftime('%Y%m%dT%H%M%S')}-{name}-{uuid.uuid4().hex[:6]}"
         folder.mkdir(mode=0o700)
-        finished = sorted(path for path in runs.iterdir() if path.is_dir() and not (path / "at-work").exists())
-        for old in finished[:-KEEP]:
-            shutil.rmtree(old, ignore_errors=True)
-        (folder / "at-work").touch()
+        (folder / AT_WORK).write_text(str(os.getpid()))
     except OSError as error:
-        raise UsageError(f"{runs} can't be written ({error.strerror}): free it, or set XDG_STATE_HOME.") from None
+        what = f"{error.filename} can't be written ({error.strerror})"
+        raise UsageError(f"{what}: free it, or set XDG_STATE_HOME to another folder.") from None
     return folder
+
+
+def _at_work(folder: Path) -> bool:
+    """Whether the run of a folder goes on: a killed one left the file, and no process."""
+    try:
+        os.kill(int((folder / AT_WORK).read_text()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 class _Withheld(dict):
@@ -158,7 +171,7 @@ def run(
             for name in ("artifacts", "project"):
                 with contextlib.suppress(OSError):
                     (folder / name).rmdir()
-            (folder / "at-work").unlink(missing_ok=True)
+            (folder / AT_WORK).unlink(missing_ok=True)
     if raised:
         raise raised[0]
     rc = runner.rc if isinstance(runner.rc, int) else None

@@ -16,6 +16,7 @@ from magi.events import Event, Run
 from magi.project import Project, find_project
 from magi.runner import Options, run
 from magi.verdict import Outcome, checked
+from magi.workbench import remember
 
 # The strictest rule of those that names of profiles, models and instances go by (_settings, _model).
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -29,13 +30,17 @@ def slug(what: str, text: str) -> str:
 
 
 def dotenv(folder: Path | None = None) -> dict[str, str]:
-    """Return what ``.env`` in the working directory sets, and the real environment does not."""
+    """Return what ``.env`` in the working directory sets, and the real environment does not. Raises UsageError."""
     path = (folder or Path.cwd()) / ".env"
     if not path.is_file():
         return {}
     from dotenv import dotenv_values
 
-    return {key: value for key, value in dotenv_values(path).items() if value is not None and key not in os.environ}
+    try:
+        values = dotenv_values(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} can't be read ({error}): correct it, or remove it.") from None
+    return {key: value for key, value in values.items() if value is not None and key not in os.environ}
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,9 @@ class Session:
             **(variables or {}),
         }
         done = run(self.project, playbook, self.options, ours, on_event=self.on_event, stop=self.stop)
-        return checked(done, self.options.inventory, self.options.limit)
+        done = checked(done, self.options.inventory, self.options.limit)
+        remember(self.project, self.options, done)
+        return done
 
 
 def _inventory(given: str) -> str:

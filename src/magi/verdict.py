@@ -35,12 +35,14 @@ def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None) -
     where = f"; all that Ansible said is in {run.output}" if run.output else ""
     if run.no_hosts:
         said_by_ansible = " ".join(complaints(run.events)[:2])
-        if run.rc:
+        if run.rc and "no hosts to target" not in said_by_ansible:
             raise UsageError(f"Ansible could not begin: {said_by_ansible or f'exit status {run.rc}'}{where}.")
+        unread = next((line for line in complaints(run.events) if "parse" in line.lower()), "")
+        if unread:
+            raise UsageError(f"The inventory can't be read: {unread}; correct it, or give another with -i.")
         hosts = f"inventory {', '.join(inventory)}" if inventory else "the inventory of ansible.cfg"
         limited = f" within --limit {limit}" if limit else ""
-        hint = f" Ansible says: {said_by_ansible}" if said_by_ansible else ""
-        raise UsageError(f"No host to work on: {hosts} has none in the group model_servers{limited}.{hint}")
+        raise UsageError(f"No host to work on: {hosts} has none in the group model_servers{limited}.")
     for failure in run.failures:
         if failure.action in _USAGE:
             raise _USAGE[failure.action](said(failure.result))

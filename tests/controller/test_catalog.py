@@ -10,7 +10,8 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._registry import Registry
 from ansible_collections.magi.models.plugins.module_utils._registry import save as save_registry
 
-from magi.catalog import CatalogError, Known, from_registry, learn, load, save
+from magi.catalog import Known, from_registry, learn, load, save
+from magi.errors import UsageError
 
 from .known import BINARY, Q2, Q3, host
 
@@ -51,8 +52,8 @@ def test_a_registry_file_is_a_host_of_its_own(tmp_path):
 
 def test_a_registry_that_can_t_be_used_is_one_sentence(tmp_path):
     path = tmp_path / "registry.json"
-    with pytest.raises(CatalogError, match=r"registry\.json does not exist; name another with --registry"):
+    with pytest.raises(UsageError, match=r"registry\.json does not exist; name another with --registry"):
         from_registry(path)
     path.write_text("{}")
-    with pytest.raises(CatalogError, match="is not a registry, or is corrupt"):
+    with pytest.raises(UsageError, match="is not a registry, or is corrupt"):
         from_registry(path)

@@ -108,7 +108,7 @@ def running(**more):
             examined(registry={**REGISTRY, "rejected": [{"id": "x", "reason": "broken"}]}),
             WARNING,
             "models",
-            "1 files in /models can't be served; magi discover says why",
+            "files in /models that can't be served: 1; magi discover says why",
         ),
         (
             examined(listeners=(Listener("127.0.0.1", 8081, 42, "nginx"),)),
@@ -221,7 +221,16 @@ def test_collecting_from_the_results_of_a_run():
         ["gpu1", "gpu2", "gpu3"],
         [
             ("gpu1", "ok", {"settings": SETTINGS, "origins": {}}),
-            ("gpu1", "ok", {"ansible_facts": {"ansible_python_version": "3.11.2", "ansible_effective_user_id": 0}}),
+            (
+                "gpu1",
+                "ok",
+                {
+                    "ansible_facts": {
+                        "ansible_python": {"version": {"major": 3, "minor": 11, "micro": 2}},
+                        "ansible_effective_user_id": 0,
+                    }
+                },
+            ),
             ("gpu1", "ok", {**REGISTRY, "warnings": ["There is no registry at /x yet", "The folder /y is missing"]}),
             ("gpu1", "ok", {"host": HOST.to_dict()}),
             ("gpu2", "unreachable", {"msg": "no\n route"}),

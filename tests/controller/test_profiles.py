@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from magi import profiles
-from magi.profiles import ProfilesError, Resolved
+from magi.errors import ProfileError
+from magi.profiles import Resolved
 
 from .known import BINARY, Q2, Q3, Q4, ROOT, host
 
@@ -82,15 +83,15 @@ def test_options_are_not_checked_without_a_build(write):
 def test_finding_by_name_and_by_path(write, tmp_path):
     path = write(GOOD)
     assert profiles.find(tmp_path, "p") == profiles.find(tmp_path / "none", str(path)) == path
-    with pytest.raises(ProfilesError, match=r"Profile q not found: there is no .*/q\.yml\. Profiles in .*: p\."):
+    with pytest.raises(ProfileError, match=r"Profile q not found: there is no .*/q\.yml\. Profiles in .*: p\."):
         profiles.find(tmp_path, "q")
-    with pytest.raises(ProfilesError, match=r"There is no folder .*; set model_server_profiles_dir"):
+    with pytest.raises(ProfileError, match=r"There is no folder .*; set model_server_profiles_dir"):
         profiles.find(tmp_path / "none", "q")
 
 
 def test_loading_says_the_first_problem_and_how_many_more(write):
     with pytest.raises(
-        ProfilesError, match=r"p\.yml, line 1: unknown key .* \(1 more: magi profile validate .*p\.yml\)"
+        ProfileError, match=r"p\.yml, line 1: unknown key .* \(1 more: magi profile validate .*p\.yml\)"
     ):
         profiles.load_profile(write("x: 1\nenabled_models: [7]\n"))
 
@@ -122,7 +123,7 @@ def test_without_a_build_options_stand_as_given(write):
 
 def test_an_option_that_the_host_s_build_does_not_take(write):
     profile = profiles.load_profile(write(GOOD + "options: {ctx_sise: 1}\n"))
-    with pytest.raises(ProfilesError, match=r"Host gpu1: Profile p, options: .* did you mean ctx_size\?"):
+    with pytest.raises(ProfileError, match=r"Host gpu1: Profile p, options: .* did you mean ctx_size\?"):
         profiles.resolve(profile, host(binary=BINARY))
 
 
@@ -167,7 +168,7 @@ def test_hostile_names_stay_in_their_comment(tmp_path):
 def test_nothing_is_overwritten(tmp_path):
     path = tmp_path / "mine.yml"
     path.write_text("mine")
-    with pytest.raises(ProfilesError, match=r"mine\.yml exists and stays as it is"):
+    with pytest.raises(ProfileError, match=r"mine\.yml exists and stays as it is"):
         profiles.write_new(path, "other")
     assert path.read_text() == "mine"
 
@@ -176,5 +177,5 @@ def test_nothing_is_overwritten(tmp_path):
     ("name", "hosts", "said"), [("a b", [host()], "name has letters"), ("a", [], "No model is known")]
 )
 def test_no_profile_from_nothing(name, hosts, said):
-    with pytest.raises(ProfilesError, match=said):
+    with pytest.raises(ProfileError, match=said):
         profiles.draft(name, hosts)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
 import urllib.request
 from dataclasses import dataclass, field
@@ -16,28 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from ..playbook import ROOT, Playing, Run, start
+
 CACHE = Path.home() / ".cache" / "magi"
 LLAMA_SERVER = CACHE / "llama.cpp" / "current" / "llama-server"
 MODELS = ROOT / "data" / "models"
-PORTS = (18080, 18099)
-
-
-@dataclass
-class Run:
-    """What a run of ansible-playbook printed and how it ended."""
-
-    code: int
-    output: str
-
-    @property
-    def changed(self) -> int:
-        return sum(int(n) for n in re.findall(r"changed=(\d+)", self.output))
-
-    @property
-    def text(self) -> str:
-        """The output with its line breaks folded, for sentences that Ansible wrapped."""
-        return re.sub(r"\s+", " ", self.output)
+# Twenty ports for each of pytest's workers.
+_FIRST = 18080 + 20 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+PORTS = (_FIRST, _FIRST + 19)
 
 
 @dataclass
@@ -74,58 +58,40 @@ class Deployment:
         path = self.folder / "profiles" / f"{name}.yml"
         path.write_text(yaml.safe_dump({"name": name, "enabled_models": list(entries), **more}))
 
-    def inventory(self) -> Path:
-        """Write the inventory and return its path."""
-        inventory = {
-            "model_servers": {
-                "hosts": self.hosts,
-                "vars": {
-                    "ansible_connection": "local",
-                    "ansible_python_interpreter": sys.executable,
-                    "model_server_manager": "supervisor",
-                    "model_server_supervisord_path": str(Path(sys.executable).with_name("supervisord")),
-                    "model_server_home": str(self.home),
-                    "model_server_profiles_dir": str(self.folder / "profiles"),
-                    "model_server_scan_paths": [str(self.models)],
-                    "model_server_registry_path": str(self.registry),
-                    "model_server_report_path": str(self.folder / "report.json"),
-                    "model_server_llama_server_path": str(LLAMA_SERVER),
-                    "model_server_port_range": list(PORTS),
-                    "model_server_stop_timeout": 5,
-                    **self.variables,
-                },
-            }
+    @property
+    def group(self) -> dict[str, Any]:
+        """The group model_servers of the inventory."""
+        return {
+            "hosts": self.hosts,
+            "vars": {
+                "ansible_connection": "local",
+                "ansible_python_interpreter": sys.executable,
+                "model_server_manager": "supervisor",
+                "model_server_supervisord_path": str(Path(sys.executable).with_name("supervisord")),
+                "model_server_home": str(self.home),
+                "model_server_profiles_dir": str(self.folder / "profiles"),
+                "model_server_scan_paths": [str(self.models)],
+                "model_server_registry_path": str(self.registry),
+                "model_server_report_path": str(self.folder / "report.json"),
+                "model_server_llama_server_path": str(LLAMA_SERVER),
+                "model_server_port_range": list(PORTS),
+                "model_server_stop_timeout": 5,
+                **self.variables,
+            },
         }
+
+    def inventory(self) -> Path:
+        """Write the inventory to a file of its own and return its path."""
         path = self.folder / "inventory.yml"
-        path.write_text(json.dumps(inventory))
+        path.write_text(json.dumps({"model_servers": self.group}))
         return path
 
-    def play(self, playbook: str = "site", *arguments: str, profile: str | None = None, **extra: Any) -> Run:
-        name = ROOT / ("site.yml" if playbook == "site" else f"playbooks/{playbook}.yml")
+    def start(self, playbook: str = "site", *arguments: str, profile: str | None = None, **extra: Any) -> Playing:
         given = {**({"profile": profile} if profile else {}), **extra}
-        environment = {
-            key: value for key, value in os.environ.items() if not key.startswith(("MODEL_", "MAGI_", "LLAMA_"))
-        }
-        result = subprocess.run(
-            [
-                str(Path(sys.executable).with_name("ansible-playbook")),
-                "-i",
-                str(self.inventory()),
-                str(name),
-                *(["-e", json.dumps(given)] if given else []),
-                *arguments,
-            ],
-            cwd=ROOT,
-            env={**environment, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "COLUMNS": "500", **self.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert "Traceback" not in result.stdout, result.stdout
-        return Run(result.returncode, result.stdout)
+        return start(self.folder, self.group, playbook, *arguments, environment=self.environment, **given)
+
+    def play(self, *arguments: str, **extra: Any) -> Run:
+        return self.start(*arguments, **extra).finish()
 
     def report(self) -> dict[str, Any]:
         return json.loads((self.folder / "report.json").read_text())
@@ -175,5 +141,6 @@ def deployment(tmp_path: Path):
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
     yield value
     value.environment = {}
-    run = value.play("teardown")
-    assert run.code == 0, run.output
+    if value.home.exists():
+        run = value.play("teardown")
+        assert run.code == 0, run.output

@@ -222,3 +222,5 @@ def deploys_as_shown(checkout: Checkout, plan: Callable[[int], str], deploy: Cal
     profile.write_text(profile.read_text() + '  - "nowhere-*"\n')
     assert "nowhere-*" in deploy(1)
     assert "nowhere-*" in json.loads((checkout.folder / "report.json").read_text())["error"]["message"]
+    (failure,) = ElementTree.parse(checkout.folder / "junit.xml").getroot().iter("failure")
+    assert "nowhere-*" in failure.get("message")

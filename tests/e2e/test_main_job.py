@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from .conftest import PORTS, Deployment, alive, ask, environment_of
+from .. import hostile
+from .conftest import MODELS, PORTS, ROOT, Deployment, alive, ask, environment_of
 
 pytestmark = pytest.mark.e2e
 
@@ -166,23 +167,21 @@ def test_instances_share_the_cores_and_nothing_of_the_caller_s_environment(deplo
     assert "canary" not in "".join(map(str, deployment.tree().values()))
 
 
-NAMES = [
-    "two words.Q2_K.gguf",
-    'it\'s "quoted";rm -rf $HOME `id` %n %(x)s #.Q3_K_M.gguf',
-    "-leading \\ and 🐫\nnewline.Q4_K_M.gguf",
-    "{{ lookup('pipe','touch owned') }}.Q4_1.gguf",
-]
-
-
-def test_hostile_file_names_are_served_from_the_exact_path(deployment: Deployment):
-    paths = {str(deployment.add_model(name.rsplit(".", 2)[1], name)) for name in NAMES}
-    run = deployment.play()
+def test_hostile_names_and_metadata_reach_the_process_exactly(deployment: Deployment):
+    hostile.make(MODELS, deployment.models)
+    run = deployment.play("site", "--diff")
     assert run.code == 0, run.output
     servers = deployment.servers().values()
-    assert len(servers) == len(NAMES)
-    assert all(server["is_ready"] for server in servers), run.output
-    assert {environment_of(server["pid"])["LLAMA_ARG_MODEL"] for server in servers} == paths
-    assert not list(deployment.folder.rglob("owned"))
+    assert [server["is_ready"] for server in servers] == [True] * len(hostile.MODELS), run.output
+    started = [environment_of(server["pid"]) for server in servers]
+    assert {(one["LLAMA_ARG_MODEL"], one["MAGI_DISPLAY_NAME"]) for one in started} == hostile.served_from(
+        str(deployment.models)
+    )
+    (warning,) = deployment.report()["summary"]["warnings"]
+    assert "the file name of bell-.q3_k_m on localhost has control characters" in warning
+    assert "has a name that is not UTF-8" in deployment.registry.read_text()
+    # Where a template's lookup would have run its command.
+    assert not [*ROOT.glob("own*"), *ROOT.glob("playbooks/own*")]
 
 
 @pytest.mark.parametrize("give", ["environment", "extra"])
@@ -190,10 +189,13 @@ def test_settings_come_from_the_environment_and_e_beats_it(deployment: Deploymen
     other = tmp_path / "other folder"
     other.mkdir()
     deployment.add_model("Q2_K").rename(other / "mine.Q2_K.gguf")
-    deployment.environment = {"MODEL_SCAN_PATH": f"/nonexistent:{other}", "MODEL_PORT_RANGE": "18097-18098"}
-    extra = {"model_server_port_range": [18098, 18099]} if give == "extra" else {}
+    deployment.environment = {
+        "MODEL_SCAN_PATH": f"/nonexistent:{other}",
+        "MODEL_PORT_RANGE": f"{PORTS[1] - 2}-{PORTS[1] - 1}",
+    }
+    extra = {"model_server_port_range": [PORTS[1] - 1, PORTS[1]]} if give == "extra" else {}
     run = deployment.play(**extra)
     assert run.code == 0, run.output
     assert [(s["instance"], s["port"]) for s in deployment.servers().values()] == [
-        ("mine.q2_k", 18098 if give == "extra" else 18097)
+        ("mine.q2_k", PORTS[1] - (1 if give == "extra" else 2))
     ]

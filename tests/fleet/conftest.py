@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
-import re
 import shutil
-import signal
+import socket
 import subprocess
-import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -20,8 +21,12 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from ..playbook import ROOT, Playing, Run, start
+
 HOSTS = ROOT / "molecule" / "hosts" / "hosts.py"
+Q2, Q3, Q41, Q4 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m", "q4_1", "q4_k_m"))
+LIMIT = ("--limit", "host1")
+NO_DOCKER = 3  # exit status of hosts.py
 BUILDS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "magi" / "llama.cpp"
 
 # Everything on a host that a deployment may write, with what tells one version of a file from another.
@@ -43,30 +48,6 @@ def until(condition: Callable[[], Any], seconds: float, what: str, pause: float 
 
 
 @dataclass
-class Run:
-    """What a run of ansible-playbook printed and how it ended."""
-
-    code: int
-    output: str
-
-    @property
-    def changed(self) -> int:
-        return sum(int(n) for n in re.findall(r"changed=(\d+)", self.output))
-
-    @property
-    def text(self) -> str:
-        """The output with its line breaks folded, for sentences that Ansible wrapped."""
-        return re.sub(r"\s+", " ", self.output)
-
-    def task(self, name: str) -> str:
-        """What the task with ``name`` in its title printed."""
-        parts = re.split(r"^(?=TASK \[|PLAY )", self.output, flags=re.MULTILINE)
-        found = [part for part in parts if name in part.splitlines()[0]]
-        assert len(found) == 1, f"{len(found)} tasks are named {name}: {self.output}"
-        return found[0].split("\n", 1)[1]
-
-
-@dataclass
 class Fleet:
     """Hosts, and a folder with the profiles and the inventory that are deployed to them."""
 
@@ -74,6 +55,7 @@ class Fleet:
     hosts: dict[str, dict[str, Any]]
     group_vars: dict[str, Any]
     variables: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
 
     def sh(self, host: str, script: str, *, check: bool = True, stdin: str | None = None) -> str:
         """Run a script on a host, not by SSH: what is looked at is not what is tested."""
@@ -87,6 +69,21 @@ class Fleet:
         assert not check or done.returncode == 0, f"{host}: {script}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def environment_of(self, host: str, pid: int) -> dict[str, str]:
+        """What a process on a host was really started with."""
+        return dict(item.split("=", 1) for item in self.sh(host, f"cat /proc/{pid}/environ").split("\0") if item)
+
+    def state(self, host: str, instance: str) -> str:
+        """What systemd says of an instance: active, inactive, failed …"""
+        return self.sh(host, f"systemctl is-active magi-llama@{instance}.service", check=False).strip()
+
+    def drop_in(self, host: str, instance: str, *settings: str) -> str:
+        """Give an instance a drop-in of its user's, as docs/systemd.md shows; return its path."""
+        path = f"/etc/systemd/system/magi-llama@{instance}.service.d/test.conf"
+        text = "\n".join(["[Service]", *settings, ""])
+        self.sh(host, f"mkdir -p {path.rpartition('/')[0]}; cat >{path}; systemctl daemon-reload", stdin=text)
+        return path
+
     def snapshot(self, host: str) -> list[str]:
         return self.sh(host, SNAPSHOT, check=False).splitlines()
 
@@ -94,35 +91,12 @@ class Fleet:
         path = self.folder / "profiles" / f"{name}.yml"
         path.write_text(yaml.safe_dump({"name": name, "enabled_models": list(entries), **more}))
 
-    def command(self, playbook: str, *arguments: str, hosts: dict[str, Any] | None = None, **extra: Any) -> list[str]:
-        inventory = {"hosts": hosts or self.hosts, "vars": {**self.group_vars, **self.variables}}
-        path = self.folder / f"inventory-{len(list(self.folder.iterdir()))}.json"
-        path.write_text(json.dumps({"model_servers": inventory}))
-        return [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            "-i",
-            str(path),
-            str(ROOT / ("site.yml" if playbook == "site" else f"playbooks/{playbook}.yml")),
-            *(["-e", json.dumps(extra)] if extra else []),
-            *arguments,
-        ]
-
-    def start(self, playbook: str, *arguments: str, **extra: Any) -> subprocess.Popen:
-        """Start a run in a session of its own, so that a signal reaches all of it and nothing else."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MODEL_", "MAGI_", "LLAMA_"))}
-        return subprocess.Popen(
-            self.command(playbook, *arguments, **extra),
-            cwd=ROOT,
-            env={**environment, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "COLUMNS": "500"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def start(self, playbook: str, *arguments: str, hosts: dict[str, Any] | None = None, **extra: Any) -> Playing:
+        group = {"hosts": hosts or self.hosts, "vars": {**self.group_vars, **self.variables}}
+        return start(self.folder, group, playbook, *arguments, environment=self.environment, **extra)
 
     def play(self, playbook: str, *arguments: str, **extra: Any) -> Run:
-        return finished(self.start(playbook, *arguments, **extra))
+        return self.start(playbook, *arguments, **extra).finish()
 
     def deploy(self, profile: str, *arguments: str, **extra: Any) -> Run:
         return self.play("site", *arguments, profile=profile, **extra)
@@ -149,6 +123,10 @@ class Fleet:
         except OSError:
             return 0, None
 
+    def busy(self, host: str, port: int) -> int:
+        """How many requests a server works on."""
+        return sum(slot["is_processing"] for slot in self.get(host, port, "/slots")[1] or ())
+
     def ask(self, host: str, port: int, key: str | None = None) -> tuple[str, str]:
         """Return which model completed a chat, and with what."""
         question = {
@@ -163,24 +141,49 @@ class Fleet:
         return answer["model"], text
 
 
-def finished(process: subprocess.Popen) -> Run:
-    try:
-        output, _none = process.communicate(timeout=300)
-    except BaseException:  # its session is its own: nobody else ends it
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    assert "Traceback" not in output, output
-    return Run(process.returncode, output)
+class Client(threading.Thread):
+    """Somebody who asks a server for tokens, without an end unless ``tokens`` sets one.
+
+    Streaming, it counts what has come; else it waits for the whole answer.
+    """
+
+    def __init__(self, fleet: Fleet, host: str, port: int, *, stream: bool = True, tokens: int = 1 << 20):
+        super().__init__(daemon=True)
+        self.connection = http.client.HTTPConnection(fleet.hosts[host]["ansible_host"], port, timeout=300)
+        self.body = {"prompt": "Once", "max_tokens": tokens, "ignore_eos": True, "stream": stream}
+        self.chunks: list[bytes] = []
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            self.connection.request("POST", "/completion", json.dumps(self.body), {"Content-Type": "application/json"})
+            for line in self.connection.getresponse():
+                if line.strip():
+                    self.chunks.append(line)
+
+    def leave(self) -> None:
+        """Close the connection in the middle."""
+        with contextlib.suppress(OSError, AttributeError):
+            self.connection.sock.shutdown(socket.SHUT_RDWR)
+        self.join()
 
 
 def bring_up(count: int) -> None:
-    done = subprocess.run([HOSTS, "up", str(count)], capture_output=True, text=True, timeout=1200)
-    if done.returncode and not shutil.which("docker") and not os.environ.get("CI"):
+    """Bring up hosts; skip the test where docker can't be had, but in CI fail."""
+    done = subprocess.run([HOSTS, "up", "--install", str(count)], capture_output=True, text=True, timeout=3600)
+    if done.returncode == NO_DOCKER and not os.environ.get("CI"):
         pytest.skip(f"no hosts to test on: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture(scope="module")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests share the hosts: with several workers, they go to one."""
+    for item in items:
+        if item.get_closest_marker("fleet"):
+            item.add_marker(pytest.mark.xdist_group("fleet"))
+
+
+@pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory):
     bring_up(3)
     path = subprocess.run([HOSTS, "inventory"], capture_output=True, text=True, check=True).stdout.strip()
@@ -207,12 +210,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory):
     assert run.code == 0, run.output
 
 
-@pytest.fixture(autouse=True)
-def own_variables(request: pytest.FixtureRequest):
-    """A test's variables of the inventory are gone after it."""
-    yield
-    if "fleet" in request.fixturenames:
-        request.getfixturevalue("fleet").variables.clear()
+def bare(fleet: Fleet, *hosts: str) -> None:
+    """Remove from hosts whatever an earlier test left there."""
+    run = fleet.play("teardown", "--limit", ",".join(hosts))
+    assert run.code == 0, run.output
 
 
 def build() -> str:

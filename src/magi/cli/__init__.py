@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from magi.cli import deploy
+from magi.cli import deploy, look, profile
 from magi.errors import ExitCode, MagiError
 
 app = typer.Typer(
@@ -20,7 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-deploy.register(app)
+for verbs in (deploy, look, profile):
+    verbs.register(app)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,11 +38,26 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
         return ExitCode.FAILED
     except Exception as error:
-        if not hasattr(error, "format_message"):  # all of click's own, whichever copy of it typer brings
-            if type(error).__name__ == "Abort":
-                return _fail("Interrupted before anything was begun.", ExitCode.INTERRUPTED, arguments)
-            raise
-        return _fail(error.format_message(), ExitCode.USAGE, arguments)
+        if type(error).__name__ == "Abort":
+            return _fail("Interrupted before anything was begun.", ExitCode.INTERRUPTED, arguments)
+        if hasattr(error, "format_message"):  # click's own, whichever copy of it typer brings
+            return _fail(error.format_message(), ExitCode.USAGE, arguments)
+        return _fail(_defect(error), ExitCode.FAILED, arguments)
+
+
+def _defect(error: Exception) -> str:
+    """Return a sentence for what should never happen, with the place of the trace that helps to mend it."""
+    import traceback
+
+    from magi.runner import state_folder
+
+    sentence = f"This should not have happened ({type(error).__name__}: {' '.join(str(error).split())})"
+    try:
+        path = state_folder() / "defect.log"
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:
+        return f"{sentence}: please report it."
+    return f"{sentence}: please report it with {path}."
 
 
 def _fail(message: str, code: int, arguments: list[str]) -> int:

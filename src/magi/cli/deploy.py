@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,8 @@ import typer
 
 from magi.cli import options as given
 from magi.cli.output import Output
-from magi.errors import ExitCode, UsageError
+from magi.errors import ExitCode, MagiError, UsageError
+from magi.junit import failed_report, junit_xml
 
 if TYPE_CHECKING:
     from magi.verbs import Session
@@ -109,13 +110,14 @@ def up(
         project, inventory, limit, extra_vars,
         tags=tags, check=check, diff=diff, verbosity=verbose, profile=profile, strict=strict,
     )  # fmt: skip
-    outcome = carry_out(output, run, verbs.up, f"magi up {profile or ''}".rstrip(), steps=True)
+    try:
+        outcome = carry_out(output, run, verbs.up, f"magi up {profile or ''}".rstrip(), steps=True)
+    except MagiError as error:  # what shows results shall show this too
+        _write_junit(junit, failed_report(profile, str(error)))
+        raise
     if "servers" in outcome.document:
         output.people.print(tables.report(output.people, outcome.document))
-        if junit:
-            from magi.junit import junit_xml
-
-            _write(junit, junit_xml(outcome.document))
+        _write_junit(junit, outcome.document)
     return finish(output, outcome)
 
 
@@ -264,9 +266,11 @@ def discover(
     return finish(output, outcome)
 
 
-def _write(path: Path, text: str) -> None:
+def _write_junit(path: Path | None, report: Mapping[str, Any]) -> None:
+    if path is None:
+        return
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(junit_xml(report), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path} can't be written ({error.strerror}): give another path.") from None
 

@@ -168,8 +168,12 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
 def status_lines(status: Mapping[str, Any]) -> list[str]:
     """Return what runs for people."""
     summary = status["summary"]
-    lines = [f"Profile {summary['profile'] or 'none'}: {status['ready_servers']}/{status['total_servers']} ready"]
-    lines += ["", *_server_table(status["servers"])] if status["servers"] else []
+    if status["servers"]:
+        profile = summary["profile"] or "none"
+        lines = [f"Profile {profile}: {status['ready_servers']}/{status['total_servers']} ready", ""]
+        lines += _server_table(status["servers"])
+    else:
+        lines = ["Nothing runs."]
     return lines + [f"{name}: not reachable, or it could not be asked" for name in summary["unreachable"]]
 
 

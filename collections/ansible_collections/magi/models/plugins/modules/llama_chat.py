@@ -136,7 +136,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "question": {"type": "str", "required": True},
-            "max_tokens": {"type": "int", "default": 512},
+            "max_tokens": {"type": "int", "no_log": False, "default": 512},
             "hosts": {"type": "list", "elements": "str"},
             "home": {"type": "path", "required": True},
             "manager": {"type": "str", "choices": ["auto", "systemd", "supervisor"], "default": "auto"},

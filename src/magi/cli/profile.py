@@ -1,0 +1,104 @@
+"""Profiles, which need no host: what hosts have is known from the last look at them, or from a registry file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from magi.cli import options
+from magi.cli.output import Output, say
+
+Folder = Annotated[Path | None, typer.Option("--dir", help="Folder of the profiles; else the project's.")]
+Registry = Annotated[
+    Path | None,
+    typer.Option("--registry", help="A registry file; else what the last magi discover, plan or up saw of the hosts."),
+]
+Name = Annotated[str, typer.Argument(help="Name of a profile, or the path of its file.")]
+
+app = typer.Typer(
+    name="profile",
+    help="List, show, validate and write profiles; no host is asked.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the verbs of this module."""
+    parent.add_typer(app)
+    parent.command(epilog="Examples:  magi migrate old/config.yml --name production")(migrate)
+
+
+@app.command("list", epilog="Examples:  magi profile list")
+def list_(project: options.Project = None, folder: Folder = None, as_json: options.Json = False) -> int:
+    """List the profiles."""
+    from magi.workbench import Workbench
+
+    bench = Workbench(project, folder)
+    return say(Output(as_json), bench.views.profile_list(bench.folder))
+
+
+@app.command(epilog="Examples:  magi profile show production --registry data/model_registry.json")
+def show(
+    name: Name,
+    project: options.Project = None,
+    folder: Folder = None,
+    registry: Registry = None,
+    inventory: options.Inventory = None,
+    as_json: options.Json = False,
+) -> int:
+    """Show what a profile comes to on each host: its instances with their resolved options."""
+    from magi.workbench import Workbench
+
+    bench = Workbench(project, folder, registry, inventory)
+    return say(Output(as_json), bench.views.profile_show(bench.find(name), bench.hosts))
+
+
+@app.command(epilog="Examples:  magi profile validate  ·  magi profile validate production mine/profiles/x.yml")
+def validate(
+    names: Annotated[list[str] | None, typer.Argument(help="Names or paths of profiles; else all.")] = None,
+    project: options.Project = None,
+    folder: Folder = None,
+    registry: Registry = None,
+    inventory: options.Inventory = None,
+    as_json: options.Json = False,
+) -> int:
+    """Say all that is wrong with profiles, with file and line; exit code 2 where anything is."""
+    from magi.workbench import Workbench
+
+    bench = Workbench(project, folder, registry, inventory)
+    return say(Output(as_json), bench.views.profile_validate(bench.paths(names or ()), bench.hosts.values()))
+
+
+@app.command(epilog="Examples:  magi profile new mine, after magi discover")
+def new(
+    name: Annotated[str, typer.Argument(help="The new profile.")],
+    project: options.Project = None,
+    folder: Folder = None,
+    registry: Registry = None,
+    inventory: options.Inventory = None,
+    as_json: options.Json = False,
+) -> int:
+    """Write a commented profile with every model that was discovered; never over an old one."""
+    from magi.workbench import Workbench
+
+    bench = Workbench(project, folder, registry, inventory)
+    return say(Output(as_json), bench.views.profile_new(bench.folder, name, bench.hosts))
+
+
+def migrate(
+    file: Annotated[Path, typer.Argument(help="YAML or JSON: models: {Q2_FAST_1: {name, tier, url, port}}")],
+    name: Annotated[str, typer.Option("--name", help="The new profile.")] = "migrated",
+    project: options.Project = None,
+    folder: Folder = None,
+    registry: Registry = None,
+    inventory: options.Inventory = None,
+    as_json: options.Json = False,
+) -> int:
+    """Write a profile with the models and ports of a legacy configuration."""
+    from magi.workbench import Workbench
+
+    bench = Workbench(project, folder, registry, inventory)
+    return say(Output(as_json), bench.views.migrated(file, bench.folder, name, bench.hosts))

@@ -1,0 +1,51 @@
+"""Instances by name: which there are, and what the playbooks for one show while they run. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+
+from magi.errors import UsageError
+
+
+class InstanceNameError(UsageError):
+    """No instance is called that; the message names the nearest one that is."""
+
+
+def missing(name: str, hosts: Mapping[str, Collection[str]]) -> InstanceNameError:
+    """Return the error for an instance that none of ``hosts`` has; by host the names of the instances that it has."""
+    there = sorted({instance for instances in hosts.values() for instance in instances})
+    where = ", ".join(hosts) or "any host"
+    if not there:
+        return InstanceNameError(f"There is no instance {name} on {where}: nothing is deployed there; run magi up.")
+    near = difflib.get_close_matches(name, there, 1, 0.5)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(there)}."
+    return InstanceNameError(f"There is no instance {name} on {where}; {hint}")
+
+
+def log_line(shown: str, hosts: Collection[str]) -> tuple[str, str] | None:
+    """Return host and line of what playbooks/logs.yml shows, or None for what else it shows."""
+    host, bar, line = shown.partition(" | ")
+    return (host, line) if bar and host in hosts else None
+
+
+def answer_piece(shown: str) -> tuple[str, str] | None:
+    """Return kind (``text``, ``reasoning``) and words of a piece of an answer that playbooks/ask.yml shows, or None."""
+    try:
+        piece: Any = json.loads(shown)
+    except ValueError:
+        return None
+    if isinstance(piece, dict) and len(piece) == 1:
+        (kind, words), *_none = piece.items()
+        if kind in ("text", "reasoning") and isinstance(words, str):
+            return kind, words
+    return None
+
+
+def terminal_text(text: str) -> str:
+    """Return ``text`` with what could move a cursor, all but line ends and tabs, written as escapes."""
+    return "".join(char if char in "\n\t" else printable(char) for char in text)

@@ -1,0 +1,148 @@
+"""What verbs come to: the document, the lines, the exit code."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from magi import views
+from magi.doctor import OK, PROBLEM, WARNING, Finding
+from magi.errors import ExitCode, MagiError, ProfileError
+from magi.instances import InstanceNameError
+
+from .known import BINARY, Q2, Q3, Q4, host
+
+KNOWN = {"gpu1": host(binary=BINARY), "gpu2": host("gpu2", Q4)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    (folder / "good.yml").write_text("description: One\nenabled_models: [{tier: Q2}]\noptions: {ctx_size: 8}\n")
+    (folder / "bad.yml").write_text("enabled_model: ['*']\n")
+    return folder
+
+
+def text(outcome):
+    json.dumps(outcome.document)  # one document, whatever is in it
+    assert all("\n" not in line for line in outcome.lines)
+    return "\n".join(outcome.lines)
+
+
+def test_profile_list(folder):
+    outcome = views.profile_list(folder)
+    assert [(item["name"], item["valid"]) for item in outcome.document["profiles"]] == [("bad", False), ("good", True)]
+    assert "good     1        One" in text(outcome)
+    assert "broken: " in text(outcome)
+
+
+def test_profile_show(folder):
+    outcome = views.profile_show(folder / "good.yml", KNOWN)
+    assert f"{Q2['id']}  Q2    free  ctx_size=8" in text(outcome)
+    assert "gpu2 (options as given: its llama-server is not known yet):" in text(outcome)
+    assert "entry 1 (tier Q2): matches no model on gpu2." in text(outcome)
+    assert outcome.document["hosts"][0]["instances"][0]["options"] == {"ctx_size": "8"}
+    assert "No host is known yet: magi discover, or --registry FILE." in text(
+        views.profile_show(folder / "good.yml", {})
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "code"), [(["good"], ExitCode.OK), (["bad"], ExitCode.USAGE), (["good", "bad"], ExitCode.USAGE)]
+)
+def test_profile_validate(folder, names, code):
+    outcome = views.profile_validate([folder / f"{name}.yml" for name in names], KNOWN.values())
+    assert outcome.exit_code == code
+    assert [item["valid"] for item in outcome.document["profiles"]] == [name == "good" for name in names]
+    if "bad" in names:
+        assert 'bad.yml, line 1: unknown key "enabled_model": did you mean "enabled_models"?' in text(outcome)
+
+
+def test_profile_new(folder):
+    outcome = views.profile_new(folder, "mine", KNOWN)
+    assert outcome.document["models"] == sorted([Q2["id"], Q3["id"], Q4["id"]])
+    assert views.profile_validate([folder / "mine.yml"], KNOWN.values()).exit_code == ExitCode.OK
+    with pytest.raises(ProfileError, match="exists and stays"):
+        views.profile_new(folder, "mine", KNOWN)
+
+
+def test_migrated(folder, tmp_path):
+    source = tmp_path / "legacy.yml"
+    source.write_text(f"models:\n  A: {{name: {Q2['id']}, port: 8080}}\n  B: {{name: gone}}\n")
+    outcome = views.migrated(source, folder, "old", KNOWN)
+    assert [(item["key"], item["model"]) for item in outcome.document["entries"]] == [("A", Q2["id"]), ("B", None)]
+    assert "with 1 of 2 entries" in text(outcome)
+    assert "legacy.yml, line 3: B (gone): no discovered model has its name" in text(outcome)
+
+
+def test_settings():
+    def result(port):
+        return {
+            "settings": {"port_range": [port, 8099], "strict": False, "options": {"hf_token": "canary", "a": True}},
+            "origins": {
+                "port_range": "environment MODEL_PORT_RANGE",
+                "strict": "default model_server_strict",
+                "options": "inventory model_server_options",
+            },
+        }
+
+    outcome = views.settings([("gpu1", result(8080)), ("gpu2", result(8081))], {"MODEL_PORT_RANGE"})
+    lines = [" ".join(line.split()) for line in outcome.lines[2:]]
+    assert lines == [
+        "options hf_token=…, a=true inventory model_server_options",
+        "port_range (gpu1) 8080, 8099 .env MODEL_PORT_RANGE",
+        "port_range (gpu2) 8081, 8099 .env MODEL_PORT_RANGE",
+        "strict false default",
+    ]
+    assert "canary" not in json.dumps(outcome.document)
+    assert outcome.document["hosts"]["gpu1"]["strict"] == {
+        "value": False,
+        "source": "default",
+        "name": "model_server_strict",
+    }
+
+
+@pytest.mark.parametrize(
+    ("severities", "strict", "code"),
+    [
+        ([OK], False, ExitCode.OK),
+        ([OK, WARNING], False, ExitCode.OK),
+        ([OK, WARNING], True, ExitCode.FAILED),
+        ([WARNING, PROBLEM], False, ExitCode.FAILED),
+    ],
+)
+def test_diagnosis(severities, strict, code):
+    outcome = views.diagnosis([Finding(item, "x", "gpu1", f"it is {item}") for item in severities], strict)
+    assert outcome.exit_code == code
+    assert outcome.document["problems"] == severities.count(PROBLEM)
+    assert text(outcome).startswith("gpu1:\n  ")
+
+
+def test_logs_of_one_host_and_of_several():
+    one = ("gpu1", {"log": ["a\tb", "\x1b[31mred"], "instances": ["x"]})
+    none = ("gpu2", {"log": None, "instances": []})
+    assert text(views.logs("x", [one, none])) == "a       b\n\\x1b[31mred"
+    assert text(views.logs("x", [one, ("gpu2", one[1])])).startswith("gpu1 | a")
+    with pytest.raises(InstanceNameError, match="There is no instance y on gpu2: nothing is deployed"):
+        views.logs("y", [none])
+
+
+ANSWER = {"text": "Paris", "reasoning": "", "finish_reason": "stop", "tokens": 2, "tokens_per_second": 9.54}
+STATUS = {"host": {"instances": [{"name": "x"}]}}
+
+
+def test_an_answer():
+    outcome = views.answer("x", [("gpu1", STATUS), ("gpu1", {**ANSWER, "serving": ["gpu1", "gpu2"]})])
+    assert text(outcome) == "gpu1: 2 tokens, 9.5 tokens/s; also served on gpu2 (--limit asks there)"
+    assert (outcome.document["host"], outcome.document["text"]) == ("gpu1", "Paris")
+    cut = views.answer("x", [("gpu1", {**ANSWER, "finish_reason": "length"})])
+    assert text(cut).endswith("cut at --max-tokens")
+
+
+def test_no_answer():
+    with pytest.raises(MagiError, match="Instance x on gpu1 does not answer; magi status and magi doctor say why"):
+        views.answer("x", [("gpu1", STATUS)])
+    with pytest.raises(InstanceNameError, match="There is no instance y on gpu1; there are x"):
+        views.answer("y", [("gpu1", STATUS)])

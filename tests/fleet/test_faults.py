@@ -1,0 +1,162 @@
+"""What a host survives: faults of servers, clients and runs. Each test says what it needs by deploying it."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+
+from .conftest import LIMIT, Q2, Q3, Q4, Client, Fleet, bare, until
+
+pytestmark = pytest.mark.fleet
+
+
+def test_a_slow_start_is_waited_for_to_the_deadline_and_no_longer(fleet: Fleet):
+    """Row 16. A fiftieth of a core makes it load for longer than anybody waits, and answer 503 all the while."""
+    bare(fleet, "host1")
+    fleet.profile("one", Q2, Q3)
+    path = fleet.drop_in("host1", Q2, "CPUQuota=2%")
+    try:
+        run = fleet.deploy("one", *LIMIT, model_server_max_startup_time=5)
+        assert run.code == 0, run.output
+        (failed,) = fleet.report()["summary"]["failed"]
+        assert (failed["instance"], failed["host"], failed["cause"]) == (Q2, "host1", "timeout")
+        assert "it still answers 503 (loading) after 5 s" in failed["detail"]
+        assert "raise model_server_max_startup_time" in failed["detail"]
+        assert [key[1] for key in fleet.pids()] == [Q3]
+
+        waiting = fleet.start("site", *LIMIT, profile="one", model_server_max_startup_time=120)
+        until(lambda: "[5/5] Health check]" in waiting.output, 60, "the health check begins")
+        status = until(lambda: fleet.get("host1", 8080, "/health")[0], 60, f"{Q2} answers")
+        assert status == 503
+        fleet.sh("host1", f"systemctl set-property --runtime magi-llama@{Q2}.service CPUQuota=")
+        run = waiting.finish()
+        assert (run.code, run.changed) == (0, 0), run.output
+        assert [key[1] for key in fleet.pids()] == [Q2, Q3]
+    finally:
+        fleet.sh("host1", f"rm -r {path.rpartition('/')[0]}; systemctl revert magi-llama@{Q2}; systemctl daemon-reload")
+
+
+def test_a_hung_server_is_not_ready_by_the_deadline(fleet: Fleet):
+    """Row 20."""
+    fleet.profile("one", Q2, Q3)
+    assert fleet.deploy("one", *LIMIT).code == 0
+    fleet.sh("host1", f"systemctl kill --signal=SIGSTOP magi-llama@{Q2}")
+    try:
+        run = fleet.deploy("one", *LIMIT, model_server_max_startup_time=3)
+        assert run.code == 0, run.output
+        (failed,) = fleet.report()["summary"]["failed"]
+        assert (failed["instance"], failed["host"], failed["cause"]) == (Q2, "host1", "timeout")
+        assert "it does not answer after 3 s" in failed["detail"]
+        assert [key[1] for key in fleet.pids()] == [Q3]
+    finally:
+        fleet.sh("host1", f"systemctl kill --signal=SIGCONT magi-llama@{Q2}")
+
+
+def test_another_server_that_answers_the_probe_is_found_out(fleet: Fleet):
+    """Row 21. It takes the port while the run waits for a client of a server that it is to stop."""
+    bare(fleet, "host1")
+    fleet.profile("one", Q3)
+    fleet.profile("two", {"model": Q2, "port": 8085})
+    assert fleet.deploy("one", *LIMIT).code == 0
+    client = Client(fleet, "host1", 8080)
+    until(lambda: client.chunks, 30, "the stream begins")
+    try:
+        running = fleet.start("site", *LIMIT, profile="two", model_server_stop_timeout=120)
+        until(lambda: Q2 in fleet.sh("host1", "ls /etc/magi/instances"), 60, "the new instance is written")
+        program = fleet.group_vars["model_server_llama_server_path"]
+        impostor = f"{program} --model /models/SmolLM2-135M-Instruct.Q4_K_M.gguf --alias impostor --port 8085"
+        fleet.sh("host1", f"systemd-run --unit=impostor {impostor} --host 0.0.0.0")
+        until(lambda: fleet.get("host1", 8085, "/health")[0] == 200, 60, "the impostor answers")
+        client.leave()
+        run = running.finish()
+        assert run.code != 0
+        assert fleet.get("host1", 8085, "/health")[0] == 200
+        (failed,) = fleet.report()["summary"]["failed"]
+        assert (failed["instance"], failed["host"], failed["cause"]) == (Q2, "host1", "port_taken")
+        assert "another process holds its port" in failed["detail"]
+        assert "8085" in failed["detail"]
+        assert "None of 1 servers is ready" in run.text
+    finally:
+        client.leave()
+        fleet.sh("host1", "systemctl stop impostor")
+
+
+def test_a_server_that_answers_as_another_model_is_not_ready(fleet: Fleet):
+    """Row 21. Our own unit, and healthy, but what it serves is not what was deployed."""
+    fleet.profile("one", Q2, Q3)
+    assert fleet.deploy("one", *LIMIT).code == 0
+    (port,) = [server["port"] for server in fleet.report()["servers"] if server["instance"] == Q2]
+    path = fleet.drop_in("host1", Q2, "EnvironmentFile=/etc/other.env")
+    other = "LLAMA_ARG_MODEL=/models/SmolLM2-135M-Instruct.Q4_K_M.gguf\nLLAMA_ARG_ALIAS=impostor\n"
+    fleet.sh("host1", "cat >/etc/other.env", stdin=other)
+    try:
+        fleet.sh("host1", f"systemctl restart magi-llama@{Q2}")
+        until(lambda: fleet.get("host1", port, "/health")[0] == 200, 60, "the impostor answers")
+        run = fleet.deploy("one", *LIMIT, model_server_strict=True)
+        assert run.code != 0
+        (failed,) = fleet.report()["summary"]["failed"]
+        assert (failed["instance"], failed["host"], failed["cause"]) == (Q2, "host1", "wrong_server")
+        assert f"its port is served as impostor instead of {Q2}" in failed["detail"]
+    finally:
+        fleet.sh("host1", f"rm -r /etc/other.env {path.rpartition('/')[0]}; systemctl daemon-reload")
+        bare(fleet, "host1")
+
+
+def test_a_stop_waits_for_work_in_flight_but_not_for_ever(fleet: Fleet):
+    """Row 22: a stream that ends in time is not cut; clients that never leave do not hold the deployment."""
+    fleet.profile("one", Q2, Q3)
+    assert fleet.deploy("one", *LIMIT).code == 0
+    ports = {server["instance"]: server["port"] for server in fleet.report()["servers"]}
+    pid = fleet.pids()["host1", Q2]
+    stays = [Client(fleet, "host1", ports[Q2]), Client(fleet, "host1", ports[Q2], stream=False)]
+    until(lambda: fleet.busy("host1", ports[Q2]) == 2, 30, "both clients are served")
+    ends = Client(fleet, "host1", ports[Q3], tokens=400)
+    until(lambda: ends.chunks, 30, "the stream begins")
+
+    run = fleet.play("stop", *LIMIT, model_server_stop_instances=[Q3], model_server_stop_timeout=120)
+    assert (run.code, run.changed) == (0, 1), run.output
+    ends.join()
+    last = json.loads(ends.chunks[-1].partition(b":")[2])
+    assert (last["stop"], last["tokens_predicted"]) == (True, 400)
+    assert fleet.state("host1", Q3) == "inactive"
+
+    running = fleet.start("stop", *LIMIT, model_server_stop_timeout=4)
+    until(
+        lambda: "process" in fleet.sh("host1", "flock --nonblock /etc/magi/lock true || echo process", check=False),
+        30,
+        "the stop is at work",
+    )
+    count = len(stays[0].chunks)
+    until(lambda: len(stays[0].chunks) > count, 30, "it streams while it is waited for")
+    run = running.finish()
+    assert (run.code, run.changed) == (0, 1), run.output
+    for client in stays:
+        client.join(30)
+        assert not client.is_alive()
+    assert b'"stop":true' not in stays[0].chunks[-1]
+    assert fleet.state("host1", Q2) == "inactive"
+    assert fleet.sh("host1", f"ls -d /proc/{pid}", check=False) == ""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda sent: sent.name)
+def test_a_run_that_is_ended_in_mid_launch_is_repaired_by_the_next(fleet: Fleet, sent: signal.Signals):
+    """Row 14, and Ctrl-C."""
+    size = 1024 + 256 * sent
+    fleet.profile("one", {"model": Q2, "options": {"ctx_size": size}}, Q4)
+    playing = fleet.start("site", *LIMIT, profile="one")
+    written = f"grep -l ctx_size=.*{size} /etc/magi/instances/*"
+    until(lambda: fleet.sh("host1", written.replace("ctx_size", "CTX_SIZE"), check=False), 60, "it writes", pause=0.02)
+    playing.send(sent)
+    assert playing.finish().code != 0
+
+    # What still works on the host is ended, and can't overwrite what this run does.
+    again = fleet.deploy("one", *LIMIT)
+    assert again.code == 0, again.output
+    pids = fleet.pids()
+    assert len(pids) == 2
+    assert fleet.environment_of("host1", pids["host1", Q2])["LLAMA_ARG_CTX_SIZE"] == str(size)
+    last = fleet.deploy("one", *LIMIT)
+    assert (last.code, last.changed) == (0, 0), last.output
+    assert fleet.pids() == pids

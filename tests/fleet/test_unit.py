@@ -1,0 +1,127 @@
+"""What is installed and what really runs: the hardened unit, its environment to the byte, and no secret anywhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from ansible_collections.magi.models.plugins.action import llama_instances
+from ansible_collections.magi.models.plugins.module_utils._host import Generation
+from ansible_collections.magi.models.plugins.module_utils._plan import Plan
+from ansible_collections.magi.models.plugins.module_utils._services import systemd
+
+from .. import hostile
+from .conftest import LIMIT, Q2, Fleet, bare
+
+pytestmark = pytest.mark.fleet
+
+CANARIES = {"HF_TOKEN": "canary-hf-4b1d", "LLAMA_API_KEY": "canary-llama-77c0"}
+FOLDER = '/srv/hostile "it\'s" \\ %n'
+KEY = "canary-key-9e3a"
+
+
+def exposure(text: str) -> float:
+    found = re.search(r"Overall exposure level for \S+: (\d+\.\d+)", text)
+    assert found, text
+    return float(found[1])
+
+
+def test_the_installed_unit_is_hardened(fleet: Fleet):
+    """Row 27."""
+    fleet.profile("one", Q2)
+    run = fleet.deploy("one", *LIMIT)
+    assert run.code == 0, run.output
+    assert exposure(fleet.sh("host1", f"systemd-analyze security --no-pager magi-llama@{Q2}.service")) <= 1.2
+
+
+def test_the_unit_of_a_host_with_a_gpu_is_hardened(fleet: Fleet):
+    """Row 27, offline: no test host has a GPU."""
+    plan = Plan("host1", "p", "systemd", "/etc/magi", "/opt/bin/llama-server", Generation(), (), (), 0, 0, gpu=True)
+    values = {
+        "llama_server_path": plan.llama_server_path,
+        "stop_timeout": 30,
+        "model_folders": ["/models"],
+        "gpu": True,
+    }
+    (unit,) = llama_instances.render(plan, systemd, [str(llama_instances.ROLE_TEMPLATES)], values)
+    lines = unit["content"].splitlines()
+    for line in ("DeviceAllow=char-nvidia* rw", "SupplementaryGroups=render video", "ProcSubset=all"):
+        assert line in lines
+    said = fleet.sh(
+        "host1",
+        "d=$(mktemp -d); trap 'rm -r $d' EXIT; cat >$d/magi-llama@.service;"
+        "systemd-analyze security --offline=true --no-pager $d/magi-llama@.service",
+        stdin=unit["content"],
+    )
+    assert exposure(said) <= 1.5
+
+
+def test_hostile_names_and_metadata_reach_the_process_exactly(fleet: Fleet):
+    """Rows 8 and 9, proven from the environment of the running processes."""
+    make = Path(hostile.__file__).read_text() + f"\nmake(Path('/models'), Path({FOLDER!r}))\n"
+    fleet.sh("host1", "python3 -", stdin=make)
+    fleet.profile("one", "*")
+    try:
+        run = fleet.deploy("one", *LIMIT, "--diff", model_server_scan_paths=[FOLDER])
+        assert run.code == 0, run.output
+        assert fleet.sh("host1", "find / -xdev -name own -o -xdev -name owned") == ""
+        servers = fleet.report()["servers"]
+        assert [server["is_ready"] for server in servers] == [True] * len(hostile.MODELS), run.output
+        started = [fleet.environment_of("host1", server["pid"]) for server in servers]
+        assert {(one["LLAMA_ARG_MODEL"], one["MAGI_DISPLAY_NAME"]) for one in started} == hostile.served_from(FOLDER)
+        (warning,) = [text for text in fleet.report()["summary"]["warnings"] if "file name" in text]
+        assert "bell-.q3_k_m on host1" in warning
+        assert "which no service file can hold: rename it" in warning
+        assert "has a name that is not UTF-8" in fleet.sh("host1", "cat /var/lib/magi/model_registry.json")
+    finally:
+        bare(fleet, "host1")
+        fleet.sh("host1", f"rm -r {shlex.quote(FOLDER)}")
+
+
+def test_keys_protect_a_server_and_are_seen_nowhere(fleet: Fleet):
+    """Rows 23 and 24."""
+    fleet.profile("one", {"model": Q2, "options": {"api_key_file": "/etc/magi-keys"}})
+    fleet.environment.update(CANARIES)
+    try:
+        before = fleet.snapshot("host1")
+        runs = []
+        for content, said in (
+            (None, "can't be read (No such file or directory)"),
+            (f"{KEY}\r\n", "line 1 ends in a carriage return"),
+        ):
+            if content is not None:
+                fleet.sh("host1", "umask 077; cat >/etc/magi-keys", stdin=content)
+            run = fleet.deploy("one", *LIMIT, "--diff", "-vvv")
+            assert run.code != 0
+            assert f"Host host1: instance {Q2}: its API key file /etc/magi-keys" in run.text
+            assert said in run.text
+            changed = set(fleet.snapshot("host1")) ^ set(before)
+            assert not [line for line in changed if "/var/lib/magi" not in line]
+            runs.append(run)
+        fleet.sh("host1", "cat >/etc/magi-keys", stdin=f"# ours\n{KEY}\n")
+        for _time in range(2):
+            runs.append(fleet.deploy("one", *LIMIT, "--diff", "-vvv"))
+            assert runs[-1].code == 0, runs[-1].output
+        assert runs[-1].changed == 0
+        assert fleet.report()["ready_servers"] == 1
+        assert fleet.get("host1", 8080, "/v1/models")[0] == 401
+        assert fleet.get("host1", 8080, "/v1/models", key="wrong")[0] == 401
+        assert "Paris" in fleet.ask("host1", 8080, KEY)[1]
+
+        pid = fleet.pids()["host1", Q2]
+        written = fleet.sh(
+            "host1",
+            "cat /etc/magi/*.json /etc/magi/lock /etc/magi/instances/* /var/lib/magi/* /etc/systemd/system/magi*/*;"
+            f"cat /etc/systemd/system/magi*.service; systemctl show magi-llama@{Q2}; journalctl --no-pager;"
+            f"for p in /proc/[0-9]*/cmdline /proc/{pid}/environ; do tr '\\0' '\\n' <$p; done",
+        )
+        assert "LLAMA_ARG_API_KEY_FILE" in written
+        artifacts = "".join(path.read_text() for path in fleet.folder.glob("*.*"))
+        seen = written + artifacts + "".join(run.output for run in runs)
+        assert not [secret for secret in (KEY, *CANARIES.values()) if secret in seen]
+        assert fleet.sh("host1", "stat -c %a /etc/magi/instances/*").split() == ["600"]
+    finally:
+        fleet.environment.clear()
+        fleet.sh("host1", "rm -f /etc/magi-keys")

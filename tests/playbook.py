@@ -1,0 +1,112 @@
+"""Running ansible-playbook as a user does, and what it printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Run:
+    """What a run of ansible-playbook printed and how it ended."""
+
+    code: int
+    output: str
+
+    @property
+    def changed(self) -> int:
+        # The recap behind each playbook counts from the first one on.
+        return sum(int(n) for n in re.findall(r"changed=(\d+)", self.output.rpartition("PLAY RECAP")[2]))
+
+    @property
+    def text(self) -> str:
+        """The output with its line breaks folded, for sentences that Ansible wrapped."""
+        return re.sub(r"\s+", " ", self.output)
+
+    def task(self, name: str) -> str:
+        """What the task with ``name`` in its title printed."""
+        parts = re.split(r"^(?=TASK \[|PLAY )", self.output, flags=re.MULTILINE)
+        found = [part for part in parts if part.startswith("TASK [") and name in part.splitlines()[0]]
+        assert len(found) == 1, f"{len(found)} tasks are named {name}: {self.output}"
+        return found[0].split("\n", 1)[1]
+
+
+@dataclass
+class Playing:
+    """A run that is at work."""
+
+    process: subprocess.Popen
+    printed: Path
+
+    @property
+    def output(self) -> str:
+        return self.printed.read_text()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to ansible-playbook and all its children, as a terminal does."""
+        os.killpg(self.process.pid, number)
+
+    def finish(self) -> Run:
+        """Wait until it has ended, 300 seconds at most."""
+        try:
+            code = self.process.wait(timeout=300)
+        except BaseException:  # its session is its own: nobody else ends it
+            self.send(signal.SIGKILL)
+            raise
+        assert "Traceback" not in self.output, self.output
+        return Run(code, self.output)
+
+
+def start(
+    folder: Path,
+    group: Mapping[str, Any],
+    playbooks: str,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    **extra: Any,
+) -> Playing:
+    """Start one or several playbooks against the hosts and variables of ``group``, without the caller's settings.
+
+    It gets a session of its own, so that a signal reaches all of it and nothing else. Inventory and output are kept
+    in ``folder``; ``extra`` are extra variables.
+    """
+    number = len(list(folder.glob("run-*.out")))
+    inventory, printed = folder / f"run-{number}.json", folder / f"run-{number}.out"
+    inventory.write_text(json.dumps({"model_servers": group}))
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MODEL_", "MAGI_", "LLAMA_"))}
+    with printed.open("w") as out:
+        process = subprocess.Popen(
+            [
+                str(Path(sys.executable).with_name("ansible-playbook")),
+                *("-i", str(inventory)),
+                *(
+                    str(ROOT / ("site.yml" if name == "site" else f"playbooks/{name}.yml"))
+                    for name in playbooks.split()
+                ),
+                *(["-e", json.dumps(extra)] if extra else []),
+                *arguments,
+            ],
+            cwd=ROOT,
+            env={
+                **inherited,
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "COLUMNS": "500",
+                "PYTHONUNBUFFERED": "1",
+                **(environment or {}),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Playing(process, printed)
