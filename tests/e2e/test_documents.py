@@ -101,6 +101,11 @@ def test_the_commands_of_the_controller(checkout: Checkout):
         assert f"remove {model}" in outputs["magi down"]
 
 
+def test_a_check_leaves_no_junit_file(checkout: Checkout):
+    checkout.shell("magi up production --check --junit junit.xml")
+    assert not (checkout.folder / "junit.xml").exists()
+
+
 # Driving the life of an application as Starlette does.
 LIFESPAN = """
 import asyncio
@@ -217,3 +222,5 @@ def deploys_as_shown(checkout: Checkout, plan: Callable[[int], str], deploy: Cal
     profile.write_text(profile.read_text() + '  - "nowhere-*"\n')
     assert "nowhere-*" in deploy(1)
     assert "nowhere-*" in json.loads((checkout.folder / "report.json").read_text())["error"]["message"]
+    (failure,) = ElementTree.parse(checkout.folder / "junit.xml").getroot().iter("failure")
+    assert "nowhere-*" in failure.get("message")
