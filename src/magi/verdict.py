@@ -11,6 +11,8 @@ from magi.events import Run, complaints, line, said
 
 # What fails in these was never a host's fault.
 _USAGE = {"magi.models.settings": UsageError, "magi.models.profile": ProfileError}
+# How Ansible ends, with a status of its own, where --limit leaves nothing of an inventory.
+_NO_HOSTS = "no hosts to target"
 _CHANGING = "magi.models.llama_instances"
 
 
@@ -35,7 +37,7 @@ def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None) -
     where = f"; all that Ansible said is in {run.output}" if run.output else ""
     if run.no_hosts:
         said_by_ansible = " ".join(complaints(run.events)[:2])
-        if run.rc:
+        if run.rc and _NO_HOSTS not in said_by_ansible:
             raise UsageError(f"Ansible could not begin: {said_by_ansible or f'exit status {run.rc}'}{where}.")
         hosts = f"inventory {', '.join(inventory)}" if inventory else "the inventory of ansible.cfg"
         limited = f" within --limit {limit}" if limit else ""
@@ -67,7 +69,7 @@ def interruption(run: Run) -> str:
 
 def _once(sentences: Iterable[str]) -> str:
     """Return the sentences, each once: hosts that fail alike say the same."""
-    return " ".join(dict.fromkeys(sentences))
+    return " ".join(dict.fromkeys(filter(None, sentences)))
 
 
 def _lost(run: Run) -> MagiError | None:
@@ -83,6 +85,8 @@ def _lost(run: Run) -> MagiError | None:
 def deployed(run: Run) -> Outcome:
     """Return the report of a deployment and how it ended. Raises HostUnreachable or DeploymentFailed without one."""
     report, problems = run.last("report"), _once(map(line, (run.last("problems") or {}).values()))
+    # Of a host that failed early, the report says no more than that it did: its own message goes with it.
+    problems = _once([problems, *(words for item in run.failures if (words := said(item.result)) not in problems)])
     if report is None:
         error = _lost(run)
         if error:
