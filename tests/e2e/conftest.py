@@ -23,6 +23,11 @@ MODELS = ROOT / "data" / "models"
 PORTS = (18080, 18099)
 
 
+def clean_environment() -> dict[str, str]:
+    """Return our environment without settings of magi."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("MODEL_", "MAGI_", "LLAMA_"))}
+
+
 @dataclass
 class Run:
     """What a run of ansible-playbook printed and how it ended."""
@@ -74,7 +79,8 @@ class Deployment:
         path = self.folder / "profiles" / f"{name}.yml"
         path.write_text(yaml.safe_dump({"name": name, "enabled_models": list(entries), **more}))
 
-    def play(self, playbook: str = "site", *arguments: str, profile: str | None = None, **extra: Any) -> Run:
+    def inventory(self) -> Path:
+        """Write the inventory and return its path."""
         inventory = {
             "model_servers": {
                 "hosts": self.hosts,
@@ -97,22 +103,27 @@ class Deployment:
         }
         path = self.folder / "inventory.yml"
         path.write_text(json.dumps(inventory))
+        return path
+
+    def play(self, playbook: str = "site", *arguments: str, profile: str | None = None, **extra: Any) -> Run:
         name = ROOT / ("site.yml" if playbook == "site" else f"playbooks/{playbook}.yml")
         given = {**({"profile": profile} if profile else {}), **extra}
-        environment = {
-            key: value for key, value in os.environ.items() if not key.startswith(("MODEL_", "MAGI_", "LLAMA_"))
-        }
         result = subprocess.run(
             [
                 str(Path(sys.executable).with_name("ansible-playbook")),
                 "-i",
-                str(path),
+                str(self.inventory()),
                 str(name),
                 *(["-e", json.dumps(given)] if given else []),
                 *arguments,
             ],
             cwd=ROOT,
-            env={**environment, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "COLUMNS": "500", **self.environment},
+            env={
+                **clean_environment(),
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "COLUMNS": "500",
+                **self.environment,
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
