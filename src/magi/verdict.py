@@ -93,7 +93,7 @@ def deployed(run: Run) -> Outcome:
             raise error
         if problems:
             raise DeploymentFailed(problems)
-        return Outcome({"check": True, "hosts": _planned(run)})
+        return Outcome({"check": True, **planned(run).document})
     failed = report["summary"]["failed"]
     if any(item["cause"] == "host_unreachable" for item in failed):
         return Outcome(report, ExitCode.UNREACHABLE, problems)

@@ -43,6 +43,7 @@ def verbs() -> list[str]:
         (["up", "-i"], "requires an argument"),
         (["status", "--watch", "--json"], "--watch never ends, and --json is one document"),
         (["plan", "--markdown", "--json"], "--markdown and --json both want standard output"),
+        (["up", "--check", "--junit", "x.xml"], "--check deploys nothing, so there is no result for --junit"),
         (["up", "-i", "/no/such"], "There is no inventory /no/such: correct -i"),
         (["up", "--project", "/no/such"], "/no/such is no magi project (a folder with playbooks/site.yml)"),
         # What goes into Ansible as a variable would be a template there.

@@ -208,7 +208,7 @@ def test_a_deployment_without_a_report_failed(events, kind, said):
 def test_a_deployment_that_only_looked_returns_the_plans():
     plan = {"actions": []}
     outcome = verdict.deployed(run(ok("b", plan=plan), ok("a", plan=plan), ok(problems={})))
-    assert outcome == verdict.Outcome({"check": True, "hosts": {"a": plan, "b": plan}})
+    assert outcome == verdict.Outcome({"check": True, "hosts": {"a": plan, "b": plan}, "changes": 0, "unreachable": []})
     assert list(outcome.document["hosts"]) == ["a", "b"]
 
 

@@ -129,6 +129,9 @@ def test_from_a_plan_to_the_end(two: Deployment):
     assert bare.code == 4
     assert bare.document["changes"] == 2
     assert [item["action"] for item in bare.document["hosts"]["localhost"]["actions"]] == ["start", "start"]
+    looked = magi(two, "up", "--check")
+    assert looked.code == 0, looked.err
+    assert "2 to change; magi up does it." in looked.err
     assert two.tree() == {}
 
     state = two.folder / "state"

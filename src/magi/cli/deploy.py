@@ -104,6 +104,8 @@ def up(
     from magi import verbs
     from magi.cli import tables
 
+    if check and junit:
+        raise UsageError("--check deploys nothing, so there is no result for --junit: leave out one of the two.")
     output = Output(as_json)
     run = session(
         project, inventory, limit, extra_vars,
@@ -112,6 +114,8 @@ def up(
     outcome = carry_out(output, run, verbs.up, f"magi up {profile or ''}".rstrip(), steps=True)
     if "servers" in outcome.document:
         output.people.print(tables.report(output.people, outcome.document))
+    elif check:
+        output.people.print(tables.plan(outcome.document))
     if junit:
         from magi.junit import junit_xml
 
