@@ -114,7 +114,7 @@ class Run:
     def failures(self) -> list[Event]:
         """The failures that ended a host's run: neither ignored nor rescued."""
         stats = next((item.result for item in self.events if item.kind == "stats"), None)
-        ended = stats.get("failures", {}) if stats is not None else None
+        ended = stats.get("failures") if stats is not None else None
         return [
             item
             for item in self.events

@@ -72,4 +72,4 @@ class Progress:
             for item in actions:
                 name = item["instance"]
                 if name in host.instances and item["action"] in ("start", "restart", "keep"):
-                    host.instances[name] = FAILED if item["cause"] else READY if item["ready"] else RUNNING
+                    host.instances[name] = FAILED if item["cause"] else READY if item.get("ready") else RUNNING

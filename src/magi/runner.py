@@ -82,7 +82,7 @@ def _new_folder(name: str) -> Path:
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         what = f"{error.filename} can't be written ({error.strerror})"
-        raise UsageError(f"{what}: free it, or set XDG_STATE_HOME to another folder.") from None
+        raise UsageError(f"{what}: free it, or set XDG_STATE_HOME.") from None
     return folder
 
 

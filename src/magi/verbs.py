@@ -65,7 +65,7 @@ class Session:
     def play(self, playbook: str, variables: Mapping[str, Any] | None = None) -> Run:
         """Run a playbook to its end. Raises what ``checked`` raises."""
         ours = {
-            **({"profile": slug("The profile", self.profile)} if self.profile else {}),
+            **({"profile": slug("The profile", self.profile)} if self.profile is not None else {}),
             **({"model_server_strict": True} if self.strict else {}),
             **(variables or {}),
         }

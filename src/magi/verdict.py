@@ -11,6 +11,8 @@ from magi.events import Run, complaints, line, said
 
 # What fails in these was never a host's fault.
 _USAGE = {"magi.models.settings": UsageError, "magi.models.profile": ProfileError}
+# How Ansible ends, with a status of its own, where --limit leaves nothing of an inventory.
+_NO_HOSTS = "no hosts to target"
 _CHANGING = "magi.models.llama_instances"
 
 
@@ -35,14 +37,15 @@ def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None) -
     where = f"; all that Ansible said is in {run.output}" if run.output else ""
     if run.no_hosts:
         said_by_ansible = " ".join(complaints(run.events)[:2])
-        if run.rc and "no hosts to target" not in said_by_ansible:
+        if run.rc and _NO_HOSTS not in said_by_ansible:
             raise UsageError(f"Ansible could not begin: {said_by_ansible or f'exit status {run.rc}'}{where}.")
         unread = next((line for line in complaints(run.events) if "parse" in line.lower()), "")
         if unread:
             raise UsageError(f"The inventory can't be read: {unread}; correct it, or give another with -i.")
         hosts = f"inventory {', '.join(inventory)}" if inventory else "the inventory of ansible.cfg"
         limited = f" within --limit {limit}" if limit else ""
-        raise UsageError(f"No host to work on: {hosts} has none in the group model_servers{limited}.")
+        hint = "".join(f" Ansible says: {line}" for line in complaints(run.events)[:1])
+        raise UsageError(f"No host to work on: {hosts} has none in the group model_servers{limited}.{hint}")
     # Of a setting that is wrong for one host alone, the report tells what became of the others.
     touched = any(item.action == _CHANGING for item in run.events)
     for failure in run.failures:
@@ -69,7 +72,7 @@ def interruption(run: Run) -> str:
 
 def _once(sentences: Iterable[str]) -> str:
     """Return the sentences, each once: hosts that fail alike say the same."""
-    return " ".join(dict.fromkeys(sentences))
+    return " ".join(dict.fromkeys(filter(None, sentences)))
 
 
 def _lost(run: Run) -> MagiError | None:
@@ -85,13 +88,15 @@ def _lost(run: Run) -> MagiError | None:
 def deployed(run: Run) -> Outcome:
     """Return the report of a deployment and how it ended. Raises HostUnreachable or DeploymentFailed without one."""
     report, problems = run.last("report"), _once(map(line, (run.last("problems") or {}).values()))
+    # Of a host that failed early, the report says no more than that it did: its own message goes with it.
+    problems = _once([problems, *(words for item in run.failures if (words := said(item.result)) not in problems)])
     if report is None:
         error = _lost(run)
         if error:
             raise error
         if problems:
             raise DeploymentFailed(problems)
-        return Outcome({"check": True, "hosts": _planned(run)})
+        return Outcome({"check": True, **planned(run).document})
     failed = report["summary"]["failed"]
     if any(item["cause"] == "host_unreachable" for item in failed):
         return Outcome(report, ExitCode.UNREACHABLE, problems)

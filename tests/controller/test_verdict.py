@@ -111,6 +111,21 @@ def test_a_wrong_setting_of_one_host_hides_nothing_that_was_done_on_another():
     assert verdict.deployed(checked(given)).exit_code is ExitCode.FAILED
 
 
+def test_a_host_that_failed_early_is_explained_by_its_own_message():
+    problems = {"gpu2": "Host gpu2: it failed before its plan was made."}
+    given = run(failed("Port 8080\nis taken.", host="gpu2"), ok(report=report("host_failed"), problems=problems), rc=2)
+    outcome = verdict.deployed(given)
+    assert outcome.problem == "Host gpu2: it failed before its plan was made. Port 8080 is taken."
+    repeated = run(*given.events, failed(problems["gpu2"], host="gpu2"), rc=2)
+    assert verdict.deployed(repeated) == outcome
+
+
+def test_a_limit_that_leaves_nothing_is_said_though_ansible_has_a_status_for_it():
+    text = "[ERROR]: Specified inventory, host pattern and/or --limit leaves us with no hosts to target."
+    with pytest.raises(UsageError, match=r"^No host to work on: .* within --limit nobody"):
+        checked(Run(1, (Event("message", text=text),)), (), "nobody")
+
+
 def test_an_ignored_failure_is_none():
     checked(run(failed("x", "magi.models.settings", ignored=True)))
 
@@ -193,7 +208,7 @@ def test_a_deployment_without_a_report_failed(events, kind, said):
 def test_a_deployment_that_only_looked_returns_the_plans():
     plan = {"actions": []}
     outcome = verdict.deployed(run(ok("b", plan=plan), ok("a", plan=plan), ok(problems={})))
-    assert outcome == verdict.Outcome({"check": True, "hosts": {"a": plan, "b": plan}})
+    assert outcome == verdict.Outcome({"check": True, "hosts": {"a": plan, "b": plan}, "changes": 0, "unreachable": []})
     assert list(outcome.document["hosts"]) == ["a", "b"]
 
 

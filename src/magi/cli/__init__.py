@@ -28,19 +28,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; whatever goes wrong is one sentence."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, standalone_mode=False)
-        return int(code or 0)
+        code = int(app(arguments, prog_name="magi", standalone_mode=False) or ExitCode.OK)
+        # Typer turns Ctrl-C into this code, without a word. A run that is at work says itself what was done.
+        return _fail("Interrupted while no run was at work.", code, arguments) if code == ExitCode.INTERRUPTED else code
     except MagiError as error:
         return _fail(str(error), error.exit_code, arguments)
-    except KeyboardInterrupt:
-        return _fail("Interrupted before anything was begun.", ExitCode.INTERRUPTED, arguments)
     except BrokenPipeError:  # whoever read our output has left
         sys.stderr.close()
         return ExitCode.FAILED
     except Exception as error:
-        if type(error).__name__ == "Abort":
-            return _fail("Interrupted before anything was begun.", ExitCode.INTERRUPTED, arguments)
         if hasattr(error, "format_message"):  # click's own, whichever copy of it typer brings
+            if not arguments:
+                print(error.format_message(), file=sys.stderr)
+                return ExitCode.USAGE
             return _fail(error.format_message(), ExitCode.USAGE, arguments)
         return _fail(_defect(error), ExitCode.FAILED, arguments)
 

@@ -105,6 +105,8 @@ def up(
     from magi import verbs
     from magi.cli import tables
 
+    if check and junit:
+        raise UsageError("--check deploys nothing, so there is no result for --junit: leave out one of the two.")
     output = Output(as_json)
     run = session(
         project, inventory, limit, extra_vars,
@@ -118,6 +120,8 @@ def up(
     if "servers" in outcome.document:
         output.people.print(tables.report(output.people, outcome.document))
         _write_junit(junit, outcome.document)
+    elif check:
+        output.people.print(tables.plan(outcome.document))
     return finish(output, outcome)
 
 

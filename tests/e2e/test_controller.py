@@ -1,0 +1,374 @@
+"""magi on the real thing: each exit code, what goes to whom, signals, secrets, and the API for programs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from magi import Controller
+from magi.errors import DeploymentFailed, HostUnreachable, ProfileError
+
+from .conftest import ROOT, Deployment, ask, clean_environment
+
+pytestmark = pytest.mark.e2e
+
+Q2, Q3 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m"))
+GONE = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+
+
+def environment(deployment: Deployment, **more: str) -> dict[str, str]:
+    return {
+        **clean_environment(),
+        "PYTHONPATH": str(ROOT / "src"),
+        "XDG_STATE_HOME": str(deployment.folder / "state"),
+        **more,
+    }
+
+
+def begin(deployment: Deployment, *arguments: str, cwd: Path = ROOT, **more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "magi", *arguments],
+        cwd=cwd,
+        env=environment(deployment, **more),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+class Ran:
+    """How magi ended, and what it said to whom."""
+
+    def __init__(self, process: subprocess.Popen[str], before: str = ""):
+        self.out, err = process.communicate(timeout=120)
+        self.err = before + err
+        self.code = process.returncode
+        assert "Traceback" not in self.out + self.err, self.err
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def sentence(self) -> str:
+        """What it says at the end."""
+        said = [line for line in self.err.splitlines() if line.startswith("magi: ")]
+        assert len(said) == 1, self.err
+        return said[0].removeprefix("magi: ")
+
+
+def magi(deployment: Deployment, verb: str, *arguments: str, **more: Any) -> Ran:
+    return Ran(begin(deployment, verb, *arguments, "-i", str(deployment.inventory()), **more))
+
+
+def at_work(deployment: Deployment) -> list[int]:
+    """Return the processes of any run of the deployment's magi."""
+    state = f"XDG_STATE_HOME={deployment.folder / 'state'}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            variables = (entry / "environ").read_bytes().split(b"\0") if entry.name.isdigit() else ()
+            if state in variables and any(item.startswith(b"MAGI_RUN=") for item in variables):
+                found.append(int(entry.name))
+    return found
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    """Wait for the condition and return what it returned."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
+    return value
+
+
+@pytest.fixture
+def two(deployment: Deployment) -> Deployment:
+    """A deployment of two models, on ports of its own."""
+    deployment.variables["model_server_port_range"] = [18120, 18139]
+    deployment.add_model("Q2_K")
+    deployment.add_model("Q3_K_M")
+    return deployment
+
+
+CANARIES = {"LLAMA_API_KEY": "canary-of-a-key", "HF_TOKEN": "canary-of-a-token"}
+GIVEN = "canary-of-a-variable"
+
+
+def secrets_in(*texts: str) -> list[str]:
+    return [canary for canary in (*CANARIES.values(), GIVEN) for text in texts if canary in text]
+
+
+def secrets_below(folder: Path) -> list[str]:
+    texts = []
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # it was removed in this moment, or is a socket
+            texts.append(path.read_bytes().decode(errors="replace"))
+    return secrets_in(*texts)
+
+
+def test_from_a_plan_to_the_end(two: Deployment):
+    """Programs get their document and nothing else; no secret of the environment or the command line is kept."""
+    bare = magi(two, "plan", "--json")
+    assert bare.code == 4
+    assert bare.document["changes"] == 2
+    assert [item["action"] for item in bare.document["hosts"]["localhost"]["actions"]] == ["start", "start"]
+    looked = magi(two, "up", "--check")
+    assert looked.code == 0, looked.err
+    assert "2 to change; magi up does it." in looked.err
+    assert two.tree() == {}
+
+    state = two.folder / "state"
+    process = begin(
+        two, "up", "development", "--json", "-i", str(two.inventory()), "-e", f"a_secret={GIVEN}", **CANARIES
+    )  # fmt: skip
+    seen = []
+    until(lambda: seen.extend(secrets_below(state)) or process.poll() is not None, 120)
+    up = Ran(process)
+    assert up.code == 0, up.err
+    assert up.document == two.report()
+    assert up.document["ready_servers"] == 2
+    assert re.findall(r"^\[\d/5\] .*$", up.err, re.MULTILINE) == [
+        "[1/5] Model discovery",
+        "[2/5] Loading profile",
+        "[3/5] Filtering enabled models",
+        "[4/5] Launching servers",
+        "[5/5] Health check",
+    ]
+    assert "\x1b" not in up.out + up.err
+    assert seen + secrets_below(two.folder) + secrets_in(up.out, up.err) == []
+    assert ask(18120).strip()
+
+    for folder in (state / "magi" / "runs").iterdir():
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert [path.name for path in folder.iterdir()] == ["output.log"]
+        assert stat.S_IMODE((folder / "output.log").stat().st_mode) == 0o600
+
+    same = magi(two, "plan", "--markdown")
+    assert same.code == 0, same.err
+    assert same.out.startswith("### magi plan: profile `development`\n\n0 to change")
+    status = magi(two, "status", "--json")
+    assert status.code == 0, status.err
+    assert [(s["instance"], s["port"], s["is_ready"]) for s in status.document["servers"]] == [
+        (Q2, 18120, True),
+        (Q3, 18121, True),
+    ]
+    stopped = magi(two, "stop", Q3, "--json")
+    assert stopped.code == 0, stopped.err
+    assert [item["instance"] for item in stopped.document["hosts"]["localhost"]] == [Q3]
+    assert magi(two, "status", "--json").code == 3
+    down = magi(two, "down", "--json")
+    assert down.code == 0, down.err
+    assert {item["instance"] for item in down.document["hosts"]["localhost"]} == {Q2, Q3}
+    assert at_work(two) == []
+
+
+def test_what_is_not_ready_or_not_there(two: Deployment):
+    two.add_profile("p", Q2, {"model": Q3, "options": {"cache_type_k": "madeup"}})
+    junit = two.folder / "junit.xml"
+    degraded = magi(two, "up", "p", "--json", "--junit", str(junit))
+    assert degraded.code == 3, degraded.err
+    assert [item["cause"] for item in degraded.document["summary"]["failed"]] == ["bad_option"]
+    suite = ElementTree.parse(junit).getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    strict = magi(two, "up", "p", "--strict")
+    assert strict.code == 1
+    assert "strict is set and the deployment is degraded" in strict.sentence
+
+    missing = magi(two, "up", "nope", "--json")
+    assert missing.code == 2
+    assert "Profile nope not found" in missing.document["error"]["message"]
+    assert missing.document["error"]["message"] == missing.sentence
+
+    two.hosts["gone"] = GONE
+    two.add_profile("q", Q2)
+    lost = magi(two, "up", "q", "--json", "--junit", str(junit))
+    assert lost.code == 5, lost.err
+    assert "Host gone" in lost.sentence
+    assert "Connection refused" in lost.sentence
+    assert [(s["host"], s["is_ready"]) for s in lost.document["servers"]] == [("localhost", True)]
+    assert 'classname="gone"' in junit.read_text()
+    alone = magi(two, "status", "--limit", "gone", "--json")
+    assert alone.code == 5
+    assert "Connection refused" in alone.document["error"]["message"]
+    del two.hosts["gone"]
+
+
+def test_a_setting_that_is_wrong_for_one_host_hides_nothing(two: Deployment):
+    two.hosts["other"] = {"model_server_max_startup_time": "soon"}
+    run = magi(two, "up", "fast-only", "--json")
+    del two.hosts["other"]
+    assert run.code == 1, run.err
+    assert [server["instance"] for server in run.document["servers"] if server["is_ready"]] == [Q2]
+    assert "model_server_max_startup_time must be a whole number" in run.sentence
+
+
+def test_nothing_to_work_on_is_one_sentence(two: Deployment):
+    path = two.folder / "given.yml"
+    for arguments, inventory, said in (
+        (
+            ["--limit", "nobody"],
+            two.inventory().read_text(),
+            r"has none in the group model_servers within --limit nobody",
+        ),
+        ([], "all: [", r"has none in the group model_servers\. Ansible says: .*YAML parsing failed"),
+        ([], "ungrouped:\n  hosts: {gpu1: {}}\n", r"has none in the group model_servers"),
+    ):
+        path.write_text(inventory)
+        run = Ran(begin(two, "up", "--json", "-i", str(path), *arguments))
+        assert run.code == 2, run.err
+        assert re.match(f"No host to work on: inventory {path} {said}", run.sentence)
+        assert run.document == {"error": {"message": run.sentence, "exit_code": 2}}
+    assert two.tree() == {}
+
+
+def test_a_missing_collection_is_one_sentence(tmp_path: Path):
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("playbooks", "ansible.cfg"):
+        os.symlink(ROOT / name, project / name)
+    run = Ran(begin(Deployment(tmp_path), "up", "--project", str(project)))
+    assert run.code == 2
+    assert "The collection magi.models is missing" in run.sentence
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_deployment_cleanly(two: Deployment, number: signal.Signals):
+    process = begin(two, "up", "-i", str(two.inventory()))
+    before = read_until(process, "[4/5]")
+    assert at_work(two)
+    process.send_signal(number)
+    run = Ran(process, before)
+    assert run.code == 130, run.err
+    assert re.fullmatch(
+        r"Stopped by a signal: (begun|done) on localhost\. Run it again: it goes on from there\.", run.sentence
+    )
+    assert at_work(two) == []
+    again = magi(two, "up", "--json")
+    assert again.code == 0, again.err
+    assert again.document["ready_servers"] == 2
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """Return what magi tells people until a line holds the text."""
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if text in line:
+            return "".join(lines)
+    raise AssertionError("".join(lines))
+
+
+def test_a_killed_magi_leaves_what_the_next_one_repairs(two: Deployment):
+    process = begin(two, "up", "-i", str(two.inventory()))
+    read_until(process, "[4/5]")
+    process.kill()
+    process.communicate()
+    again = magi(two, "up", "--json")
+    assert again.code == 0, again.err
+    assert again.document["ready_servers"] == 2
+    until(lambda: not at_work(two))
+
+
+def test_a_dotenv_in_the_working_directory_is_under_the_environment(two: Deployment):
+    (two.folder / ".env").write_text("MAGI_PROFILE=fast-only\n")
+    given = ["plan", "--json", "-i", str(two.inventory()), "--project", str(ROOT)]
+    for more, profile in ({}, "fast-only"), ({"MAGI_PROFILE": "production"}, "production"):
+        run = Ran(begin(two, *given, cwd=two.folder, **more))
+        assert run.code == 4, run.err
+        assert run.document["hosts"]["localhost"]["profile"] == profile
+
+
+# --- for programs --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_process(two: Deployment, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    for name in {*os.environ} - {*clean_environment()}:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(two.folder / "state"))
+    return two
+
+
+def test_a_controller_from_initialize_to_shutdown(in_process: Deployment):
+    async def life() -> None:
+        controller = Controller(profile="development", inventory=in_process.inventory(), project=ROOT)
+        seen = []
+
+        async def listen() -> None:
+            async for event in controller.events():
+                seen.append(event)
+
+        listener = asyncio.create_task(listen())
+        await asyncio.sleep(0)  # it listens
+        planned = await controller.plan()
+        assert [item["action"] for item in planned["localhost"]["actions"]] == ["start", "start"]
+
+        # Cancelled in the middle: nothing of the run is left, and the next goes on from there.
+        work = asyncio.create_task(controller.initialize())
+        while not any(event.step == 4 for event in seen):
+            await asyncio.sleep(0.02)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        assert at_work(in_process) == []
+
+        report = await controller.initialize()
+        assert (report.ready_servers, report.total_servers, report.is_degraded) == (2, 2, False)
+        assert report.summary["profile"] == controller.profile == "development"
+        assert controller.enabled_models == (Q2, Q3)
+        assert [server.port for server in report.servers] == [18120, 18121]
+        status = await controller.status()
+        assert [server.is_ready for server in status.servers] == [True, True]
+        assert not [item for item in (await controller.plan())["localhost"]["actions"] if item["action"] != "keep"]
+        await controller.shutdown()
+        await asyncio.wait_for(listener, 10)
+        assert {event.step for event in seen} == {None, 1, 2, 3, 4, 5}
+        assert (await controller.status()).total_servers == 0
+
+    asyncio.run(life())
+
+
+def test_what_a_controller_raises(in_process: Deployment):
+    given = {"inventory": in_process.inventory(), "project": ROOT}
+    with pytest.raises(ProfileError, match="Profile nope not found"):
+        Controller(profile="nope", **given).initialize_sync()
+    in_process.add_profile("p", {"tier": "Q8"})
+    with pytest.raises(DeploymentFailed, match="nothing that profile p enables is available"):
+        Controller(profile="p", **given).initialize_sync()
+    in_process.hosts = {"gone": GONE}
+    with pytest.raises(HostUnreachable, match="Connection refused"):
+        Controller(inventory=in_process.inventory(), project=ROOT).status_sync()
+    in_process.hosts = {"localhost": {}}
+
+
+def test_two_controllers_in_one_process(in_process: Deployment):
+    other = Deployment(in_process.folder / "other", {"model_server_port_range": [18160, 18179]})
+    other.models.mkdir(parents=True)
+    other.add_model("Q2_K")
+    shutil.copytree(ROOT / "profiles", other.folder / "profiles")
+
+    async def both() -> None:
+        controllers = [Controller(inventory=item.inventory(), project=ROOT) for item in (in_process, other)]
+        reports = await asyncio.gather(*(controller.initialize() for controller in controllers))
+        assert [[server.port for server in report.servers] for report in reports] == [[18120, 18121], [18160]]
+        assert all(server.is_ready for report in reports for server in report.servers)
+        await asyncio.gather(*(controller.shutdown() for controller in controllers))
+
+    asyncio.run(both())
