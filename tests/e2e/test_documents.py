@@ -101,11 +101,6 @@ def test_the_commands_of_the_controller(checkout: Checkout):
         assert f"remove {model}" in outputs["magi down"]
 
 
-def test_a_check_leaves_no_junit_file(checkout: Checkout):
-    checkout.shell("magi up production --check --junit junit.xml")
-    assert not (checkout.folder / "junit.xml").exists()
-
-
 # Driving the life of an application as Starlette does.
 LIFESPAN = """
 import asyncio

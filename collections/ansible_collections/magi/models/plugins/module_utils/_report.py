@@ -17,7 +17,7 @@ from ansible_collections.magi.models.plugins.module_utils._cause import (
     wrong_server,
 )
 from ansible_collections.magi.models.plugins.module_utils._gguf import printable
-from ansible_collections.magi.models.plugins.module_utils._host import Host
+from ansible_collections.magi.models.plugins.module_utils._host import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._instance import Instance
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan
 
@@ -66,7 +66,7 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
                     "port": instance.port,
                     "pid": now.pid if now else None,
                     "started_at": now.started_at if now else None,
-                    "state": now.state if now else "absent",
+                    "state": _state(now, cause is None) if now else "absent",
                     "is_ready": cause is None,
                     "action": outcome.get("action"),
                 }
@@ -91,6 +91,12 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
             "warnings": warnings,
         },
     }
+
+
+def _state(now: Running, ready: bool) -> str:
+    """Return the state that the service manager tells; one that answers runs, though supervisor calls the first
+    seconds of a process its start."""
+    return "running" if ready and now.state == "starting" else now.state
 
 
 def _failed(host: str, instance: str | None, cause: Cause, log: Sequence[str] = ()) -> dict[str, Any]:
@@ -147,7 +153,7 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
                     "port": item.port,
                     "pid": item.pid,
                     "started_at": item.started_at,
-                    "state": item.state,
+                    "state": _state(item, item.name in (item.model_ids or ())),
                     "is_ready": item.name in (item.model_ids or ()),
                 }
             )

@@ -87,6 +87,15 @@ def test_a_host_as_a_whole_is_named_once(trouble, now, ready):
     ]
 
 
+@pytest.mark.parametrize(
+    ("health", "state"),
+    [(200, "running"), (503, "starting")],  # supervisor: the first seconds of a process
+)
+def test_what_answers_runs(health, state):
+    now = running(INSTANCE, state="starting", model_ids=("a-q2_k",))
+    assert build_report("test", [result(now, health=health)])["servers"][0]["state"] == state
+
+
 def test_a_quarantined_instance_is_named_with_its_cause_and_the_way_out():
     now = running(INSTANCE, state="failed", pid=None, log=("error: invalid argument: --x",))
     (item,) = build_report("test", [result(now, outcome={"action": "quarantine"})])["summary"]["failed"]
