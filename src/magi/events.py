@@ -134,8 +134,10 @@ def line(text: str) -> str:
 
 
 def said(result: Mapping[str, Any]) -> str:
-    """Return a task's message in one line."""
-    return line(str(result.get("msg") or "it did not say why")).removeprefix("Task failed: ")
+    """Return a task's message in one line; of a module that could not even run, with what its interpreter printed."""
+    message = line(str(result.get("msg") or "it did not say why")).removeprefix("Task failed: ")
+    printed = str(result.get("module_stderr") or "").strip()
+    return f"{message} ({line(printed.splitlines()[0])})" if printed else message
 
 
 def complaints(events: Iterable[Event]) -> list[str]:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,12 +160,15 @@ def run(
         config.prepare()
         # What env/settings would say: nothing on our standard output, and a look at `stop` every 0.1 s.
         config.suppress_ansible_output, config.pexpect_timeout = True, 0.1
-        config.command = command_line(path, options, variables or {})
+        config.command = []
         config.cwd = str(project.root)
         config.env = _Withheld(_environment(project, options, config.env, ident))
         try:
             runner = Runner(
-                config, event_handler=handle, cancel_callback=ending.is_due, status_handler=_forget_command(config)
+                config,
+                event_handler=handle,
+                cancel_callback=ending.is_due,
+                status_handler=_give_command(config.command, command_line(path, options, variables or {})),
             )
             runner.run()
         finally:
@@ -180,13 +183,13 @@ def run(
     return Run(rc, tuple(events), ending.stop.is_set(), str(output))
 
 
-def _forget_command(config: Any) -> Callable[..., None]:
-    """Return a status handler that removes the file with the command line before the command starts: what a user gave
-    by -e may be secret."""
+def _give_command(command: list[str], arguments: Sequence[str]) -> Callable[..., None]:
+    """Return a status handler that fills in the command line once ansible-runner has written what it knows of it into
+    a file, right before the start: what a user gave by -e may be secret."""
 
     def handle(status: Mapping[str, Any], **_more: Any) -> None:
         if status.get("status") == "running":
-            Path(config.artifact_dir, "command").unlink(missing_ok=True)
+            command.extend(arguments)
 
     return handle
 

@@ -135,6 +135,8 @@ def test_an_ignored_failure_is_none():
         ({}, "it did not say why"),
         ({"msg": None}, "it did not say why"),
         ({"msg": 5}, "5"),
+        ({"msg": "No JSON", "module_stderr": "\nsh: python3: not found\nmore"}, "No JSON (sh: python3: not found)"),
+        ({"msg": "No JSON", "module_stderr": "\r\n"}, "No JSON"),
         ({"msg": "\x1b]0;owned\x07 \u202ex"}, r"\x1b]0;owned\x07 \u202ex"),
     ],
 )

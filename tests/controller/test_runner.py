@@ -114,3 +114,14 @@ def test_an_environment_is_withheld_from_files_and_given_to_processes():
     withheld = runner._Withheld({"HF_TOKEN": "canary"})
     assert json.dumps(withheld) == "{}"
     assert dict(withheld.items()) == {"HF_TOKEN": "canary"}
+
+
+def test_the_command_line_is_known_only_when_it_starts():
+    """Before, ansible-runner writes what it knows of it into a file; what was given by -e may be secret."""
+    command: list[str] = []
+    handle = runner._give_command(command, ["ansible-playbook", "-e", "token=canary"])
+    handle({"status": "starting"}, runner_config=None)
+    assert command == []
+    handle({"status": "running"}, runner_config=None)
+    handle({"status": "successful"}, runner_config=None)
+    assert command == ["ansible-playbook", "-e", "token=canary"]
