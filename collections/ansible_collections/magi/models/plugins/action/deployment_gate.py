@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._rollout import Rollout, held_back
-from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction, variables_of
 from ansible_collections.magi.models.plugins.plugin_utils._host_result import host_result
 
 
@@ -22,5 +22,5 @@ class ActionModule(ControllerAction):
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         rollout = Rollout(tuple(arguments["order"]), tuple(arguments["batches"]))
         before = rollout.before(task_vars["inventory_hostname"])
-        results = [[host_result(name, task_vars["hostvars"][name]) for name in batch] for batch in before]
+        results = [[host_result(*item) for item in variables_of(batch, task_vars).items()] for batch in before]
         return {"held_back": held_back(results, arguments["max_fail_percentage"])}

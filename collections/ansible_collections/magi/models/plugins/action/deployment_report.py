@@ -14,7 +14,7 @@ from ansible_collections.magi.models.plugins.module_utils._report import (
     problems,
     summary_lines,
 )
-from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction, variables_of
 from ansible_collections.magi.models.plugins.plugin_utils._host_result import host_result
 
 
@@ -39,7 +39,7 @@ class ActionModule(ControllerAction):
             if arguments["path"]:
                 Path(arguments["path"]).unlink(missing_ok=True)
             return {}
-        hosts = [host_result(name, task_vars["hostvars"][name]) for name in arguments["hosts"]]
+        hosts = [host_result(*item) for item in variables_of(arguments["hosts"], task_vars).items()]
         if self._task.check_mode:
             return {"problems": not_deployed(hosts)}
         plans = [host.plan for host in hosts if host.plan]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._host import Host
 from ansible_collections.magi.models.plugins.module_utils._rollout import roll_out
-from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction, variables_of
 
 
 class ActionModule(ControllerAction):
@@ -19,6 +18,8 @@ class ActionModule(ControllerAction):
     }
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
-        seen = {name: task_vars["hostvars"][name]["__model_server_before"]["host"] for name in arguments["hosts"]}
-        serving = {name: any(item.pid for item in Host.from_dict(host).instances) for name, host in seen.items()}
+        serving = {
+            name: any(item["pid"] for item in seen["__model_server_before"]["host"]["instances"])
+            for name, seen in variables_of(arguments["hosts"], task_vars).items()
+        }
         return roll_out(serving, arguments["serial"]).to_dict()

@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._host import Host
 from ansible_collections.magi.models.plugins.module_utils._report import build_status, status_lines
-from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction, variables_of
 
 
 class ActionModule(ControllerAction):
@@ -16,9 +16,8 @@ class ActionModule(ControllerAction):
     SPEC = {"hosts": {"type": "list", "elements": "str", "required": True}}
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
-        seen = {name: task_vars["hostvars"][name].get("__model_server_after") or {} for name in arguments["hosts"]}
-        status = build_status(
-            {name: Host.from_dict(found["host"]) if "host" in found else None for name, found in seen.items()}
-        )
+        seen = variables_of(arguments["hosts"], task_vars)
+        found = {name: variables.get("__model_server_after") or {} for name, variables in seen.items()}
+        status = build_status({name: Host.from_dict(x["host"]) if "host" in x else None for name, x in found.items()})
         self.show(["", *status_lines(status), ""])
         return {"status": status}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._model import drift, table
-from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction, variables_of
 
 
 def drift_lines(drifted: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -28,8 +28,9 @@ class ActionModule(ControllerAction):
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         hosts = arguments["hosts"]
-        seen = {name: task_vars["hostvars"][name].get("__model_server_registry") or {} for name in hosts}
-        known = {name: registry for name, registry in seen.items() if "models" in registry}
+        seen = variables_of(hosts, task_vars)
+        found = {name: variables.get("__model_server_registry") or {} for name, variables in seen.items()}
+        known = {name: registry for name, registry in found.items() if "models" in registry}
         lines = []
         for name in hosts:
             found = table(known[name]) if name in known else ["not reachable, or it could not be scanned"]

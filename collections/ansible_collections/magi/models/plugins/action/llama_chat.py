@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.magi.models.plugins.plugin_utils._controller_action import variables_of
 
 JOB_LIMIT = 3600  # seconds
 POLL = 0.2  # seconds
@@ -43,7 +44,7 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         hosts = arguments.pop("hosts", None)
         if hosts:
-            result["serving"] = serving(arguments["name"], {name: task_vars["hostvars"][name] for name in hosts})
+            result["serving"] = serving(arguments["name"], variables_of(hosts, task_vars))
             if task_vars["inventory_hostname"] not in result["serving"][:1]:
                 return {**result, "skipped": True}
         if self._task.check_mode:
