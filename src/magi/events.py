@@ -18,9 +18,6 @@ _KINDS = {
     "runner_on_failed": "failed",
     "runner_on_unreachable": "unreachable",
     "runner_on_skipped": "skipped",
-    "runner_item_on_ok": "item",
-    "runner_item_on_failed": "item",
-    "runner_retry": "retry",
     "error": "message",
     "warning": "message",
     "deprecated": "message",
@@ -33,7 +30,7 @@ ENDS = ("ok", "failed", "unreachable")
 @dataclass(frozen=True)
 class Event:
     kind: str
-    """play, task, start, ok, failed, unreachable, skipped, item, retry, no_hosts, stats or message."""
+    """play, task, start, ok, failed, unreachable, skipped, no_hosts, stats or message."""
     play: str = ""
     task: str = ""
     action: str = ""

@@ -52,8 +52,6 @@ class Progress:
             host.instances.update({name: STARTING for name, state in host.instances.items() if state == WAITING})
         if event.kind == "ok":
             self._result(host, event.result)
-        if event.kind == "item" and event.result.get("status") == 200 and "item" in event.result:
-            host.instances[event.result["item"]["name"]] = READY
         report = event.result.get("report")
         if report:
             for server in report["servers"]:
@@ -73,3 +71,7 @@ class Progress:
                 name = item["instance"]
                 if name in host.instances and item["action"] in ("start", "restart", "keep"):
                     host.instances[name] = FAILED if item["cause"] else READY if item.get("ready") else RUNNING
+        seen = result.get("host")
+        for item in seen["instances"] if isinstance(seen, Mapping) else ():
+            if item["name"] in host.instances and item["health"] == 200:
+                host.instances[item["name"]] = READY

@@ -62,8 +62,11 @@ PLANNED = Event("ok", host="gpu1", result={"plan": plan(a="start", b="keep", c="
         ),
         (
             [
-                Event("item", host="gpu1", result={"status": 200, "item": {"name": "a"}}),
-                Event("item", host="gpu1", result={"status": 503, "item": {"name": "b"}}),
+                Event(
+                    "ok",
+                    host="gpu1",
+                    result={"host": {"instances": [{"name": "a", "health": 200}, {"name": "b", "health": 503}]}},
+                )
             ],
             {"a": READY, "b": RUNNING, "c": LEFT, "d": WAITING},
         ),

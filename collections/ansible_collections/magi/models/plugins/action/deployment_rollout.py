@@ -19,7 +19,7 @@ class ActionModule(ControllerAction):
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         serving = {
-            name: any(item["pid"] for item in seen["__model_server_before"]["host"]["instances"])
+            name: any(item["pid"] for item in seen["__model_server_registry"]["host"]["instances"])
             for name, seen in variables_of(arguments["hosts"], task_vars).items()
         }
         return roll_out(serving, arguments["serial"]).to_dict()

@@ -13,7 +13,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan
 from ansible_collections.magi.models.plugins.module_utils._services import supervisor, systemd
-from ansible_collections.magi.models.plugins.plugin_utils._deployment import deployment
+from ansible_collections.magi.models.plugins.plugin_utils._deployment import job
 
 ROLE_TEMPLATES = Path(__file__).parents[2] / "roles" / "model_server" / "templates"
 MANAGERS = {"supervisor": supervisor, "systemd": systemd}
@@ -58,14 +58,7 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         templates_dir = arguments.pop("templates_dir", None)
         model_folders = arguments.pop("model_folders", None) or []
-        job: dict[str, Any] = {
-            "files": [],
-            "instances": [],
-            "actions": [],
-            "generation": {},
-            "profile": "",
-            **deployment(),
-        }
+        work = job()
         if arguments.get("state", "present") == "present":
             if not arguments.get("plan"):
                 raise AnsibleActionFail("llama_instances needs a plan (from deployment_plan) to make it so.")
@@ -88,7 +81,7 @@ class ActionModule(ActionBase):
                 raise AnsibleActionFail(f"Host {plan.host}: a service file can't be written: {error}.") from None
             data = plan.to_dict()
             arguments.update(home=plan.home, manager=plan.manager)
-            job.update(
+            work = job(
                 files=files,
                 instances=[
                     {"name": i.name, "host": i.host, "port": i.port, "api_key_file": i.api_key_file}
@@ -100,14 +93,10 @@ class ActionModule(ActionBase):
             )
         result.update(
             self._execute_module(
-                "magi.models.llama_instances", module_args={**arguments, "job": job}, task_vars=task_vars
+                "magi.models.llama_instances", module_args={**arguments, "job": work}, task_vars=task_vars
             )
         )
-        result["launched"] = [item["instance"] for item in result.get("actions", ()) if item["launched"]]
-        result["waiting"] = [
-            item["instance"] for item in result.get("actions", ()) if item["launched"] and not item["ready"]
-        ]
-        result["deadline"] = time.time() + int(arguments.get("max_startup_time") or 120)
+        result["deadline"] = time.time() + int(arguments.get("max_startup_time") or 120) - result.pop("waited", 0)
         if result.get("failed") and task_vars:
             result["msg"] = f"Host {task_vars['inventory_hostname']}: {result.get('msg', 'no message')}"
         return result

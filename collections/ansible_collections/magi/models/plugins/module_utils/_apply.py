@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils import _probe
-from ansible_collections.magi.models.plugins.module_utils._cause import Cause, find_cause, not_ready
+from ansible_collections.magi.models.plugins.module_utils._cause import find_cause, not_ready
 from ansible_collections.magi.models.plugins.module_utils._files import write_atomic
 from ansible_collections.magi.models.plugins.module_utils._generation import (
     ConflictError,
@@ -30,7 +30,8 @@ from ansible_collections.magi.models.plugins.module_utils._host import Generatio
 from ansible_collections.magi.models.plugins.module_utils._instance import LEFT_ALONE, InstanceError, check_api_keys
 from ansible_collections.magi.models.plugins.module_utils._services import Services
 
-LOG_LINES = 40
+FIRST_LOOK = 10
+"""Seconds that a launch waits for its servers; most are ready by then, and the health check waits for the others."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,16 @@ class Outcome:
     action: str
     reason: str
     launched: bool = True
-    """Started and listening; its readiness is the health check's matter. True for stop and keep, not for quarantine."""
+    """Started and not ended; its readiness is the health check's matter. True for stop and keep, not for quarantine."""
     cause: str = ""
     detail: str = ""
     log: tuple[str, ...] = ()
     ready: bool = False
-    """/health answers 200 already; the health check waits for the others."""
+    """It answers /health with 200; the health check waits for the others."""
+
+    @property
+    def loads(self) -> bool:
+        return self.launched and not self.ready and not self.cause
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ class Result:
     outcomes: tuple[Outcome, ...] = ()
     generation: Generation = field(default_factory=Generation)
     diff: tuple[dict[str, str], ...] = ()
+    waited: float = 0
+    """Seconds since the last start."""
 
 
 def file_changes(files: Iterable[File], owned: Iterable[Path]) -> tuple[list[File], list[Path], list[dict[str, str]]]:
@@ -130,28 +137,13 @@ def present(services: Services, job: Job, *, check_mode: bool) -> Result:
     with exclusive(job.home, _worker(job)):
         check_generation(job.home, job.generation)
         result = _present(services, job, check_mode=False)
-    return replace(result, outcomes=_first_look(result.outcomes, job))
-
-
-def _first_look(outcomes: Sequence[Outcome], job: Job, pause: float = 0.1) -> tuple[Outcome, ...]:
-    """Return the outcomes with what is ready by now, or becomes so within one readiness_check_interval: one look from
-    here at all instances spares the health check a module for each."""
-    waiting = {item.instance for item in outcomes if item.launched and item.instance in job.instances}
-    asked = sorted(waiting)
-    deadline = time.monotonic() + job.readiness_check_interval
-
-    def healthy(name: str) -> bool:
-        address, port = job.instances[name]["host"], job.instances[name]["port"]
-        return _probe.get(address, port, "/health")[0] == 200
-
-    with ThreadPoolExecutor(max(1, len(asked))) as pool:
-        while waiting:
-            names = sorted(waiting)
-            waiting -= {name for name, ready in zip(names, pool.map(healthy, names)) if ready}
-            if time.monotonic() > deadline:
-                break
-            time.sleep(pause if waiting else 0)
-    return tuple(replace(item, ready=item.instance in asked and item.instance not in waiting) for item in outcomes)
+    begun = time.monotonic()
+    names = [item.instance for item in result.outcomes if item.launched and item.instance in job.instances]
+    return replace(
+        result,
+        outcomes=_settle(services, result.outcomes, names, job, min(FIRST_LOOK, job.max_startup_time)),
+        waited=time.monotonic() - begun,
+    )
 
 
 def _worker(job: Job) -> Worker:
@@ -307,48 +299,37 @@ def _until(condition: Callable[[], bool], seconds: float, pause: float = 0.05) -
     return True
 
 
-def _start_all(services: Services, outcomes: Sequence[Outcome], job: Job) -> list[Outcome]:
-    starting = [item for item in outcomes if item.action in ("start", "restart")]
-    done: dict[str, Outcome] = {}
+def _start_all(services: Services, outcomes: Sequence[Outcome], job: Job) -> Sequence[Outcome]:
+    starting = [item.instance for item in outcomes if item.action in ("start", "restart")]
     if job.concurrent_starts:
-        for item in starting:
-            services.start(item.instance)
-        done = {item.instance: _settle(services, item, job, ready=False) for item in starting}
-    else:
-        for item in starting:
-            services.start(item.instance)
-            done[item.instance] = _settle(services, item, job, ready=True)
-    return [done.get(item.instance, item) for item in outcomes]
+        if starting:
+            services.start(starting)
+        return outcomes
+    for name in starting:
+        services.start([name])
+        outcomes = _settle(services, outcomes, [name], job, job.max_startup_time)
+    return outcomes
 
 
-def _settle(services: Services, outcome: Outcome, job: Job, *, ready: bool) -> Outcome:
-    """Wait until the instance listens itself (or, with ``ready``, is healthy), or has failed for good.
+def _settle(
+    services: Services, outcomes: Sequence[Outcome], names: Sequence[str], job: Job, seconds: float
+) -> tuple[Outcome, ...]:
+    """Return the outcomes with what became of the instances ``names`` within ``seconds``: ready, failed for good or,
+    where that was all the time they have, not ready; else nothing yet."""
+    found = _probe.await_ready(services, job.home, names, seconds, job.readiness_check_interval)
 
-    llama-server listens before it loads the model, and a start that fails ends within about 0.1 s; the service
-    manager then tries again up to its start limit, so only its verdict counts.
-    """
-    name = outcome.instance
-    address, port = job.instances[name]["host"], job.instances[name]["port"]
-    deadline = time.monotonic() + job.max_startup_time
-    status = 0
-    while True:
-        now = services.status().get(name)
-        if now is None or now.state in ("failed", "stopped"):
-            log = services.logs(name, LOG_LINES)
-            cause = find_cause(log, now.exit_status if now else None)
-            return _failed(outcome, cause, log)
-        if now.pid and _probe.listens(now.pid, port):
-            if ready:
-                status, _body = _probe.get(address, port, "/health")
-            if not ready or status == 200:
-                return outcome
-        if time.monotonic() > deadline:
-            return _failed(outcome, not_ready(job.max_startup_time, status), services.logs(name, LOG_LINES))
-        time.sleep(0.05 if not status else job.readiness_check_interval)
+    def settled(item: Outcome) -> Outcome:
+        if item.instance not in found:
+            return item
+        status, health = found[item.instance]
+        failed = status.state in ("failed", "stopped")
+        if health == 200 or (not failed and seconds < job.max_startup_time):
+            return replace(item, ready=health == 200)
+        log = services.logs(item.instance, _probe.LOG_LINES)
+        cause = find_cause(log, status.exit_status) if failed else not_ready(job.max_startup_time, health)
+        return replace(item, launched=not failed, cause=cause.code, detail=cause.detail, log=tuple(log))
 
-
-def _failed(outcome: Outcome, cause: Cause, log: Sequence[str]) -> Outcome:
-    return Outcome(outcome.instance, outcome.action, outcome.reason, False, cause.code, cause.detail, tuple(log))
+    return tuple(map(settled, outcomes))
 
 
 def stopped(services: Services, job: Job, names: Sequence[str] | None, *, check_mode: bool) -> Result:

@@ -84,9 +84,11 @@ class Running:
     environment: Mapping[str, str] = field(default_factory=dict)
     """The LLAMA_ARG_* and MAGI_* variables of the process, secrets left out."""
     log: tuple[str, ...] = ()
-    """The last lines it printed."""
+    """The last lines it printed, where it failed or does not answer."""
+    health: int | None = None
+    """HTTP status of /health, 0 without an answer; None: not asked."""
     model_ids: tuple[str, ...] | None = None
-    """What /v1/models answered; None: not asked or no answer."""
+    """What /v1/models of a healthy one answered; None: not asked or no answer."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ def reachable(bound: str) -> str:
     """Return the address at which a server bound to ``bound`` (an address, or several with commas) is reached on its
     own host."""
     first = bound.split(",")[0]
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(first, first)  # noqa: S104
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(first, first)  # noqa: S104 - recognised, not bound
 
 
 def overlaps(bound: str, wanted: str) -> bool:

@@ -5,17 +5,16 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import http.client
 import json
 import os
 import re
 import stat
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._cores import cores
 from ansible_collections.magi.models.plugins.module_utils._generation import read_generation, read_worker
@@ -30,7 +29,7 @@ from ansible_collections.magi.models.plugins.module_utils._host import (
     parse_listeners,
     reachable,
 )
-from ansible_collections.magi.models.plugins.module_utils._services import Status, chosen, detected
+from ansible_collections.magi.models.plugins.module_utils._services import Services, Status, chosen, detected
 
 PROC = Path("/proc")
 # Never leave a host in a process's environment: names that hold secrets, or point to them.
@@ -130,11 +129,6 @@ def read_listeners(wanted: Iterable[int], instances: Mapping[int, str]) -> tuple
     return tuple(sorted(found, key=lambda item: (item.port, item.address)))
 
 
-def listens(pid: int | None, port: int) -> bool:
-    """Whether the process ``pid`` itself holds a listening socket on ``port``."""
-    return pid is not None and any(item.pid == pid for item in read_listeners([port], {}))
-
-
 def orphans(home: str, known: Iterable[int]) -> dict[str, int]:
     """Return by name the pids of instances of ``home`` that live on without their service manager."""
     skip = set(known)
@@ -170,6 +164,12 @@ def api_key(environment: Mapping[str, str]) -> str | None:
                 if line and not line.startswith("#"):
                     return line
     return None
+
+
+def ask_health(environment: Mapping[str, str]) -> int:
+    """Return what the server of this environment answers at /health: 200 ready, 503 loading; 0: no answer in time."""
+    address, port = environment.get("LLAMA_ARG_HOST", "127.0.0.1"), environment.get("LLAMA_ARG_PORT", "")
+    return get(address, int(port), "/health")[0] if port.isdigit() else 0
 
 
 def ask_models(environment: Mapping[str, str]) -> tuple[str, ...] | None:
@@ -210,14 +210,17 @@ def _keys_changed(environment: Mapping[str, str], status: Status) -> bool:
     return False
 
 
-FAILURE_LINES = 40
-"""Lines of log that are read of an instance that failed, also where none are asked for: they tell the cause."""
+LOG_LINES = 40
+"""Lines of log that are read of an instance that failed or does not answer: they tell the cause."""
 
 
 def read_instances(
-    services: Any, home: str, *, log_lines: int = 0, ask: bool = False
+    services: Services, home: str, *, ask: bool = False
 ) -> tuple[tuple[Running, ...], dict[str, dict[str, str]]]:
-    """Return the instances of ``home`` as they are, and their full environments by name (which stay on the host)."""
+    """Return the instances of ``home`` as they are, and their full environments by name (which stay on the host).
+
+    With ``ask``, each that runs is asked whether it is ready, and if so, which models it serves.
+    """
     status = services.status()
     managed = {item.pid for item in status.values() if item.pid}
     status.update({name: Status("orphaned", pid) for name, pid in orphans(home, managed).items()})
@@ -229,7 +232,8 @@ def read_instances(
     def read(name: str) -> Running:
         item, environment = status[name], environments[name]
         port = environment.get("LLAMA_ARG_PORT", "")
-        lines = log_lines or (FAILURE_LINES if item.state == "failed" else 0)
+        health = ask_health(environment) if ask and item.pid and port.isdigit() else None
+        silent = item.state == "failed" or health not in (None, 200)
         return Running(
             name,
             item.state,
@@ -244,12 +248,52 @@ def read_instances(
                 for key, value in environment.items()
                 if key.startswith(("LLAMA_ARG_", "MAGI_")) and not _SECRET.search(key.replace("API_KEY_FILE", ""))
             },
-            tuple(services.logs(name, lines)) if lines else (),
-            ask_models(environment) if ask and item.pid and port.isdigit() else None,
+            tuple(services.logs(name, LOG_LINES)) if silent else (),
+            health,
+            ask_models(environment) if health == 200 else None,
         )
 
     with ThreadPoolExecutor(8) as pool:
         return tuple(pool.map(read, sorted(status))), environments
+
+
+def await_ready(
+    services: Services, home: str, names: Iterable[str], seconds: float, interval: float
+) -> dict[str, tuple[Status, int]]:
+    """Wait up to ``seconds`` until each of the instances is ready, or has failed for good; return by name what its
+    manager says and what it answered at /health (0: it does not listen, or gave no answer).
+
+    Asked is only what listens in a process of its own, which llama-server does before it loads the model. The manager
+    tries a failed start again up to its limit, so only its verdict counts. Looks at once, then ever more seldom, at
+    least every ``interval`` seconds.
+    """
+    waiting = {name: _environment_file(home, name) for name in names}
+    listening: set[str] = set()
+    found: dict[str, tuple[Status, int]] = {}
+    deadline, pause = time.monotonic() + seconds, min(0.1, interval)
+
+    with ThreadPoolExecutor(max(1, len(waiting))) as pool:
+        while waiting:
+            status = services.status()
+            now = {name: status.get(name, Status("stopped")) for name in waiting}
+            silent = {int(waiting[name].get("LLAMA_ARG_PORT", 0)): name for name in now.keys() - listening}
+            for item in read_listeners(silent, {}) if silent else ():
+                if item.pid and item.pid == now[silent[item.port]].pid:
+                    listening.add(silent[item.port])
+            asked = sorted(listening & now.keys())
+            health = dict(zip(asked, pool.map(ask_health, (waiting[name] for name in asked))))
+            found.update({name: (item, health.get(name, 0)) for name, item in now.items()})
+            waiting = {
+                name: waiting[name]
+                for name, item in now.items()
+                if health.get(name) != 200 and item.state not in ("failed", "stopped")
+            }
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            time.sleep(min(pause, left) if waiting else 0)
+            pause = min(pause * 1.25, interval)
+    return found
 
 
 def memory_bytes() -> int:
@@ -314,32 +358,27 @@ def _obstacle(path: Path, bound: Sequence[Path], manager: str) -> tuple[str, str
 
 
 def read_host(
-    *,
-    llama_server_path: str,
-    home: str,
+    services: Services,
     manager: str,
-    supervisord_path: str,
-    ports: Iterable[int],
-    log_lines: int = 0,
+    home: str,
+    *,
+    llama_server_path: str | None = None,
+    ports: Iterable[int] = (),
     ask: bool = False,
-    options: bool = True,
     must_read: Iterable[str] = (),
     model_folders: Iterable[str] = (),
 ) -> Host:
-    """Read all that a plan or a report needs to know of this host, in one go.
+    """Read what a plan or a report needs to know of this host, where ``services`` are those of ``manager``.
 
+    The binary is read where its path is given; listeners are those on ``ports`` and on the ports of instances.
     ``must_read`` are files that the servers need, found in ``model_folders``.
     Raises ServiceError when the service manager can't be asked.
     """
-    kind = detected(manager)
-    services = chosen(kind, home, supervisord_path)
-    binary, binary_error = read_binary(llama_server_path)
-    if binary and not options:
-        binary = dataclasses.replace(binary, options=())
-    instances, _environments = read_instances(services, home, log_lines=log_lines, ask=ask)
+    binary, binary_error = read_binary(llama_server_path) if llama_server_path else (None, "")
+    instances, _environments = read_instances(services, home, ask=ask)
     leases = {item.port for item in instances if item.port}
     return Host(
-        manager=kind,
+        manager=manager,
         home=home,
         cores=cores(),
         memory_bytes=memory_bytes(),
@@ -353,7 +392,35 @@ def read_host(
         at_work=read_worker(home),
         unreadable=unreadable(
             [*must_read, *([binary.path] if binary and must_read else [])],
-            [*model_folders, os.path.dirname(os.path.expanduser(llama_server_path))],
-            kind,
+            [*model_folders, *([os.path.dirname(binary.path)] if binary else [])],
+            manager,
         ),
+    )
+
+
+def look(
+    *,
+    home: str,
+    manager: str,
+    supervisord_path: str,
+    llama_server_path: str | None,
+    port_range: Sequence[int],
+    ports: Sequence[int],
+    identify: bool = False,
+    must_read: Sequence[str] = (),
+    model_folders: Sequence[str] = (),
+) -> Host:
+    """Return what the module model_host_info does for these options of its. Raises ServiceError and ValueError."""
+    if len(port_range) != 2:
+        raise ValueError(f"port_range takes the first and the last port, not {list(port_range)}.")
+    manager = detected(manager)
+    return read_host(
+        chosen(manager, home, supervisord_path),
+        manager,
+        home,
+        llama_server_path=llama_server_path,
+        ports=[*range(port_range[0], port_range[1] + 1), *ports],
+        ask=identify,
+        must_read=must_read,
+        model_folders=model_folders,
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._cause import (
@@ -30,8 +30,6 @@ class HostResult:
     plan: Plan | None = None
     outcomes: Sequence[Mapping[str, Any]] = ()
     """The actions that llama_instances returned."""
-    health: Mapping[str, int] = field(default_factory=dict)
-    """Last HTTP status of /health by instance name; 0 or less: no answer."""
     after: Host | None = None
     max_startup_time: int = 0
     """Seconds."""
@@ -123,9 +121,8 @@ def cause_of(instance: Instance, result: HostResult) -> Cause | None:
     if now is None or now.state in ("failed", "stopped", "backoff"):
         cause = find_cause(now.log if now else (), now.exit_status if now else None)
         return quarantined(cause) if outcome.get("action") == "quarantine" else cause
-    status = result.health.get(instance.name, 0)
-    if status != 200:
-        return not_ready(result.max_startup_time, max(status, 0))
+    if now.health != 200:
+        return not_ready(result.max_startup_time, now.health or 0)
     if now.model_ids is not None and instance.name not in now.model_ids:
         return wrong_server(instance.name, now.model_ids)
     if now.model_ids is None and not _holds_port(instance, result.after):

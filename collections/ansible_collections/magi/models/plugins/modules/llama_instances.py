@@ -31,7 +31,7 @@ options:
       - V(stopped) stops instances gracefully and keeps their definitions.
       - V(absent) stops all instances and removes everything that was deployed.
       - V(fenced) ends what a deployment still does on the host whose controller is gone. Used by the action plugin of
-        M(magi.models.model_host_info).
+        M(magi.models.model_registry).
     type: str
     choices: [present, stopped, absent, fenced]
     default: present
@@ -118,7 +118,7 @@ actions:
       type: str
       returned: always
     launched:
-      description: Whether it started and listens; true where nothing had to start, false in quarantine.
+      description: Whether it started and did not end; true where nothing had to start, false in quarantine.
       type: bool
       returned: always
     cause:
@@ -130,7 +130,7 @@ actions:
       type: str
       returned: always
     ready:
-      description: Whether C(/health) answered 200 within one readiness_check_interval.
+      description: Whether C(/health) answered 200 within ten seconds.
       type: bool
       returned: always
     log:
@@ -138,18 +138,17 @@ actions:
       type: list
       elements: str
       returned: always
-launched:
-  description: Names of the instances that run, whose readiness can be waited for.
-  returned: always
-  type: list
-  elements: str
+host:
+  description: What runs on the host now, as M(magi.models.model_host_info) returns it with O(ignore:identify).
+  returned: for O(state=present), except in check mode
+  type: dict
 waiting:
-  description: Those of them that were not ready yet.
+  description: Names of the instances that still load.
   returned: always
   type: list
   elements: str
 deadline:
-  description: When the last start must have become ready, in seconds since the epoch.
+  description: When they must have become ready, in seconds since the epoch.
   returned: always
   type: float
 generation:
@@ -174,6 +173,7 @@ from ansible_collections.magi.models.plugins.module_utils._files import FileWrit
 from ansible_collections.magi.models.plugins.module_utils._generation import ConflictError
 from ansible_collections.magi.models.plugins.module_utils._host import Generation, Worker
 from ansible_collections.magi.models.plugins.module_utils._instance import InstanceError
+from ansible_collections.magi.models.plugins.module_utils._probe import read_host
 from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, chosen, detected
 
 
@@ -214,11 +214,15 @@ def main() -> None:
         readiness_check_interval=params["readiness_check_interval"],
         stop_timeout=params["stop_timeout"],
     )
-    services = chosen(detected(params["manager"]), params["home"], params["supervisord_path"])
+    manager = detected(params["manager"])
+    services = chosen(manager, params["home"], params["supervisord_path"])
     check = module.check_mode
+    host = None
     try:
         if params["state"] == "present":
             result = present(services, job, check_mode=check)
+            if not check:
+                host = read_host(services, manager, job.home, ask=True)
         elif params["state"] == "fenced":
             fence(job.home, Worker(**given["worker"]))
             result = Result(True)
@@ -235,6 +239,9 @@ def main() -> None:
         )
     module.exit_json(
         changed=result.changed,
+        waited=result.waited,
+        waiting=[i.instance for i in result.outcomes if host and i.instance in job.instances and i.loads],
+        **({"host": host.to_dict()} if host else {}),
         actions=[asdict(item) for item in result.outcomes],
         generation=asdict(result.generation),
         diff=list(result.diff),

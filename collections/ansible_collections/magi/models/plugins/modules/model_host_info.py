@@ -19,9 +19,8 @@ extends_documentation_fragment:
   - magi.models.attributes.info_module
 options:
   llama_server_path:
-    description: The llama-server binary.
+    description: The llama-server binary; it is not looked at where this is not given.
     type: path
-    required: true
   home:
     description: Folder of the instance files and of the applied state.
     type: path
@@ -45,18 +44,25 @@ options:
     type: list
     elements: int
     default: []
-  log_lines:
-    description: How many of the last lines of each instance's log to return; V(0) reads no log.
-    type: int
-    default: 0
   identify:
-    description: Ask each running instance at C(/v1/models) which model it serves.
+    description:
+      - Ask each running instance at C(/health) whether it is ready, and at C(/v1/models) which model it serves.
+      - The last lines of the log are returned of one that is not ready, as they always are of one that failed.
     type: bool
     default: false
-  options:
-    description: Return the options that the binary takes.
-    type: bool
-    default: true
+  wait_for:
+    description: Before anything is read, wait until these instances are ready, or have failed for good.
+    type: list
+    elements: str
+    default: []
+  wait_seconds:
+    description: How long at most.
+    type: float
+    default: 0
+  readiness_check_interval:
+    description: Seconds between two looks at the instances of O(wait_for).
+    type: int
+    default: 2
   must_read:
     description:
       - Files that the servers need, such as those of the models. What keeps their user from them, or from llama-server,
@@ -69,12 +75,6 @@ options:
     type: list
     elements: path
     default: []
-  fence:
-    description:
-      - End what a deployment still does on the host when its controller, on this machine, is gone; then read the host.
-      - Done by the action plugin of the same name, and not in check mode.
-    type: bool
-    default: false
 """
 
 EXAMPLES = r"""
@@ -82,7 +82,6 @@ EXAMPLES = r"""
   magi.models.model_host_info:
     llama_server_path: /usr/local/bin/llama-server
     home: /etc/magi
-    log_lines: 20
     identify: true
   register: found
 
@@ -125,7 +124,7 @@ host:
       returned: always
     instances:
       description: Our instances with state, pid, port, configuration hash, start (seconds since the epoch),
-        environment (LLAMA_ARG_* without secrets), log and the model ids they answered with.
+        environment (LLAMA_ARG_* without secrets), log, HTTP status of /health and the model ids they answered with.
       type: list
       elements: dict
       returned: always
@@ -156,46 +155,36 @@ host:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._probe import read_host
-from ansible_collections.magi.models.plugins.module_utils._services import ServiceError
+from ansible_collections.magi.models.plugins.module_utils._probe import await_ready, look
+from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, chosen, detected
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "llama_server_path": {"type": "path", "required": True},
+            "llama_server_path": {"type": "path"},
             "home": {"type": "path", "required": True},
             "manager": {"type": "str", "choices": ["auto", "systemd", "supervisor"], "default": "auto"},
             "supervisord_path": {"type": "path", "default": "supervisord"},
             "port_range": {"type": "list", "elements": "int", "default": [8080, 8099]},
             "ports": {"type": "list", "elements": "int", "default": []},
-            "log_lines": {"type": "int", "default": 0},
             "identify": {"type": "bool", "default": False},
-            "options": {"type": "bool", "default": True},
+            "wait_for": {"type": "list", "elements": "str", "default": []},
+            "wait_seconds": {"type": "float", "default": 0},
+            "readiness_check_interval": {"type": "int", "default": 2},
             "must_read": {"type": "list", "elements": "str", "default": []},
             "model_folders": {"type": "list", "elements": "path", "default": []},
-            "fence": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
-    params = module.params
-    if len(params["port_range"]) != 2:
-        module.fail_json(msg=f"port_range takes the first and the last port, not {params['port_range']}.")
-    first, last = params["port_range"]
+    options = dict(module.params)
+    names, seconds, interval = (options.pop(k) for k in ("wait_for", "wait_seconds", "readiness_check_interval"))
     try:
-        host = read_host(
-            llama_server_path=params["llama_server_path"],
-            home=params["home"],
-            manager=params["manager"],
-            supervisord_path=params["supervisord_path"],
-            ports=[*range(first, last + 1), *params["ports"]],
-            log_lines=params["log_lines"],
-            ask=params["identify"],
-            options=params["options"],
-            must_read=params["must_read"],
-            model_folders=params["model_folders"],
-        )
-    except ServiceError as error:
+        if names:
+            services = chosen(detected(options["manager"]), options["home"], options["supervisord_path"])
+            await_ready(services, options["home"], names, seconds, interval)
+        host = look(**options)
+    except (ServiceError, ValueError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, host=host.to_dict())
 

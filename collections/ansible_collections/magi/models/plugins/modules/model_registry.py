@@ -49,6 +49,44 @@ options:
         Hosts can then be compared by content and not only by header.
     type: bool
     default: false
+  host:
+    description:
+      - Look at the host in the same call, which saves another, and return RV(host).
+      - The options are those of M(magi.models.model_host_info).
+    type: dict
+    suboptions:
+      home:
+        description: Folder of the instance files and of the applied state.
+        type: path
+        required: true
+      manager:
+        description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
+        type: str
+        choices: [auto, systemd, supervisor]
+        default: auto
+      supervisord_path:
+        description: The supervisord program, for O(host.manager=supervisor).
+        type: path
+        default: supervisord
+      llama_server_path:
+        description: The llama-server binary; it is not looked at where this is not given.
+        type: path
+      port_range:
+        description: First and last port (both included) whose listeners are looked up.
+        type: list
+        elements: int
+        default: [8080, 8099]
+      ports:
+        description: Further ports whose listeners are looked up, such as those that a profile fixes.
+        type: list
+        elements: int
+        default: []
+  fence:
+    description:
+      - With O(host), end what a deployment still does there when its controller, on this machine, is gone; then read.
+      - Done by the action plugin of the same name, and not in check mode.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -226,6 +264,10 @@ rejected:
       sample: >-
         /models/llama-70b.gguf is incomplete: it needs at least 42520393472 bytes and has 1048576;
         wait for the download to end, or download it again.
+host:
+  description: The host as M(magi.models.model_host_info) returns it.
+  returned: with O(host)
+  type: dict
 source:
   description: V(cache) if the registry file was returned, V(scan) if files were read.
   returned: success
@@ -262,12 +304,14 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError
 from ansible_collections.magi.models.plugins.module_utils._model import table
+from ansible_collections.magi.models.plugins.module_utils._probe import look
 from ansible_collections.magi.models.plugins.module_utils._registry import (
     ScanError,
     difference,
     discover,
     save,
 )
+from ansible_collections.magi.models.plugins.module_utils._services import ServiceError
 
 
 def main() -> None:
@@ -277,6 +321,18 @@ def main() -> None:
             "registry_path": {"type": "path", "required": True},
             "refresh": {"type": "bool", "default": False},
             "checksum": {"type": "bool", "default": False},
+            "host": {
+                "type": "dict",
+                "options": {
+                    "home": {"type": "path", "required": True},
+                    "manager": {"type": "str", "choices": ["auto", "systemd", "supervisor"], "default": "auto"},
+                    "supervisord_path": {"type": "path", "default": "supervisord"},
+                    "llama_server_path": {"type": "path"},
+                    "port_range": {"type": "list", "elements": "int", "default": [8080, 8099]},
+                    "ports": {"type": "list", "elements": "int", "default": []},
+                },
+            },
+            "fence": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -312,6 +368,11 @@ def main() -> None:
         "table": table(outcome.registry.content),
         "changed": outcome.changed,
     }
+    if options["host"]:
+        try:
+            result["host"] = look(**options["host"]).to_dict()
+        except (ServiceError, ValueError) as error:
+            module.fail_json(msg=str(error))
     if module._diff:
         header = {"before_header": path, "after_header": path}
         result["diff"] = {**header, **difference(outcome.before, outcome.registry)}

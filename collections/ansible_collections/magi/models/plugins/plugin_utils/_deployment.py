@@ -24,13 +24,20 @@ def controller() -> str:
     return hashlib.sha256(f"{socket.gethostname()} {boot} {namespace}".encode()).hexdigest()[:16]
 
 
-def deployment() -> dict[str, Any]:
-    """Return the identity of this run, as an action sees it: its parent is the ansible-playbook process."""
+def job(**more: Any) -> dict[str, Any]:
+    """Return what the module llama_instances is handed: ``more``, and the identity of this run, as an action sees it:
+    its parent is the ansible-playbook process."""
     pid = os.getppid()
     return {
+        "files": [],
+        "instances": [],
+        "actions": [],
+        "generation": {},
+        "profile": "",
         "deployment": f"{getpass.getuser()}@{socket.gethostname()}, process {pid}",
         "controller": controller(),
         "controller_pid": pid,
+        **more,
     }
 
 

@@ -12,7 +12,7 @@ from ansible_collections.magi.models.plugins.module_utils._host import Host
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan
 from ansible_collections.magi.models.plugins.module_utils._report import HostResult
 
-REGISTERED = ("registry", "profile", "before", "planned", "applied", "after")
+REGISTERED = ("registry", "profile", "planned", "applied", "after")
 """What the role's tasks register (``__model_server_<name>``), in their order."""
 
 
@@ -38,17 +38,13 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
     planned = (seen.get("__model_server_planned") or {}).get("plan")
     if not planned:
         return HostResult(name, trouble=problem)
-    after = (seen.get("__model_server_after") or {}).get("host")
-    results = (seen.get("__model_server_health") or {}).get("results") or []
-    actions = (seen.get("__model_server_applied") or {}).get("actions") or ()
+    applied = seen.get("__model_server_applied") or {}
+    looked = seen.get("__model_server_after") or {"skipped": True}
+    after = (applied if looked.get("skipped") else looked).get("host")
     return HostResult(
         name,
         Plan.from_dict(planned),
-        actions,
-        {
-            **{item["instance"]: 200 for item in actions if item["ready"]},
-            **{item["item"]["name"]: int(item.get("status") or 0) for item in results if "item" in item},
-        },
+        applied.get("actions") or (),
         Host.from_dict(after) if after else None,
         int(seen["__model_server"]["max_startup_time"]),
         problem,

@@ -8,7 +8,7 @@ acts on them. Nothing outside this folder knows how a manager does it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -59,8 +59,8 @@ class Services(Protocol):
     def reload(self) -> None:
         """Read the changed definitions; nothing starts, nothing stops."""
 
-    def start(self, name: str) -> None:
-        """Start an instance that doesn't run, with its definition as it is now, also after it failed."""
+    def start(self, names: Sequence[str]) -> None:
+        """Start instances that don't run, with their definitions as they are now, also after they failed."""
 
     def stop(self, name: str) -> None:
         """End an instance: SIGTERM, a few seconds of grace, SIGKILL. Returns when it has ended."""

@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,10 +189,11 @@ class Supervisor:
         except xmlrpc.client.Fault as fault:
             raise ServiceError(f"supervisord refused {self.folder}: {fault.faultString}") from None
 
-    def start(self, name: str) -> None:
-        """Add the program anew: so it has its present definition, and supervisord starts it."""
-        self.forget(name)
-        self._call("addProcessGroup", name)
+    def start(self, names: Sequence[str]) -> None:
+        """Add the programs anew: so they have their present definitions, and supervisord starts them."""
+        for name in names:
+            self.forget(name)
+            self._call("addProcessGroup", name)
 
     def stop(self, name: str) -> None:
         try:

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._services import (
@@ -193,14 +193,14 @@ class Systemd:
     def reload(self) -> None:
         self._systemctl("daemon-reload")
 
-    def start(self, name: str) -> None:
-        self._reset(name)
-        self._systemctl("enable", "--now", "--no-reload", "--no-block", unit(name))
+    def start(self, names: Sequence[str]) -> None:
+        self._reset(*names)
+        self._systemctl("enable", "--now", "--no-reload", "--no-block", *map(unit, names))
 
-    def _reset(self, name: str) -> None:
-        """Let a unit that failed start again at once. One that was never loaded has nothing to reset, and complains."""
+    def _reset(self, *names: str) -> None:
+        """Let units that failed start again at once. One that was never loaded has nothing to reset, and complains."""
         with contextlib.suppress(ServiceError):
-            self._systemctl("reset-failed", unit(name))
+            self._systemctl("reset-failed", *map(unit, names))
 
     def stop(self, name: str) -> None:
         """End it: TimeoutStopSec= of the unit is for a shutdown of the host; here, requests were waited for before.

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils import _probe
 from ansible_collections.magi.models.plugins.module_utils._host import Unreadable
-from ansible_collections.magi.models.plugins.module_utils._probe import read_instances, unreadable
+from ansible_collections.magi.models.plugins.module_utils._probe import await_ready, read_instances, unreadable
 from ansible_collections.magi.models.plugins.module_utils._services import Status
 
 
@@ -51,6 +53,48 @@ def test_keys_that_were_changed_after_the_start_are_seen(tmp_path, monkeypatch, 
     monkeypatch.setattr(_probe, "process_environment", lambda pid: {"MAGI_API_KEY_FILE": str(keys)})
     (found,), _environments = read_instances(FakeServices(Status("running", 7, 101.0)), str(tmp_path))
     assert found.keys_changed is changed
+
+
+SERVER = """
+import http.server, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(int(sys.argv[1]))
+        self.end_headers()
+
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.mark.parametrize(
+    ("answers", "state", "own", "seconds", "found"),
+    [
+        (200, "running", True, 60, ("running", 200)),
+        (200, "starting", True, 60, ("starting", 200)),
+        (503, "running", True, 0.3, ("running", 503)),  # loading
+        (200, "running", False, 0.3, ("running", 0)),  # another process holds its port
+        (200, "running", True, 0, ("running", 200)),  # looked at once, however short the time
+        (503, "failed", True, 60, ("failed", 503)),  # for good: nothing to wait for
+        (200, "stopped", False, 60, ("stopped", 0)),
+    ],
+)
+def test_ready_is_what_answers_in_a_process_of_its_own(tmp_path, answers, state, own, seconds, found):
+    command = [sys.executable, "-c", SERVER, str(answers)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        path = tmp_path / "instances" / "a.env"
+        path.parent.mkdir()
+        path.write_text(f'LLAMA_ARG_PORT="{server.stdout.readline().strip()}"\n')
+        services = FakeServices(Status(state, server.pid if own else os.getpid()))
+        ((status, health),) = await_ready(services, str(tmp_path), ["a"], seconds, 1).values()
+        server.kill()
+    assert (status.state, health) == found
+
+
+def test_nothing_to_wait_for_is_no_look(tmp_path):
+    assert await_ready(None, str(tmp_path), [], 60, 1) == {}
 
 
 @pytest.fixture

@@ -28,8 +28,7 @@ def result(now=None, health=200, outcome=None, listeners=(OURS,)):
         "gpu1",
         PLAN,
         [{"instance": "a-q2_k", "action": "start", "launched": True, "cause": "", **(outcome or {})}],
-        {"a-q2_k": health},
-        host(*([now] if now else []), listeners=listeners),
+        host(*([replace(now, health=health)] if now else []), listeners=listeners),
         120,
     )
 
@@ -43,7 +42,7 @@ def result(now=None, health=200, outcome=None, listeners=(OURS,)):
         (result(running(INSTANCE), listeners=()), "wrong_server"),
         (result(running(INSTANCE, model_ids=("other",))), "wrong_server"),
         (result(running(INSTANCE), health=503), "timeout"),
-        (result(running(INSTANCE), health=-1), "timeout"),
+        (result(running(INSTANCE), health=0), "timeout"),
         (result(None), "crashed"),
         (HostResult("gpu1", PLAN), "host_failed"),  # lost while its plan was applied
         (result(running(INSTANCE, state="failed", log=("error: invalid argument: --x",))), "bad_option"),

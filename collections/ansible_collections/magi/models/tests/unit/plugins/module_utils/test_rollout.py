@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._plan import build_plan
@@ -47,7 +49,7 @@ PLAN = build_plan(host_name="x", profile=profile("a-q2_k"), registry=registry(),
 
 def became(name, now, action="restart", health=200):
     outcomes = [{"instance": "a-q2_k", "action": action, "launched": True, "cause": ""}]
-    return HostResult(name, PLAN, outcomes, {"a-q2_k": health}, host(now), 120)
+    return HostResult(name, PLAN, outcomes, host(replace(now, health=health)), 120)
 
 
 GOOD = became("good", running(INSTANCE, model_ids=("a-q2_k",)))

@@ -5,43 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.magi.models.plugins.plugin_utils._deployment import deployment, gone
+from ansible_collections.magi.models.plugins.plugin_utils._deployment import gone, job
 
 
 class ActionModule(ActionBase):
-    """Read a host; where asked to, first end what a killed deployment still does there, so that a plan made on what is
-    read now holds."""
+    """Read models and host; where asked to, first end what a killed deployment still does there, so that a plan made on
+    what is read now holds."""
 
     TRANSFERS_FILES = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        fence = arguments.pop("fence", False)
-        found = self._execute_module("magi.models.model_host_info", module_args=arguments, task_vars=task_vars)
+        found = self._execute_module("magi.models.model_registry", module_args=arguments, task_vars=task_vars)
         worker = found.get("host", {}).get("at_work")
-        if not (fence and worker and gone(worker)) or self._task.check_mode:
+        if not (worker and arguments.get("fence") and gone(worker)) or self._task.check_mode:
             return {**result, **found}
         ended = self._execute_module(
             "magi.models.llama_instances",
-            module_args={
-                "state": "fenced",
-                "home": arguments["home"],
-                "job": {
-                    **deployment(),
-                    "files": [],
-                    "instances": [],
-                    "actions": [],
-                    "generation": {},
-                    "profile": "",
-                    "worker": worker,
-                },
-            },
+            module_args={"state": "fenced", "home": arguments["host"]["home"], "job": job(worker=worker)},
             task_vars=task_vars,
         )
         if ended.get("failed"):
             return {**result, **ended}
-        found = self._execute_module("magi.models.model_host_info", module_args=arguments, task_vars=task_vars)
+        found = self._execute_module("magi.models.model_registry", module_args=arguments, task_vars=task_vars)
         said = (
             f"{worker['deployment']} was killed; its work on this host has been ended, and this run goes on from there."
         )
