@@ -8,8 +8,10 @@ and real models (molecule/hosts/hosts.py). Prints tables, writes results/rollout
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
+import platform
 import re
 import statistics
 import subprocess
@@ -57,8 +59,11 @@ def pss(root: int) -> int:
     return total
 
 
-def run(*command: str, memory: bool = False) -> tuple[float, int]:
-    """Run a command to its end; return seconds, and the peak of its memory in bytes (0: not asked for)."""
+def run(*command: str, memory: bool = False, unchanged: bool = False) -> tuple[float, int]:
+    """Run a command to its end; return seconds, and the peak of its memory in bytes (0: not asked for).
+
+    Exits where the command fails, and with ``unchanged`` where a host of a playbook did change.
+    """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MODEL_", "MAGI_", "LLAMA_"))}
     environment |= {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PYTHONPATH": str(ROOT / "src")}
     begun = time.monotonic()
@@ -75,13 +80,13 @@ def run(*command: str, memory: bool = False) -> tuple[float, int]:
         watcher = threading.Thread(target=watch)
         if memory:
             watcher.start()
-        output = process.communicate()[0]
+        output = process.communicate()[0].decode(errors="replace")
         seconds = time.monotonic() - begun
         done.set()
         if memory:
             watcher.join()
-    if process.returncode:
-        sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{output.decode(errors='replace')[-3000:]}")
+    if process.returncode or (unchanged and re.search(r"changed=[1-9]", output)):
+        sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{output[-3000:]}")
     return seconds, peak
 
 
@@ -103,9 +108,10 @@ class Fleet:
         }
         self.values = ["-e", json.dumps(values)]
 
-    def play(self, playbook: str, *more: str, memory: bool = False) -> tuple[float, int]:
+    def play(self, playbook: str, *more: str, memory: bool = False, unchanged: bool = False) -> tuple[float, int]:
         program = str(Path(sys.executable).with_name("ansible-playbook"))
-        return run(program, "-i", self.inventory, playbook, *self.values, *more, memory=memory)
+        arguments = (program, "-i", self.inventory, playbook, *self.values, *more)
+        return run(*arguments, memory=memory, unchanged=unchanged)
 
     def magi(self, *arguments: str) -> tuple[float, int]:
         return run(sys.executable, "-m", "magi", *arguments, "-i", self.inventory, *self.values)
@@ -122,14 +128,15 @@ def compare(fleet: Fleet, rounds: int) -> dict[str, list[float]]:
 
     def plain() -> None:
         take("plain role, first rollout", lambda: fleet.play("benchmarks/plain.yml"))
-        take("plain role, unchanged", lambda: fleet.play("benchmarks/plain.yml"))
+        take("plain role, unchanged", lambda: fleet.play("benchmarks/plain.yml", unchanged=True))
         fleet.play("benchmarks/plain.yml", "-e", "plain_tasks=teardown")
 
     def ours() -> None:
         take("site.yml, first rollout", lambda: fleet.play("site.yml"))
-        take("site.yml, unchanged", lambda: fleet.play("site.yml"))
+        take("site.yml, unchanged", lambda: fleet.play("site.yml", unchanged=True))
         take("magi up, unchanged", lambda: fleet.magi("up"))
         take("magi status", lambda: fleet.magi("status"))
+        take("magi --help", lambda: run(sys.executable, "-m", "magi", "--help"))
         fleet.play("playbooks/teardown.yml")
 
     def pings() -> None:
@@ -146,18 +153,31 @@ def compare(fleet: Fleet, rounds: int) -> dict[str, list[float]]:
     return samples
 
 
-def by_hosts(counts: Sequence[int], network: str) -> list[dict[str, Any]]:
-    """Return seconds and the controller's memory of rollouts of one instance, for each number of hosts."""
+def by_hosts(counts: Sequence[int], network: str, rounds: int) -> list[dict[str, Any]]:
+    """Return median seconds and the controller's memory of rollouts of one instance, for each number of hosts."""
     rows = []
     for count in counts:
         fleet = Fleet(count, network, "fast-only")
         fleet.play("playbooks/teardown.yml")
-        first, memory = fleet.play("site.yml", memory=True)
-        again, _memory = fleet.play("site.yml")
-        fleet.play("playbooks/teardown.yml")
-        rows.append({"hosts": count, "first": first, "unchanged": again, "memory": memory})
+        samples = []
+        for _round in range(rounds):
+            first, memory = fleet.play("site.yml", memory=True)
+            again, _memory = fleet.play("site.yml", unchanged=True)
+            fleet.play("playbooks/teardown.yml")
+            samples.append((first, again, memory))
+        medians = map(statistics.median, zip(*samples, strict=True))
+        rows.append({"hosts": count, **dict(zip(("first", "unchanged", "memory"), medians, strict=True))})
         print(rows[-1], file=sys.stderr)
     return rows
+
+
+def machine() -> str:
+    """Return what the runs were made with: processor, Python, ansible-core and the build of llama.cpp."""
+    model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    processor = model.group(1).strip() if model else platform.machine()
+    ansible = importlib.metadata.version("ansible-core")
+    build = Path(llama_server()).parts[3]
+    return f"{processor}, Python {platform.python_version()}, ansible-core {ansible}, llama.cpp b{build}"
 
 
 def main() -> None:
@@ -177,9 +197,10 @@ def main() -> None:
         "magi up ÷ site.yml, unchanged": medians["magi up, unchanged"] / medians["site.yml, unchanged"],
         "three pings ÷ magi status": medians["three pings"] / medians["magi status"],
     }
-    rows = by_hosts(arguments.by_hosts, arguments.network)
+    rows = by_hosts(arguments.by_hosts, arguments.network, arguments.rounds)
     result = {
         "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
         "cores": len(os.sched_getaffinity(0)),
         "load_before": load,
         "rounds": arguments.rounds,
@@ -190,18 +211,20 @@ def main() -> None:
     }
     (ROOT / "benchmarks" / "results" / "rollout.json").write_text(json.dumps(result, indent=2) + "\n")
     lines = [
-        f"Measured {result['date']} on {result['cores']} cores, which controller, hosts and servers share, "
-        f"load {load:.1f} before. Medians of {arguments.rounds} runs of each in turn, 4 instances on each of 4 hosts.",
+        f"Measured {result['date']} on {result['cores']} cores, which controller, hosts and servers share "
+        f"({result['machine']}), load {load:.1f} before. Medians of {arguments.rounds} runs of each in turn, "
+        "4 instances on each of 4 hosts.",
         "",
         "| | seconds |",
         "|---|--:|",
-        *(f"| {name} | {seconds:.1f} |" for name, seconds in medians.items()),
+        *(f"| {name} | {seconds:.2f} |" for name, seconds in medians.items()),
         "",
         "| ratio | |",
         "|---|--:|",
         *(f"| {name} | {ratio:.2f} |" for name, ratio in ratios.items()),
         "",
-        "One instance on each host; memory is the peak of ansible-playbook and its workers together.",
+        "One instance on each host, 5 forks; memory is the peak of ansible-playbook and its workers together, shared "
+        "pages counted once (Pss).",
         "",
         "| hosts | first rollout (s) | unchanged (s) | controller's memory (MiB) |",
         "|--:|--:|--:|--:|",
