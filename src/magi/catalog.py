@@ -50,16 +50,15 @@ def learn(known: Mapping[str, Known], results: Iterable[tuple[str, Mapping[str, 
     """
     hosts = dict(known)
     for name, result in results:
-        host = hosts.get(name, Known(name))
+        found: dict[str, Any] = {}
         if "registry_path" in result and "models" in result:
-            host = replace(host, models=tuple(result["models"]), rejected=tuple(result["rejected"]))
-        elif isinstance(result.get("settings"), Mapping) and "origins" in result:
-            host = replace(host, options=result["settings"].get("options") or {})
-        elif isinstance(result.get("host"), Mapping) and (result["host"].get("binary") or {}).get("options"):
-            host = replace(host, binary=Binary.from_dict(result["host"]["binary"]))
-        else:
-            continue
-        hosts[name] = host
+            found.update(models=tuple(result["models"]), rejected=tuple(result["rejected"]))
+        if isinstance(result.get("settings"), Mapping) and "origins" in result:
+            found.update(options=result["settings"].get("options") or {})
+        if isinstance(result.get("host"), Mapping) and (result["host"].get("binary") or {}).get("options"):
+            found.update(binary=Binary.from_dict(result["host"]["binary"]))
+        if found:
+            hosts[name] = replace(hosts.get(name, Known(name)), **found)
     return hosts
 
 

@@ -25,6 +25,7 @@ def test_each_stage_adds_what_it_saw():
     assert hosts == {"gpu1": Known("gpu1", (Q2,), (), {"n_gpu_layers": "all"})}
     hosts = learn(hosts, [("gpu1", HOST), ("gpu1", {"host": {"binary": None}})])
     assert hosts["gpu1"] == Known("gpu1", (Q2,), (), {"n_gpu_layers": "all"}, BINARY)
+    assert learn({}, [("gpu2", {**REGISTRY, **HOST})])["gpu2"] == Known("gpu2", (Q2,), (), {}, BINARY)
 
 
 def test_what_was_saved_is_loaded(tmp_path):
