@@ -1,4 +1,4 @@
-"""Runs of the playbooks as ansible-runner's handler saw them, recorded from a real deployment.
+"""Runs of the playbooks as ansible-runner's handler saw them, recorded from a real deployment by record.py.
 
 Two models; profile p asks for one of them with a cache type that llama-server does not know; the second host, gone, is
 port 1 of this machine. Left out of the recordings: what nothing here reads (arguments, facts, what a host looks like).

@@ -56,7 +56,7 @@ def test_a_recorded_run_is_believed(name):
 @pytest.mark.parametrize(
     ("given", "kind", "parts"),
     [
-        (recorded.run("profile-missing", 2), ProfileError, ["Profile nope not found", "development, fast-only"]),
+        (recorded.run("profile-missing", 2), ProfileError, ["Profile nope not found", "Profiles there: p."]),
         (run(failed("Setting x must be y.", "magi.models.settings"), rc=2), UsageError, ["Setting x must be y."]),
         # No play had a host.
         (
