@@ -64,7 +64,9 @@ class Report:
     @property
     def is_degraded(self) -> bool:
         """Whether something that the profile asks for does not serve."""
-        return self.ready_servers < self.total_servers or bool(self.summary.get("failed"))
+        return self.ready_servers < self.total_servers or bool(
+            self.summary.get("failed") or self.summary.get("degraded")
+        )
 
 
 class Controller:

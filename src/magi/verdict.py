@@ -97,12 +97,12 @@ def deployed(run: Run) -> Outcome:
         if problems:
             raise DeploymentFailed(problems)
         return Outcome({"check": True, **planned(run).document})
-    failed = report["summary"]["failed"]
-    if any(item["cause"] == "host_unreachable" for item in failed):
+    summary = report["summary"]
+    if any(item["cause"] == "host_unreachable" for item in summary["failed"]):
         return Outcome(report, ExitCode.UNREACHABLE, problems)
     if problems or run.failures:
         return Outcome(report, ExitCode.FAILED, problems)
-    return Outcome(report, ExitCode.DEGRADED if failed else ExitCode.OK)
+    return Outcome(report, ExitCode.DEGRADED if summary["failed"] or summary["degraded"] else ExitCode.OK)
 
 
 def _planned(run: Run) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def ready_line(document: Mapping[str, Any]) -> Text:
 
 
 def report(console: Console, document: Mapping[str, Any]) -> RenderableType:
-    """Return a report: the servers, what failed and why, and warnings."""
+    """Return a report: the servers, what failed and why, what is missing, and warnings."""
     from ansible_collections.magi.models.plugins.module_utils._gguf import printable
     from ansible_collections.magi.models.plugins.module_utils._report import summary_lines
 
@@ -67,9 +67,10 @@ def report(console: Console, document: Mapping[str, Any]) -> RenderableType:
     for item in document["summary"]["failed"]:
         parts.append(Text(f"✗ {item['cause']}: ", style="red").append(printable(item["detail"]), style="default"))
         parts += [Text(f"  │ {printable(line)}", style="dim") for line in item.get("log", ())[-5:]]
-    parts += [
-        Text("! ", style="yellow").append(printable(line), style="default") for line in document["summary"]["warnings"]
-    ]
+    for item in document["summary"]["degraded"]:
+        parts.append(Text("✗ degraded: ", style="yellow").append(printable(item["detail"]), style="default"))
+    for line in document["summary"]["warnings"]:
+        parts.append(Text("! ", style="yellow").append(printable(line), style="default"))
     return Group(*parts)
 
 

@@ -41,14 +41,15 @@ class HostResult:
 
 def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
     """Return the report: total_servers, ready_servers, servers, summary (see the module deployment_report)."""
-    servers, failed, warnings = [], [], []
+    servers, failed, degraded, warnings = [], [], [], []
     launched = 0
     for result in hosts:
         if result.trouble:
             failed.append(_failed(result.name, None, result.trouble))
         if result.plan is None:
             continue
-        warnings += [*result.plan.degraded, *result.plan.warnings]
+        degraded += [{"host": result.name, "detail": sentence} for sentence in result.plan.degraded]
+        warnings += result.plan.warnings
         outcomes = {item["instance"]: item for item in result.outcomes}
         running = {item.name: item for item in result.after.instances} if result.after else {}
         for instance in result.plan.instances:
@@ -88,6 +89,7 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
             "servers_launched": launched,
             "servers_ready": ready,
             "failed": failed,
+            "degraded": degraded,
             "warnings": warnings,
         },
     }
@@ -209,7 +211,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:
-    """Return the report for people: the summary, one line per server, what failed and why, what to try."""
+    """Return the report for people: the summary, one line per server, what failed and why, what is missing."""
     summary = report["summary"]
     lines = [
         f"Profile {summary['profile']}: {summary['models_discovered']} models discovered, "
@@ -223,9 +225,9 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         for item in summary["failed"]:
             lines.append(f"  {item['cause']}: {printable(item['detail'])}")
             lines += [f"    | {printable(line)}" for line in item.get("log", ())[-5:]]
-    if summary["warnings"]:
-        lines += ["", *(f"Warning: {printable(item)}" for item in summary["warnings"])]
-    return lines
+    said = [f"Degraded: {printable(item['detail'])}" for item in summary["degraded"]]
+    said += [f"Warning: {printable(item)}" for item in summary["warnings"]]
+    return [*lines, *([""] if said else []), *said]
 
 
 def problems(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> dict[str, str]:

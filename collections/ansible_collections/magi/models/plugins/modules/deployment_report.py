@@ -81,7 +81,8 @@ report:
       elements: dict
       returned: always
     summary:
-      description: profile, models_discovered, models_enabled, servers_launched, servers_ready, failed and warnings.
+      description: profile, models_discovered, models_enabled, servers_launched, servers_ready, failed, degraded
+        (what the profile enables and a host can't give) and warnings.
       type: dict
       returned: always
 """

@@ -131,7 +131,8 @@ def test_the_shape_of_a_report():
             "servers_launched": 1,
             "servers_ready": 1,
             "failed": [],
-            "warnings": [PLAN.degraded[0]],
+            "degraded": [{"host": "gpu1", "detail": PLAN.degraded[0]}],
+            "warnings": [],
         },
     }
 
@@ -181,3 +182,12 @@ def test_a_summary_names_what_failed_with_its_last_lines():
 
 def test_table_and_printable():
     assert table(["a", "bb"], [["1\n2", "x"], ["long", ""]]) == ["a     bb", "----  --", "1\\n2  x", "long"]
+
+
+def test_a_summary_says_what_is_missing_before_its_warnings():
+    hosts = [replace(GOOD, plan=replace(PLAN, warnings=("Mind\x1b this.",)))]
+    assert summary_lines(build_report("test", hosts))[-3:] == [
+        "",
+        f"Degraded: {PLAN.degraded[0]}",
+        "Warning: Mind\\x1b this.",
+    ]
