@@ -30,7 +30,10 @@ class Server:
     tier: str | None
     host: str
     address: str | None
+    """What it binds."""
     port: int | None
+    url: str | None
+    """As its own host reaches it."""
     pid: int | None
     state: str
     is_ready: bool

@@ -18,7 +18,7 @@ from ansible_collections.magi.models.plugins.module_utils._cause import (
 )
 from ansible_collections.magi.models.plugins.module_utils._gguf import printable
 from ansible_collections.magi.models.plugins.module_utils._host import Host, Running
-from ansible_collections.magi.models.plugins.module_utils._instance import Instance
+from ansible_collections.magi.models.plugins.module_utils._instance import Instance, local_url
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan
 
 
@@ -65,6 +65,7 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
                     "host": result.name,
                     "address": instance.host,
                     "port": instance.port,
+                    "url": instance.url,
                     "pid": now.pid if now else None,
                     "started_at": now.started_at if now else None,
                     "state": _state(now, cause is None) if now else "absent",
@@ -144,6 +145,7 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
     servers = []
     for name, host in hosts.items():
         for item in host.instances if host else ():
+            address = item.environment.get("LLAMA_ARG_HOST")
             servers.append(
                 {
                     "model_id": item.environment.get("MAGI_MODEL_ID", item.name),
@@ -151,8 +153,9 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
                     "display_name": item.environment.get("MAGI_DISPLAY_NAME", item.name),
                     "tier": item.environment.get("MAGI_TIER"),
                     "host": name,
-                    "address": item.environment.get("LLAMA_ARG_HOST"),
+                    "address": address,
                     "port": item.port,
+                    "url": local_url(address, item.port) if address and item.port else None,
                     "pid": item.pid,
                     "started_at": item.started_at,
                     "state": _state(item, item.name in (item.model_ids or ())),

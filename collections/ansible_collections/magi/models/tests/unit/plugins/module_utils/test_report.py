@@ -9,6 +9,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan import build_pla
 from ansible_collections.magi.models.plugins.module_utils._report import (
     HostResult,
     build_report,
+    build_status,
     problems,
     summary_lines,
     table,
@@ -117,6 +118,7 @@ def test_the_shape_of_a_report():
                 "host": "gpu1",
                 "address": "127.0.0.1",
                 "port": 8080,
+                "url": "http://127.0.0.1:8080",
                 "pid": 100,
                 "started_at": 5.0,
                 "state": "running",
@@ -191,3 +193,18 @@ def test_a_summary_says_what_is_missing_before_its_warnings():
         f"Degraded: {PLAN.degraded[0]}",
         "Warning: Mind\\x1b this.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "url"),
+    [
+        ("0.0.0.0", 8080, "http://127.0.0.1:8080"),
+        ("::", 8080, "http://[::1]:8080"),
+        (None, 8080, None),  # nothing is known of its process
+        ("127.0.0.1", None, None),
+    ],
+)
+def test_a_status_says_where_each_server_answers_as_its_host_reaches_it(address, port, url):
+    environment = {"LLAMA_ARG_HOST": address} if address else {}
+    (server,) = build_status({"gpu1": host(running(INSTANCE, environment=environment, port=port))})["servers"]
+    assert (server["address"], server["port"], server["url"]) == (address, port, url)
