@@ -75,14 +75,17 @@ def _once(sentences: Iterable[str]) -> str:
     return " ".join(dict.fromkeys(filter(None, sentences)))
 
 
+def not_reached(run: Run) -> str:
+    """Return the sentence on the hosts that could not be reached; empty where all were."""
+    reasons = "; ".join(f"{host}: {why}" for host, why in run.unreachable.items())
+    return f"Not reached: {reasons.rstrip('.')}. Bring them back and run again." if reasons else ""
+
+
 def _lost(run: Run) -> MagiError | None:
-    """Return what to raise for a run that has no result: every host was lost, or failed."""
-    if run.unreachable:
-        reasons = "; ".join(f"{host}: {why}" for host, why in run.unreachable.items())
-        return HostUnreachable(f"Not reached: {reasons.rstrip('.')}. Bring them back and run again.")
-    if run.failures:
-        return DeploymentFailed(_once(said(item.result) for item in run.failures))
-    return None
+    """Return what to raise for a run that has no result: hosts were lost, or failed."""
+    problem = _once([not_reached(run), *(said(item.result) for item in run.failures)])
+    kind = HostUnreachable if run.unreachable else DeploymentFailed
+    return kind(problem) if problem else None
 
 
 def deployed(run: Run) -> Outcome:

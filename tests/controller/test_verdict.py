@@ -206,6 +206,11 @@ def test_a_recorded_deployment_with_a_host_that_is_gone():
     [
         ((unreachable(),), HostUnreachable, "Not reached: gpu2: no route to it. Bring them back and run again."),
         ((failed("no plan."), failed("no plan.", host="gpu2")), DeploymentFailed, "no plan."),
+        (
+            (unreachable(), failed("no plan.")),
+            HostUnreachable,
+            "Not reached: gpu2: no route to it. Bring them back and run again. no plan.",
+        ),
         ((ok(problems={"gpu1": "port 8080 is taken."}),), DeploymentFailed, "port 8080 is taken."),
     ],
 )

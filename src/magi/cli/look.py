@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from magi.cli import options as given
-from magi.cli.deploy import carry_out, session, stopping
+from magi.cli.deploy import carry_out, finish, session, stopping
 from magi.cli.output import Output, say
 from magi.errors import ExitCode, HostUnreachable, Interrupted, UsageError
 
@@ -81,12 +81,13 @@ def logs(
     else:
         done = carry_out(output, run, lambda s: s.play("logs", variables), "magi logs")
     from magi import views
+    from magi.verdict import Outcome, not_reached
 
     view = views.logs(instance, _reached(done))
     if not (as_json or follow):  # what was asked for: also where it is piped
         print("\n".join(view.lines))
-    output.document(view.document)
-    return ExitCode.UNREACHABLE if done.unreachable else ExitCode.OK
+    code = ExitCode.UNREACHABLE if done.unreachable else ExitCode.OK
+    return finish(output, Outcome(view.document, code, not_reached(done)))
 
 
 def _followed(run: Session, variables: dict[str, object]) -> Run:
@@ -176,14 +177,14 @@ def _reached(run: Run) -> list[tuple[str, dict[str, object]]]:
     """Return the results of a run, by host. Raises HostUnreachable or MagiError where none has what was asked for."""
     from magi.errors import MagiError
     from magi.events import said
+    from magi.verdict import not_reached
 
     good = [(host, dict(result)) for host, kind, result in run.results() if kind == "ok"]
     failed = [f"{item.host}: {said(item.result)}" for item in run.failures]
     if failed:
         raise MagiError(" ".join(failed))
     if run.unreachable and not any("host" in result or "log" in result for _host, result in good):
-        reasons = "; ".join(f"{host}: {why}" for host, why in run.unreachable.items())
-        raise HostUnreachable(f"Not reached: {reasons.rstrip('.')}. Bring them back and run again.")
+        raise HostUnreachable(not_reached(run))
     return good
 
 
