@@ -44,3 +44,51 @@ def test_a_log_beside_a_host_that_is_gone(magi):
     ]
     code, out, _err = magi((TASK, LOG, GONE, STATS), "logs", "a", "--json")
     assert (code, json.loads(out)) == (ExitCode.UNREACHABLE, {"instance": "a", "hosts": {"gpu1": ["loaded"]}})
+
+
+PLAY = Event("task", text="\nTASK [read it] ***")
+FOLLOWED = (
+    TASK,
+    PLAY,
+    Event("start", host="gpu1"),
+    Event("message", text="gpu1 | first\ngpu1 | second"),
+    LOG,
+    STATS,
+)
+ANSWERED = (
+    TASK,
+    PLAY,
+    *(Event("message", text=json.dumps({"text": text})) for text in ("Par", "is")),
+    Event(
+        "ok",
+        host="gpu1",
+        text="ok: [gpu1]",
+        result={
+            "host": {"instances": [{"name": "a"}]},
+            "text": "Paris",
+            "reasoning": "",
+            "finish_reason": "stop",
+            "tokens": 2,
+            "tokens_per_second": None,
+        },
+    ),
+    STATS,
+)
+
+
+@pytest.mark.parametrize(
+    ("events", "arguments", "out", "quiet", "verbose"),
+    [
+        (FOLLOWED, ("logs", "a", "-f"), "first\nsecond\n", "", "TASK [read it] ***\n"),
+        (
+            ANSWERED,
+            ("ask", "a", "Where?"),
+            "Paris\n",
+            "gpu1: 2 tokens\n",
+            "TASK [read it] ***\nok: [gpu1]\ngpu1: 2 tokens\n",
+        ),
+    ],
+)
+def test_ansible_speaks_only_where_it_was_asked_to(magi, events, arguments, out, quiet, verbose):
+    assert magi(events, *arguments) == (0, out, quiet)
+    assert magi(events, *arguments, "-v") == (0, out, verbose)

@@ -75,7 +75,7 @@ def logs(
     variables = {"instance": slug("The instance", instance), "lines": lines, "follow": follow}
     if follow:
         try:
-            done = _followed(run, variables)
+            done = _followed(output, run, variables)
         except Interrupted:
             return ExitCode.INTERRUPTED
     else:
@@ -90,10 +90,11 @@ def logs(
     return finish(output, Outcome(view.document, code, not_reached(done)))
 
 
-def _followed(run: Session, variables: dict[str, object]) -> Run:
+def _followed(output: Output, run: Session, variables: dict[str, object]) -> Run:
     """Follow a log, line for line."""
     from dataclasses import replace
 
+    from magi.cli.live import echo
     from magi.instances import log_line
 
     hosts: set[str] = set()
@@ -101,10 +102,12 @@ def _followed(run: Session, variables: dict[str, object]) -> Run:
     def show(event: Event) -> None:
         if event.host:
             hosts.add(event.host)
-        for shown in event.text.splitlines() if event.kind == "message" else ():
-            found = log_line(shown, hosts)
+        for shown in event.text.splitlines():
+            found = log_line(shown, hosts) if event.kind == "message" else None
             if found:
                 print(shown if len(hosts) > 1 else found[1], flush=True)
+            elif run.options.verbosity:
+                echo(output.people, shown)
 
     with stopping(run.stop):
         return replace(run, on_event=show).play("logs", variables)
@@ -153,14 +156,17 @@ def _answered(output: Output, run: Session, variables: dict[str, object]) -> Run
     where it is piped."""
     from dataclasses import replace
 
+    from magi.cli.live import echo
     from magi.instances import answer_piece, terminal_text
 
     waiting = output.people.status("Asking")  # nothing without a terminal
 
     def on_event(event: Event) -> None:
-        for shown in event.text.splitlines() if event.kind == "message" and not output.as_json else ():
-            piece = answer_piece(shown)
+        for shown in event.text.splitlines():
+            piece = answer_piece(shown) if event.kind == "message" and not output.as_json else None
             if not piece:
+                if run.options.verbosity:
+                    echo(output.people, shown)
                 continue
             waiting.stop()
             kind, words = piece
