@@ -144,7 +144,7 @@ def test_no_server_ready_is_a_failure(two: Deployment):
     two.add_profile("p", Q2, options={"cache_type_k": "madeup"})
     run = two.play(profile="p")
     assert run.code != 0
-    assert "None of 1 servers is ready" in run.text
+    assert "No server is ready, of 1" in run.text
 
 
 def test_a_taken_port_is_named_before_anything_changes(two: Deployment):

@@ -120,7 +120,7 @@ def plan(document: Mapping[str, Any]) -> RenderableType:
 
 def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> str:
     """Return a plan as Markdown, for a comment on a merge request. What comes from hosts is code, never markup."""
-    from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+    from ansible_collections.magi.models.plugins.module_utils._gguf import counted, printable
 
     def code(text: Any) -> str:
         shown = printable(str(text)).replace("|", "¦").replace("`", "'")
@@ -128,7 +128,7 @@ def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> st
 
     names = {item["profile"] for item in document["hosts"].values()} or ({profile} if profile else set())
     title = f"### magi plan: profile {', '.join(code(name) for name in sorted(names))}"
-    lines = [title, "", f"{document['changes']} to change on {len(document['hosts'])} hosts.", ""]
+    lines = [title, "", f"{document['changes']} to change on {counted(len(document['hosts']), 'host')}.", ""]
     lines += ["| host | action | instance | port | reason |", "|---|---|---|---|---|"]
     for host, item in document["hosts"].items():
         ports = {instance["name"]: instance["port"] for instance in item["instances"]}

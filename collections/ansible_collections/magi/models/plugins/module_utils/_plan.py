@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._capacity import share_cores
 from ansible_collections.magi.models.plugins.module_utils._cause import REPEATED, find_cause
-from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+from ansible_collections.magi.models.plugins.module_utils._gguf import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._host import (
     Binary,
     Generation,
@@ -197,7 +197,8 @@ def build_plan(
     if not usable:
         raise PlanError(
             f"Host {host_name}: nothing that profile {profile.name} enables is available "
-            f"({len(registry['models'])} models discovered), so there is nothing to serve. " + " ".join(degraded)
+            f"({counted(len(registry['models']), 'model')} discovered), so there is nothing to serve. "
+            + " ".join(degraded)
         )
     strict = settings.strict or profile.strict
     if strict and degraded:

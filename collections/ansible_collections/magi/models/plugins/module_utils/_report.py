@@ -16,7 +16,7 @@ from ansible_collections.magi.models.plugins.module_utils._cause import (
     quarantined,
     wrong_server,
 )
-from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+from ansible_collections.magi.models.plugins.module_utils._gguf import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._host import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._instance import Instance, local_url
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan
@@ -217,8 +217,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     """Return the report for people: the summary, one line per server, what failed and why, what is missing."""
     summary = report["summary"]
     lines = [
-        f"Profile {summary['profile']}: {summary['models_discovered']} models discovered, "
-        f"{summary['models_enabled']} enabled, {summary['servers_launched']} servers launched, "
+        f"Profile {summary['profile']}: {counted(summary['models_discovered'], 'model')} discovered, "
+        f"{summary['models_enabled']} enabled, {counted(summary['servers_launched'], 'server')} launched, "
         f"{report['ready_servers']}/{report['total_servers']} ready"
     ]
     if report["servers"]:
@@ -243,7 +243,7 @@ def problems(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> dict[str
         if result.plan is None or result.name in found:
             continue
         if total and not ready:
-            found[result.name] = f"None of {total} servers is ready; the report above says why for each."
+            found[result.name] = f"No server is ready, of {total}; the report above says why for each."
         elif result.plan.strict and (result.plan.degraded or result.name in named):
             found[result.name] = "strict is set and the deployment is degraded; the report above says what is missing."
     return found

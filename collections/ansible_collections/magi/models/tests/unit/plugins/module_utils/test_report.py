@@ -158,9 +158,9 @@ def strict(result, **more):
         ([strict(GOOD), GOOD3], {"gpu1": "strict is set"}),
         ([GOOD3, BAD], {}),
         ([GOOD3, strict(BAD, degraded=())], {"gpu1": "strict is set"}),
-        ([BAD], {"gpu1": "None of 1 servers is ready"}),
+        ([BAD], {"gpu1": "No server is ready, of 1;"}),
         ([GOOD, LOST], {"gpu2": "Host gpu2: it can't be reached."}),
-        ([BAD, LOST], {"gpu1": "None of 1 servers is ready", "gpu2": "Host gpu2: it can't be reached."}),
+        ([BAD, LOST], {"gpu1": "No server is ready, of 1;", "gpu2": "Host gpu2: it can't be reached."}),
     ],
 )
 def test_which_hosts_a_run_fails_for(hosts, said):
@@ -175,7 +175,7 @@ def test_a_summary_names_what_failed_with_its_last_lines():
             build_report("test", [result(None, outcome={"cause": "x", "detail": "y", "log": ["l\x1b[31m"]}), LOST])
         )
     )
-    assert "0/1 ready" in lines
+    assert "4 models discovered, 1 enabled, 1 server launched, 0/1 ready" in lines
     assert "x: Host gpu1, instance a-q2_k: y." in lines
     assert "| l\\x1b[31m" in lines
     assert "host_unreachable: Host gpu2: it can't be reached." in lines
