@@ -17,6 +17,7 @@ from ansible_collections.magi.models.plugins.module_utils._host import (
     Host,
     Listener,
     Running,
+    exposed,
     foreign_listeners,
 )
 from ansible_collections.magi.models.plugins.module_utils._instance import (
@@ -452,10 +453,14 @@ def _difference(now: Running, instance: Instance) -> str:
     return ", ".join(changes) or "its model file, arguments or llama-server changed"
 
 
+def open_to_all(instances: Iterable[Instance]) -> list[str]:
+    """Return the names of those that whoever reaches their port can use."""
+    return [item.name for item in instances if exposed(item.host) and not item.options.get("api_key_file")]
+
+
 def _warnings(host_name: str, instances: Sequence[Instance], host: Host, settings: Settings) -> Iterable[str]:
-    loopback = settings.host in ("127.0.0.1", "::1", "localhost") or settings.host.startswith("127.")
-    open_ones = [item.name for item in instances if not item.options.get("api_key_file")]
-    if not loopback and not settings.host.endswith(".sock") and open_ones:
+    open_ones = open_to_all(instances)
+    if open_ones:
         yield (
             f"Host {host_name}: {', '.join(open_ones)} listen on {settings.host} without an API key, so whoever "
             "reaches the port can use them; set the option api_key_file, or model_server_host: 127.0.0.1."
