@@ -53,7 +53,7 @@ def ready_line(document: Mapping[str, Any]) -> Text:
     profile = document["summary"]["profile"]
     if not total:
         return Text("Nothing runs.", style="bold")
-    return Text(f"{ready}/{total} ready", style=style).append(f"  profile {profile or 'none'}", style="dim")
+    return Text.assemble((f"{ready}/{total} ready", style), (f"  profile {profile or 'none'}", "dim"))
 
 
 def report(console: Console, document: Mapping[str, Any]) -> RenderableType:
@@ -97,7 +97,7 @@ def plan(document: Mapping[str, Any]) -> RenderableType:
     for host, item in document["hosts"].items():
         counts = {action: sum(a["action"] == action for a in item["actions"]) for action in COLOURS}
         summary = ", ".join(f"{action} {count}" for action, count in counts.items() if count) or "nothing to do"
-        parts.append(Text(host, style="bold").append(f"  {summary}", style="dim"))
+        parts.append(Text.assemble((host, "bold"), (f"  {summary}", "dim")))
         grid = Table.grid(padding=(0, 2))
         ports = {instance["name"]: instance["port"] for instance in item["instances"]}
         for action in item["actions"]:
