@@ -30,7 +30,10 @@ class Server:
     tier: str | None
     host: str
     address: str | None
+    """What it binds."""
     port: int | None
+    url: str | None
+    """As its own host reaches it."""
     pid: int | None
     state: str
     is_ready: bool
@@ -64,7 +67,9 @@ class Report:
     @property
     def is_degraded(self) -> bool:
         """Whether something that the profile asks for does not serve."""
-        return self.ready_servers < self.total_servers or bool(self.summary.get("failed"))
+        return self.ready_servers < self.total_servers or bool(
+            self.summary.get("failed") or self.summary.get("degraded")
+        )
 
 
 class Controller:

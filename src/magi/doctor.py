@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._cause import find_cause
 from ansible_collections.magi.models.plugins.module_utils._gguf import printable
-from ansible_collections.magi.models.plugins.module_utils._host import Host, Unreadable, foreign_listeners
-from ansible_collections.magi.models.plugins.module_utils._plan import PlanError, Settings, build_plan
+from ansible_collections.magi.models.plugins.module_utils._host import Host, Unreadable, exposed, foreign_listeners
+from ansible_collections.magi.models.plugins.module_utils._plan import PlanError, Settings, build_plan, open_to_all
 from ansible_collections.magi.models.plugins.module_utils._profile import Profile
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -249,43 +248,33 @@ def _running(examined: Examined, host: Host, _profile: Profile | None) -> _Found
             yield PROBLEM, "instances", f"{item.name} is {item.state}: {cause.detail}; then run magi up again."
         elif item.state == "orphaned":
             yield PROBLEM, "instances", f"{item.name} (process {item.pid}) outlived its service manager; run magi up."
+
+
+def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Found:
+    """What a deployment itself would say: the plan is made, and thrown away. And what is open to all until it comes."""
+    plan = None
+    if host.binary and examined.registry is not None and examined.settings is not None and profile:
+        try:
+            plan = build_plan(
+                host_name=examined.name,
+                profile=profile,
+                registry=examined.registry,
+                host=host,
+                settings=Settings.of(examined.settings),
+            )
+        except PlanError as error:
+            yield PROBLEM, "plan", str(error)
+    if plan:
+        for warning in (*plan.degraded, *plan.warnings):
+            yield WARNING, "plan", warning
+        yield OK, "plan", f"instances that profile {plan.profile} comes to: {len(plan.instances)}"
+    said = open_to_all(plan.instances) if plan else ()
+    for item in host.instances:
         bound = item.environment.get("LLAMA_ARG_HOST", "")
-        if item.pid and _exposed(bound) and "MAGI_API_KEY_FILE" not in item.environment:
+        if item.pid and item.name not in said and exposed(bound) and "MAGI_API_KEY_FILE" not in item.environment:
             yield (
                 WARNING,
                 "exposure",
                 f"{item.name} listens on {bound}, port {item.port}, without an API key, so whoever reaches the port "
                 "can use it; set the option api_key_file, or model_server_host: 127.0.0.1, and run magi up.",
             )
-
-
-def _exposed(bound: str) -> bool:
-    """Whether a server bound to ``bound`` (an address, several, or a socket's path) can be reached from elsewhere."""
-
-    def loopback(address: str) -> bool:
-        try:
-            return ipaddress.ip_address(address).is_loopback
-        except ValueError:
-            return address == "localhost" or address.endswith(".sock")
-
-    return bool(bound) and not all(loopback(address.strip()) for address in bound.split(","))
-
-
-def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Found:
-    """What a deployment itself would say: the plan is made, and thrown away."""
-    if host.binary is None or examined.registry is None or examined.settings is None or profile is None:
-        return
-    try:
-        plan = build_plan(
-            host_name=examined.name,
-            profile=profile,
-            registry=examined.registry,
-            host=host,
-            settings=Settings.of(examined.settings),
-        )
-    except PlanError as error:
-        yield PROBLEM, "plan", str(error)
-        return
-    for warning in (*plan.degraded, *plan.warnings):
-        yield WARNING, "plan", warning
-    yield OK, "plan", f"instances that profile {profile.name} comes to: {len(plan.instances)}"

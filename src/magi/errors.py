@@ -14,7 +14,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     """The command line, a profile, a setting or the inventory is wrong; nothing was touched."""
     DEGRADED = 3
-    """Some servers are not ready."""
+    """Some servers are not ready, or something that the profile enables is missing."""
     CHANGES = 4
     """`magi plan` found something to change."""
     UNREACHABLE = 5

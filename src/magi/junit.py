@@ -1,4 +1,4 @@
-"""A report as JUnit XML, which CI systems show: one test case for each server, and one for each host. Pure."""
+"""A report as JUnit XML, which CI systems show: a test case for each server, and for whatever else failed. Pure."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ def _text(value: Any) -> str:
 def failed_report(profile: str | None, problem: str) -> dict[str, Any]:
     """Return the report of a run that ended before there was one."""
     failed = [{"host": "magi", "instance": None, "cause": "failed", "detail": problem}]
-    return {"servers": [], "summary": {"profile": profile or "", "failed": failed}}
+    return {"servers": [], "summary": {"profile": profile or "", "failed": failed, "degraded": []}}
 
 
 def junit_xml(report: Mapping[str, Any]) -> str:
-    """Return the document; a server or host that is not well is a failure with its cause and last log lines."""
-    failed = {(item["host"], item["instance"]): item for item in report["summary"]["failed"]}
+    """Return the document; a server or host that is not well is a failure with its cause and last log lines, and so is
+    each thing that the profile enables and a host can't give."""
+    summary = report["summary"]
+    failed = {(item["host"], item["instance"]): item for item in summary["failed"]}
+    failed |= {(item["host"], item["detail"]): {**item, "cause": "degraded"} for item in summary["degraded"]}
     cases = [(server["host"], server["instance"]) for server in report["servers"]]
     cases += [key for key in failed if key not in cases]
     suite = ElementTree.Element(
         "testsuite",
-        name=f"magi up {_text(report['summary']['profile'])}",
+        name=f"magi up {_text(summary['profile'])}",
         tests=str(len(cases)),
         failures=str(len(failed)),
     )
-    for host, instance in cases:
-        case = ElementTree.SubElement(suite, "testcase", classname=_text(host), name=_text(instance or "deployment"))
-        item = failed.get((host, instance))
+    for host, name in cases:
+        case = ElementTree.SubElement(suite, "testcase", classname=_text(host), name=_text(name or "deployment"))
+        item = failed.get((host, name))
         if item:
             failure = ElementTree.SubElement(case, "failure", type=_text(item["cause"]), message=_text(item["detail"]))
             failure.text = _text("\n".join(item.get("log", ())))

@@ -44,7 +44,9 @@ class Checked:
 def files(folder: Path) -> list[Path]:
     """Return the files of the profiles in ``folder``, sorted by name. Raises ProfileError without such a folder."""
     if not folder.is_dir():
-        raise ProfileError(f"There is no folder {folder}; set model_server_profiles_dir to that of your profiles.")
+        raise ProfileError(
+            f"There is no folder {folder}; name that of your profiles (--dir, or for hosts model_server_profiles_dir)."
+        )
     return sorted(folder.glob("*.yml"))
 
 

@@ -75,14 +75,17 @@ def _once(sentences: Iterable[str]) -> str:
     return " ".join(dict.fromkeys(filter(None, sentences)))
 
 
+def not_reached(run: Run) -> str:
+    """Return the sentence on the hosts that could not be reached; empty where all were."""
+    reasons = "; ".join(f"{host}: {why}" for host, why in run.unreachable.items())
+    return f"Not reached: {reasons.rstrip('.')}. Bring them back and run again." if reasons else ""
+
+
 def _lost(run: Run) -> MagiError | None:
-    """Return what to raise for a run that has no result: every host was lost, or failed."""
-    if run.unreachable:
-        reasons = "; ".join(f"{host}: {why}" for host, why in run.unreachable.items())
-        return HostUnreachable(f"Not reached: {reasons.rstrip('.')}. Bring them back and run again.")
-    if run.failures:
-        return DeploymentFailed(_once(said(item.result) for item in run.failures))
-    return None
+    """Return what to raise for a run that has no result: hosts were lost, or failed."""
+    problem = _once([not_reached(run), *(said(item.result) for item in run.failures)])
+    kind = HostUnreachable if run.unreachable else DeploymentFailed
+    return kind(problem) if problem else None
 
 
 def deployed(run: Run) -> Outcome:
@@ -97,12 +100,12 @@ def deployed(run: Run) -> Outcome:
         if problems:
             raise DeploymentFailed(problems)
         return Outcome({"check": True, **planned(run).document})
-    failed = report["summary"]["failed"]
-    if any(item["cause"] == "host_unreachable" for item in failed):
+    summary = report["summary"]
+    if any(item["cause"] == "host_unreachable" for item in summary["failed"]):
         return Outcome(report, ExitCode.UNREACHABLE, problems)
     if problems or run.failures:
         return Outcome(report, ExitCode.FAILED, problems)
-    return Outcome(report, ExitCode.DEGRADED if failed else ExitCode.OK)
+    return Outcome(report, ExitCode.DEGRADED if summary["failed"] or summary["degraded"] else ExitCode.OK)
 
 
 def _planned(run: Run) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+from ansible_collections.magi.models.plugins.module_utils._gguf import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._report import table
 
 from magi import config, doctor, instances, migrate, profiles
@@ -185,7 +185,7 @@ def answer(name: str, results: Iterable[tuple[str, Mapping[str, Any]]]) -> View:
         if "finish_reason" in result:
             others = [other for other in result.get("serving") or () if other != host]
             speed = result["tokens_per_second"]
-            line = f"{host}: {result['tokens']} tokens" + (f", {speed:.1f} tokens/s" if speed else "")
+            line = f"{host}: {counted(result['tokens'], 'token')}" + (f", {speed:.1f} tokens/s" if speed else "")
             if result["finish_reason"] == "length":
                 line += "; cut at --max-tokens"
             if others:

@@ -186,6 +186,20 @@ def test_exposed_is_who_listens_beyond_loopback_without_a_key(environment, expos
 
 
 @pytest.mark.parametrize(
+    ("name", "profile", "said"),
+    [
+        (Q2["id"], PROFILE, ["plan"]),  # the plan keeps it as open as it is
+        ("a", PROFILE, ["exposure", "plan"]),  # it runs until the next deployment
+        (Q2["id"], None, ["exposure"]),
+    ],
+)
+def test_exposure_is_said_once(name, profile, said):
+    there = Running(name, "running", 7, 8080, environment={"LLAMA_ARG_HOST": "0.0.0.0"})
+    host = examined(settings={**SETTINGS, "host": "0.0.0.0"}, instances=(there,))
+    assert sorted(item.check for item in found(host, profile=profile) if item.severity == WARNING) == said
+
+
+@pytest.mark.parametrize(
     ("controller", "check", "message"),
     [
         (replace(CONTROLLER, python="3.10.1"), "python", "Python 3.10.1 is too old; run magi with 3.11"),

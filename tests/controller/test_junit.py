@@ -6,16 +6,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from magi.junit import junit_xml
+from magi.junit import failed_report, junit_xml
 
 from . import recorded
 from .recorded import Q2, Q3
 
 
-def report(*failed: dict, servers=(("gpu1", "a"),), profile: str = "p") -> dict:
+def report(*failed: dict, servers=(("gpu1", "a"),), profile: str = "p", degraded=()) -> dict:
     return {
         "servers": [{"host": host, "instance": instance} for host, instance in servers],
-        "summary": {"profile": profile, "failed": list(failed)},
+        "summary": {"profile": profile, "failed": list(failed), "degraded": list(degraded)},
     }
 
 
@@ -34,6 +34,21 @@ def test_a_recorded_report():
     assert "Unsupported cache type: madeup" in cases["localhost", Q3].get("message")
     assert "Unsupported cache type: madeup" in cases["localhost", Q3].text
     assert cases["gone", "deployment"].get("type") == "host_unreachable"
+
+
+def test_what_a_host_lacks_is_a_failed_case_of_that_host():
+    lacks = ["entry 2 (x): no such model on gpu1.", "entry 3 (y): no such model on gpu1."]
+    suite = ElementTree.fromstring(junit_xml(report(degraded=[{"host": "gpu1", "detail": text} for text in lacks])))
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "2")
+    server, *others = suite
+    assert server.find("failure") is None
+    assert [(case.get("classname"), case.get("name")) for case in others] == [("gpu1", text) for text in lacks]
+    assert [case.find("failure").attrib for case in others] == [{"type": "degraded", "message": text} for text in lacks]
+
+
+def test_a_run_without_a_report_is_a_failed_case():
+    [case] = ElementTree.fromstring(junit_xml(failed_report("p", "It can't be read.")))
+    assert case.find("failure").get("message") == "It can't be read."
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_a_plan():
     assert plan_markdown(document(warning="Port 8081 is busy.", unreachable=["gpu2"])) == (
         "### magi plan: profile `p`\n"
         "\n"
-        "1 to change on 1 hosts.\n"
+        "1 to change on 1 host.\n"
         "\n"
         "| host | action | instance | port | reason |\n"
         "|---|---|---|---|---|\n"

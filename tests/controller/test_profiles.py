@@ -85,7 +85,7 @@ def test_finding_by_name_and_by_path(write, tmp_path):
     assert profiles.find(tmp_path, "p") == profiles.find(tmp_path / "none", str(path)) == path
     with pytest.raises(ProfileError, match=r"Profile q not found: there is no .*/q\.yml\. Profiles in .*: p\."):
         profiles.find(tmp_path, "q")
-    with pytest.raises(ProfileError, match=r"There is no folder .*; set model_server_profiles_dir"):
+    with pytest.raises(ProfileError, match=r"There is no folder .*; name that of your profiles \(--dir, or"):
         profiles.find(tmp_path / "none", "q")
 
 

@@ -35,13 +35,20 @@ def unreachable(host: str = "gpu2") -> Event:
     return Event("unreachable", host=host, result={"msg": "no route to it."})
 
 
-def report(*causes: str, ready: int = 1) -> dict:
+def report(*causes: str, ready: int = 1, degraded=()) -> dict:
     return {
         "total_servers": 2,
         "ready_servers": ready,
         "servers": [],
-        "summary": {"profile": "p", "failed": [{"host": "gpu1", "instance": "x", "cause": cause} for cause in causes]},
+        "summary": {
+            "profile": "p",
+            "failed": [{"host": "gpu1", "instance": "x", "cause": cause} for cause in causes],
+            "degraded": list(degraded),
+        },
     }
+
+
+MISSING = [{"host": "gpu1", "detail": "Profile p, entry 2 (x): no such model on gpu1."}]
 
 
 # --- what can be believed ------------------------------------------------------------------------------------------
@@ -159,6 +166,9 @@ def test_an_interruption_says_what_was_done(events, said):
     [
         ({"report": report(ready=2), "problems": {}}, ExitCode.OK, ""),
         ({"report": report("bad_option"), "problems": {}}, ExitCode.DEGRADED, ""),
+        # All that was planned is ready, but not all that the profile enables was planned.
+        ({"report": report(ready=2, degraded=MISSING), "problems": {}}, ExitCode.DEGRADED, ""),
+        ({"report": report(ready=2, degraded=MISSING), "problems": {"gpu1": "no."}}, ExitCode.FAILED, "no."),
         ({"report": report("bad_option"), "problems": {"gpu1": "strict is set."}}, ExitCode.FAILED, "strict is set."),
         (
             {"report": report("bad_option", ready=0), "problems": {"gpu1": "None is ready.", "gpu2": "None is ready."}},
@@ -196,6 +206,11 @@ def test_a_recorded_deployment_with_a_host_that_is_gone():
     [
         ((unreachable(),), HostUnreachable, "Not reached: gpu2: no route to it. Bring them back and run again."),
         ((failed("no plan."), failed("no plan.", host="gpu2")), DeploymentFailed, "no plan."),
+        (
+            (unreachable(), failed("no plan.")),
+            HostUnreachable,
+            "Not reached: gpu2: no route to it. Bring them back and run again. no plan.",
+        ),
         ((ok(problems={"gpu1": "port 8080 is taken."}),), DeploymentFailed, "port 8080 is taken."),
     ],
 )

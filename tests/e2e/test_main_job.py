@@ -51,6 +51,7 @@ def test_from_files_to_answers_and_back(deployment: Deployment):
         "servers_launched": 3,
         "servers_ready": 3,
         "failed": [],
+        "degraded": [],
         "warnings": [],
     }
     servers = deployment.servers()
@@ -177,8 +178,8 @@ def test_hostile_names_and_metadata_reach_the_process_exactly(deployment: Deploy
     assert {(one["LLAMA_ARG_MODEL"], one["MAGI_DISPLAY_NAME"]) for one in started} == hostile.served_from(
         str(deployment.models)
     )
-    (warning,) = deployment.report()["summary"]["warnings"]
-    assert "the file name of bell-.q3_k_m on localhost has control characters" in warning
+    (degraded,) = deployment.report()["summary"]["degraded"]
+    assert "the file name of bell-.q3_k_m on localhost has control characters" in degraded["detail"]
     assert "has a name that is not UTF-8" in deployment.registry.read_text()
     # Where a template's lookup would have run its command.
     assert not [*ROOT.glob("own*"), *ROOT.glob("playbooks/own*")]

@@ -95,11 +95,10 @@ def test_a_missing_and_a_truncated_model_are_warned_of_and_the_others_serve(two:
     assert run.code == 0, run.output
     assert [server["instance"] for server in two.report()["servers"]] == [Q2]
     assert two.report()["ready_servers"] == 1
-    warnings = two.report()["summary"]["warnings"]
-    assert len(warnings) == 2
-    assert "entry 2 (smollm2-135m-instruct.q4_k_m)" in warnings[0]
-    assert str(path) in warnings[0]
-    assert "entry 3 (not-there-q8_0)" in warnings[1]
+    truncated, missing = (item["detail"] for item in two.report()["summary"]["degraded"])
+    assert "entry 2 (smollm2-135m-instruct.q4_k_m)" in truncated
+    assert str(path) in truncated
+    assert "entry 3 (not-there-q8_0)" in missing
 
     strict = two.play(profile="p", model_server_strict=True)
     assert strict.code != 0
@@ -145,7 +144,7 @@ def test_no_server_ready_is_a_failure(two: Deployment):
     two.add_profile("p", Q2, options={"cache_type_k": "madeup"})
     run = two.play(profile="p")
     assert run.code != 0
-    assert "None of 1 servers is ready" in run.text
+    assert "No server is ready, of 1" in run.text
 
 
 def test_a_taken_port_is_named_before_anything_changes(two: Deployment):

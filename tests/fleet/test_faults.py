@@ -78,7 +78,7 @@ def test_another_server_that_answers_the_probe_is_found_out(fleet: Fleet):
         assert (failed["instance"], failed["host"], failed["cause"]) == (Q2, "host1", "port_taken")
         assert "another process holds its port" in failed["detail"]
         assert "8085" in failed["detail"]
-        assert "None of 1 servers is ready" in run.text
+        assert "No server is ready, of 1" in run.text
     finally:
         client.leave()
         fleet.sh("host1", "systemctl stop impostor")

@@ -71,9 +71,9 @@ def test_hostile_names_and_metadata_reach_the_process_exactly(fleet: Fleet):
         assert [server["is_ready"] for server in servers] == [True] * len(hostile.MODELS), run.output
         started = [fleet.environment_of("host1", server["pid"]) for server in servers]
         assert {(one["LLAMA_ARG_MODEL"], one["MAGI_DISPLAY_NAME"]) for one in started} == hostile.served_from(FOLDER)
-        (warning,) = [text for text in fleet.report()["summary"]["warnings"] if "file name" in text]
-        assert "bell-.q3_k_m on host1" in warning
-        assert "which no service file can hold: rename it" in warning
+        (degraded,) = fleet.report()["summary"]["degraded"]
+        assert "the file name of bell-.q3_k_m on host1" in degraded["detail"]
+        assert "which no service file can hold: rename it" in degraded["detail"]
         assert "has a name that is not UTF-8" in fleet.sh("host1", "cat /var/lib/magi/model_registry.json")
     finally:
         bare(fleet, "host1")

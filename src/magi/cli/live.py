@@ -56,17 +56,18 @@ def picture(progress: Progress, title: str, spinner: Spinner | None = None, *, s
     return Group(*parts)
 
 
+def echo(console: Console, text: str) -> None:
+    """Show what Ansible printed, with its colours."""
+    if text:
+        console.print(Text.from_ansi(text))
+
+
 @contextmanager
 def shown(console: Console, title: str, *, steps: bool, verbosity: int = 0) -> Iterator[Callable[[Event], None]]:
     """Show what happens within the block; yields what takes the events."""
     progress = Progress()
     if verbosity:  # whoever asks for Ansible's words gets them, and nothing over them
-
-        def echo(event: Event) -> None:
-            if event.text:
-                console.print(Text.from_ansi(event.text))
-
-        yield echo
+        yield lambda event: echo(console, event.text)
     elif console.is_terminal:
         spinner = Spinner("dots", style="cyan")
         with Live(picture(progress, title, spinner, steps=steps), console=console, refresh_per_second=8) as live:
@@ -83,7 +84,8 @@ def shown(console: Console, title: str, *, steps: bool, verbosity: int = 0) -> I
         def tell(event: Event) -> None:
             progress.add(event)
             lines = [f"[{progress.step}/5] {STEPS[progress.step]}"] if steps and progress.step else []
-            lines += [f"{name}: {host.problem}" for name, host in progress.hosts.items() if host.problem]
+            # Why is in the sentence at the end, which stands alone where programs and people look first.
+            lines += [f"{name}: failed; the end says why" for name, host in progress.hosts.items() if host.problem]
             for line in lines:
                 if line not in told:
                     told.add(line)

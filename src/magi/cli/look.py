@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from magi.cli import options as given
-from magi.cli.deploy import carry_out, session, stopping
+from magi.cli.deploy import carry_out, finish, session, stopping
 from magi.cli.output import Output, say
 from magi.errors import ExitCode, HostUnreachable, Interrupted, UsageError
 
@@ -75,24 +75,26 @@ def logs(
     variables = {"instance": slug("The instance", instance), "lines": lines, "follow": follow}
     if follow:
         try:
-            done = _followed(run, variables)
+            done = _followed(output, run, variables)
         except Interrupted:
             return ExitCode.INTERRUPTED
     else:
         done = carry_out(output, run, lambda s: s.play("logs", variables), "magi logs")
     from magi import views
+    from magi.verdict import Outcome, not_reached
 
     view = views.logs(instance, _reached(done))
     if not (as_json or follow):  # what was asked for: also where it is piped
         print("\n".join(view.lines))
-    output.document(view.document)
-    return ExitCode.UNREACHABLE if done.unreachable else ExitCode.OK
+    code = ExitCode.UNREACHABLE if done.unreachable else ExitCode.OK
+    return finish(output, Outcome(view.document, code, not_reached(done)))
 
 
-def _followed(run: Session, variables: dict[str, object]) -> Run:
+def _followed(output: Output, run: Session, variables: dict[str, object]) -> Run:
     """Follow a log, line for line."""
     from dataclasses import replace
 
+    from magi.cli.live import echo
     from magi.instances import log_line
 
     hosts: set[str] = set()
@@ -100,10 +102,12 @@ def _followed(run: Session, variables: dict[str, object]) -> Run:
     def show(event: Event) -> None:
         if event.host:
             hosts.add(event.host)
-        for shown in event.text.splitlines() if event.kind == "message" else ():
-            found = log_line(shown, hosts)
+        for shown in event.text.splitlines():
+            found = log_line(shown, hosts) if event.kind == "message" else None
             if found:
                 print(shown if len(hosts) > 1 else found[1], flush=True)
+            elif run.options.verbosity:
+                echo(output.people, shown)
 
     with stopping(run.stop):
         return replace(run, on_event=show).play("logs", variables)
@@ -152,14 +156,17 @@ def _answered(output: Output, run: Session, variables: dict[str, object]) -> Run
     where it is piped."""
     from dataclasses import replace
 
+    from magi.cli.live import echo
     from magi.instances import answer_piece, terminal_text
 
     waiting = output.people.status("Asking")  # nothing without a terminal
 
     def on_event(event: Event) -> None:
-        for shown in event.text.splitlines() if event.kind == "message" and not output.as_json else ():
-            piece = answer_piece(shown)
+        for shown in event.text.splitlines():
+            piece = answer_piece(shown) if event.kind == "message" and not output.as_json else None
             if not piece:
+                if run.options.verbosity:
+                    echo(output.people, shown)
                 continue
             waiting.stop()
             kind, words = piece
@@ -176,14 +183,14 @@ def _reached(run: Run) -> list[tuple[str, dict[str, object]]]:
     """Return the results of a run, by host. Raises HostUnreachable or MagiError where none has what was asked for."""
     from magi.errors import MagiError
     from magi.events import said
+    from magi.verdict import not_reached
 
     good = [(host, dict(result)) for host, kind, result in run.results() if kind == "ok"]
     failed = [f"{item.host}: {said(item.result)}" for item in run.failures]
     if failed:
         raise MagiError(" ".join(failed))
     if run.unreachable and not any("host" in result or "log" in result for _host, result in good):
-        reasons = "; ".join(f"{host}: {why}" for host, why in run.unreachable.items())
-        raise HostUnreachable(f"Not reached: {reasons.rstrip('.')}. Bring them back and run again.")
+        raise HostUnreachable(not_reached(run))
     return good
 
 

@@ -10,7 +10,10 @@ import typer
 from magi.cli import options
 from magi.cli.output import Output, say
 
-Folder = Annotated[Path | None, typer.Option("--dir", help="Folder of the profiles; else the project's.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--dir", help="Folder of the profiles; else the project's: no inventory is read for it."),
+]
 Registry = Annotated[
     Path | None,
     typer.Option("--registry", help="A registry file; else what the last magi discover, plan or up saw of the hosts."),

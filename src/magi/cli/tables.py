@@ -53,11 +53,11 @@ def ready_line(document: Mapping[str, Any]) -> Text:
     profile = document["summary"]["profile"]
     if not total:
         return Text("Nothing runs.", style="bold")
-    return Text(f"{ready}/{total} ready", style=style).append(f"  profile {profile or 'none'}", style="dim")
+    return Text.assemble((f"{ready}/{total} ready", style), (f"  profile {profile or 'none'}", "dim"))
 
 
 def report(console: Console, document: Mapping[str, Any]) -> RenderableType:
-    """Return a report: the servers, what failed and why, and warnings."""
+    """Return a report: the servers, what failed and why, what is missing, and warnings."""
     from ansible_collections.magi.models.plugins.module_utils._gguf import printable
     from ansible_collections.magi.models.plugins.module_utils._report import summary_lines
 
@@ -67,9 +67,10 @@ def report(console: Console, document: Mapping[str, Any]) -> RenderableType:
     for item in document["summary"]["failed"]:
         parts.append(Text(f"✗ {item['cause']}: ", style="red").append(printable(item["detail"]), style="default"))
         parts += [Text(f"  │ {printable(line)}", style="dim") for line in item.get("log", ())[-5:]]
-    parts += [
-        Text("! ", style="yellow").append(printable(line), style="default") for line in document["summary"]["warnings"]
-    ]
+    for item in document["summary"]["degraded"]:
+        parts.append(Text("✗ degraded: ", style="yellow").append(printable(item["detail"]), style="default"))
+    for line in document["summary"]["warnings"]:
+        parts.append(Text("! ", style="yellow").append(printable(line), style="default"))
     return Group(*parts)
 
 
@@ -96,7 +97,7 @@ def plan(document: Mapping[str, Any]) -> RenderableType:
     for host, item in document["hosts"].items():
         counts = {action: sum(a["action"] == action for a in item["actions"]) for action in COLOURS}
         summary = ", ".join(f"{action} {count}" for action, count in counts.items() if count) or "nothing to do"
-        parts.append(Text(host, style="bold").append(f"  {summary}", style="dim"))
+        parts.append(Text.assemble((host, "bold"), (f"  {summary}", "dim")))
         grid = Table.grid(padding=(0, 2))
         ports = {instance["name"]: instance["port"] for instance in item["instances"]}
         for action in item["actions"]:
@@ -119,7 +120,7 @@ def plan(document: Mapping[str, Any]) -> RenderableType:
 
 def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> str:
     """Return a plan as Markdown, for a comment on a merge request. What comes from hosts is code, never markup."""
-    from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+    from ansible_collections.magi.models.plugins.module_utils._gguf import counted, printable
 
     def code(text: Any) -> str:
         shown = printable(str(text)).replace("|", "¦").replace("`", "'")
@@ -127,7 +128,7 @@ def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> st
 
     names = {item["profile"] for item in document["hosts"].values()} or ({profile} if profile else set())
     title = f"### magi plan: profile {', '.join(code(name) for name in sorted(names))}"
-    lines = [title, "", f"{document['changes']} to change on {len(document['hosts'])} hosts.", ""]
+    lines = [title, "", f"{document['changes']} to change on {counted(len(document['hosts']), 'host')}.", ""]
     lines += ["| host | action | instance | port | reason |", "|---|---|---|---|---|"]
     for host, item in document["hosts"].items():
         ports = {instance["name"]: instance["port"] for instance in item["instances"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+from ansible_collections.magi.models.plugins.module_utils._gguf import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._host import Host
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan, PlanError, Settings, build_plan
 from ansible_collections.magi.models.plugins.module_utils._profile import Profile
@@ -14,10 +14,10 @@ from ansible_collections.magi.models.plugins.plugin_utils._controller_action imp
 
 def plan_lines(plan: Plan) -> list[str]:
     """Return the plan for people: what is enabled, and each action that changes something."""
-    counted = ["start", "restart", "stop", "keep", *(["quarantine"] if plan.names("quarantine") else [])]
-    actions = [f"{action} {len(plan.names(action))}" for action in counted]
+    kinds = ["start", "restart", "stop", "keep", *(["quarantine"] if plan.names("quarantine") else [])]
+    actions = ", ".join(f"{kind} {len(plan.names(kind))}" for kind in kinds)
     lines = [
-        f"{plan.host}: {plan.models_discovered} models discovered, {plan.models_enabled} enabled: {', '.join(actions)}"
+        f"{plan.host}: {counted(plan.models_discovered, 'model')} discovered, {plan.models_enabled} enabled: {actions}"
     ]
     lines += [f"  {a.action} {a.instance}: {printable(a.reason)}" for a in plan.actions if a.action != "keep"]
     return lines + [f"  note: {printable(note)}" for note in plan.notes]

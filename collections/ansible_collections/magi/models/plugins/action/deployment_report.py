@@ -47,8 +47,7 @@ class ActionModule(ControllerAction):
         lines = summary_lines(report)
         ready = next((server for server in report["servers"] if server["is_ready"]), None)
         if ready:
-            url = next(i.url for plan in plans for i in plan.instances if i.name == ready["instance"])
-            lines += ["", f"Try it on {ready['host']}:", f"  {curl(url)}"]
+            lines += ["", f"Try it on {ready['host']}:", f"  {curl(ready['url'])}"]
         self.show(["", *lines, ""])
         if arguments["path"]:
             write_atomic(arguments["path"], json.dumps(report, indent=2).encode() + b"\n", 0o644)

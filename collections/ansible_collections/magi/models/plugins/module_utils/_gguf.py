@@ -199,6 +199,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """``number`` with ``noun``, which is in the plural unless it is one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class _Refusal(Exception):
     """Why a file is refused: a code, and the sentence's part behind the file's name."""
 

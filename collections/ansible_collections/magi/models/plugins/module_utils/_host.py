@@ -232,6 +232,18 @@ def reachable(bound: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(first, first)  # noqa: S104 - recognised, not bound
 
 
+def exposed(bound: str) -> bool:
+    """Whether a server bound to ``bound`` (an address, several, or a socket's path) can be reached from elsewhere."""
+
+    def loopback(address: str) -> bool:
+        try:
+            return ipaddress.ip_address(address).is_loopback
+        except ValueError:
+            return address == "localhost" or address.endswith(".sock")
+
+    return bool(bound) and not all(loopback(address.strip()) for address in bound.split(","))
+
+
 def overlaps(bound: str, wanted: str) -> bool:
     """Whether a listener on ``bound`` keeps another from binding ``wanted`` on the same port."""
 

@@ -16,6 +16,7 @@ from ansible_collections.magi.models.plugins.module_utils._host import Binary, O
 
 
 def local_url(host: str, port: int) -> str:
+    """Return where a server bound to ``host`` answers, as its own host reaches it."""
     address = reachable(host)
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._gguf import Array, Header, printable
+from ansible_collections.magi.models.plugins.module_utils._gguf import Array, Header, counted, printable
 
 # llama.cpp include/llama.h enum llama_ftype; the missing ids were removed.
 FILE_TYPES: Mapping[int, str] = {
@@ -424,7 +424,7 @@ def shard_fault(members: Sequence[Entry], total: int, refused: Sequence[Rejected
         facts = entry.facts
         if facts.split_count != total:
             return "shard_mixed", (
-                f"is mixed up: shard {number} says that it belongs to {facts.split_count or 1} shards, "
+                f"is mixed up: shard {number} says that it belongs to {counted(facts.split_count or 1, 'shard')}, "
                 f"its name says {total}; download the whole set anew"
             )
         if facts.split_number != number - 1:

@@ -10,13 +10,14 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._capacity import share_cores
 from ansible_collections.magi.models.plugins.module_utils._cause import REPEATED, find_cause
-from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+from ansible_collections.magi.models.plugins.module_utils._gguf import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._host import (
     Binary,
     Generation,
     Host,
     Listener,
     Running,
+    exposed,
     foreign_listeners,
 )
 from ansible_collections.magi.models.plugins.module_utils._instance import (
@@ -197,7 +198,8 @@ def build_plan(
     if not usable:
         raise PlanError(
             f"Host {host_name}: nothing that profile {profile.name} enables is available "
-            f"({len(registry['models'])} models discovered), so there is nothing to serve. " + " ".join(degraded)
+            f"({counted(len(registry['models']), 'model')} discovered), so there is nothing to serve. "
+            + " ".join(degraded)
         )
     strict = settings.strict or profile.strict
     if strict and degraded:
@@ -451,10 +453,14 @@ def _difference(now: Running, instance: Instance) -> str:
     return ", ".join(changes) or "its model file, arguments or llama-server changed"
 
 
+def open_to_all(instances: Iterable[Instance]) -> list[str]:
+    """Return the names of those that whoever reaches their port can use."""
+    return [item.name for item in instances if exposed(item.host) and not item.options.get("api_key_file")]
+
+
 def _warnings(host_name: str, instances: Sequence[Instance], host: Host, settings: Settings) -> Iterable[str]:
-    loopback = settings.host in ("127.0.0.1", "::1", "localhost") or settings.host.startswith("127.")
-    open_ones = [item.name for item in instances if not item.options.get("api_key_file")]
-    if not loopback and not settings.host.endswith(".sock") and open_ones:
+    open_ones = open_to_all(instances)
+    if open_ones:
         yield (
             f"Host {host_name}: {', '.join(open_ones)} listen on {settings.host} without an API key, so whoever "
             "reaches the port can use them; set the option api_key_file, or model_server_host: 127.0.0.1."

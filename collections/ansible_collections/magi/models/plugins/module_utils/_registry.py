@@ -25,7 +25,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._cores import cores
 from ansible_collections.magi.models.plugins.module_utils._files import write_atomic
-from ansible_collections.magi.models.plugins.module_utils._gguf import GGUFError, read_header
+from ansible_collections.magi.models.plugins.module_utils._gguf import GGUFError, counted, read_header
 from ansible_collections.magi.models.plugins.module_utils._library import Library, find
 from ansible_collections.magi.models.plugins.module_utils._model import (
     Entry,
@@ -339,7 +339,8 @@ def discover(
         reason = f"registry {error.code}"
     library = find(scan_paths)
     warnings += [f"The folder to scan {path} does not exist or cannot be listed; skipped." for path in library.missing]
-    progress(f"found {len(library.files)} files in {len(scan_paths) - len(library.missing)} folders")
+    folders = counted(len(scan_paths) - len(library.missing), "folder")
+    progress(f"found {counted(len(library.files), 'file')} in {folders}")
     if before and not reason:
         reason = "refresh was asked for" if refresh else staleness(before, library, scan_paths, checksum)
     if before and not reason and len(library.missing) < len(scan_paths):

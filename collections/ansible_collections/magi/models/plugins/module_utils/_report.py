@@ -16,9 +16,9 @@ from ansible_collections.magi.models.plugins.module_utils._cause import (
     quarantined,
     wrong_server,
 )
-from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+from ansible_collections.magi.models.plugins.module_utils._gguf import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._host import Host, Running
-from ansible_collections.magi.models.plugins.module_utils._instance import Instance
+from ansible_collections.magi.models.plugins.module_utils._instance import Instance, local_url
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan
 
 
@@ -39,14 +39,15 @@ class HostResult:
 
 def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
     """Return the report: total_servers, ready_servers, servers, summary (see the module deployment_report)."""
-    servers, failed, warnings = [], [], []
+    servers, failed, degraded, warnings = [], [], [], []
     launched = 0
     for result in hosts:
         if result.trouble:
             failed.append(_failed(result.name, None, result.trouble))
         if result.plan is None:
             continue
-        warnings += [*result.plan.degraded, *result.plan.warnings]
+        degraded += [{"host": result.name, "detail": sentence} for sentence in result.plan.degraded]
+        warnings += result.plan.warnings
         outcomes = {item["instance"]: item for item in result.outcomes}
         running = {item.name: item for item in result.after.instances} if result.after else {}
         for instance in result.plan.instances:
@@ -62,6 +63,7 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
                     "host": result.name,
                     "address": instance.host,
                     "port": instance.port,
+                    "url": instance.url,
                     "pid": now.pid if now else None,
                     "started_at": now.started_at if now else None,
                     "state": _state(now, cause is None) if now else "absent",
@@ -86,6 +88,7 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
             "servers_launched": launched,
             "servers_ready": ready,
             "failed": failed,
+            "degraded": degraded,
             "warnings": warnings,
         },
     }
@@ -139,6 +142,7 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
     servers = []
     for name, host in hosts.items():
         for item in host.instances if host else ():
+            address = item.environment.get("LLAMA_ARG_HOST")
             servers.append(
                 {
                     "model_id": item.environment.get("MAGI_MODEL_ID", item.name),
@@ -146,8 +150,9 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
                     "display_name": item.environment.get("MAGI_DISPLAY_NAME", item.name),
                     "tier": item.environment.get("MAGI_TIER"),
                     "host": name,
-                    "address": item.environment.get("LLAMA_ARG_HOST"),
+                    "address": address,
                     "port": item.port,
+                    "url": local_url(address, item.port) if address and item.port else None,
                     "pid": item.pid,
                     "started_at": item.started_at,
                     "state": _state(item, item.name in (item.model_ids or ())),
@@ -206,11 +211,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:
-    """Return the report for people: the summary, one line per server, what failed and why, what to try."""
+    """Return the report for people: the summary, one line per server, what failed and why, what is missing."""
     summary = report["summary"]
     lines = [
-        f"Profile {summary['profile']}: {summary['models_discovered']} models discovered, "
-        f"{summary['models_enabled']} enabled, {summary['servers_launched']} servers launched, "
+        f"Profile {summary['profile']}: {counted(summary['models_discovered'], 'model')} discovered, "
+        f"{summary['models_enabled']} enabled, {counted(summary['servers_launched'], 'server')} launched, "
         f"{report['ready_servers']}/{report['total_servers']} ready"
     ]
     if report["servers"]:
@@ -220,9 +225,9 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         for item in summary["failed"]:
             lines.append(f"  {item['cause']}: {printable(item['detail'])}")
             lines += [f"    | {printable(line)}" for line in item.get("log", ())[-5:]]
-    if summary["warnings"]:
-        lines += ["", *(f"Warning: {printable(item)}" for item in summary["warnings"])]
-    return lines
+    said = [f"Degraded: {printable(item['detail'])}" for item in summary["degraded"]]
+    said += [f"Warning: {printable(item)}" for item in summary["warnings"]]
+    return [*lines, *([""] if said else []), *said]
 
 
 def problems(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> dict[str, str]:
@@ -235,7 +240,7 @@ def problems(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> dict[str
         if result.plan is None or result.name in found:
             continue
         if total and not ready:
-            found[result.name] = f"None of {total} servers is ready; the report above says why for each."
+            found[result.name] = f"No server is ready, of {total}; the report above says why for each."
         elif result.plan.strict and (result.plan.degraded or result.name in named):
             found[result.name] = "strict is set and the deployment is degraded; the report above says what is missing."
     return found

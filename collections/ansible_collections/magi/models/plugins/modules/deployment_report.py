@@ -76,12 +76,14 @@ report:
       type: int
       returned: always
     servers:
-      description: Each server with model_id, instance, display_name, host, port, pid, is_ready and tier.
+      description: Each server with model_id, instance, display_name, tier, host, address, port, url (as its own host
+        reaches it), pid, started_at, state, is_ready and action.
       type: list
       elements: dict
       returned: always
     summary:
-      description: profile, models_discovered, models_enabled, servers_launched, servers_ready, failed and warnings.
+      description: profile, models_discovered, models_enabled, servers_launched, servers_ready, failed, degraded
+        (what the profile enables and a host can't give) and warnings.
       type: dict
       returned: always
 """

@@ -313,6 +313,8 @@ def test_switching_profiles_keeps_what_both_enable_though_its_share_changes():
     [
         ("127.0.0.1", {}, False),
         ("127.8.0.1", {}, False),
+        ("127.0.0.1,10.0.0.1", {}, True),
+        ("/run/a.sock", {}, False),
         ("0.0.0.0", {}, True),
         ("10.0.0.1", {}, True),
         ("0.0.0.0", {"api_key_file": "/etc/keys"}, False),

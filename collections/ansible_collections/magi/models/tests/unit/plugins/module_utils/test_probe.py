@@ -88,7 +88,7 @@ def test_ready_is_what_answers_in_a_process_of_its_own(tmp_path, answers, state,
         path.parent.mkdir()
         path.write_text(f'LLAMA_ARG_PORT="{server.stdout.readline().strip()}"\n')
         services = FakeServices(Status(state, server.pid if own else os.getpid()))
-        ((status, health),) = await_ready(services, str(tmp_path), ["a"], seconds, 1).values()
+        status, health = await_ready(services, str(tmp_path), ["a"], seconds, 1)["a"]
         server.kill()
     assert (status.state, health) == found
 

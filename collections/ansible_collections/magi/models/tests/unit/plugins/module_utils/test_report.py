@@ -9,6 +9,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan import build_pla
 from ansible_collections.magi.models.plugins.module_utils._report import (
     HostResult,
     build_report,
+    build_status,
     problems,
     summary_lines,
     table,
@@ -116,6 +117,7 @@ def test_the_shape_of_a_report():
                 "host": "gpu1",
                 "address": "127.0.0.1",
                 "port": 8080,
+                "url": "http://127.0.0.1:8080",
                 "pid": 100,
                 "started_at": 5.0,
                 "state": "running",
@@ -130,7 +132,8 @@ def test_the_shape_of_a_report():
             "servers_launched": 1,
             "servers_ready": 1,
             "failed": [],
-            "warnings": [PLAN.degraded[0]],
+            "degraded": [{"host": "gpu1", "detail": PLAN.degraded[0]}],
+            "warnings": [],
         },
     }
 
@@ -154,9 +157,9 @@ def strict(result, **more):
         ([strict(GOOD), GOOD3], {"gpu1": "strict is set"}),
         ([GOOD3, BAD], {}),
         ([GOOD3, strict(BAD, degraded=())], {"gpu1": "strict is set"}),
-        ([BAD], {"gpu1": "None of 1 servers is ready"}),
+        ([BAD], {"gpu1": "No server is ready, of 1;"}),
         ([GOOD, LOST], {"gpu2": "Host gpu2: it can't be reached."}),
-        ([BAD, LOST], {"gpu1": "None of 1 servers is ready", "gpu2": "Host gpu2: it can't be reached."}),
+        ([BAD, LOST], {"gpu1": "No server is ready, of 1;", "gpu2": "Host gpu2: it can't be reached."}),
     ],
 )
 def test_which_hosts_a_run_fails_for(hosts, said):
@@ -171,7 +174,7 @@ def test_a_summary_names_what_failed_with_its_last_lines():
             build_report("test", [result(None, outcome={"cause": "x", "detail": "y", "log": ["l\x1b[31m"]}), LOST])
         )
     )
-    assert "0/1 ready" in lines
+    assert "4 models discovered, 1 enabled, 1 server launched, 0/1 ready" in lines
     assert "x: Host gpu1, instance a-q2_k: y." in lines
     assert "| l\\x1b[31m" in lines
     assert "host_unreachable: Host gpu2: it can't be reached." in lines
@@ -180,3 +183,27 @@ def test_a_summary_names_what_failed_with_its_last_lines():
 
 def test_table_and_printable():
     assert table(["a", "bb"], [["1\n2", "x"], ["long", ""]]) == ["a     bb", "----  --", "1\\n2  x", "long"]
+
+
+def test_a_summary_says_what_is_missing_before_its_warnings():
+    hosts = [replace(GOOD, plan=replace(PLAN, warnings=("Mind\x1b this.",)))]
+    assert summary_lines(build_report("test", hosts))[-3:] == [
+        "",
+        f"Degraded: {PLAN.degraded[0]}",
+        "Warning: Mind\\x1b this.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "url"),
+    [
+        ("0.0.0.0", 8080, "http://127.0.0.1:8080"),
+        ("::", 8080, "http://[::1]:8080"),
+        (None, 8080, None),  # nothing is known of its process
+        ("127.0.0.1", None, None),
+    ],
+)
+def test_a_status_says_where_each_server_answers_as_its_host_reaches_it(address, port, url):
+    environment = {"LLAMA_ARG_HOST": address} if address else {}
+    (server,) = build_status({"gpu1": host(running(INSTANCE, environment=environment, port=port))})["servers"]
+    assert (server["address"], server["port"], server["url"]) == (address, port, url)

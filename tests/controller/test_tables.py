@@ -1,0 +1,59 @@
+"""What people see on a terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from magi.cli import tables
+
+from . import recorded
+from .test_verdict import MISSING
+
+REPORT = recorded.run("up").last("report")
+
+
+def drawn(document: dict, *, terminal: bool) -> list[str]:
+    console = Console(file=io.StringIO(), force_terminal=terminal, no_color=True, width=120, soft_wrap=True)
+    console.print(tables.report(console, document))
+    return [line.rstrip() for line in Text.from_ansi(console.file.getvalue()).plain.splitlines()]
+
+
+def styles(text: Text) -> list[tuple[str, str]]:
+    """Return the pieces of a text with the whole style that each is shown in."""
+    return [(piece.text, str(piece.style)) for piece in Console().render(text) if piece.text.strip()]
+
+
+@pytest.mark.parametrize(
+    ("ready", "total", "shown"),
+    [
+        (2, 2, [("2/2 ready", "bold green"), ("  profile p", "dim")]),
+        (1, 2, [("1/2 ready", "bold yellow"), ("  profile p", "dim")]),
+        (0, 2, [("0/2 ready", "bold red"), ("  profile p", "dim")]),
+        (0, 0, [("Nothing runs.", "bold")]),
+    ],
+)
+def test_the_sentence_that_sums_up(ready, total, shown):
+    document = {"ready_servers": ready, "total_servers": total, "summary": {"profile": "p"}}
+    assert styles(tables.ready_line(document)) == shown
+
+
+def test_the_head_of_a_plan_s_host():
+    plan = {"actions": [], "instances": [], "degraded": [], "warnings": [], "notes": []}
+    head = tables.plan({"hosts": {"gpu1": plan}, "changes": 0}).renderables[0]
+    assert styles(head) == [("gpu1", "bold"), ("  nothing to do", "dim")]
+
+
+@pytest.mark.parametrize(
+    ("terminal", "said"),
+    [
+        (True, [f"✗ degraded: {MISSING[0]['detail']}", "! Mind this."]),
+        (False, [f"Degraded: {MISSING[0]['detail']}", "Warning: Mind this."]),
+    ],
+)
+def test_a_report_ends_with_what_is_missing_and_warnings(terminal, said):
+    summary = {**REPORT["summary"], "degraded": MISSING, "warnings": ["Mind this."]}
+    assert drawn({**REPORT, "summary": summary}, terminal=terminal)[-2:] == said
