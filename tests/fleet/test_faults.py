@@ -55,6 +55,40 @@ def test_a_hung_server_is_not_ready_by_the_deadline(fleet: Fleet):
         fleet.sh("host1", f"systemctl kill --signal=SIGCONT magi-llama@{Q2}")
 
 
+def test_each_crash_loop_ends_with_a_cause_of_its_own(fleet: Fleet):
+    """Row 17. Failed for good, left alone as it is, tried again as soon as it is something else."""
+    bare(fleet, "host1")
+
+    def deploy(code: int, **options: object) -> dict:
+        fleet.profile("one", Q2, {"model": Q3, "options": options})
+        run = fleet.deploy("one", *LIMIT, model_server_strict=True)
+        assert (run.code != 0) == bool(code), run.output
+        assert "Paris" in fleet.ask("host1", 8080)[1]
+        return {item["instance"]: item for item in fleet.report()["summary"]["failed"]}
+
+    def restarts() -> int:
+        shown = fleet.sh("host1", f"systemctl show --property=ActiveState,NRestarts magi-llama@{Q3}")
+        state = dict(line.split("=") for line in shown.splitlines())
+        assert state["ActiveState"] == "failed"
+        return int(state["NRestarts"])
+
+    first = deploy(1, cache_type_k="madeup")
+    assert first.keys() == {Q3}
+    assert first[Q3]["cause"] == "bad_option" and "LLAMA_ARG_CACHE_TYPE_K" in first[Q3]["detail"]
+    assert any("madeup" in line for line in first[Q3]["log"])
+    looped = restarts()
+    assert looped <= 4
+    (again,) = deploy(1, cache_type_k="madeup").values()
+    assert again["cause"] == "bad_option" and "model_server_retry_quarantined" in again["detail"]
+    assert restarts() == looped
+
+    other = deploy(1, ctx_size="many")
+    assert "LLAMA_ARG_CTX_SIZE" in other[Q3]["detail"]
+    assert not any("madeup" in line for line in other[Q3]["log"])
+    assert deploy(0) == {}
+    assert fleet.report()["ready_servers"] == 2
+
+
 def test_another_server_that_answers_the_probe_is_found_out(fleet: Fleet):
     """Row 21. It takes the port while the run waits for a client of a server that it is to stop."""
     bare(fleet, "host1")
