@@ -67,6 +67,11 @@ class Playing:
         return Run(code, self.output)
 
 
+def clean_environment() -> dict[str, str]:
+    """Return our environment without settings of magi."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("MODEL_", "MAGI_", "LLAMA_"))}
+
+
 def start(
     folder: Path,
     group: Mapping[str, Any],
@@ -83,7 +88,6 @@ def start(
     number = len(list(folder.glob("run-*.out")))
     inventory, printed = folder / f"run-{number}.json", folder / f"run-{number}.out"
     inventory.write_text(json.dumps({"model_servers": group}))
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MODEL_", "MAGI_", "LLAMA_"))}
     with printed.open("w") as out:
         process = subprocess.Popen(
             [
@@ -98,7 +102,7 @@ def start(
             ],
             cwd=ROOT,
             env={
-                **inherited,
+                **clean_environment(),
                 "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
                 "COLUMNS": "500",
                 "PYTHONUNBUFFERED": "1",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import urllib.request
@@ -20,11 +19,6 @@ CACHE = Path.home() / ".cache" / "magi"
 LLAMA_SERVER = CACHE / "llama.cpp" / "current" / "llama-server"
 MODELS = ROOT / "data" / "models"
 PORTS = (18080, 18099)
-
-
-def clean_environment() -> dict[str, str]:
-    """Return our environment without settings of magi."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("MODEL_", "MAGI_", "LLAMA_"))}
 
 
 @dataclass

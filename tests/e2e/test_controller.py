@@ -23,7 +23,8 @@ import pytest
 from magi import Controller
 from magi.errors import DeploymentFailed, HostUnreachable, ProfileError
 
-from .conftest import ROOT, Deployment, ask, clean_environment
+from ..playbook import clean_environment
+from .conftest import ROOT, Deployment, ask
 
 pytestmark = pytest.mark.e2e
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ..playbook import clean_environment
 from .conftest import ROOT, Deployment
 
 pytestmark = pytest.mark.e2e
@@ -29,12 +30,11 @@ class Magi:
     deployment: Deployment
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MODEL_", "MAGI_", "LLAMA_"))}
         return subprocess.Popen(
             [sys.executable, "-m", "magi", *arguments],
             cwd=self.deployment.folder,
             env={
-                **inherited,
+                **clean_environment(),
                 "PYTHONPATH": str(ROOT / "src"),
                 "MAGI_PROJECT": str(ROOT),
                 "XDG_STATE_HOME": str(self.deployment.folder / "state"),
