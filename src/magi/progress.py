@@ -19,7 +19,6 @@ READY, RUNNING, STARTING, WAITING, FAILED, LEFT = "ready", "running", "starting"
 
 @dataclass
 class HostProgress:
-    step: int = 0
     problem: str = ""
     instances: dict[str, str] = field(default_factory=dict)
     """State by instance, in the plan's order."""
@@ -45,7 +44,6 @@ class Progress:
         if not event.host:
             return
         host = self.host(event.host)
-        host.step = max(host.step, event.step or 0)
         if event.kind in ("failed", "unreachable") and not event.ignored and event.task != "Verdict":
             host.problem = said(event.result)
         if event.kind == "start" and event.action.endswith("llama_instances"):

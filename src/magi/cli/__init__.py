@@ -20,8 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verbs in (deploy, look, profile):
-    verbs.register(app)
+for verb, examples in {**deploy.EXAMPLES, **look.EXAMPLES, **profile.EXAMPLES}.items():
+    app.command(epilog="Examples:  " + "  ·  ".join(examples))(verb)
+app.add_typer(profile.app)
 
 
 def main(arguments: list[str] | None = None) -> int:

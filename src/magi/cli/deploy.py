@@ -291,9 +291,3 @@ EXAMPLES = {
     down: ("magi down", "magi down --limit gpu1"),
     discover: ("magi discover", "magi discover --json | jq '.hosts[].models[].id'"),
 }
-
-
-def register(app: typer.Typer) -> None:
-    """Add the verbs of this module."""
-    for verb, examples in EXAMPLES.items():
-        app.command(epilog="Examples:  " + "  ·  ".join(examples))(verb)

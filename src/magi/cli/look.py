@@ -200,9 +200,3 @@ EXAMPLES = {
     logs: ("magi logs smollm2-135m-instruct.q2_k -n 20", "magi logs smollm2-135m-instruct.q2_k -f"),
     ask: ("magi ask smollm2-135m-instruct.q2_k 'What is the capital of France?'",),
 }
-
-
-def register(app: typer.Typer) -> None:
-    """Add the verbs of this module."""
-    for verb, examples in EXAMPLES.items():
-        app.command(epilog="Examples:  " + "  ·  ".join(examples))(verb)

@@ -28,12 +28,6 @@ app = typer.Typer(
 )
 
 
-def register(parent: typer.Typer) -> None:
-    """Add the verbs of this module."""
-    parent.add_typer(app)
-    parent.command(epilog="Examples:  magi migrate old/config.yml --name production")(migrate)
-
-
 @app.command("list", epilog="Examples:  magi profile list")
 def list_(project: options.Project = None, folder: Folder = None, as_json: options.Json = False) -> int:
     """List the profiles."""
@@ -105,3 +99,6 @@ def migrate(
 
     bench = Workbench(project, folder, registry, inventory)
     return say(Output(as_json), bench.views.migrated(file, bench.folder, name, bench.hosts))
+
+
+EXAMPLES = {migrate: ("magi migrate old/config.yml --name production",)}

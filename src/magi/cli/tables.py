@@ -142,17 +142,12 @@ def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> st
 
 def models(document: Mapping[str, Any]) -> RenderableType:
     """Return the models of each host, what was set aside, and drift."""
-    from ansible_collections.magi.models.plugins.module_utils._model import table
+    from ansible_collections.magi.models.plugins.module_utils._model import drift_lines, table
 
     lines: list[str] = []
     for host, registry in document["hosts"].items():
         lines += [f"{host}:", *(f"  {line}" for line in table(registry)), ""]
-    for item in document["drift"]:
-        lines.append(f"Drift: {item['id']} is not the same on all hosts:")
-        lines += [
-            f"  {', '.join(v['hosts'])}: {v['size_bytes']} bytes, header {v['fingerprint'][:12]}"
-            for v in item["variants"]
-        ]
+    lines += drift_lines(document["drift"])
     return Text("\n".join(lines).rstrip())
 
 

@@ -2,23 +2,11 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._model import drift, table
+from ansible_collections.magi.models.plugins.module_utils._model import drift, drift_lines, table
 from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction, variables_of
-
-
-def drift_lines(drifted: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return drift for people: each id, and which hosts have which content."""
-    lines = []
-    for item in drifted:
-        lines += ["", f"Drift: {item['id']} is not the same on all hosts:"]
-        lines += [
-            f"  {', '.join(variant['hosts'])}: {variant['size_bytes']} bytes, header {variant['fingerprint'][:12]}"
-            for variant in item["variants"]
-        ]
-    return lines
 
 
 class ActionModule(ControllerAction):
@@ -37,5 +25,5 @@ class ActionModule(ControllerAction):
             lines += ["", f"{name}:", *found]
         models = {name: registry["models"] for name, registry in known.items()}
         drifted = drift(models)
-        self.show([*lines, *drift_lines(drifted), ""])
+        self.show([*lines, "", *drift_lines(drifted)])
         return {"models": models, "drift": drifted}

@@ -644,6 +644,19 @@ def drift(registries: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[st
     return drifted
 
 
+def drift_lines(drifted: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines for people: each id of ``drift``, and which hosts have which content."""
+    lines = []
+    for item in drifted:
+        lines.append(f"Drift: {item['id']} is not the same on all hosts:")
+        lines += [
+            f"  {', '.join(variant['hosts'])}: {variant['size_bytes']} bytes, header {variant['fingerprint'][:12]}"
+            for variant in item["variants"]
+        ]
+        lines.append("")
+    return lines
+
+
 def table(inventory: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Lines for people: the models in columns, then what was set aside and why."""
     head = ("ID", "TIER", "SIZE", "PARAMETERS", "CONTEXT", "PATH")
