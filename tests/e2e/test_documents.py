@@ -201,7 +201,7 @@ def deploys_as_shown(checkout: Checkout, plan: Callable[[int], str], deploy: Cal
     """Plan and deploy; then ask for a model that is nowhere, which --strict doesn't take for well."""
     plan(0)
     text = (checkout.folder / "plan.md").read_text()
-    assert "2 to change on 1 hosts" in text
+    assert "2 to change on 1 host." in text
     for model in MODELS:
         assert f"| `localhost` | `start` | `{model}` |" in text
 
@@ -211,7 +211,7 @@ def deploys_as_shown(checkout: Checkout, plan: Callable[[int], str], deploy: Cal
     suite = ElementTree.parse(checkout.folder / "junit.xml").getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("2", "0")
     plan(0)
-    assert "0 to change on 1 hosts" in (checkout.folder / "plan.md").read_text()
+    assert "0 to change on 1 host." in (checkout.folder / "plan.md").read_text()
 
     profile = checkout.folder.parent / "profiles" / "production.yml"
     profile.write_text(profile.read_text() + '  - "nowhere-*"\n')
