@@ -49,11 +49,21 @@ def changed(output: str) -> int:
 def stranger(tmp_path: Path):
     folder = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    # The virtual environment is the only thing that is not made anew: CI has just made it the same way.
+    # The virtual environment is the only thing that is not made anew: CI has just made it the same way. Nor is it
+    # brought up to date, as it would be for files newer than it: then it would be that of the clone, which won't stay.
     (folder / ".venv").symlink_to(ROOT / ".venv")
+    for name in ("pyproject.toml", "constraints.txt"):
+        os.utime(folder / name, (0, 0))
     value = Stranger(folder)
     yield value
     value.run("make down")
+    installed = subprocess.run(
+        [ROOT / ".venv/bin/python", "-c", "import magi; print(magi.__file__)"],
+        cwd="/",
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert installed.stdout.startswith(str(ROOT / "src"))
 
 
 def test_the_readme_s_commands_in_their_order(stranger: Stranger, tmp_path: Path):
