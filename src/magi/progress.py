@@ -45,7 +45,7 @@ class Progress:
             return
         host = self.host(event.host)
         if event.kind in ("failed", "unreachable") and not event.ignored and event.task != "Verdict":
-            host.problem = said(event.result)
+            host.problem = said(event.result).removeprefix(f"Host {event.host}: ")
         if event.kind == "start" and event.action.endswith("llama_instances"):
             host.instances.update({name: STARTING for name, state in host.instances.items() if state == WAITING})
         if event.kind == "ok":

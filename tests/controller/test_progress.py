@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -105,6 +106,7 @@ def test_a_task_of_no_step_names_the_verb():
     ("given", "problem"),
     [
         (Event("failed", host="a", result={"msg": "port\ntaken"}), "port taken"),
+        (Event("failed", host="a", result={"msg": "Host a: port taken"}), "port taken"),
         (Event("failed", host="a", result={"msg": "x"}, ignored=True), ""),
         (Event("failed", host="a", task="Verdict", result={"msg": "x"}), ""),
     ],
@@ -129,6 +131,18 @@ def test_without_a_terminal_each_step_is_a_line_and_said_once():
 
 def test_without_a_terminal_there_are_no_colours():
     assert "\x1b" not in told(*recorded.events("up"))
+
+
+@pytest.mark.parametrize("steps", [True, False])
+def test_a_run_that_fails_leaves_no_spinner_but_the_step_where_it_ended(steps):
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with pytest.raises(RuntimeError), shown(console, "magi up p", steps=steps) as on_event:
+        on_event(Event("task", task="[3/5] Filtering enabled models"))
+        raise RuntimeError
+    shown_last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue().rpartition("\x1b[2K")[2])
+    assert [line[:5] for line in shown_last.split("\n")[1:] if line] == (
+        ["✔ [1/", "✔ [2/", "✗ [3/", "· [4/", "· [5/"] if steps else []
+    )
 
 
 HOSTILE = "[link=http://x]\x1b]0;owned\x07\x1b[2J[/] :bomb:"

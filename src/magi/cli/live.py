@@ -24,23 +24,28 @@ STYLES = {
 }
 
 
-def picture(progress: Progress, title: str, spinner: Spinner | None = None, *, steps: bool = True) -> RenderableType:
-    """Return the deployment as it stands: the five steps, then each host with its instances."""
+def picture(
+    progress: Progress, title: str, at_work: RenderableType | None = None, *, steps: bool = True
+) -> RenderableType:
+    """Return the deployment as it stands: the five steps, then each host with its instances.
+
+    ``at_work`` marks the step that is at work, or where it ended; without, all are done.
+    """
     parts: list[RenderableType] = [Text(title, style="bold")]
     if steps:
         grid = Table.grid(padding=(0, 1))
         for number, name in STEPS.items():
-            if number < progress.step or spinner is None:
+            if number < progress.step or at_work is None:
                 mark: RenderableType = Text("✔", style="green")
             elif number == progress.step:
-                mark = spinner
+                mark = at_work
             else:
                 mark = Text("·", style="dim")
             grid.add_row(mark, Text(f"[{number}/5] {name}", style="" if number <= progress.step else "dim"))
         parts.append(grid)
-    elif spinner is not None:
+    elif at_work is not None:
         grid = Table.grid(padding=(0, 1))
-        grid.add_row(spinner, progress.verb or "Starting")
+        grid.add_row(at_work, progress.verb or "Starting")
         parts.append(grid)
     hosts = Table.grid(padding=(0, 2))
     for name, host in progress.hosts.items():
@@ -76,8 +81,12 @@ def shown(console: Console, title: str, *, steps: bool, verbosity: int = 0) -> I
                 progress.add(event)
                 live.update(picture(progress, title, spinner, steps=steps))
 
-            yield draw
-            live.update(picture(progress, title, steps=steps) if steps else Text(), refresh=True)
+            ended: RenderableType | None = Text("✗", style="red")
+            try:
+                yield draw
+                ended = None
+            finally:
+                live.update(picture(progress, title, ended) if steps else Text(), refresh=True)
     else:
         told: set[str] = set()
 
