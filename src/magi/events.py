@@ -82,8 +82,10 @@ class Run:
     """Path of the file with all that Ansible printed."""
 
     def results(self) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-        """Yield host, kind (ok, failed, unreachable) and result of every task that ended, in their order."""
-        for item in self.events:
+        """Yield host, kind (ok, failed, unreachable) and result of every task that ended: by host in the order of the
+        inventory, in which Ansible starts them, however they race; of one host in their order."""
+        hosts = {name: number for number, name in enumerate(dict.fromkeys(item.host for item in self.events))}
+        for item in sorted(self.events, key=lambda item: hosts[item.host]):
             if item.kind in ENDS:
                 yield item.host, item.kind, item.result
 

@@ -219,4 +219,6 @@ def write_new(path: Path, text: str) -> None:
     except FileWriteError as error:
         if error.errno == errno.EEXIST:
             raise ProfileError(f"{path} exists and stays as it is; give another name, or remove it.") from None
+        if error.errno == errno.ENOENT:
+            raise ProfileError(f"There is no folder {path.parent}; make it, or name another with --dir.") from None
         raise ProfileError(str(error)) from None

@@ -108,13 +108,9 @@ def deployed(run: Run) -> Outcome:
     return Outcome(report, ExitCode.DEGRADED if summary["failed"] or summary["degraded"] else ExitCode.OK)
 
 
-def _planned(run: Run) -> dict[str, Any]:
-    return {host: result["plan"] for host, result in sorted(run.of("plan"), key=lambda item: item[0])}
-
-
 def planned(run: Run) -> Outcome:
     """Return the plan of each host, and whether any changes something. Raises what ``deployed`` raises."""
-    plans = _planned(run)
+    plans = {host: result["plan"] for host, result in run.of("plan")}
     error = _lost(run)
     if error and not plans:
         raise error

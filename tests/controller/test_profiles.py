@@ -165,6 +165,11 @@ def test_hostile_names_stay_in_their_comment(tmp_path):
     assert "\x1b" not in path.read_text()
 
 
+def test_a_profile_goes_into_a_folder_that_is_there(tmp_path):
+    with pytest.raises(ProfileError, match=r"There is no folder .*/none; make it, or name another with --dir\."):
+        profiles.write_new(tmp_path / "none" / "mine.yml", "mine")
+
+
 def test_nothing_is_overwritten(tmp_path):
     path = tmp_path / "mine.yml"
     path.write_text("mine")

@@ -224,7 +224,13 @@ def test_a_deployment_that_only_looked_returns_the_plans():
     plan = {"actions": []}
     outcome = verdict.deployed(run(ok("b", plan=plan), ok("a", plan=plan), ok(problems={})))
     assert outcome == verdict.Outcome({"check": True, "hosts": {"a": plan, "b": plan}, "changes": 0, "unreachable": []})
-    assert list(outcome.document["hosts"]) == ["a", "b"]
+
+
+def test_hosts_come_in_the_order_in_which_they_are_started():
+    plan = {"actions": []}
+    starts = [Event("start", host=name) for name in ("host2", "host10")]
+    outcome = verdict.planned(run(*starts, ok("host10", plan=plan), ok("host2", plan=plan)))
+    assert list(outcome.document["hosts"]) == ["host2", "host10"]
 
 
 # --- the other verbs -----------------------------------------------------------------------------------------------
