@@ -166,3 +166,10 @@ def test_the_picture_on_a_terminal_shows_steps_hosts_and_instances():
     assert lines[:6] == ["magi up p", *(f"✔ [{n}/5] {name}" for n, name in STEPS.items())]
     assert f"● {Q2}  ✗ {Q3}" in lines[7]
     assert lines[8].startswith("gone") and "✗" in lines[8]
+
+
+def test_a_narrow_terminal_keeps_a_mark_with_its_instance():
+    console = Console(file=io.StringIO(), width=50)
+    console.print(picture(fold(*recorded.events("up")), "magi up p"))
+    hosts = [line.rstrip() for line in console.file.getvalue().splitlines()][7:9]
+    assert [line.split("  ")[-1].strip() for line in hosts] == [f"● {Q2}", f"✗ {Q3}"]

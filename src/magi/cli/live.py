@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
@@ -49,16 +50,18 @@ def picture(
         parts.append(grid)
     hosts = Table.grid(padding=(0, 2))
     for name, host in progress.hosts.items():
-        line = Text()
-        for instance, state in host.instances.items():
-            mark_text, style = STYLES[state]
-            line.append(f"{mark_text} ", style=style).append(f"{instance}  ", style="" if state == READY else style)
+        row: RenderableType = Columns((_instance(*item) for item in host.instances.items()), padding=(0, 2))
         if host.problem:
-            line = Text(f"✗ {host.problem}", style="red", overflow="ellipsis", no_wrap=True)
-        hosts.add_row(Text(name, style="bold"), line)
+            row = Text(f"✗ {host.problem}", style="red", overflow="ellipsis", no_wrap=True)
+        hosts.add_row(Text(name, style="bold"), row)
     if progress.hosts:
         parts += [Text(), hosts] if any(h.instances or h.problem for h in progress.hosts.values()) else []
     return Group(*parts)
+
+
+def _instance(name: str, state: str) -> Text:
+    mark, style = STYLES[state]
+    return Text(f"{mark} ", style=style).append(name, style="default" if state == READY else style)
 
 
 def echo(console: Console, text: str) -> None:
