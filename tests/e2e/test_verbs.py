@@ -139,8 +139,8 @@ def test_a_log_is_shown_and_followed_until_ctrl_c(magi: Magi):
     with urllib.request.urlopen(request, timeout=60):
         assert next(line for line in process.stdout if "launch_slot" in line)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
+    _out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "magi: Its log is no longer followed; nothing was changed.\n")
 
 
 def test_an_instance_that_is_not_there(magi: Magi):

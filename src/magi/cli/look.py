@@ -77,7 +77,7 @@ def logs(
         try:
             done = _followed(output, run, variables)
         except Interrupted:
-            return ExitCode.INTERRUPTED
+            raise Interrupted("Its log is no longer followed; nothing was changed.") from None
     else:
         done = carry_out(output, run, lambda s: s.play("logs", variables), "magi logs")
     from magi import views
