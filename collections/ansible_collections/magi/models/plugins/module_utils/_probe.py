@@ -263,36 +263,39 @@ def await_ready(
     """Wait up to ``seconds`` until each of the instances is ready, or has failed for good; return by name what its
     manager says and what it answered at /health (0: it does not listen, or gave no answer).
 
-    Asked is only what listens in a process of its own, which llama-server does before it loads the model. The manager
-    tries a failed start again up to its limit, so only its verdict counts. Looks at once, then ever more seldom, at
-    least every ``interval`` seconds.
+    Asked is only what listens in a process of its own, which llama-server does before it loads the model; while all
+    answer, nothing else is asked. The manager tries a failed start again up to its limit, so only its verdict counts.
+    Looks at once, then ever more seldom, at least every ``interval`` seconds.
     """
     waiting = {name: _environment_file(home, name) for name in names}
     listening: set[str] = set()
     found: dict[str, tuple[Status, int]] = {}
-    deadline, pause = time.monotonic() + seconds, min(0.1, interval)
+    begun, pause = time.monotonic(), 0.2
 
     with ThreadPoolExecutor(max(1, len(waiting))) as pool:
         while waiting:
-            status = services.status()
-            now = {name: status.get(name, Status("stopped")) for name in waiting}
-            silent = {int(waiting[name].get("LLAMA_ARG_PORT", 0)): name for name in now.keys() - listening}
-            for item in read_listeners(silent, {}) if silent else ():
-                if item.pid and item.pid == now[silent[item.port]].pid:
-                    listening.add(silent[item.port])
-            asked = sorted(listening & now.keys())
-            health = dict(zip(asked, pool.map(ask_health, (waiting[name] for name in asked))))
-            found.update({name: (item, health.get(name, 0)) for name, item in now.items()})
+            if not all(found.get(name, ("", 0))[1] for name in waiting):
+                status = services.status()
+                found.update({name: (status.get(name, Status("stopped")), 0) for name in waiting})
+                silent = {int(waiting[name].get("LLAMA_ARG_PORT", 0)): name for name in waiting.keys() - listening}
+                for item in read_listeners(silent, {}) if silent else ():
+                    if item.pid and item.pid == found[silent[item.port]][0].pid:
+                        listening.add(silent[item.port])
+                pause = min(pause * 1.5, interval)
+            asked = sorted(listening & waiting.keys())
+            for name, health in zip(asked, pool.map(ask_health, (waiting[name] for name in asked))):
+                found[name] = found[name][0], health
             waiting = {
-                name: waiting[name]
-                for name, item in now.items()
-                if health.get(name) != 200 and item.state not in ("failed", "stopped")
+                name: environment
+                for name, environment in waiting.items()
+                if found[name][1] != 200 and found[name][0].state not in ("failed", "stopped")
             }
-            left = deadline - time.monotonic()
-            if left <= 0:
+            elapsed = time.monotonic() - begun
+            if elapsed >= seconds:
                 break
-            time.sleep(min(pause, left) if waiting else 0)
-            pause = min(pause * 1.25, interval)
+            answer = all(found[name][1] for name in waiting)
+            again = min(max(0.1, elapsed / 20), interval) if answer else pause  # an answer costs next to nothing
+            time.sleep(min(again, seconds - elapsed) if waiting else 0)
     return found
 
 

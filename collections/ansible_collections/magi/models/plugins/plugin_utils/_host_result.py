@@ -46,6 +46,6 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
         Plan.from_dict(planned),
         applied.get("actions") or (),
         Host.from_dict(after) if after else None,
-        int(seen["__model_server"]["max_startup_time"]),
+        int(seen["__model_server"]["settings"]["max_startup_time"]),
         problem,
     )

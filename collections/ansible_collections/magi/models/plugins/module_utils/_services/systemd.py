@@ -191,7 +191,9 @@ class Systemd:
         return {**{name: Status("stopped") for name in defined}, **parse_status(text)}
 
     def reload(self) -> None:
-        self._systemctl("daemon-reload")
+        """Let systemd read again what it knows of our units; those it has never loaded it reads when it starts them."""
+        if parse_status(self._show("magi-llama@*.service")):
+            self._systemctl("daemon-reload")
 
     def start(self, names: Sequence[str]) -> None:
         self._reset(*names)
