@@ -17,6 +17,7 @@ from magi.errors import ExitCode, MagiError, UsageError
 from magi.junit import failed_report, junit_xml
 
 if TYPE_CHECKING:
+    from magi.events import Event
     from magi.verbs import Session
     from magi.verdict import Outcome
 
@@ -74,8 +75,17 @@ def carry_out(
 
     with (
         stopping(run.stop),
-        shown(output.people, title, steps=steps, verbosity=run.options.verbosity) as on_event,
+        shown(output.people, title, steps=steps, verbosity=run.options.verbosity) as show,
     ):
+
+        def on_event(event: Event) -> None:
+            # What the end needs is imported while Ansible is at work, when it costs nobody's time.
+            from ansible_collections.magi.models.plugins.module_utils import _report  # noqa: F401
+
+            from magi import catalog  # noqa: F401
+
+            show(event)
+
         return verb(replace(run, on_event=on_event))
 
 
@@ -186,7 +196,7 @@ def _watch(output: Output, run: Session, interval: float) -> int:
 
     from magi import verbs
     from magi.cli import tables
-    from magi.errors import Interrupted, MagiError
+    from magi.errors import Interrupted
 
     console = output.people
     live = Live(console=console, screen=True, auto_refresh=False) if console.is_terminal else nullcontext()
