@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils import _probe
@@ -91,6 +92,27 @@ def test_ready_is_what_answers_in_a_process_of_its_own(tmp_path, answers, state,
         status, health = await_ready(services, str(tmp_path), ["a"], seconds, 1)["a"]
         server.kill()
     assert (status.state, health) == found
+
+
+def test_while_a_server_answers_its_manager_is_left_alone_and_asked_when_it_does_not(tmp_path):
+    asked = []
+
+    class FakeManager(FakeServices):
+        def status(self):
+            asked.append(len(asked))
+            if len(asked) == 1:
+                threading.Timer(0.5, server.kill).start()
+                return {"a": Status("running", server.pid)}
+            return {"a": Status("failed")}
+
+    command = [sys.executable, "-c", SERVER, "503"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        path = tmp_path / "instances" / "a.env"
+        path.parent.mkdir()
+        path.write_text(f'LLAMA_ARG_PORT="{server.stdout.readline().strip()}"\n')
+        found = await_ready(FakeManager(None), str(tmp_path), ["a"], 60, 1)
+    assert found == {"a": (Status("failed"), 0)}
+    assert asked == [0, 1]
 
 
 def test_nothing_to_wait_for_is_no_look(tmp_path):
