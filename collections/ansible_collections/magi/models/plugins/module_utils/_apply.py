@@ -138,7 +138,7 @@ def present(services: Services, job: Job, *, check_mode: bool) -> Result:
         check_generation(job.home, job.generation)
         result = _present(services, job, check_mode=False)
     begun = time.monotonic()
-    names = [item.instance for item in result.outcomes if item.launched and item.instance in job.instances]
+    names = [item.instance for item in result.outcomes if item.loads and item.instance in job.instances]
     return replace(
         result,
         outcomes=_settle(services, result.outcomes, names, job, min(FIRST_LOOK, job.max_startup_time)),

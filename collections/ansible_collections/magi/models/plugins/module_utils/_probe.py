@@ -269,12 +269,12 @@ def await_ready(
     """
     waiting = {name: _environment_file(home, name) for name in names}
     listening: set[str] = set()
-    found: dict[str, tuple[Status, int]] = {}
+    found = {name: (Status("stopped"), 0) for name in waiting}
     begun, pause = time.monotonic(), 0.2
 
     with ThreadPoolExecutor(max(1, len(waiting))) as pool:
         while waiting:
-            if not all(found.get(name, ("", 0))[1] for name in waiting):
+            if not all(found[name][1] for name in waiting):
                 status = services.status()
                 found.update({name: (status.get(name, Status("stopped")), 0) for name in waiting})
                 silent = {int(waiting[name].get("LLAMA_ARG_PORT", 0)): name for name in waiting.keys() - listening}

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils import _probe
 from ansible_collections.magi.models.plugins.module_utils._apply import File, Job, absent, present, stopped
 from ansible_collections.magi.models.plugins.module_utils._host import Generation
 from ansible_collections.magi.models.plugins.module_utils._instance import InstanceError
@@ -80,6 +81,19 @@ def test_an_instance_between_two_tries_is_stopped_too(tmp_path):
     result = stopped(services, job(tmp_path), None, check_mode=False)
     assert [item.instance for item in result.outcomes] == ["a"]
     assert services.asked == [("stop", "a")]
+
+
+def test_a_server_that_had_all_its_time_is_not_waited_for_again(tmp_path, monkeypatch):
+    asked = []
+
+    def await_ready(services, home, names, seconds, interval):
+        asked.append(list(names))
+        return {name: (Status("starting"), 503) for name in names}
+
+    monkeypatch.setattr(_probe, "await_ready", await_ready)
+    result = present(FakeServices(tmp_path), job(tmp_path, concurrent_starts=False), check_mode=False)
+    assert [item.cause for item in result.outcomes] == ["timeout"]
+    assert asked == [["a"], []]
 
 
 def test_what_goes_is_stopped_before_it_is_forgotten(tmp_path):
