@@ -401,6 +401,17 @@ def read_host(
     )
 
 
+LOOK_OPTIONS = {
+    "home": {"type": "path", "required": True},
+    "manager": {"type": "str", "choices": ["auto", "systemd", "supervisor"], "default": "auto"},
+    "supervisord_path": {"type": "path", "default": "supervisord"},
+    "llama_server_path": {"type": "path"},
+    "port_range": {"type": "list", "elements": "int", "default": [8080, 8099]},
+    "ports": {"type": "list", "elements": "int", "default": []},
+}
+"""The options of a module that looks at its host, as its argument specification has them; ``look`` takes them."""
+
+
 def look(
     *,
     home: str,
@@ -413,7 +424,7 @@ def look(
     must_read: Sequence[str] = (),
     model_folders: Sequence[str] = (),
 ) -> Host:
-    """Return what the module model_host_info does for these options of its. Raises ServiceError and ValueError."""
+    """Return the host as a module looks at it. Raises ServiceError; ValueError for a bad port_range."""
     if len(port_range) != 2:
         raise ValueError(f"port_range takes the first and the last port, not {list(port_range)}.")
     manager = detected(manager)

@@ -155,19 +155,14 @@ host:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._probe import await_ready, look
+from ansible_collections.magi.models.plugins.module_utils._probe import LOOK_OPTIONS, await_ready, look
 from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, chosen, detected
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "llama_server_path": {"type": "path"},
-            "home": {"type": "path", "required": True},
-            "manager": {"type": "str", "choices": ["auto", "systemd", "supervisor"], "default": "auto"},
-            "supervisord_path": {"type": "path", "default": "supervisord"},
-            "port_range": {"type": "list", "elements": "int", "default": [8080, 8099]},
-            "ports": {"type": "list", "elements": "int", "default": []},
+            **LOOK_OPTIONS,
             "identify": {"type": "bool", "default": False},
             "wait_for": {"type": "list", "elements": "str", "default": []},
             "wait_seconds": {"type": "float", "default": 0},

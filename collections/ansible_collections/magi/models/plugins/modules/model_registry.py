@@ -304,7 +304,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError
 from ansible_collections.magi.models.plugins.module_utils._model import table
-from ansible_collections.magi.models.plugins.module_utils._probe import look
+from ansible_collections.magi.models.plugins.module_utils._probe import LOOK_OPTIONS, look
 from ansible_collections.magi.models.plugins.module_utils._registry import (
     ScanError,
     difference,
@@ -321,17 +321,7 @@ def main() -> None:
             "registry_path": {"type": "path", "required": True},
             "refresh": {"type": "bool", "default": False},
             "checksum": {"type": "bool", "default": False},
-            "host": {
-                "type": "dict",
-                "options": {
-                    "home": {"type": "path", "required": True},
-                    "manager": {"type": "str", "choices": ["auto", "systemd", "supervisor"], "default": "auto"},
-                    "supervisord_path": {"type": "path", "default": "supervisord"},
-                    "llama_server_path": {"type": "path"},
-                    "port_range": {"type": "list", "elements": "int", "default": [8080, 8099]},
-                    "ports": {"type": "list", "elements": "int", "default": []},
-                },
-            },
+            "host": {"type": "dict", "options": LOOK_OPTIONS},
             "fence": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
