@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._cause import find_cause
-from ansible_collections.magi.models.plugins.module_utils._gguf import printable
 from ansible_collections.magi.models.plugins.module_utils._host import Host, Unreadable, exposed, foreign_listeners
 from ansible_collections.magi.models.plugins.module_utils._plan import PlanError, Settings, build_plan, open_to_all
 from ansible_collections.magi.models.plugins.module_utils._profile import Profile
+from ansible_collections.magi.models.plugins.module_utils._text import printable
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 TARGET_PYTHON = (3, 9)

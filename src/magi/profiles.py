@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError, write_atomic
-from ansible_collections.magi.models.plugins.module_utils._gguf import printable
 from ansible_collections.magi.models.plugins.module_utils._instance import InstanceError, resolve_options
 from ansible_collections.magi.models.plugins.module_utils._plan import PlanError, Wanted, enabled
 from ansible_collections.magi.models.plugins.module_utils._profile import Profile, examine_profile
+from ansible_collections.magi.models.plugins.module_utils._text import printable
 
 from magi.catalog import Known
 from magi.documents import Document, DocumentError, Remark, load

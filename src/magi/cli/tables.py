@@ -26,7 +26,7 @@ def _since(seconds: float | None) -> str:
 
 def servers(items: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return the table of servers of a report or a status."""
-    from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+    from ansible_collections.magi.models.plugins.module_utils._text import printable
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for head in ("", "instance", "tier", "host", "port", "pid", "state", "up", "model"):
@@ -58,8 +58,8 @@ def ready_line(document: Mapping[str, Any]) -> Text:
 
 def report(console: Console, document: Mapping[str, Any]) -> RenderableType:
     """Return a report: the servers, what failed and why, what is missing, and warnings."""
-    from ansible_collections.magi.models.plugins.module_utils._gguf import printable
     from ansible_collections.magi.models.plugins.module_utils._report import summary_lines
+    from ansible_collections.magi.models.plugins.module_utils._text import printable
 
     if not console.is_terminal:
         return Text("\n".join(summary_lines(document)))
@@ -91,7 +91,7 @@ COLOURS = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", 
 
 def plan(document: Mapping[str, Any]) -> RenderableType:
     """Return what a deployment would do on each host, with reasons and warnings."""
-    from ansible_collections.magi.models.plugins.module_utils._gguf import printable
+    from ansible_collections.magi.models.plugins.module_utils._text import printable
 
     parts: list[RenderableType] = []
     for host, item in document["hosts"].items():
@@ -120,7 +120,7 @@ def plan(document: Mapping[str, Any]) -> RenderableType:
 
 def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> str:
     """Return a plan as Markdown, for a comment on a merge request. What comes from hosts is code, never markup."""
-    from ansible_collections.magi.models.plugins.module_utils._gguf import counted, printable
+    from ansible_collections.magi.models.plugins.module_utils._text import counted, printable
 
     def code(text: Any) -> str:
         shown = printable(str(text)).replace("|", "¦").replace("`", "'")

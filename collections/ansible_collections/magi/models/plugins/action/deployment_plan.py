@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._gguf import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._host import Host
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan, PlanError, Settings, build_plan
 from ansible_collections.magi.models.plugins.module_utils._profile import Profile
+from ansible_collections.magi.models.plugins.module_utils._text import counted, printable
 from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
 
 

@@ -9,9 +9,9 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._gguf import printable
 from ansible_collections.magi.models.plugins.module_utils._host import reachable
 from ansible_collections.magi.models.plugins.module_utils._probe import api_key
+from ansible_collections.magi.models.plugins.module_utils._text import printable
 
 SILENCE = 300  # seconds without a byte, in which a long prompt is read, until the server counts as hung
 

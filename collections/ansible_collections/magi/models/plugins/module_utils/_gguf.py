@@ -22,6 +22,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Union
 
+from ansible_collections.magi.models.plugins.module_utils._text import printable
+
 # ggml/include/ggml.h enum ggml_type, ggml/src/ggml.c type_traits: id → name, elements and bytes per block.
 # The ids that are missing (4, 5, 31-33, 36-38) were removed from the format and are refused.
 TENSOR_TYPES: Mapping[int, tuple[str, int, int]] = {
@@ -190,18 +192,6 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     except OSError as error:
         cause = error.strerror or str(error)
         raise GGUFError("unreadable", f"{name} cannot be read: {cause}; check the path and its permissions.") from error
-
-
-def printable(text: str) -> str:
-    """``text`` with everything that a terminal or a log would not show as itself written as an escape."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
-
-
-def counted(number: int, noun: str) -> str:
-    """``number`` with ``noun``, which is in the plural unless it is one."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class _Refusal(Exception):

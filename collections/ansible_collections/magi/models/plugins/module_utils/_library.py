@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible_collections.magi.models.plugins.module_utils._gguf import printable
 from ansible_collections.magi.models.plugins.module_utils._model import File, Rejected, rejection, stem
+from ansible_collections.magi.models.plugins.module_utils._text import printable
 
 # What downloaders append while they work; aria2 keeps a control file of that name beside the real name.
 _PARTIAL = frozenset({"part", "partial", "incomplete", "download", "crdownload", "tmp", "aria2", "!ut"})

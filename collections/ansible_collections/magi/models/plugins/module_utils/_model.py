@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._gguf import Array, Header, counted, printable
+from ansible_collections.magi.models.plugins.module_utils._gguf import Array, Header
+from ansible_collections.magi.models.plugins.module_utils._text import counted, printable
 
 # llama.cpp include/llama.h enum llama_ftype; the missing ids were removed.
 FILE_TYPES: Mapping[int, str] = {

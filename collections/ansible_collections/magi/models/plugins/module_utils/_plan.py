@@ -10,7 +10,6 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._capacity import share_cores
 from ansible_collections.magi.models.plugins.module_utils._cause import REPEATED, find_cause
-from ansible_collections.magi.models.plugins.module_utils._gguf import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._host import (
     Binary,
     Generation,
@@ -31,6 +30,7 @@ from ansible_collections.magi.models.plugins.module_utils._instance import (
     resolve_options,
 )
 from ansible_collections.magi.models.plugins.module_utils._profile import Entry, Profile
+from ansible_collections.magi.models.plugins.module_utils._text import counted, printable
 
 
 class PlanError(ValueError):

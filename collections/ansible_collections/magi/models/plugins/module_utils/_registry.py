@@ -25,7 +25,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._cores import cores
 from ansible_collections.magi.models.plugins.module_utils._files import write_atomic
-from ansible_collections.magi.models.plugins.module_utils._gguf import GGUFError, counted, read_header
+from ansible_collections.magi.models.plugins.module_utils._gguf import GGUFError, read_header
 from ansible_collections.magi.models.plugins.module_utils._library import Library, find
 from ansible_collections.magi.models.plugins.module_utils._model import (
     Entry,
@@ -35,6 +35,7 @@ from ansible_collections.magi.models.plugins.module_utils._model import (
     assemble,
     slug,
 )
+from ansible_collections.magi.models.plugins.module_utils._text import counted
 
 SCHEMA_VERSION = 1
 MODE = 0o640  # paths and names of models are nobody else's business

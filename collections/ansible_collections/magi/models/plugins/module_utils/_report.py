@@ -16,10 +16,10 @@ from ansible_collections.magi.models.plugins.module_utils._cause import (
     quarantined,
     wrong_server,
 )
-from ansible_collections.magi.models.plugins.module_utils._gguf import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._host import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._instance import Instance, local_url
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan
+from ansible_collections.magi.models.plugins.module_utils._text import counted, printable
 
 
 @dataclass(frozen=True)

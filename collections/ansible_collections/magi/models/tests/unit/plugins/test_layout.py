@@ -14,6 +14,7 @@ UTILS = COLLECTION / "plugins" / "module_utils"
 
 # The nouns in the order in which a value flows; each imports only those before it.
 ORDER = [
+    "_text",
     "_files",
     "_cores",
     "_settings",
@@ -39,7 +40,7 @@ ORDER = [
     "_binary",
 ]
 # Decide, and nothing else: no process, no socket, no file.
-PURE = ["_capacity", "_cause", "_host", "_instance", "_plan", "_profile", "_report", "_rollout", "_settings"]
+PURE = ["_capacity", "_cause", "_host", "_instance", "_plan", "_profile", "_report", "_rollout", "_settings", "_text"]
 
 
 def imports(path: Path) -> set[str]:

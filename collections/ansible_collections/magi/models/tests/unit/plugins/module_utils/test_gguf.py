@@ -13,7 +13,7 @@ import struct
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils import _gguf
-from ansible_collections.magi.models.plugins.module_utils._gguf import Array, GGUFError, counted, read_header
+from ansible_collections.magi.models.plugins.module_utils._gguf import Array, GGUFError, read_header
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import (
     Q4_0,
     Q4_K,
@@ -308,8 +308,3 @@ def test_a_hostile_path_stays_one_line(tmp_path):
     with pytest.raises(GGUFError) as error:
         read_header(path)
     assert "\\n[Service]\\x1b" in str(error.value)
-
-
-@pytest.mark.parametrize(("number", "text"), [(0, "0 hosts"), (1, "1 host"), (2, "2 hosts")])
-def test_counted(number, text):
-    assert counted(number, "host") == text

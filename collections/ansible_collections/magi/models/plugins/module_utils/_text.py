@@ -1,0 +1,17 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Words for people: what comes from files and hosts made harmless, numbers with their nouns. Pure."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """``text`` with everything that a terminal or a log would not show as itself written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def counted(number: int, noun: str) -> str:
+    """``number`` with ``noun``, which is in the plural unless it is one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
