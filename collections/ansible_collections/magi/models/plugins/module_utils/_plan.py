@@ -167,7 +167,8 @@ def _why_missing(entry: Entry, rejected: Sequence[Mapping[str, Any]], host: str)
             if entry.pattern.startswith(item["id"]):  # a broken file may lack the quantization that its id had
                 return f"set aside on {host}: {item['reason']}"
         return f"no such model on {host}; playbooks/discover.yml lists those that are."
-    return f"matches no model on {host}."
+    aside = [item["reason"] for item in rejected if entry.matches(item["id"], "")]  # of no tier: nothing tells it
+    return " Set aside: ".join([f"matches no model on {host}.", *aside[:3]])
 
 
 def build_plan(

@@ -51,6 +51,14 @@ def test_what_a_profile_enables_in_its_order(entries, expected):
         ({"tier": "Q8"}, (), "Profile test, entry 2 (tier Q8): matches no model on gpu1."),
         ("z-*", (), "entry 2 (z-*)"),
         (
+            "broken-*",
+            [
+                {"id": "broken-q4_k_m", "path": "/models/B.gguf", "code": "truncated", "reason": "B.gguf is short."},
+                {"id": "other-q4_k_m", "path": "/models/O.gguf", "code": "truncated", "reason": "O.gguf is short."},
+            ],
+            "entry 2 (broken-*): matches no model on gpu1. Set aside: B.gguf is short.",
+        ),
+        (
             "broken-q4_k_m",
             [
                 {
