@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import shutil
 import signal
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +21,7 @@ import pytest
 from magi import Controller
 from magi.errors import DeploymentFailed, HostUnreachable, ProfileError
 
+from ..command import Ran, begin
 from ..playbook import clean_environment
 from .conftest import ROOT, Deployment, ask
 
@@ -32,60 +31,23 @@ Q2, Q3 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m"))
 GONE = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
 
 
-def environment(deployment: Deployment, **more: str) -> dict[str, str]:
-    return {
-        **clean_environment(),
-        "PYTHONPATH": str(ROOT / "src"),
-        "XDG_STATE_HOME": str(deployment.folder / "state"),
-        **more,
-    }
-
-
-def begin(deployment: Deployment, *arguments: str, cwd: Path = ROOT, **more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "magi", *arguments],
-        cwd=cwd,
-        env=environment(deployment, **more),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-class Ran:
-    """How magi ended, and what it said to whom."""
-
-    def __init__(self, process: subprocess.Popen[str], before: str = ""):
-        self.out, err = process.communicate(timeout=120)
-        self.err = before + err
-        self.code = process.returncode
-        assert "Traceback" not in self.out + self.err, self.err
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def sentence(self) -> str:
-        """What it says at the end."""
-        said = [line for line in self.err.splitlines() if line.startswith("magi: ")]
-        assert len(said) == 1, self.err
-        return said[0].removeprefix("magi: ")
+def state(deployment: Deployment) -> Path:
+    """Return where magi keeps what it remembers."""
+    return deployment.folder / "state"
 
 
 def magi(deployment: Deployment, verb: str, *arguments: str, **more: Any) -> Ran:
-    return Ran(begin(deployment, verb, *arguments, "-i", str(deployment.inventory()), **more))
+    return Ran(begin(state(deployment), verb, *arguments, "-i", str(deployment.inventory()), **more))
 
 
 def at_work(deployment: Deployment) -> list[int]:
     """Return the processes of any run of the deployment's magi."""
-    state = f"XDG_STATE_HOME={deployment.folder / 'state'}".encode()
+    mark = f"XDG_STATE_HOME={state(deployment)}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
             variables = (entry / "environ").read_bytes().split(b"\0") if entry.name.isdigit() else ()
-            if state in variables and any(item.startswith(b"MAGI_RUN=") for item in variables):
+            if mark in variables and any(item.startswith(b"MAGI_RUN=") for item in variables):
                 found.append(int(entry.name))
     return found
 
@@ -135,12 +97,11 @@ def test_from_a_plan_to_the_end(two: Deployment):
     assert "2 to change; magi up does it." in looked.err
     assert two.tree() == {}
 
-    state = two.folder / "state"
     process = begin(
-        two, "up", "development", "--json", "-i", str(two.inventory()), "-e", f"a_secret={GIVEN}", **CANARIES
+        state(two), "up", "development", "--json", "-i", str(two.inventory()), "-e", f"a_secret={GIVEN}", **CANARIES
     )  # fmt: skip
     seen = []
-    until(lambda: seen.extend(secrets_below(state)) or process.poll() is not None, 120)
+    until(lambda: seen.extend(secrets_below(state(two))) or process.poll() is not None, 120)
     up = Ran(process)
     assert up.code == 0, up.err
     assert up.document == two.report()
@@ -156,7 +117,7 @@ def test_from_a_plan_to_the_end(two: Deployment):
     assert seen + secrets_below(two.folder) + secrets_in(up.out, up.err) == []
     assert ask(18120).strip()
 
-    for folder in (state / "magi" / "runs").iterdir():
+    for folder in (state(two) / "magi" / "runs").iterdir():
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert [path.name for path in folder.iterdir()] == ["output.log"]
         assert stat.S_IMODE((folder / "output.log").stat().st_mode) == 0o600
@@ -236,7 +197,7 @@ def test_nothing_to_work_on_is_one_sentence(two: Deployment):
         ),
     ):
         path.write_text(inventory)
-        run = Ran(begin(two, "up", "--json", "-i", str(path), *arguments))
+        run = Ran(begin(state(two), "up", "--json", "-i", str(path), *arguments))
         assert run.code == 2, run.err
         assert re.match(said, run.sentence)
         assert run.document == {"error": {"message": run.sentence, "exit_code": 2}}
@@ -248,14 +209,14 @@ def test_a_missing_collection_is_one_sentence(tmp_path: Path):
     project.mkdir()
     for name in ("playbooks", "ansible.cfg"):
         os.symlink(ROOT / name, project / name)
-    run = Ran(begin(Deployment(tmp_path), "up", "--project", str(project)))
+    run = Ran(begin(tmp_path / "state", "up", "--project", str(project)))
     assert run.code == 2
     assert "The collection magi.models is missing" in run.sentence
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_a_deployment_cleanly(two: Deployment, number: signal.Signals):
-    process = begin(two, "up", "-i", str(two.inventory()))
+    process = begin(state(two), "up", "-i", str(two.inventory()))
     before = read_until(process, "[4/5]")
     assert at_work(two)
     process.send_signal(number)
@@ -281,7 +242,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 
 
 def test_a_killed_magi_leaves_what_the_next_one_repairs(two: Deployment):
-    process = begin(two, "up", "-i", str(two.inventory()))
+    process = begin(state(two), "up", "-i", str(two.inventory()))
     read_until(process, "[4/5]")
     process.kill()
     process.communicate()
@@ -295,7 +256,7 @@ def test_a_dotenv_in_the_working_directory_is_under_the_environment(two: Deploym
     (two.folder / ".env").write_text("MAGI_PROFILE=fast-only\n")
     given = ["plan", "--json", "-i", str(two.inventory()), "--project", str(ROOT)]
     for more, profile in ({}, "fast-only"), ({"MAGI_PROFILE": "production"}, "production"):
-        run = Ran(begin(two, *given, cwd=two.folder, **more))
+        run = Ran(begin(state(two), *given, cwd=two.folder, **more))
         assert run.code == 4, run.err
         assert run.document["hosts"]["localhost"]["profile"] == profile
 

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ..playbook import clean_environment
+from ..command import begin
 from .conftest import ROOT, Deployment
 
 pytestmark = pytest.mark.e2e
@@ -30,21 +29,7 @@ class Magi:
     deployment: Deployment
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", "magi", *arguments],
-            cwd=self.deployment.folder,
-            env={
-                **clean_environment(),
-                "PYTHONPATH": str(ROOT / "src"),
-                "MAGI_PROJECT": str(ROOT),
-                "XDG_STATE_HOME": str(self.deployment.folder / "state"),
-                **environment,
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return begin(self.state, *arguments, cwd=self.deployment.folder, MAGI_PROJECT=str(ROOT), **environment)
 
     def __call__(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
         process = self.start(*arguments, **environment)

@@ -1,0 +1,117 @@
+"""Running magi as people and programs do: piped, or at a terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyte
+
+from .playbook import ROOT, clean_environment
+
+COLUMNS, LINES = 160, 60
+HIDDEN, SHOWN = "\x1b[?25l", "\x1b[?25h"
+"""What hides the cursor, and shows it again."""
+
+
+def environment(state: Path, **more: str) -> dict[str, str]:
+    """Return an environment without the caller's settings, in which magi keeps what it remembers in ``state``."""
+    return {**clean_environment(), "PYTHONPATH": str(ROOT / "src"), "XDG_STATE_HOME": str(state), **more}
+
+
+def begin(state: Path, *arguments: str, cwd: Path = ROOT, **more: str) -> subprocess.Popen[str]:
+    """Start magi with its output piped."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "magi", *arguments],
+        cwd=cwd,
+        env=environment(state, **more),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+class Ran:
+    """How magi ended, and what it said to whom."""
+
+    def __init__(self, process: subprocess.Popen[str], before: str = ""):
+        self.out, err = process.communicate(timeout=120)
+        self.err = before + err
+        self.code = process.returncode
+        assert "Traceback" not in self.out + self.err, self.err
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def sentence(self) -> str:
+        """What it says at the end."""
+        said = [line for line in self.err.splitlines() if line.startswith("magi: ")]
+        assert len(said) == 1, self.err
+        return said[0].removeprefix("magi: ")
+
+
+class Terminal:
+    """magi at a terminal, up to its end: how it ended, all that it printed, and what a person sees then."""
+
+    def __init__(
+        self,
+        state: Path,
+        *arguments: str,
+        cwd: Path = ROOT,
+        interrupt_when: Callable[[str], bool] = lambda screen: False,
+        **more: str,
+    ):
+        """``interrupt_when`` is asked with what is on the screen, until it has Ctrl-C pressed."""
+        ours, theirs = os.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+        self._screen = pyte.Screen(COLUMNS, LINES)
+        stream = pyte.ByteStream(self._screen)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "magi", *arguments],
+            cwd=cwd,
+            env=environment(state, TERM="xterm-256color", **more),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(theirs)
+        printed, pressed, deadline = b"", False, time.monotonic() + 120
+        try:
+            while select.select([ours], [], [], max(0, deadline - time.monotonic()))[0]:
+                try:
+                    piece = os.read(ours, 65536)
+                except OSError:  # nobody has the other end open any more (pty(7))
+                    break
+                if not piece:
+                    break
+                printed += piece
+                stream.feed(piece)
+                if not pressed and interrupt_when(self.screen):
+                    os.write(ours, b"\x03")
+                    pressed = True
+            self.code = process.wait(timeout=max(1, deadline - time.monotonic()))
+        finally:
+            process.kill()
+            os.close(ours)
+        self.printed = printed.decode(errors="replace")
+        assert "Traceback" not in self.printed, self.printed
+        assert self.printed.count(HIDDEN) <= self.printed.count(SHOWN), "the cursor stays hidden"
+
+    @property
+    def screen(self) -> str:
+        return "\n".join(line.rstrip() for line in self._screen.display).rstrip()
