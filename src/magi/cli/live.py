@@ -78,11 +78,16 @@ def shown(console: Console, title: str, *, steps: bool, verbosity: int = 0) -> I
         yield lambda event: echo(console, event.text)
     elif console.is_terminal:
         spinner = Spinner("dots", style="cyan")
-        with Live(picture(progress, title, spinner, steps=steps), console=console, refresh_per_second=8) as live:
+
+        def now() -> RenderableType:
+            # The cursor waits on a line of its own: what a terminal echoes there (^C) would else wrap, and move it all.
+            return Group(picture(progress, title, spinner, steps=steps), Text())
+
+        with Live(now(), console=console, refresh_per_second=8) as live:
 
             def draw(event: Event) -> None:
                 progress.add(event)
-                live.update(picture(progress, title, spinner, steps=steps))
+                live.update(now())
 
             ended: RenderableType | None = Text("✗", style="red")
             try:
