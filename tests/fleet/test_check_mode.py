@@ -19,9 +19,9 @@ def test_check_mode_writes_nothing_and_foretells_the_real_diff(fleet: Fleet):
     empty = before = fleet.snapshot("host1")
     assert not [line for line in empty if "magi" in line]
 
-    def run(playbooks: str, *arguments: str, profile: str = "one", code: int = 0):
-        done = fleet.play(playbooks, *LIMIT, "--diff", *arguments, profile=profile)
-        assert done.code == code, done.output
+    def run(playbooks: str, *arguments: str, profile: str = "one", **extra):
+        done = fleet.play(playbooks, *LIMIT, "--diff", *arguments, profile=profile, **extra)
+        assert done.code == 0, done.output
         return done
 
     def check(playbooks: str, **more):
@@ -37,7 +37,7 @@ def test_check_mode_writes_nothing_and_foretells_the_real_diff(fleet: Fleet):
         return after
 
     # A bare host.
-    bare_host = check("status stop discover teardown")
+    bare_host = check("status stop discover teardown config doctor")
     assert bare_host.changed == 1  # the registry, that discover would write
     planned = check("plan")
     checked = check("site")
@@ -50,7 +50,10 @@ def test_check_mode_writes_nothing_and_foretells_the_real_diff(fleet: Fleet):
     before = unchanged("site")
 
     # A deployed one.
-    assert check("status discover").changed == 0
+    assert check("status discover config doctor logs", instance=Q2).changed == 0
+    (fleet.folder / "question").write_text("Who?")
+    asked = check("ask", instance=Q2, question_file=str(fleet.folder / "question"))
+    assert "skipping: [host1]" in asked.task("Ask")
     planned = check("plan", profile="two")
     checked = check("site", profile="two")
     real = run("site", profile="two")

@@ -89,6 +89,37 @@ def test_each_crash_loop_ends_with_a_cause_of_its_own(fleet: Fleet):
     assert fleet.report()["ready_servers"] == 2
 
 
+# A model that is whole, so that no look at it finds anything, of an architecture that nobody knows.
+UNKNOWN = """
+import pathlib
+data = pathlib.Path("/models/SmolLM2-135M-Instruct.Q3_K_M.gguf").read_bytes()
+key = b"general.architecture" + (8).to_bytes(4, "little") + (5).to_bytes(8, "little")
+assert data.count(key + b"llama") == 1
+pathlib.Path("/srv/odd").mkdir()
+pathlib.Path("/srv/odd/odd.Q3_K_M.gguf").write_bytes(data.replace(key + b"llama", key + b"xxxxx"))
+"""
+
+
+def test_a_model_that_no_server_loads_ends_its_loop_and_the_others_serve(fleet: Fleet):
+    """Row 17."""
+    bare(fleet, "host1")
+    fleet.sh("host1", "python3 -", stdin=UNKNOWN)
+    fleet.profile("one", Q2, "odd.q3_k_m")
+    try:
+        run = fleet.deploy("one", *LIMIT, model_server_scan_paths=["/models", "/srv/odd"])
+        assert run.code == 0, run.output
+        (failed,) = fleet.report()["summary"]["failed"]
+        assert (failed["instance"], failed["cause"]) == ("odd.q3_k_m", "architecture_unsupported")
+        assert "does not know the architecture xxxxx; install a newer build" in failed["detail"]
+        shown = fleet.sh("host1", "systemctl show --property=ActiveState,NRestarts magi-llama@odd.q3_k_m")
+        state = dict(line.split("=") for line in shown.splitlines())
+        assert state["ActiveState"] == "failed" and int(state["NRestarts"]) <= 4
+        assert "Paris" in fleet.ask("host1", 8080)[1]
+    finally:
+        bare(fleet, "host1")
+        fleet.sh("host1", "rm -r /srv/odd")
+
+
 def test_another_server_that_answers_the_probe_is_found_out(fleet: Fleet):
     """Row 21. It takes the port while the run waits for a client of a server that it is to stop."""
     bare(fleet, "host1")

@@ -13,7 +13,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan import Plan
 from ansible_collections.magi.models.plugins.module_utils._services import systemd
 
 from .. import hostile
-from .conftest import LIMIT, Q2, Fleet, bare
+from .conftest import LIMIT, Q2, ROOT, Fleet, bare
 
 pytestmark = pytest.mark.fleet
 
@@ -67,6 +67,7 @@ def test_hostile_names_and_metadata_reach_the_process_exactly(fleet: Fleet):
         run = fleet.deploy("one", *LIMIT, "--diff", model_server_scan_paths=[FOLDER])
         assert run.code == 0, run.output
         assert fleet.sh("host1", "find / -xdev -name own -o -xdev -name owned") == ""
+        assert not [path for name in ("own", "owned") for path in (ROOT / name, fleet.folder / name) if path.exists()]
         servers = fleet.report()["servers"]
         assert [server["is_ready"] for server in servers] == [True] * len(hostile.MODELS), run.output
         started = [fleet.environment_of("host1", server["pid"]) for server in servers]
