@@ -28,7 +28,12 @@ BUILDS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mag
 TARGETS = {
     "first rollout: plain ÷ ours": 2.5,
     "ten pings ÷ unchanged": 1.0,
+    "three pings ÷ magi status": 1.0,
 }
+HELP_SECONDS = 0.3
+"""What `magi --help` may take."""
+OVERHEAD = (1.1, 0.5)
+"""What `magi up` may take beside `site.yml`: as a ratio, or seconds more."""
 
 
 def llama_server() -> str:
@@ -239,6 +244,15 @@ def main() -> None:
     missed = [
         f"{name} is {ratios[name]:.2f}, not {target}" for name, target in TARGETS.items() if ratios[name] < target
     ]
+    more = medians["magi up, unchanged"] - medians["site.yml, unchanged"]
+    if ratios["magi up ÷ site.yml, unchanged"] > OVERHEAD[0] and more > OVERHEAD[1]:
+        missed.append(f"magi up takes {more:.2f} s more than site.yml")
+    if medians["magi --help"] > HELP_SECONDS:
+        missed.append(f"magi --help takes {medians['magi --help']:.2f} s, not {HELP_SECONDS}")
+    least, most = rows[0], rows[-1]
+    for what in ("first", "unchanged", "memory"):
+        if most[what] / least[what] > most["hosts"] / least["hosts"]:
+            missed.append(f"{what} grows faster than the number of hosts")
     if missed:
         sys.exit("; ".join(missed))
 
