@@ -22,8 +22,8 @@ MODELS = {
     ),
     "Q4_1": (
         "{{ lookup('pipe','touch owned') }}.Q4_1.gguf",
-        "{% for x in [1] %}${PATH} %(x)s",
-        "{% for x in [1] %}${PATH} %(x)s",
+        "{% for x in [1] %}${PATH}\udcff\0(x)s",  # a byte that is not UTF-8, and NUL
+        "{% for x in [1] %}${PATH}\ufffd (x)s",
     ),
 }
 # What no service file can hold: the first is set aside by the scan, the second named in a warning.
@@ -51,5 +51,6 @@ def _entitle(path: Path, title: str) -> None:
         at = file.read(4096).index(b"general.name") + len(b"general.name") + 4
         file.seek(at)
         (length,) = struct.unpack("<Q", file.read(8))
-        assert length == len(title.encode()), f"{title!r} has {len(title.encode())} bytes, not {length}"
-        file.write(title.encode())
+        written = os.fsencode(title)
+        assert length == len(written), f"{title!r} has {len(written)} bytes, not {length}"
+        file.write(written)
