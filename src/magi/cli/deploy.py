@@ -17,6 +17,8 @@ from magi.errors import ExitCode, MagiError, UsageError
 from magi.junit import failed_report, junit_xml
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from magi.events import Event
     from magi.verbs import Session
     from magi.verdict import Outcome
@@ -95,6 +97,19 @@ def finish(output: Output, outcome: Outcome) -> int:
     if outcome.problem:
         output.people.print(f"magi: {outcome.problem}", markup=False, emoji=False, style="red")
     return int(outcome.exit_code)
+
+
+def _told(
+    output: Output,
+    run: Session,
+    verb: Callable[[Session], Outcome],
+    title: str,
+    table: Callable[[Mapping[str, Any]], RenderableType],
+) -> int:
+    """Run a verb, show people what it came to, and return the exit code."""
+    outcome = carry_out(output, run, verb, title)
+    output.people.print(table(outcome.document))
+    return finish(output, outcome)
 
 
 def up(
@@ -182,9 +197,7 @@ def status(
     run = session(project, inventory, limit, extra_vars, verbosity=verbose)
     if watch:
         return _watch(output, run, interval)
-    outcome = carry_out(output, run, verbs.status, "magi status")
-    output.people.print(tables.status(output.people, outcome.document))
-    return finish(output, outcome)
+    return _told(output, run, verbs.status, "magi status", lambda found: tables.status(output.people, found))
 
 
 def _watch(output: Output, run: Session, interval: float) -> int:
@@ -235,9 +248,7 @@ def stop(
 
     output = Output(as_json)
     run = session(project, inventory, limit, extra_vars, check=check, verbosity=verbose)
-    outcome = carry_out(output, run, lambda s: verbs.stop(s, instances or ()), "magi stop")
-    output.people.print(tables.actions(outcome.document))
-    return finish(output, outcome)
+    return _told(output, run, lambda s: verbs.stop(s, instances or ()), "magi stop", tables.actions)
 
 
 def down(
@@ -256,9 +267,7 @@ def down(
 
     output = Output(as_json)
     run = session(project, inventory, limit, extra_vars, check=check, diff=diff, verbosity=verbose)
-    outcome = carry_out(output, run, verbs.down, "magi down")
-    output.people.print(tables.actions(outcome.document))
-    return finish(output, outcome)
+    return _told(output, run, verbs.down, "magi down", tables.actions)
 
 
 def discover(
@@ -275,9 +284,7 @@ def discover(
 
     output = Output(as_json)
     run = session(project, inventory, limit, extra_vars, verbosity=verbose)
-    outcome = carry_out(output, run, verbs.discover, "magi discover")
-    output.people.print(tables.models(outcome.document))
-    return finish(output, outcome)
+    return _told(output, run, verbs.discover, "magi discover", tables.models)
 
 
 def _write_junit(path: Path | None, report: Mapping[str, Any]) -> None:
