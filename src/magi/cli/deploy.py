@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -248,7 +249,7 @@ def stop(
 
     output = Output(as_json)
     run = session(project, inventory, limit, extra_vars, check=check, verbosity=verbose)
-    return _told(output, run, lambda s: verbs.stop(s, instances or ()), "magi stop", tables.actions)
+    return _told(output, run, lambda s: verbs.stop(s, instances or ()), "magi stop", partial(tables.actions, "stopped"))
 
 
 def down(
@@ -267,7 +268,7 @@ def down(
 
     output = Output(as_json)
     run = session(project, inventory, limit, extra_vars, check=check, diff=diff, verbosity=verbose)
-    return _told(output, run, verbs.down, "magi down", tables.actions)
+    return _told(output, run, verbs.down, "magi down", partial(tables.actions, "removed"))
 
 
 def discover(

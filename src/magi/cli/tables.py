@@ -151,9 +151,9 @@ def models(document: Mapping[str, Any]) -> RenderableType:
     return Text("\n".join(lines).rstrip())
 
 
-def actions(document: Mapping[str, Any]) -> RenderableType:
-    """Return what was stopped or removed on each host."""
+def actions(done: str, document: Mapping[str, Any]) -> RenderableType:
+    """Return what was ``done`` (stopped, removed) on each host."""
     lines = [
-        f"{host}: {item['action']} {item['instance']}" for host, done in document["hosts"].items() for item in done
+        f"{host}: {item['action']} {item['instance']}" for host, items in document["hosts"].items() for item in items
     ]
-    return Text("\n".join(lines) or "Nothing ran.")
+    return Text("\n".join(lines) or f"Nothing was {done}.")
