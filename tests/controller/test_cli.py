@@ -12,7 +12,10 @@ import pytest
 from magi.cli import app, main
 from magi.cli.deploy import EXAMPLES
 from magi.errors import ExitCode, HostUnreachable, MagiError
+from magi.events import Run
+from magi.runner import Options
 
+from . import recorded
 from .known import ROOT
 
 
@@ -26,6 +29,26 @@ def nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("A playbook would have been run.")
 
     monkeypatch.setattr("magi.verbs.run", fake_run)
+
+
+class FakeRun:
+    """In the place of ``magi.verbs.run``: keeps what it was called with; the run is that of ``recording``."""
+
+    def __init__(self, recording: str):
+        self.recording = recording
+        self.calls: list[tuple[str, Options, dict]] = []
+
+    def __call__(self, _project, playbook, options, variables, **_more) -> Run:
+        self.calls.append((playbook, options, variables))
+        return recorded.run(self.recording)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRun:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    fake = FakeRun("up")
+    monkeypatch.setattr("magi.verbs.run", fake)
+    return fake
 
 
 def verbs() -> list[str]:
@@ -86,6 +109,40 @@ def test_what_goes_wrong_is_a_sentence(raised, code, said, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert err == f"magi: {said}\n"
     assert json.loads(out) == {"error": {"message": said, "exit_code": code}}
+
+
+def test_a_junit_file_that_can_t_be_written_is_noticed_before_anything_is_run(tmp_path, capsys):
+    for path, why in ((tmp_path / "none" / "x.xml", "No such file or directory"), (tmp_path, "Is a directory")):
+        assert main(["up", "--junit", str(path)]) == ExitCode.USAGE
+        assert capsys.readouterr().err == f"magi: {path} can't be written ({why}): give another path to --junit.\n"
+
+
+@pytest.mark.parametrize(("inventory", "code"), [([], ExitCode.UNREACHABLE), (["-i", "/no/such"], ExitCode.USAGE)])
+def test_a_junit_file_that_can_no_longer_be_written_hides_nothing(inventory, code, run, monkeypatch, tmp_path, capsys):
+    path = tmp_path / "junit.xml"
+    arguments = ["up", *inventory, "--json"]
+    assert main(arguments) == code
+    without, said = capsys.readouterr()
+
+    def fake_junit_xml(_report):
+        path.unlink()
+        path.mkdir()
+        return ""
+
+    monkeypatch.setattr("magi.cli.deploy.junit_xml", fake_junit_xml)
+    assert main([*arguments, "--junit", str(path)]) == code
+    out, err = capsys.readouterr()
+    assert out == without
+    warning = f"Warning: {path} can't be written (Is a directory), so the result is not in it.\n"
+    assert err.replace(warning, "") == said
+    assert err.count(warning) == 1
+
+
+def test_a_run_that_can_not_begin_is_in_the_junit_file(tmp_path, capsys):
+    path = tmp_path / "junit.xml"
+    path.write_text("of an older run")
+    assert main(["up", "-i", "/no/such", "--junit", str(path)]) == ExitCode.USAGE
+    assert "There is no inventory /no/such" in path.read_text()
 
 
 def test_a_project_without_its_collection_is_one_sentence(tmp_path, capsys):

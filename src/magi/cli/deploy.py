@@ -134,18 +134,19 @@ def up(
     if check and junit:
         raise UsageError("--check deploys nothing, so there is no result for --junit: leave out one of the two.")
     output = Output(as_json)
-    run = session(
-        project, inventory, limit, extra_vars,
-        tags=tags, check=check, diff=diff, verbosity=verbose, profile=profile, strict=strict,
-    )  # fmt: skip
+    _empty(junit)
     try:
+        run = session(
+            project, inventory, limit, extra_vars,
+            tags=tags, check=check, diff=diff, verbosity=verbose, profile=profile, strict=strict,
+        )  # fmt: skip
         outcome = carry_out(output, run, verbs.up, f"magi up {profile or ''}".rstrip(), steps=True)
     except MagiError as error:  # what shows results shall show this too
-        _write_junit(junit, failed_report(profile, str(error)))
+        _write_junit(output, junit, failed_report(profile, str(error)))
         raise
     if "servers" in outcome.document:
         output.people.print(tables.report(output.people, outcome.document))
-        _write_junit(junit, outcome.document)
+        _write_junit(output, junit, outcome.document)
     elif check:
         output.people.print(tables.plan(outcome.document))
     return finish(output, outcome)
@@ -288,13 +289,22 @@ def discover(
     return _told(output, run, verbs.discover, "magi discover", tables.models)
 
 
-def _write_junit(path: Path | None, report: Mapping[str, Any]) -> None:
-    if path is None:
-        return
+def _empty(junit: Path | None) -> None:
+    """Empty the file, so that no older result is taken for that of a run that is killed. Raises UsageError."""
     try:
-        path.write_text(junit_xml(report), encoding="utf-8")
+        if junit:
+            junit.write_bytes(b"")
     except OSError as error:
-        raise UsageError(f"{path} can't be written ({error.strerror}): give another path.") from None
+        raise UsageError(f"{junit} can't be written ({error.strerror}): give another path to --junit.") from None
+
+
+def _write_junit(output: Output, path: Path | None, report: Mapping[str, Any]) -> None:
+    """Write the file; where that fails now, what the run came to still counts, so people are only warned."""
+    try:
+        if path:
+            path.write_text(junit_xml(report), encoding="utf-8")
+    except OSError as error:
+        output.say(f"Warning: {path} can't be written ({error.strerror}), so the result is not in it.")
 
 
 EXAMPLES = {
