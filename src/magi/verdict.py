@@ -156,8 +156,8 @@ def discovered(run: Run) -> Outcome:
 def ended(run: Run, names: Sequence[str] = ()) -> Outcome:
     """Return what was stopped or removed on each host; ``names`` are the instances that were given, none means all.
 
-    Raises what ``deployed`` raises where no host answered, and InstanceNameError where nothing was stopped and a name is
-    that of no instance.
+    Raises what ``deployed`` raises where no host answered, and InstanceNameError where nothing was stopped and no host
+    has an instance of such a name.
     """
     results = dict(run.of("actions"))
     hosts = {host: result["actions"] for host, result in results.items()}

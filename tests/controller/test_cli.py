@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
 
-from magi.cli import app, main
-from magi.cli.deploy import EXAMPLES
+from magi.cli import app, main, profile
 from magi.errors import ExitCode, HostUnreachable, MagiError
 from magi.events import Run
 from magi.runner import Options
@@ -163,21 +165,32 @@ def test_help(verb, option, capsys):
     assert err == ""
 
 
-@pytest.mark.parametrize("verb", EXAMPLES)
+COMMANDS = {(name,): command for name, command in zip(verbs(), app.registered_commands, strict=True)} | {
+    ("profile", command.name or command.callback.__name__): command for command in profile.app.registered_commands
+}
+EXAMPLES = {
+    (*verb, example): command
+    for verb, command in COMMANDS.items()
+    for example in command.epilog.removeprefix("Examples:  ").split("  ·  ")
+}
+
+
+@pytest.mark.parametrize("verb", COMMANDS, ids=" ".join)
 def test_the_help_of_a_verb_shows_examples(verb, capsys):
-    main([verb.__name__, "--help"])
-    assert "Examples:" in capsys.readouterr().out
+    main([*verb, "--help"])
+    assert f"Examples: magi {' '.join(verb)}" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("example", [example for group in EXAMPLES.values() for example in group])
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example[-1])
 def test_the_examples_are_commands_that_are_understood(example, monkeypatch):
     """Each is parsed to its end; what it would run is not run."""
-    words = example.split("|")[0].split(">")[0].split()
-    assert words[0] == "magi"
-    command = next(item for item in app.registered_commands if item.callback.__name__ == words[1])
+    *verb, line = example
+    magi, *words = shlex.split(line.split("|")[0].split(">")[0])
+    assert (magi, words[: len(verb)]) == ("magi", verb)
+    command = EXAMPLES[example]
     called = []
     monkeypatch.setattr(command, "callback", _recorder(command.callback, called))
-    assert main(words[1:]) == 0
+    assert main(words) == 0
     assert called
 
 
@@ -189,6 +202,63 @@ def _recorder(callback, called):
         called.append(given)
 
     return record
+
+
+PASSED_ON = {
+    "--inventory": (["gpu1,gpu2,"], {"inventory": ("gpu1,gpu2,",)}),
+    "--limit": (["gpu1:!gpu2"], {"limit": "gpu1:!gpu2"}),
+    "--extra-vars": (["a=1", "--extra-vars", "@f.yml"], {"extra_vars": ("a=1", "@f.yml")}),
+    "--verbose": (["-vv"], {"verbosity": 3}),
+    "--check": ([], {"check": True}),
+    "--diff": ([], {"diff": True, "verbosity": 1}),  # which is Ansible's to show
+    "--tags": (["x,y"], {"tags": "x,y"}),
+}
+COMMON = ("--inventory", "--limit", "--extra-vars", "--verbose")
+PLAYBOOKS = {
+    ("up",): ("site", (*COMMON, "--check", "--diff", "--tags")),
+    ("plan",): ("plan", COMMON),
+    ("status",): ("status", COMMON),
+    ("stop",): ("stop", (*COMMON, "--check")),
+    ("down",): ("teardown", (*COMMON, "--check", "--diff")),
+    ("discover",): ("discover", COMMON),
+    ("config",): ("config", COMMON),
+    ("doctor",): ("doctor", COMMON),
+    ("logs", "a"): ("logs", COMMON),
+    ("ask", "a", "Why?"): ("ask", COMMON),
+}
+
+
+@pytest.mark.parametrize("verb", PLAYBOOKS, ids=" ".join)
+def test_a_verb_runs_its_playbook_and_passes_its_options_on_to_ansible(verb, run, capsys):
+    playbook, names = PLAYBOOKS[verb]
+    command = typer.main.get_command(app).commands[verb[0]]
+    offered = {param.opts[0] for param in command.params if getattr(param, "rich_help_panel", None)}
+    assert offered == {*names}
+    for name in names:
+        values, expected = PASSED_ON[name]
+        main([*verb, name, *values])
+        (ran, options, _variables) = run.calls.pop()
+        assert (ran, replace(options, environment={})) == (playbook, Options(**expected))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        (["up"], {}),
+        (["up", "production", "--strict"], {"profile": "production", "model_server_strict": True}),
+        (["plan", "production"], {"profile": "production"}),
+        (["stop"], {}),
+        (["stop", "a", "b"], {"model_server_stop_instances": ["a", "b"]}),
+        (["logs", "a"], {"instance": "a", "lines": 100, "follow": False}),
+        (["logs", "a", "-n", "3", "-f"], {"instance": "a", "lines": 3, "follow": True}),
+        (["ask", "a", "Why?", "--max-tokens", "3"], {"instance": "a", "max_tokens": 3}),
+    ],
+)
+def test_what_a_verb_gives_its_playbook(arguments, variables, run, monkeypatch, capsys):
+    main(arguments)
+    ((_playbook, _options, given),) = run.calls
+    given.pop("question_file", None)  # its name differs each time
+    assert given == variables
 
 
 def test_help_imports_nothing_that_takes_long():

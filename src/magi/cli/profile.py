@@ -69,7 +69,7 @@ def validate(
     return say(Output(as_json), bench.views.profile_validate(bench.paths(names or ()), bench.hosts.values()))
 
 
-@app.command(epilog="Examples:  magi profile new mine, after magi discover")
+@app.command(epilog="Examples:  magi profile new mine")
 def new(
     name: Annotated[str, typer.Argument(help="The new profile.")],
     project: options.Project = None,
