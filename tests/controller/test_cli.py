@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,9 +14,10 @@ import pytest
 import typer
 
 from magi.cli import app, main, profile
-from magi.errors import ExitCode, HostUnreachable, MagiError
+from magi.errors import ExitCode, HostUnreachable, Interrupted, MagiError
 from magi.events import Run
 from magi.runner import Options
+from magi.verdict import Outcome
 
 from . import recorded
 from .known import ROOT
@@ -259,6 +261,37 @@ def test_what_a_verb_gives_its_playbook(arguments, variables, run, monkeypatch, 
     ((_playbook, _options, given),) = run.calls
     given.pop("question_file", None)  # its name differs each time
     assert given == variables
+
+
+@pytest.mark.parametrize(
+    ("looks", "code", "said"),
+    [
+        ([], 130, "magi: Stopped before anything of the hosts was seen; nothing was changed.\n"),
+        ([(3, "a")], 3, "a\n"),
+        ([(0, "a"), (3, "b")], 3, "a\nb\n"),
+        ([(3, "a"), HostUnreachable("Not reached: gpu1."), (0, "c")], 0, "a\n✗ Not reached: gpu1.\nc\n"),
+        ([(0, "a"), MagiError("No.")], 1, "a\n✗ No.\n"),
+    ],
+)
+def test_watching_ends_as_the_last_look(looks, code, said, monkeypatch, capsys):
+    """Each look shows a word; Ctrl-C comes during the one behind the last."""
+    left = iter(looks)
+
+    def fake_status(session):
+        look = next(left, None)
+        if look is None:
+            signal.raise_signal(signal.SIGINT)
+            assert session.stop.is_set()
+            raise Interrupted("Stopped by a signal.")
+        if isinstance(look, Exception):
+            raise look
+        return Outcome({"said": look[1]}, ExitCode(look[0]))
+
+    monkeypatch.setattr("magi.verbs.status", fake_status)
+    monkeypatch.setattr("magi.cli.tables.status", lambda _console, document: document["said"])
+    monkeypatch.setattr("threading.Event.wait", lambda *_arguments: None)
+    assert main(["status", "--watch"]) == code
+    assert capsys.readouterr() == ("", said)
 
 
 def test_help_imports_nothing_that_takes_long():

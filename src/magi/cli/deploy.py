@@ -14,7 +14,7 @@ import typer
 
 from magi.cli import options as given
 from magi.cli.output import Output
-from magi.errors import ExitCode, MagiError, UsageError
+from magi.errors import MagiError, UsageError
 from magi.junit import failed_report, junit_xml
 
 if TYPE_CHECKING:
@@ -203,6 +203,7 @@ def status(
 
 
 def _watch(output: Output, run: Session, interval: float) -> int:
+    """Show what runs, again and again; return the exit code of the last look. Raises Interrupted if there was none."""
     from contextlib import nullcontext
 
     from rich.console import Group
@@ -215,7 +216,7 @@ def _watch(output: Output, run: Session, interval: float) -> int:
 
     console = output.people
     live = Live(console=console, screen=True, auto_refresh=False) if console.is_terminal else nullcontext()
-    code = ExitCode.OK
+    code = None
     with stopping(run.stop), live:
         while not run.stop.is_set():
             try:
@@ -231,6 +232,8 @@ def _watch(output: Output, run: Session, interval: float) -> int:
             else:
                 console.print(picture)
             run.stop.wait(interval)
+    if code is None:
+        raise Interrupted("Stopped before anything of the hosts was seen; nothing was changed.")
     return int(code)
 
 
