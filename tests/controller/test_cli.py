@@ -209,7 +209,7 @@ def _recorder(callback, called):
 PASSED_ON = {
     "--inventory": (["gpu1,gpu2,"], {"inventory": ("gpu1,gpu2,",)}),
     "--limit": (["gpu1:!gpu2"], {"limit": "gpu1:!gpu2"}),
-    "--extra-vars": (["a=1", "--extra-vars", "@f.yml"], {"extra_vars": ("a=1", "@f.yml")}),
+    "--extra-vars": (["a=1", "--extra-vars", "b=2"], {"extra_vars": ("a=1", "b=2")}),
     "--verbose": (["-vv"], {"verbosity": 3}),
     "--check": ([], {"check": True}),
     "--diff": ([], {"diff": True, "verbosity": 1}),  # which is Ansible's to show

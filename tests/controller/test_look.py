@@ -46,6 +46,48 @@ def test_a_log_beside_a_host_that_is_gone(magi):
     assert (code, json.loads(out)) == (ExitCode.UNREACHABLE, {"instance": "a", "hosts": {"gpu1": ["loaded"]}})
 
 
+BROKEN = Event("failed", host="gpu2", result={"msg": "Host gpu2: there is no journal."})
+NONE = Event("ok", host="gpu1", result={"instances": ["b"], "log": None})
+UP = Event("ok", host="gpu1", result={"host": {"instances": [{"name": "a"}]}})
+ANSWER = Event(
+    "ok",
+    host="gpu1",
+    text="ok: [gpu1]",
+    result={"text": "Paris", "reasoning": "", "finish_reason": "stop", "tokens": 2, "tokens_per_second": None},
+)
+NO_ROUTE = "magi: Not reached: gpu2: no route. Bring them back and run again."
+NO_JOURNAL = "magi: gpu2: there is no journal."
+
+
+@pytest.mark.parametrize(
+    ("events", "verb", "code", "key", "said"),
+    [
+        ((LOG, BROKEN), "logs", 1, "hosts", [NO_JOURNAL]),
+        ((LOG, GONE), "logs", 5, "hosts", [NO_ROUTE]),
+        ((LOG, BROKEN, Event("unreachable", host="gpu3", result={"msg": "off."})), "logs", 5, "hosts",
+         ["magi: Not reached: gpu3: off. Bring them back and run again. gpu2: there is no journal."]),
+        ((GONE,), "logs", 5, "error", [NO_ROUTE]),
+        ((Event("ok", host="gpu1", result={"settings": {}}), GONE), "logs", 5, "error", [NO_ROUTE]),
+        ((NONE, BROKEN), "logs", 1, "error", [NO_JOURNAL]),  # gpu2 may have it
+        ((NONE, GONE), "logs", 5, "error", [NO_ROUTE]),
+        ((NONE,), "logs", 2, "error", ["magi: There is no instance a on gpu1; there are b."]),
+        ((UP, ANSWER, BROKEN), "ask", 1, "text", ["gpu1: 2 tokens", NO_JOURNAL]),
+        ((UP, ANSWER, GONE), "ask", 5, "text", ["gpu1: 2 tokens", NO_ROUTE]),
+        ((UP, BROKEN), "ask", 1, "error", [NO_JOURNAL]),
+        ((UP, GONE), "ask", 5, "error", [NO_ROUTE]),
+    ],
+)  # fmt: skip
+def test_a_host_that_is_lost_hides_nothing_of_the_others(magi, events, verb, code, key, said):
+    arguments = (verb, "a", *(["Where?"] if verb == "ask" else []))
+    got, out, err = magi((TASK, *events, STATS), *arguments)
+    assert got == code
+    assert bool(out.strip()) == (key == "hosts")  # an answer was shown as it came, of which there is none here
+    assert [line for line in err.splitlines() if "the end says why" not in line] == said
+    got, out, _err = magi((TASK, *events, STATS), *arguments, "--json")
+    assert got == code
+    assert key in json.loads(out)
+
+
 def ended(host: str, *stopped: str, there: tuple[str, ...] = ()) -> Event:
     """What llama_instances returns when it stops or removes instances."""
     actions = [{"instance": name, "action": "stop", "reason": "asked for"} for name in stopped]
@@ -116,19 +158,7 @@ ANSWERED = (
     TASK,
     PLAY,
     *(Event("message", text=json.dumps({"text": text})) for text in ("Par", "is")),
-    Event(
-        "ok",
-        host="gpu1",
-        text="ok: [gpu1]",
-        result={
-            "host": {"instances": [{"name": "a"}]},
-            "text": "Paris",
-            "reasoning": "",
-            "finish_reason": "stop",
-            "tokens": 2,
-            "tokens_per_second": None,
-        },
-    ),
+    ANSWER,
     STATS,
 )
 
