@@ -70,7 +70,7 @@ def read(path: Path) -> tuple[Legacy, ...]:
         raise MigrationError(str(document.remark(("models",), hint)))
     if document.repeated:
         where = document.repeated[0]
-        raise MigrationError(str(document.remark(where, f"{where[-1]} stands here a second time; keep one.")))
+        raise MigrationError(str(document.remark(where, f'duplicate key "{where[-1]}"; keep one.')))
     return tuple(_entry(document, key, value) for key, value in models.items())
 
 

@@ -21,7 +21,7 @@ from ansible_collections.magi.models.plugins.module_utils._profile import Profil
 from ansible_collections.magi.models.plugins.module_utils._text import printable
 
 from magi.catalog import Known
-from magi.documents import Document, DocumentError, Remark, load
+from magi.documents import DocumentError, Remark, Where, load
 from magi.errors import ProfileError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -67,17 +67,15 @@ def check(path: Path, hosts: Iterable[Known] = ()) -> Checked:
         return Checked(path, None, (error.remark,))
     profile, problems = examine_profile(path.stem, document.data)
     found = [(problem.where, problem.message) for problem in problems]
-    found += [(where, f'"{where[-1]}" stands here a second time; keep one.') for where in document.repeated]
+    found += [(where, f'duplicate key "{where[-1]}"; keep one.') for where in document.repeated]
     if not _NAME.fullmatch(path.stem) or path.suffix != ".yml":
         found.append(((), "a profile's file is called <name>.yml, the name of letters, digits, '.', '_' and '-'."))
-    found += _unknown_options(document, profile, hosts)
+    found += _unknown_options(profile, hosts)
     remarks = sorted({document.remark(where, message) for where, message in found}, key=lambda r: (r.line or 0, str(r)))
     return Checked(path, None if remarks else profile, tuple(remarks))
 
 
-def _unknown_options(
-    document: Document, profile: Profile | None, hosts: Iterable[Known]
-) -> Iterator[tuple[tuple[Any, ...], str]]:
+def _unknown_options(profile: Profile | None, hosts: Iterable[Known]) -> Iterator[tuple[Where, str]]:
     if profile is None:
         return
     layers = [(("options",), "options", profile.options)]
