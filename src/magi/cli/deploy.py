@@ -148,7 +148,7 @@ def up(
         output.people.print(tables.report(output.people, outcome.document))
         _write_junit(output, junit, outcome.document)
     elif check:
-        output.people.print(tables.plan(outcome.document))
+        output.people.print(tables.plan(output.people, outcome.document))
     return finish(output, outcome)
 
 
@@ -175,7 +175,7 @@ def plan(
         output.as_json = False
         print(tables.plan_markdown(outcome.document, profile), end="")
     else:
-        output.people.print(tables.plan(outcome.document))
+        output.people.print(tables.plan(output.people, outcome.document))
     return finish(output, outcome)
 
 
