@@ -157,6 +157,9 @@ def _words(text: str) -> set[str]:
 def migrate(name: str, source: str, entries: Iterable[Legacy], hosts: Iterable[Known]) -> Migration:
     """Return the profile ``name`` for the entries of the file ``source``. Raises MigrationError when none matches."""
     models = {model["id"]: model for host in hosts for model in host.models}
+    if not models:
+        remedy = "run magi discover, or name a registry with --registry"
+        raise MigrationError(f"{source}: no model is known that its entries could mean, nothing is written; {remedy}.")
     matches = tuple(_without_conflicts(match(entry, tuple(models.values())) for entry in entries))
     if not any(item.model_id for item in matches):
         notes = " ".join(item.note for item in matches if item.note)

@@ -42,12 +42,13 @@ class Checked:
 
 
 def files(folder: Path) -> list[Path]:
-    """Return the files of the profiles in ``folder``, sorted by name. Raises ProfileError without such a folder."""
+    """Return the files of the profiles in ``folder``, sorted by name; those too that no deployment finds since they are
+    called .yaml. Raises ProfileError without such a folder."""
     if not folder.is_dir():
         raise ProfileError(
             f"There is no folder {folder}; name that of your profiles (--dir, or for hosts model_server_profiles_dir)."
         )
-    return sorted(folder.glob("*.yml"))
+    return sorted(path for path in folder.iterdir() if path.suffix in (".yml", ".yaml"))
 
 
 def find(folder: Path, given: str) -> Path:
@@ -55,7 +56,7 @@ def find(folder: Path, given: str) -> Path:
     path = Path(given) if "/" in given or given.endswith((".yml", ".yaml")) else folder / f"{given}.yml"
     if path.is_file():
         return path
-    there = ", ".join(item.stem for item in files(folder)) or "none"
+    there = ", ".join(item.stem for item in files(folder) if item.suffix == ".yml") or "none"
     raise ProfileError(f"Profile {given} not found: there is no {path}. Profiles in {folder}: {there}.")
 
 

@@ -9,6 +9,7 @@ import typer
 
 from magi.cli import options
 from magi.cli.output import Output, say
+from magi.errors import UsageError
 
 Folder = Annotated[
     Path | None,
@@ -66,7 +67,12 @@ def validate(
     from magi.workbench import Workbench
 
     bench = Workbench(project, folder, registry, inventory)
-    return say(Output(as_json), bench.views.profile_validate(bench.paths(names or ()), bench.hosts.values()))
+    paths = bench.paths(names or ())
+    if not paths:
+        raise UsageError(
+            f"There is no profile in {bench.folder}: magi profile new writes one, --dir names another folder."
+        )
+    return say(Output(as_json), bench.views.profile_validate(paths, bench.hosts.values()))
 
 
 @app.command(epilog="Examples:  magi profile new mine")
