@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -304,9 +306,46 @@ def test_help_imports_nothing_that_takes_long():
     assert (result.returncode, result.stderr) == (0, "[]\n")
 
 
-def test_without_a_verb_help_is_shown(capsys):
-    assert main([]) == ExitCode.USAGE
-    assert "Usage: magi" in "".join(capsys.readouterr())
+@pytest.mark.parametrize("arguments", [[], ["profile"]])
+def test_without_a_verb_help_is_shown(arguments, capsys):
+    assert main(arguments) == ExitCode.USAGE
+    assert "".join(capsys.readouterr()).lstrip().startswith(" ".join(["Usage: magi", *arguments]))
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == ExitCode.OK
+    assert capsys.readouterr() == (f"magi {version('magi-models')}\n", "")
+
+
+@pytest.mark.parametrize("question", ["\udcff", "-"])
+def test_a_question_that_is_no_utf_8(question, monkeypatch, capsys):
+    """On the command line, Python gives a byte that is none as half of a pair of surrogates."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+    assert main(["ask", "a", question]) == ExitCode.USAGE
+    assert capsys.readouterr().err == "magi: The question is not UTF-8: convert it to UTF-8.\n"
+
+
+def test_a_defect_is_one_sentence_with_the_place_of_its_trace(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("magi.verbs.up", lambda _session: 1 / 0)
+    assert main(["up"]) == ExitCode.FAILED
+    log = tmp_path / "magi" / "defect.log"
+    said = f"magi: Internal error (ZeroDivisionError: division by zero): please report it with {log}.\n"
+    assert capsys.readouterr().err == said
+    assert "Traceback" in log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_to_end_says_so_at_once(number, monkeypatch, capsys):
+    def fake_up(session):
+        for _ in range(2):  # who is in a hurry presses twice
+            signal.raise_signal(number)
+        assert session.stop.is_set()
+        raise Interrupted("Stopped by a signal.")
+
+    monkeypatch.setattr("magi.verbs.up", fake_up)
+    assert main(["up"]) == ExitCode.INTERRUPTED
+    assert capsys.readouterr().err == "Stopping; Ansible gets 10 seconds to end.\nmagi: Stopped by a signal.\n"
 
 
 def test_whoever_stops_reading_gets_no_stack_trace(tmp_path: Path):

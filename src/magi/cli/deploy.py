@@ -58,14 +58,26 @@ def session(
 
 
 @contextmanager
-def stopping(stop: threading.Event) -> Iterator[None]:
-    """Within the block, SIGINT and SIGTERM end the run at work instead of us."""
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+def stopping(stop: threading.Event, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Within the block, SIGINT and SIGTERM end the run at work instead of us; ``say`` is told so at once."""
+    from magi.runner import GRACE
+
+    # In a thread of its own: a signal may come in the middle of printing.
+    told = threading.Thread(target=say, args=(f"Stopping; Ansible gets {GRACE} seconds to end.",))
+
+    def end(*_: Any) -> None:
+        if not stop.is_set():
+            stop.set()
+            told.start()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if told.ident:
+            told.join()
 
 
 def carry_out(
@@ -77,7 +89,7 @@ def carry_out(
     from magi.cli.live import shown
 
     with (
-        stopping(run.stop),
+        stopping(run.stop, output.say),
         shown(output.people, title, steps=steps, verbosity=run.options.verbosity) as show,
     ):
 

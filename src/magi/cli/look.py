@@ -131,7 +131,11 @@ def ask(
 
     output = Output(as_json)
     run = session(project, inventory, limit, extra_vars, verbosity=verbose)
-    text = sys.stdin.read() if question == "-" else question
+    try:
+        text = sys.stdin.read() if question == "-" else question
+        text.encode()  # what was no UTF-8 on the command line is half of a pair of surrogates here
+    except UnicodeError:
+        raise UsageError("The question is not UTF-8: convert it to UTF-8.") from None
     if not text.strip():
         raise UsageError("The question is empty: give it behind the instance, or - and standard input.")
     with passed_by_file(text) as path:
@@ -175,7 +179,7 @@ def _answered(output: Output, run: Session, variables: dict[str, object]) -> Run
             else:
                 print(terminal_text(words), end="", flush=True)
 
-    with stopping(run.stop), waiting:
+    with stopping(run.stop, output.say), waiting:
         return replace(run, on_event=on_event).play("ask", variables)
 
 
