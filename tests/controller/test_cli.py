@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -294,6 +295,14 @@ def test_watching_ends_as_the_last_look(looks, code, said, monkeypatch, capsys):
     monkeypatch.setattr("threading.Event.wait", lambda *_arguments: None)
     assert main(["status", "--watch"]) == code
     assert capsys.readouterr() == ("", said)
+
+
+def test_the_document_has_every_verb_and_its_json():
+    text = (ROOT / "docs" / "controller.md").read_text()
+    verbs_, json_ = text.partition("## Options")[0], text.partition("## JSON")[2].partition("\n## ")[0]
+    assert {*re.findall(r"^\| \[?`magi (\w+)", verbs_, re.MULTILINE)} == {verb[0] for verb in COMMANDS}
+    cells = re.findall(r"^\| (`.*?) \|", json_, re.MULTILINE)
+    assert {name for cell in cells for name in re.findall(r"`([a-z ]+)`", cell)} == {*map(" ".join, COMMANDS)}
 
 
 def test_help_imports_nothing_that_takes_long():

@@ -39,7 +39,7 @@ def test_a_log_beside_a_host_that_is_gone(magi):
     code, out, err = magi((TASK, LOG, GONE, STATS), "logs", "a")
     assert (code, out) == (ExitCode.UNREACHABLE, "loaded\n")
     assert err.splitlines() == [
-        "gpu2: failed; the end says why",
+        "gpu2: failed (reason below)",
         "magi: Not reached: gpu2: no route. Bring them back and run again.",
     ]
     code, out, _err = magi((TASK, LOG, GONE, STATS), "logs", "a", "--json")
@@ -82,7 +82,7 @@ def test_a_host_that_is_lost_hides_nothing_of_the_others(magi, events, verb, cod
     got, out, err = magi((TASK, *events, STATS), *arguments)
     assert got == code
     assert bool(out.strip()) == (key == "hosts")  # an answer was shown as it came, of which there is none here
-    assert [line for line in err.splitlines() if "the end says why" not in line] == said
+    assert [line for line in err.splitlines() if "(reason below)" not in line] == said
     got, out, _err = magi((TASK, *events, STATS), *arguments, "--json")
     assert got == code
     assert key in json.loads(out)

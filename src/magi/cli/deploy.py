@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from magi.verdict import Outcome
 
 Profile = Annotated[str | None, typer.Argument(help="The profile; else what MAGI_PROFILE or the inventory says.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Fail (1) where anything is degraded.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Fail (exit code 1) if anything is degraded.")]
 
 
 def session(
@@ -192,8 +192,8 @@ def plan(
 
 
 def status(
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
-    interval: Annotated[float, typer.Option("--interval", help="Seconds between two looks.", min=0.5)] = 2,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option("--interval", help="Seconds between two refreshes.", min=0.5)] = 2,
     as_json: given.Json = False,
     inventory: given.Inventory = None,
     limit: given.Limit = None,
@@ -250,7 +250,7 @@ def _watch(output: Output, run: Session, interval: float) -> int:
 
 
 def stop(
-    instances: Annotated[list[str] | None, typer.Argument(help="Names; all without.")] = None,
+    instances: Annotated[list[str] | None, typer.Argument(help="Names of instances; without any, all.")] = None,
     as_json: given.Json = False,
     inventory: given.Inventory = None,
     limit: given.Limit = None,

@@ -60,7 +60,7 @@ def doctor(
 def logs(
     instance: Instance,
     lines: Annotated[int, typer.Option("--lines", "-n", help="How many of its last lines.", min=0)] = 100,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines, until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as they come, until Ctrl-C.")] = False,
     as_json: given.Json = False,
     inventory: given.Inventory = None,
     limit: given.Limit = None,

@@ -47,7 +47,7 @@ def show(
     inventory: options.Inventory = None,
     as_json: options.Json = False,
 ) -> int:
-    """Show what a profile comes to on each host: its instances with their resolved options."""
+    """Show the instances that a profile results in on each host, with their resolved options."""
     from magi.workbench import Workbench
 
     bench = Workbench(project, folder, registry, inventory)
@@ -63,7 +63,7 @@ def validate(
     inventory: options.Inventory = None,
     as_json: options.Json = False,
 ) -> int:
-    """Say all that is wrong with profiles, with file and line; exit code 2 where anything is."""
+    """Report every mistake in profiles, with file and line; exit code 2 if there is one."""
     from magi.workbench import Workbench
 
     bench = Workbench(project, folder, registry, inventory)
