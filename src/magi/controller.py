@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from magi import verbs
-from magi.errors import DeploymentFailed, ExitCode, HostUnreachable
+from magi.errors import DeploymentFailed, ExitCode, HostUnreachable, UsageError
 from magi.events import Event
 from magi.runner import Options
 from magi.verbs import Session
@@ -131,7 +131,10 @@ class Controller:
         return outcome.document["hosts"]
 
     async def stop(self, instances: Sequence[str] = ()) -> None:
-        """Stop instances gracefully, all without names; the next deployment starts them again."""
+        """Stop instances gracefully, all without names; the next deployment starts them again.
+
+        Raises UsageError where no host has an instance of such a name, HostUnreachable and DeploymentFailed.
+        """
         _raise(await self._run(lambda session: verbs.stop(session, instances)))
 
     async def shutdown(self) -> None:
@@ -199,6 +202,8 @@ class Controller:
 def _raise(outcome: Outcome) -> None:
     if outcome.exit_code is ExitCode.UNREACHABLE:
         raise HostUnreachable(outcome.problem)
+    if outcome.exit_code is ExitCode.USAGE:
+        raise UsageError(outcome.problem)
     if outcome.exit_code is ExitCode.FAILED:
         raise DeploymentFailed(outcome.problem)
 

@@ -7,10 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._cause import find_cause
-from ansible_collections.magi.models.plugins.module_utils._host import Host, Unreadable, exposed, foreign_listeners
+from ansible_collections.magi.models.plugins.module_utils._host import (
+    Host,
+    Running,
+    Unreadable,
+    exposed,
+    foreign_listeners,
+)
 from ansible_collections.magi.models.plugins.module_utils._plan import PlanError, Settings, build_plan, open_to_all
 from ansible_collections.magi.models.plugins.module_utils._profile import Profile
-from ansible_collections.magi.models.plugins.module_utils._text import printable
+from ansible_collections.magi.models.plugins.module_utils._text import counted, printable
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 TARGET_PYTHON = (3, 9)
@@ -59,10 +65,10 @@ class Examined:
     host: Host | None = None
 
 
-def collect(names: Iterable[str], results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, Examined]:
+def collect(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, Examined]:
     """Return what ``results`` say of the hosts: triples of host, ``ok``, ``failed`` or ``unreachable``, and a module's
     result, as they came in a run of playbooks/doctor.yml."""
-    found = {name: Examined(name) for name in names}
+    found: dict[str, Examined] = {}
     for name, status, result in results:
         host = found.setdefault(name, Examined(name))
         said = " ".join(str(result.get("msg", "")).split())
@@ -217,8 +223,8 @@ def _ports(examined: Examined, host: Host, _profile: Profile | None) -> _Found:
         yield (
             WARNING,
             "ports",
-            f"port {port} is taken by {by}; a deployment passes it by, unless the profile fixes it: stop the process, "
-            "or change model_server_port_range.",
+            f"port {port} is taken by {by}; a deployment skips it, unless the profile fixes this port: stop the "
+            "process, or change model_server_port_range.",
         )
     ours = {item.port for item in host.instances if item.port}
     free = sum(port not in taken and port not in ours for port in range(first, last + 1))
@@ -251,8 +257,8 @@ def _running(examined: Examined, host: Host, _profile: Profile | None) -> _Found
 
 
 def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Found:
-    """What a deployment itself would say: the plan is made, and thrown away. And what is open to all until it comes."""
-    plan = None
+    """What a deployment itself would say: the plan is made, and thrown away. Without one, what it would warn of."""
+    plan, settings = None, examined.settings or {}
     if host.binary and examined.registry is not None and examined.settings is not None and profile:
         try:
             plan = build_plan(
@@ -267,14 +273,34 @@ def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Fou
     if plan:
         for warning in (*plan.degraded, *plan.warnings):
             yield WARNING, "plan", warning
-        yield OK, "plan", f"instances that profile {plan.profile} comes to: {len(plan.instances)}"
+        yield OK, "plan", f"profile {plan.profile} results in {counted(len(plan.instances), 'instance')}"
+    for path in () if plan else host.silent_configs:
+        yield (
+            WARNING,
+            "config",
+            f"llama-server also reads {path}, which no profile knows of; move it away or keep in mind that it sets "
+            "options.",
+        )
     said = open_to_all(plan.instances) if plan else ()
-    for item in host.instances:
-        bound = item.environment.get("LLAMA_ARG_HOST", "")
-        if item.pid and item.name not in said and exposed(bound) and "MAGI_API_KEY_FILE" not in item.environment:
-            yield (
-                WARNING,
-                "exposure",
-                f"{item.name} listens on {bound}, port {item.port}, without an API key, so whoever reaches the port "
-                "can use it; set the option api_key_file, or model_server_host: 127.0.0.1, and run magi up.",
-            )
+    open_ones = [item for item in host.instances if item.pid and item.name not in said and _open(item)]
+    for item in open_ones:
+        bound = item.environment["LLAMA_ARG_HOST"]
+        yield (
+            WARNING,
+            "exposure",
+            f"{item.name} listens on {bound}, port {item.port}, without an API key, so whoever reaches the port "
+            "can use it; set the option api_key_file, or model_server_host: 127.0.0.1, and run magi up.",
+        )
+    options = {str(key).replace("-", "_") for key in (*(profile.options if profile else ()), *settings["options"])}
+    if not plan and not open_ones and exposed(settings["host"]) and "api_key_file" not in options:
+        yield (
+            WARNING,
+            "exposure",
+            f"servers are to listen on {settings['host']} without an API key, unless the profile sets one, so whoever "
+            "reaches a port could use them; set the option api_key_file, or model_server_host: 127.0.0.1.",
+        )
+
+
+def _open(item: Running) -> bool:
+    """Whether whoever reaches the port of an instance can use it."""
+    return exposed(item.environment.get("LLAMA_ARG_HOST", "")) and "MAGI_API_KEY_FILE" not in item.environment

@@ -29,7 +29,7 @@ def controller(project: Project) -> doctor.Controller:
 
 def findings(project: Project, run: Run) -> list[doctor.Finding]:
     """Return the findings of a run, the active profile examined too. Hosts may have one each."""
-    hosts = doctor.collect((), run.results())
+    hosts = doctor.collect(run.results())
     wanted = {(host.settings["profiles_dir"], host.settings["profile"]) for host in hosts.values() if host.settings}
     profile, problems = None, []
     for folder, name in sorted(wanted):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._text import printable
@@ -25,6 +25,12 @@ def missing(name: str, hosts: Mapping[str, Collection[str]]) -> InstanceNameErro
     near = difflib.get_close_matches(name, there, 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(there)}."
     return InstanceNameError(f"There is no instance {name} on {where}; {hint}")
+
+
+def unknown(names: Iterable[str], hosts: Mapping[str, Collection[str]]) -> InstanceNameError | None:
+    """Return the error for those of ``names`` that none of ``hosts`` has; None where each is on some host."""
+    sentences = [str(missing(name, hosts)) for name in names if not any(name in there for there in hosts.values())]
+    return InstanceNameError(" ".join(sentences)) if sentences else None
 
 
 def log_line(shown: str, hosts: Collection[str]) -> tuple[str, str] | None:

@@ -21,9 +21,13 @@ def failed_report(profile: str | None, problem: str) -> dict[str, Any]:
 
 def junit_xml(report: Mapping[str, Any]) -> str:
     """Return the document; a server or host that is not well is a failure with its cause and last log lines, and so is
-    each thing that the profile enables and a host can't give."""
+    each thing that the profile enables and a host can't give. A server that failed with its host has the host's."""
     summary = report["summary"]
     failed = {(item["host"], item["instance"]): item for item in summary["failed"]}
+    for server in report["servers"]:
+        key = server["host"], server["instance"]
+        if not server["is_ready"] and key not in failed:
+            failed[key] = failed[server["host"], None]
     failed |= {(item["host"], item["detail"]): {**item, "cause": "degraded"} for item in summary["degraded"]}
     cases = [(server["host"], server["instance"]) for server in report["servers"]]
     cases += [key for key in failed if key not in cases]

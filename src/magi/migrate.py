@@ -70,7 +70,7 @@ def read(path: Path) -> tuple[Legacy, ...]:
         raise MigrationError(str(document.remark(("models",), hint)))
     if document.repeated:
         where = document.repeated[0]
-        raise MigrationError(str(document.remark(where, f"{where[-1]} stands here a second time; keep one.")))
+        raise MigrationError(str(document.remark(where, f'duplicate key "{where[-1]}"; keep one.')))
     return tuple(_entry(document, key, value) for key, value in models.items())
 
 
@@ -157,6 +157,9 @@ def _words(text: str) -> set[str]:
 def migrate(name: str, source: str, entries: Iterable[Legacy], hosts: Iterable[Known]) -> Migration:
     """Return the profile ``name`` for the entries of the file ``source``. Raises MigrationError when none matches."""
     models = {model["id"]: model for host in hosts for model in host.models}
+    if not models:
+        remedy = "run magi discover, or name a registry with --registry"
+        raise MigrationError(f"{source}: no model is known that its entries could mean, nothing is written; {remedy}.")
     matches = tuple(_without_conflicts(match(entry, tuple(models.values())) for entry in entries))
     if not any(item.model_id for item in matches):
         notes = " ".join(item.note for item in matches if item.note)

@@ -21,7 +21,7 @@ from ansible_collections.magi.models.plugins.module_utils._profile import Profil
 from ansible_collections.magi.models.plugins.module_utils._text import printable
 
 from magi.catalog import Known
-from magi.documents import Document, DocumentError, Remark, load
+from magi.documents import DocumentError, Remark, Where, load
 from magi.errors import ProfileError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -42,12 +42,13 @@ class Checked:
 
 
 def files(folder: Path) -> list[Path]:
-    """Return the files of the profiles in ``folder``, sorted by name. Raises ProfileError without such a folder."""
+    """Return the files of the profiles in ``folder``, sorted by name; those too that no deployment finds since they are
+    called .yaml. Raises ProfileError without such a folder."""
     if not folder.is_dir():
         raise ProfileError(
             f"There is no folder {folder}; name that of your profiles (--dir, or for hosts model_server_profiles_dir)."
         )
-    return sorted(folder.glob("*.yml"))
+    return sorted(path for path in folder.iterdir() if path.suffix in (".yml", ".yaml"))
 
 
 def find(folder: Path, given: str) -> Path:
@@ -55,7 +56,7 @@ def find(folder: Path, given: str) -> Path:
     path = Path(given) if "/" in given or given.endswith((".yml", ".yaml")) else folder / f"{given}.yml"
     if path.is_file():
         return path
-    there = ", ".join(item.stem for item in files(folder)) or "none"
+    there = ", ".join(item.stem for item in files(folder) if item.suffix == ".yml") or "none"
     raise ProfileError(f"Profile {given} not found: there is no {path}. Profiles in {folder}: {there}.")
 
 
@@ -67,17 +68,15 @@ def check(path: Path, hosts: Iterable[Known] = ()) -> Checked:
         return Checked(path, None, (error.remark,))
     profile, problems = examine_profile(path.stem, document.data)
     found = [(problem.where, problem.message) for problem in problems]
-    found += [(where, f'"{where[-1]}" stands here a second time; keep one.') for where in document.repeated]
+    found += [(where, f'duplicate key "{where[-1]}"; keep one.') for where in document.repeated]
     if not _NAME.fullmatch(path.stem) or path.suffix != ".yml":
         found.append(((), "a profile's file is called <name>.yml, the name of letters, digits, '.', '_' and '-'."))
-    found += _unknown_options(document, profile, hosts)
+    found += _unknown_options(profile, hosts)
     remarks = sorted({document.remark(where, message) for where, message in found}, key=lambda r: (r.line or 0, str(r)))
     return Checked(path, None if remarks else profile, tuple(remarks))
 
 
-def _unknown_options(
-    document: Document, profile: Profile | None, hosts: Iterable[Known]
-) -> Iterator[tuple[tuple[Any, ...], str]]:
+def _unknown_options(profile: Profile | None, hosts: Iterable[Known]) -> Iterator[tuple[Where, str]]:
     if profile is None:
         return
     layers = [(("options",), "options", profile.options)]

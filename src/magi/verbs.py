@@ -108,7 +108,7 @@ def discover(session: Session) -> Outcome:
 def stop(session: Session, instances: Sequence[str] = ()) -> Outcome:
     """Stop instances gracefully; all without names."""
     names = [slug("The instance", name) for name in instances]
-    return verdict.ended(session.play("stop", {"model_server_stop_instances": names} if names else None))
+    return verdict.ended(session.play("stop", {"model_server_stop_instances": names} if names else None), names)
 
 
 def down(session: Session) -> Outcome:

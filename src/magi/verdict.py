@@ -153,10 +153,21 @@ def discovered(run: Run) -> Outcome:
     return Outcome(document, error.exit_code if error else ExitCode.OK, str(error or ""))
 
 
-def ended(run: Run) -> Outcome:
-    """Return what was stopped or removed on each host. Raises what ``deployed`` raises where no host answered."""
-    hosts = {host: result["actions"] for host, result in run.of("actions")}
+def ended(run: Run, names: Sequence[str] = ()) -> Outcome:
+    """Return what was stopped or removed on each host; ``names`` are the instances that were given, none means all.
+
+    Raises what ``deployed`` raises where no host answered, and InstanceNameError where nothing was stopped and no host
+    has an instance of such a name.
+    """
+    results = dict(run.of("actions"))
+    hosts = {host: result["actions"] for host, result in results.items()}
     error = _lost(run)
     if error and not hosts:
         raise error
+    if names and not error:  # a host that was lost may have what the others lack
+        from magi.instances import unknown
+
+        error = unknown(names, {host: result["instances"] for host, result in results.items()})
+        if error and not any(hosts.values()):
+            raise error
     return Outcome({"hosts": hosts}, error.exit_code if error else ExitCode.OK, str(error or ""))

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import shlex
+import signal
 import subprocess
 import sys
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import typer
 
-from magi.cli import app, main
-from magi.cli.deploy import EXAMPLES
-from magi.errors import ExitCode, HostUnreachable, MagiError
+from magi.cli import app, main, profile
+from magi.errors import ExitCode, HostUnreachable, Interrupted, MagiError
+from magi.events import Run
+from magi.runner import Options
+from magi.verdict import Outcome
 
+from . import recorded
 from .known import ROOT
 
 
@@ -26,6 +36,26 @@ def nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("A playbook would have been run.")
 
     monkeypatch.setattr("magi.verbs.run", fake_run)
+
+
+class FakeRun:
+    """In the place of ``magi.verbs.run``: keeps what it was called with; the run is that of ``recording``."""
+
+    def __init__(self, recording: str):
+        self.recording = recording
+        self.calls: list[tuple[str, Options, dict]] = []
+
+    def __call__(self, _project, playbook, options, variables, **_more) -> Run:
+        self.calls.append((playbook, options, variables))
+        return recorded.run(self.recording)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRun:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    fake = FakeRun("up")
+    monkeypatch.setattr("magi.verbs.run", fake)
+    return fake
 
 
 def verbs() -> list[str]:
@@ -88,6 +118,40 @@ def test_what_goes_wrong_is_a_sentence(raised, code, said, monkeypatch, capsys):
     assert json.loads(out) == {"error": {"message": said, "exit_code": code}}
 
 
+def test_a_junit_file_that_can_t_be_written_is_noticed_before_anything_is_run(tmp_path, capsys):
+    for path, why in ((tmp_path / "none" / "x.xml", "No such file or directory"), (tmp_path, "Is a directory")):
+        assert main(["up", "--junit", str(path)]) == ExitCode.USAGE
+        assert capsys.readouterr().err == f"magi: {path} can't be written ({why}): give another path to --junit.\n"
+
+
+@pytest.mark.parametrize(("inventory", "code"), [([], ExitCode.UNREACHABLE), (["-i", "/no/such"], ExitCode.USAGE)])
+def test_a_junit_file_that_can_no_longer_be_written_hides_nothing(inventory, code, run, monkeypatch, tmp_path, capsys):
+    path = tmp_path / "junit.xml"
+    arguments = ["up", *inventory, "--json"]
+    assert main(arguments) == code
+    without, said = capsys.readouterr()
+
+    def fake_junit_xml(_report):
+        path.unlink()
+        path.mkdir()
+        return ""
+
+    monkeypatch.setattr("magi.cli.deploy.junit_xml", fake_junit_xml)
+    assert main([*arguments, "--junit", str(path)]) == code
+    out, err = capsys.readouterr()
+    assert out == without
+    warning = f"Warning: {path} can't be written (Is a directory), so the result is not in it.\n"
+    assert err.replace(warning, "") == said
+    assert err.count(warning) == 1
+
+
+def test_a_run_that_can_not_begin_is_in_the_junit_file(tmp_path, capsys):
+    path = tmp_path / "junit.xml"
+    path.write_text("of an older run")
+    assert main(["up", "-i", "/no/such", "--junit", str(path)]) == ExitCode.USAGE
+    assert "There is no inventory /no/such" in path.read_text()
+
+
 def test_a_project_without_its_collection_is_one_sentence(tmp_path, capsys):
     (tmp_path / "playbooks").mkdir()
     (tmp_path / "playbooks" / "site.yml").touch()
@@ -106,21 +170,32 @@ def test_help(verb, option, capsys):
     assert err == ""
 
 
-@pytest.mark.parametrize("verb", EXAMPLES)
+COMMANDS = {(name,): command for name, command in zip(verbs(), app.registered_commands, strict=True)} | {
+    ("profile", command.name or command.callback.__name__): command for command in profile.app.registered_commands
+}
+EXAMPLES = {
+    (*verb, example): command
+    for verb, command in COMMANDS.items()
+    for example in command.epilog.removeprefix("Examples:  ").split("  ·  ")
+}
+
+
+@pytest.mark.parametrize("verb", COMMANDS, ids=" ".join)
 def test_the_help_of_a_verb_shows_examples(verb, capsys):
-    main([verb.__name__, "--help"])
-    assert "Examples:" in capsys.readouterr().out
+    main([*verb, "--help"])
+    assert f"Examples: magi {' '.join(verb)}" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("example", [example for group in EXAMPLES.values() for example in group])
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example[-1])
 def test_the_examples_are_commands_that_are_understood(example, monkeypatch):
     """Each is parsed to its end; what it would run is not run."""
-    words = example.split("|")[0].split(">")[0].split()
-    assert words[0] == "magi"
-    command = next(item for item in app.registered_commands if item.callback.__name__ == words[1])
+    *verb, line = example
+    magi, *words = shlex.split(line.split("|")[0].split(">")[0])
+    assert (magi, words[: len(verb)]) == ("magi", verb)
+    command = EXAMPLES[example]
     called = []
     monkeypatch.setattr(command, "callback", _recorder(command.callback, called))
-    assert main(words[1:]) == 0
+    assert main(words) == 0
     assert called
 
 
@@ -134,6 +209,102 @@ def _recorder(callback, called):
     return record
 
 
+PASSED_ON = {
+    "--inventory": (["gpu1,gpu2,"], {"inventory": ("gpu1,gpu2,",)}),
+    "--limit": (["gpu1:!gpu2"], {"limit": "gpu1:!gpu2"}),
+    "--extra-vars": (["a=1", "--extra-vars", "b=2"], {"extra_vars": ("a=1", "b=2")}),
+    "--verbose": (["-vv"], {"verbosity": 3}),
+    "--check": ([], {"check": True}),
+    "--diff": ([], {"diff": True, "verbosity": 1}),  # which is Ansible's to show
+    "--tags": (["x,y"], {"tags": "x,y"}),
+}
+COMMON = ("--inventory", "--limit", "--extra-vars", "--verbose")
+PLAYBOOKS = {
+    ("up",): ("site", (*COMMON, "--check", "--diff", "--tags")),
+    ("plan",): ("plan", COMMON),
+    ("status",): ("status", COMMON),
+    ("stop",): ("stop", (*COMMON, "--check")),
+    ("down",): ("teardown", (*COMMON, "--check", "--diff")),
+    ("discover",): ("discover", COMMON),
+    ("config",): ("config", COMMON),
+    ("doctor",): ("doctor", COMMON),
+    ("logs", "a"): ("logs", COMMON),
+    ("ask", "a", "Why?"): ("ask", COMMON),
+}
+
+
+@pytest.mark.parametrize("verb", PLAYBOOKS, ids=" ".join)
+def test_a_verb_runs_its_playbook_and_passes_its_options_on_to_ansible(verb, run, capsys):
+    playbook, names = PLAYBOOKS[verb]
+    command = typer.main.get_command(app).commands[verb[0]]
+    offered = {param.opts[0] for param in command.params if getattr(param, "rich_help_panel", None)}
+    assert offered == {*names}
+    for name in names:
+        values, expected = PASSED_ON[name]
+        main([*verb, name, *values])
+        (ran, options, _variables) = run.calls.pop()
+        assert (ran, replace(options, environment={})) == (playbook, Options(**expected))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        (["up"], {}),
+        (["up", "production", "--strict"], {"profile": "production", "model_server_strict": True}),
+        (["plan", "production"], {"profile": "production"}),
+        (["stop"], {}),
+        (["stop", "a", "b"], {"model_server_stop_instances": ["a", "b"]}),
+        (["logs", "a"], {"instance": "a", "lines": 100, "follow": False}),
+        (["logs", "a", "-n", "3", "-f"], {"instance": "a", "lines": 3, "follow": True}),
+        (["ask", "a", "Why?", "--max-tokens", "3"], {"instance": "a", "max_tokens": 3}),
+    ],
+)
+def test_what_a_verb_gives_its_playbook(arguments, variables, run, monkeypatch, capsys):
+    main(arguments)
+    ((_playbook, _options, given),) = run.calls
+    given.pop("question_file", None)  # its name differs each time
+    assert given == variables
+
+
+@pytest.mark.parametrize(
+    ("looks", "code", "said"),
+    [
+        ([], 130, "magi: Stopped before anything of the hosts was seen; nothing was changed.\n"),
+        ([(3, "a")], 3, "a\n"),
+        ([(0, "a"), (3, "b")], 3, "a\nb\n"),
+        ([(3, "a"), HostUnreachable("Not reached: gpu1."), (0, "c")], 0, "a\n✗ Not reached: gpu1.\nc\n"),
+        ([(0, "a"), MagiError("No.")], 1, "a\n✗ No.\n"),
+    ],
+)
+def test_watching_ends_as_the_last_look(looks, code, said, monkeypatch, capsys):
+    """Each look shows a word; Ctrl-C comes during the one behind the last."""
+    left = iter(looks)
+
+    def fake_status(session):
+        look = next(left, None)
+        if look is None:
+            signal.raise_signal(signal.SIGINT)
+            assert session.stop.is_set()
+            raise Interrupted("Stopped by a signal.")
+        if isinstance(look, Exception):
+            raise look
+        return Outcome({"said": look[1]}, ExitCode(look[0]))
+
+    monkeypatch.setattr("magi.verbs.status", fake_status)
+    monkeypatch.setattr("magi.cli.tables.status", lambda _console, document: document["said"])
+    monkeypatch.setattr("threading.Event.wait", lambda *_arguments: None)
+    assert main(["status", "--watch"]) == code
+    assert capsys.readouterr() == ("", said)
+
+
+def test_the_document_has_every_verb_and_its_json():
+    text = (ROOT / "docs" / "controller.md").read_text()
+    verbs_, json_ = text.partition("## Options")[0], text.partition("## JSON")[2].partition("\n## ")[0]
+    assert {*re.findall(r"^\| \[?`magi (\w+)", verbs_, re.MULTILINE)} == {verb[0] for verb in COMMANDS}
+    cells = re.findall(r"^\| (`.*?) \|", json_, re.MULTILINE)
+    assert {name for cell in cells for name in re.findall(r"`([a-z ]+)`", cell)} == {*map(" ".join, COMMANDS)}
+
+
 def test_help_imports_nothing_that_takes_long():
     code = (
         "import sys; from magi.cli import main; code = main(['up', '--help']); "
@@ -144,9 +315,46 @@ def test_help_imports_nothing_that_takes_long():
     assert (result.returncode, result.stderr) == (0, "[]\n")
 
 
-def test_without_a_verb_help_is_shown(capsys):
-    assert main([]) == ExitCode.USAGE
-    assert "Usage: magi" in "".join(capsys.readouterr())
+@pytest.mark.parametrize("arguments", [[], ["profile"]])
+def test_without_a_verb_help_is_shown(arguments, capsys):
+    assert main(arguments) == ExitCode.USAGE
+    assert "".join(capsys.readouterr()).lstrip().startswith(" ".join(["Usage: magi", *arguments]))
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == ExitCode.OK
+    assert capsys.readouterr() == (f"magi {version('magi-models')}\n", "")
+
+
+@pytest.mark.parametrize("question", ["\udcff", "-"])
+def test_a_question_that_is_no_utf_8(question, monkeypatch, capsys):
+    """On the command line, Python gives a byte that is none as half of a pair of surrogates."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+    assert main(["ask", "a", question]) == ExitCode.USAGE
+    assert capsys.readouterr().err == "magi: The question is not UTF-8: convert it to UTF-8.\n"
+
+
+def test_a_defect_is_one_sentence_with_the_place_of_its_trace(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("magi.verbs.up", lambda _session: 1 / 0)
+    assert main(["up"]) == ExitCode.FAILED
+    log = tmp_path / "magi" / "defect.log"
+    said = f"magi: Internal error (ZeroDivisionError: division by zero): please report it with {log}.\n"
+    assert capsys.readouterr().err == said
+    assert "Traceback" in log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_to_end_says_so_at_once(number, monkeypatch, capsys):
+    def fake_up(session):
+        for _ in range(2):  # who is in a hurry presses twice
+            signal.raise_signal(number)
+        assert session.stop.is_set()
+        raise Interrupted("Stopped by a signal.")
+
+    monkeypatch.setattr("magi.verbs.up", fake_up)
+    assert main(["up"]) == ExitCode.INTERRUPTED
+    assert capsys.readouterr().err == "Stopping; Ansible gets 10 seconds to end.\nmagi: Stopped by a signal.\n"
 
 
 def test_whoever_stops_reading_gets_no_stack_trace(tmp_path: Path):

@@ -199,6 +199,41 @@ def test_exposure_is_said_once(name, profile, said):
     assert sorted(item.check for item in found(host, profile=profile) if item.severity == WARNING) == said
 
 
+OPEN, SILENT = {"host": "0.0.0.0"}, ("/etc/llama.cpp/config.ini",)
+
+
+@pytest.mark.parametrize(
+    ("more", "profile"),
+    [
+        ({}, None),  # it can't be used
+        ({"registry": {**REGISTRY, "models": []}}, PROFILE),
+        ({"registry": None}, PROFILE),
+        ({"binary": None, "binary_error": "there is none."}, PROFILE),
+    ],
+)
+@pytest.mark.parametrize(
+    ("settings", "exposed"),
+    [
+        (OPEN, True),
+        ({**OPEN, "options": {"api_key_file": "/etc/keys"}}, False),
+        ({**OPEN, "options": {"api-key-file": "/etc/keys"}}, False),
+        ({}, False),
+    ],
+)
+def test_what_is_read_and_who_is_open_is_said_without_a_plan_too(more, profile, settings, exposed):
+    host = examined(settings={**SETTINGS, **settings}, silent_configs=SILENT, **more)
+    said = {item.check: item.message for item in found(host, profile=profile) if item.severity == WARNING}
+    assert said.keys() == {"config", *(["exposure"] if exposed else [])}
+    assert "also reads /etc/llama.cpp/config.ini" in said["config"]
+    assert "0.0.0.0 without an API key" in said.get("exposure", "0.0.0.0 without an API key")
+
+
+def test_a_profile_that_sets_a_key_is_no_exposure():
+    keyed = parse_profile("p", {"enabled_models": ["*"], "options": {"api_key_file": "/etc/keys"}})
+    host = examined(settings={**SETTINGS, **OPEN}, binary=None, binary_error="there is none.")
+    assert [item.check for item in found(host, profile=keyed) if item.severity == WARNING] == []
+
+
 @pytest.mark.parametrize(
     ("controller", "check", "message"),
     [
@@ -232,7 +267,6 @@ def test_hosts_come_in_their_order_and_the_worst_first():
 
 def test_collecting_from_the_results_of_a_run():
     got = collect(
-        ["gpu1", "gpu2", "gpu3"],
         [
             ("gpu1", "ok", {"settings": SETTINGS, "origins": {}}),
             (

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from magi.instances import answer_piece, log_line, missing, terminal_text
+from magi.instances import answer_piece, log_line, missing, terminal_text, unknown
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,12 @@ from magi.instances import answer_piece, log_line, missing, terminal_text
 )
 def test_a_missing_instance_is_named_with_the_nearest(hosts, said):
     assert str(missing("lama-q4", hosts)) == said
+
+
+def test_unknown_names_are_those_that_no_host_has():
+    hosts = {"gpu1": ["a"], "gpu2": ["b"]}
+    assert unknown(["a", "b"], hosts) is None
+    assert str(unknown(["a", "zz"], hosts)) == "There is no instance zz on gpu1, gpu2; there are a, b."
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from . import recorded
 from .recorded import Q2, Q3
 
 
-def report(*failed: dict, servers=(("gpu1", "a"),), profile: str = "p", degraded=()) -> dict:
+def report(*failed: dict, servers=(("gpu1", "a"),), profile: str = "p", degraded=(), ready: bool = True) -> dict:
     return {
-        "servers": [{"host": host, "instance": instance} for host, instance in servers],
+        "servers": [{"host": host, "instance": instance, "is_ready": ready} for host, instance in servers],
         "summary": {"profile": profile, "failed": list(failed), "degraded": list(degraded)},
     }
 
@@ -44,6 +44,22 @@ def test_what_a_host_lacks_is_a_failed_case_of_that_host():
     assert server.find("failure") is None
     assert [(case.get("classname"), case.get("name")) for case in others] == [("gpu1", text) for text in lacks]
     assert [case.find("failure").attrib for case in others] == [{"type": "degraded", "message": text} for text in lacks]
+
+
+def test_servers_fail_with_their_host():
+    """Of a host that was held back, or was lost behind its plan, the report has no failure for each server."""
+    lost = {"host": "gpu1", "instance": None, "cause": "held_back", "detail": "Host gpu1: too many hosts failed."}
+    servers = [("gpu1", "a"), ("gpu1", "b")]
+    suite = ElementTree.fromstring(junit_xml(report(lost, failure(), servers=servers, ready=False)))
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "3")
+    assert {case.get("name"): case.find("failure").get("type") for case in suite} == {
+        "a": "crashed",
+        "b": "held_back",
+        "deployment": "held_back",
+    }
+    # What ran there before, and serves, is no failure.
+    suite = ElementTree.fromstring(junit_xml(report(lost, servers=servers)))
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "1")
 
 
 def test_a_run_without_a_report_is_a_failed_case():

@@ -142,7 +142,7 @@ def test_nothing_matches_nothing_is_written():
             "models:\n  A:\n    name: x\n    url: http://h:1\n    port: 2\n",
             ", line 5: A: port 2 is not that of its url",
         ),
-        ("models:\n  A: {name: x}\n  A: {name: y}\n", ", line 3: A stands here a second time"),
+        ("models:\n  A: {name: x}\n  A: {name: y}\n", ', line 3: duplicate key "A"; keep one.'),
     ],
 )
 def test_bad_input_is_one_sentence_with_its_line(tmp_path, text, said):

@@ -43,7 +43,12 @@ NEW, REGISTRY = ("profile", "new", "mine"), ("--registry", "registry.json")
         (("profile", "new", "production", *REGISTRY), 2, "production.yml exists and stays as it is"),
         (("profile", "new", "../x", *REGISTRY), 2, "A profile's name has letters, digits"),
         (("migrate", "legacy.yml", "--name", "old", *REGISTRY), 0, "legacy.yml, line 3: B (gone): no discovered model"),
-        (("migrate", "legacy.yml", "--name", "old"), 2, "none of its entries matches a discovered model"),
+        (
+            ("migrate", "legacy.yml", "--name", "old"),
+            2,
+            "legacy.yml: no model is known that its entries could mean, nothing is written; run magi discover, or name a "
+            "registry with --registry.",
+        ),
         (("migrate", "nope.yml", *REGISTRY), 2, "nope.yml: it can't be read: No such file or directory."),
         (("migrate", "legacy.yml", "--registry", "nope.json"), 2, "The registry nope.json does not exist"),
     ],
@@ -54,6 +59,24 @@ def test_for_people(here, capsys, arguments, code, said):
     out, err = capsys.readouterr()
     assert out == ""  # no terminal: standard output is for programs
     assert said in err
+
+
+def test_an_empty_folder_is_not_valid(tmp_path, here, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main(["profile", "validate", "--dir", str(tmp_path / "empty")]) == 2
+    said = f"magi: There is no profile in {tmp_path}/empty: magi profile new writes one, --dir names another folder.\n"
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_file_that_no_deployment_finds_is_named(here, capsys):
+    folder = ["--dir", str(here / "profiles")]
+    (here / "profiles" / "mine.yaml").write_text("enabled_models: ['*']\n")
+    assert main(["profile", "validate", *folder]) == 2
+    assert "mine.yaml, line 1: a profile's file is called <name>.yml" in capsys.readouterr().err
+    assert main(["profile", "list", *folder]) == 0
+    assert "mine.yaml, line 1: a profile's file is called <name>.yml" in capsys.readouterr().err
+    assert main(["profile", "show", "mine", *folder]) == 2
+    assert ": development, fast-only, production." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

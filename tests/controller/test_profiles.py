@@ -39,7 +39,7 @@ def test_the_profiles_that_are_shipped_are_good(path):
             {3: 'unknown key "enabled_model": did you mean "enabled_models"?'},
         ),
         ("name: q\nenabled_models: ['*']\n", {1: "its file says name: q; make the two equal."}),
-        ("enabled_models: ['*']\nenabled_models: [a]\n", {2: '"enabled_models" stands here a second time; keep one.'}),
+        ("enabled_models: ['*']\nenabled_models: [a]\n", {2: 'duplicate key "enabled_models"; keep one.'}),
         ("", {None: "a profile must be a mapping, not NoneType."}),
         ("- a\n", {1: "a profile must be a mapping, not list."}),
         ("name: p\n", {1: 'enabled_models is missing; enable a model, or "*" for all.'}),

@@ -126,7 +126,7 @@ def told(*events: Event, terminal: bool = False, steps: bool = True, verbosity: 
 def test_without_a_terminal_each_step_is_a_line_and_said_once():
     lines = told(*recorded.events("up")).splitlines()
     assert [line for line in lines if line.startswith("[")] == [f"[{n}/5] {name}" for n, name in STEPS.items()]
-    assert [line for line in lines if line.startswith("gone: ")] == lines[1:2] == ["gone: failed; the end says why"]
+    assert [line for line in lines if line.startswith("gone: ")] == lines[1:2] == ["gone: failed (reason below)"]
 
 
 def test_without_a_terminal_there_are_no_colours():

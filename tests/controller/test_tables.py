@@ -43,8 +43,29 @@ def test_the_sentence_that_sums_up(ready, total, shown):
 
 def test_the_head_of_a_plan_s_host():
     plan = {"actions": [], "instances": [], "degraded": [], "warnings": [], "notes": []}
-    head = tables.plan({"hosts": {"gpu1": plan}, "changes": 0}).renderables[0]
+    head = tables.plan(Console(), {"hosts": {"gpu1": plan}, "changes": 0}).renderables[0]
     assert styles(head) == [("gpu1", "bold"), ("  nothing to do", "dim")]
+
+
+def test_a_plan_without_a_terminal_cuts_nothing():
+    name, reason = (
+        "deepseek-r1-distill-llama-70b-q4_k_m-2",
+        "its port changes from 8080 to 8081, " * 5 + "so it restarts.",
+    )
+    action = {"instance": name, "action": "restart", "reason": reason}
+    plan = {
+        "actions": [action],
+        "instances": [{"name": name, "port": 8081}],
+        "degraded": [],
+        "warnings": [],
+        "notes": [],
+    }
+    console = Console(file=io.StringIO(), width=80, soft_wrap=True)
+    console.print(tables.plan(console, {"hosts": {"gpu1": plan}, "changes": 1}))
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == "gpu1  restart 1"
+    assert [line.split() for line in lines[1:2]] == [["action", "instance", "port", "reason"]]
+    assert lines[3:] == [f"  restart  {name}  8081  {reason}", "", "1 to change; magi up does it."]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is remembered of a run, and what can be done with its results."""
+"""What is remembered of a run, and what is passed on by a file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from magi.catalog import load
-from magi.cli.look import _reached
-from magi.errors import HostUnreachable, MagiError
 from magi.events import Event, Run
 from magi.project import Project
 from magi.runner import Options
@@ -69,25 +67,3 @@ def test_a_text_is_passed_by_a_file_for_its_user_alone():
         assert path.read_text() == "{{ x }}\n"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert not path.exists()
-
-
-LOG = {"log": ["x"], "instances": ["a"]}
-LOST = ("gpu2", "unreachable", {"msg": "no route"})
-
-
-def test_what_was_reached_counts():
-    assert _reached(run(("gpu1", "ok", LOG), LOST)) == [("gpu1", LOG)]
-
-
-@pytest.mark.parametrize(
-    ("results", "error", "said"),
-    [
-        ([LOST], HostUnreachable, "Not reached: gpu2: no route. Bring them back and run again."),
-        ([("gpu1", "ok", {"settings": {}}), LOST], HostUnreachable, "Not reached: gpu2"),
-        ([("gpu1", "failed", {"msg": "a does not run."})], MagiError, "gpu1: a does not run."),
-    ],
-)
-def test_what_was_not_reached_says_why(results, error, said):
-    with pytest.raises(error) as raised:
-        _reached(run(*results))
-    assert said in str(raised.value)

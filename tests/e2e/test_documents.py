@@ -155,11 +155,52 @@ def test_the_pictures(checkout: Checkout, tmp_path: Path):
         assert "2/2" in text
 
 
-# Steps that only the platform, or the network, can do; their shell is only checked to be shell.
-PLATFORM = {"Install": "pip: `make up` and CI do the same", "Comment": "the platform's API"}
+# Keeps what it is called with, in the place of programs that need the network: pip, gh, curl, and python3 -m venv.
+FAKE_PROGRAM = """#!{python}
+import json, os, sys
+from pathlib import Path
+
+name = Path(sys.argv[0]).name
+call = {{"argv": [name, *sys.argv[1:]], "stdin": sys.stdin.read(), "token": os.environ.get("GH_TOKEN")}}
+with open({calls!r}, "a") as file:
+    print(json.dumps(call), file=file)
+if name == "python3":
+    Path(".venv/bin").mkdir(parents=True)
+    Path(".venv/bin/pip").symlink_to({itself!r})
+"""
+VENV = ["python3", "-m", "venv", ".venv"]
+PIP = ["pip", "install", "--quiet", "-c", "constraints.txt", "-e", "."]
+TOKEN = "canary-token-1"
 
 
-def test_the_workflow_of_github(checkout: Checkout, tmp_path: Path):
+@dataclass
+class FakePrograms:
+    """Programs of ``names`` that only keep what they are called with."""
+
+    checkout: Checkout
+    folder: Path
+
+    def shell(self, names: str, script: str, **environment: str) -> list[dict]:
+        """Run a step in which programs are fakes; returns their calls."""
+        programs, calls = self.folder / names.replace(" ", "-"), self.folder / "calls"
+        programs.mkdir(parents=True)
+        fake = programs / "fake-program"
+        fake.write_text(FAKE_PROGRAM.format(python=sys.executable, calls=str(calls), itself=str(fake)))
+        fake.chmod(0o755)
+        for name in names.split():
+            (programs / name).symlink_to(fake)
+        calls.write_text("")
+        path = f"{programs}:{self.checkout.environment['PATH']}"
+        self.checkout.shell(script, PATH=path, **environment)
+        return [json.loads(line) for line in calls.read_text().splitlines()]
+
+
+@pytest.fixture
+def fakes(checkout: Checkout, tmp_path: Path) -> FakePrograms:
+    return FakePrograms(checkout, tmp_path / "fakes")
+
+
+def test_the_workflow_of_github(checkout: Checkout, fakes: FakePrograms, tmp_path: Path):
     workflow = yaml.safe_load(blocks("ci.md", "yaml")[0])
     (job,) = workflow["jobs"].values()
     steps = {step["name"]: step for step in job["steps"] if "run" in step}
@@ -171,8 +212,14 @@ def test_the_workflow_of_github(checkout: Checkout, tmp_path: Path):
     def run(name: str, code: int = 0, **environment: str) -> str:
         return checkout.shell(steps[name]["run"], code, **platform, **environment)
 
-    for name in PLATFORM:
-        checkout.run("bash", "-n", "-c", steps[name]["run"])
+    installed = fakes.shell("python3", steps["Install"]["run"], GITHUB_PATH=str(tmp_path / "path"))
+    assert [call["argv"] for call in installed] == [VENV, PIP]
+    assert all((checkout.folder / name).is_file() for name in ("constraints.txt", "pyproject.toml"))
+    assert (tmp_path / "path").read_text() == f"{checkout.folder}/.venv/bin\n"
+    assert steps["Comment"]["env"] == {"GH_TOKEN": "${{ github.token }}", "PULL_REQUEST": "${{ github.event.number }}"}
+    (comment,) = fakes.shell("gh", steps["Comment"]["run"], GH_TOKEN=TOKEN, PULL_REQUEST="7")
+    edit = ["gh", "pr", "comment", "7", "--edit-last", "--create-if-none", "--body-file", "plan.md"]
+    assert comment == {"argv": edit, "stdin": "", "token": TOKEN}
     assert run("Keys", **secrets) == ""
     assert (tmp_path / "key").read_text() == secrets["SSH_KEY"] + "\n"
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
@@ -181,12 +228,20 @@ def test_the_workflow_of_github(checkout: Checkout, tmp_path: Path):
     deploys_as_shown(checkout, lambda code: run("Plan", code), lambda code: run("Deploy", code))
 
 
-def test_the_pipeline_of_gitlab(checkout: Checkout, tmp_path: Path):
+def test_the_pipeline_of_gitlab(checkout: Checkout, fakes: FakePrograms, tmp_path: Path):
     pipeline = yaml.safe_load(blocks("ci.md", "yaml")[1])
     install, keys = pipeline["default"]["before_script"][:3], pipeline["default"]["before_script"][3:]
-    (comment,) = pipeline["comment"]["script"]
-    for line in (*install, comment):
-        checkout.run("bash", "-n", "-c", line)
+    installed = fakes.shell("python3", "\n".join([*install, "pip --version"]))
+    assert [call["argv"] for call in installed] == [VENV, PIP, ["pip", "--version"]]  # which is that of .venv now
+    assert pipeline["comment"]["before_script"] == []
+    api = {"CI_API_V4_URL": "https://gitlab/api/v4", "CI_PROJECT_ID": "3", "CI_MERGE_REQUEST_IID": "7"}
+    (comment,) = fakes.shell("curl", "\n".join(pipeline["comment"]["script"]), MAGI_API_TOKEN=TOKEN, **api)
+    assert comment["argv"] == [
+        *("curl", "--fail", "--silent", "--show-error", "--output", "/dev/null"),
+        *("--header", "@-", "--data-urlencode", "body@plan.md"),
+        "https://gitlab/api/v4/projects/3/merge_requests/7/notes",
+    ]
+    assert comment["stdin"] == f"PRIVATE-TOKEN: {TOKEN}\n"  # and nowhere else: other processes read command lines
     files = {"MAGI_SSH_KEY": str(tmp_path / "key"), "MAGI_KNOWN_HOSTS": str(tmp_path / "known_hosts")}
     (tmp_path / "key").touch(0o666)
 

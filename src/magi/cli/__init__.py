@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,23 @@ for verb, examples in {**deploy.EXAMPLES, **look.EXAMPLES, **profile.EXAMPLES}.i
 app.add_typer(profile.app)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"magi {version('magi-models')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options that belong to no verb."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; whatever goes wrong is one sentence."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -39,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         return ExitCode.FAILED
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own, whichever copy of it typer brings
-            if not arguments:
+            if type(error).__name__ == "NoArgsIsHelpError":
                 print(error.format_message(), file=sys.stderr)
                 return ExitCode.USAGE
             return _fail(error.format_message(), ExitCode.USAGE, arguments)
@@ -52,7 +69,7 @@ def _defect(error: Exception) -> str:
 
     from magi.runner import state_folder
 
-    sentence = f"This should not have happened ({type(error).__name__}: {' '.join(str(error).split())})"
+    sentence = f"Internal error ({type(error).__name__}: {' '.join(str(error).split())})"
     try:
         path = state_folder() / "defect.log"
         path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,16 +14,18 @@ import typer
 
 from magi.cli import options as given
 from magi.cli.output import Output
-from magi.errors import ExitCode, MagiError, UsageError
+from magi.errors import MagiError, UsageError
 from magi.junit import failed_report, junit_xml
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from magi.events import Event
     from magi.verbs import Session
     from magi.verdict import Outcome
 
 Profile = Annotated[str | None, typer.Argument(help="The profile; else what MAGI_PROFILE or the inventory says.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Fail (1) where anything is degraded.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Fail (exit code 1) if anything is degraded.")]
 
 
 def session(
@@ -55,14 +58,26 @@ def session(
 
 
 @contextmanager
-def stopping(stop: threading.Event) -> Iterator[None]:
-    """Within the block, SIGINT and SIGTERM end the run at work instead of us."""
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+def stopping(stop: threading.Event, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Within the block, SIGINT and SIGTERM end the run at work instead of us; ``say`` is told so at once."""
+    from magi.runner import GRACE
+
+    # In a thread of its own: a signal may come in the middle of printing.
+    told = threading.Thread(target=say, args=(f"Stopping; Ansible gets {GRACE} seconds to end.",))
+
+    def end(*_: Any) -> None:
+        if not stop.is_set():
+            stop.set()
+            told.start()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if told.ident:
+            told.join()
 
 
 def carry_out(
@@ -74,7 +89,7 @@ def carry_out(
     from magi.cli.live import shown
 
     with (
-        stopping(run.stop),
+        stopping(run.stop, output.say),
         shown(output.people, title, steps=steps, verbosity=run.options.verbosity) as show,
     ):
 
@@ -95,6 +110,19 @@ def finish(output: Output, outcome: Outcome) -> int:
     if outcome.problem:
         output.people.print(f"magi: {outcome.problem}", markup=False, emoji=False, style="red")
     return int(outcome.exit_code)
+
+
+def _told(
+    output: Output,
+    run: Session,
+    verb: Callable[[Session], Outcome],
+    title: str,
+    table: Callable[[Mapping[str, Any]], RenderableType],
+) -> int:
+    """Run a verb, show people what it came to, and return the exit code."""
+    outcome = carry_out(output, run, verb, title)
+    output.people.print(table(outcome.document))
+    return finish(output, outcome)
 
 
 def up(
@@ -118,20 +146,21 @@ def up(
     if check and junit:
         raise UsageError("--check deploys nothing, so there is no result for --junit: leave out one of the two.")
     output = Output(as_json)
-    run = session(
-        project, inventory, limit, extra_vars,
-        tags=tags, check=check, diff=diff, verbosity=verbose, profile=profile, strict=strict,
-    )  # fmt: skip
+    _empty(junit)
     try:
+        run = session(
+            project, inventory, limit, extra_vars,
+            tags=tags, check=check, diff=diff, verbosity=verbose, profile=profile, strict=strict,
+        )  # fmt: skip
         outcome = carry_out(output, run, verbs.up, f"magi up {profile or ''}".rstrip(), steps=True)
     except MagiError as error:  # what shows results shall show this too
-        _write_junit(junit, failed_report(profile, str(error)))
+        _write_junit(output, junit, failed_report(profile, str(error)))
         raise
     if "servers" in outcome.document:
         output.people.print(tables.report(output.people, outcome.document))
-        _write_junit(junit, outcome.document)
+        _write_junit(output, junit, outcome.document)
     elif check:
-        output.people.print(tables.plan(outcome.document))
+        output.people.print(tables.plan(output.people, outcome.document))
     return finish(output, outcome)
 
 
@@ -158,13 +187,13 @@ def plan(
         output.as_json = False
         print(tables.plan_markdown(outcome.document, profile), end="")
     else:
-        output.people.print(tables.plan(outcome.document))
+        output.people.print(tables.plan(output.people, outcome.document))
     return finish(output, outcome)
 
 
 def status(
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
-    interval: Annotated[float, typer.Option("--interval", help="Seconds between two looks.", min=0.5)] = 2,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option("--interval", help="Seconds between two refreshes.", min=0.5)] = 2,
     as_json: given.Json = False,
     inventory: given.Inventory = None,
     limit: given.Limit = None,
@@ -182,12 +211,11 @@ def status(
     run = session(project, inventory, limit, extra_vars, verbosity=verbose)
     if watch:
         return _watch(output, run, interval)
-    outcome = carry_out(output, run, verbs.status, "magi status")
-    output.people.print(tables.status(output.people, outcome.document))
-    return finish(output, outcome)
+    return _told(output, run, verbs.status, "magi status", lambda found: tables.status(output.people, found))
 
 
 def _watch(output: Output, run: Session, interval: float) -> int:
+    """Show what runs, again and again; return the exit code of the last look. Raises Interrupted if there was none."""
     from contextlib import nullcontext
 
     from rich.console import Group
@@ -200,7 +228,7 @@ def _watch(output: Output, run: Session, interval: float) -> int:
 
     console = output.people
     live = Live(console=console, screen=True, auto_refresh=False) if console.is_terminal else nullcontext()
-    code = ExitCode.OK
+    code = None
     with stopping(run.stop), live:
         while not run.stop.is_set():
             try:
@@ -216,11 +244,13 @@ def _watch(output: Output, run: Session, interval: float) -> int:
             else:
                 console.print(picture)
             run.stop.wait(interval)
+    if code is None:
+        raise Interrupted("Stopped before anything of the hosts was seen; nothing was changed.")
     return int(code)
 
 
 def stop(
-    instances: Annotated[list[str] | None, typer.Argument(help="Names; all without.")] = None,
+    instances: Annotated[list[str] | None, typer.Argument(help="Names of instances; without any, all.")] = None,
     as_json: given.Json = False,
     inventory: given.Inventory = None,
     limit: given.Limit = None,
@@ -235,9 +265,7 @@ def stop(
 
     output = Output(as_json)
     run = session(project, inventory, limit, extra_vars, check=check, verbosity=verbose)
-    outcome = carry_out(output, run, lambda s: verbs.stop(s, instances or ()), "magi stop")
-    output.people.print(tables.actions(outcome.document))
-    return finish(output, outcome)
+    return _told(output, run, lambda s: verbs.stop(s, instances or ()), "magi stop", partial(tables.actions, "stopped"))
 
 
 def down(
@@ -256,9 +284,7 @@ def down(
 
     output = Output(as_json)
     run = session(project, inventory, limit, extra_vars, check=check, diff=diff, verbosity=verbose)
-    outcome = carry_out(output, run, verbs.down, "magi down")
-    output.people.print(tables.actions(outcome.document))
-    return finish(output, outcome)
+    return _told(output, run, verbs.down, "magi down", partial(tables.actions, "removed"))
 
 
 def discover(
@@ -275,18 +301,25 @@ def discover(
 
     output = Output(as_json)
     run = session(project, inventory, limit, extra_vars, verbosity=verbose)
-    outcome = carry_out(output, run, verbs.discover, "magi discover")
-    output.people.print(tables.models(outcome.document))
-    return finish(output, outcome)
+    return _told(output, run, verbs.discover, "magi discover", tables.models)
 
 
-def _write_junit(path: Path | None, report: Mapping[str, Any]) -> None:
-    if path is None:
-        return
+def _empty(junit: Path | None) -> None:
+    """Empty the file, so that no older result is taken for that of a run that is killed. Raises UsageError."""
     try:
-        path.write_text(junit_xml(report), encoding="utf-8")
+        if junit:
+            junit.write_bytes(b"")
     except OSError as error:
-        raise UsageError(f"{path} can't be written ({error.strerror}): give another path.") from None
+        raise UsageError(f"{junit} can't be written ({error.strerror}): give another path to --junit.") from None
+
+
+def _write_junit(output: Output, path: Path | None, report: Mapping[str, Any]) -> None:
+    """Write the file; where that fails now, what the run came to still counts, so people are only warned."""
+    try:
+        if path:
+            path.write_text(junit_xml(report), encoding="utf-8")
+    except OSError as error:
+        output.say(f"Warning: {path} can't be written ({error.strerror}), so the result is not in it.")
 
 
 EXAMPLES = {

@@ -102,7 +102,7 @@ def shown(console: Console, title: str, *, steps: bool, verbosity: int = 0) -> I
             progress.add(event)
             lines = [f"[{progress.step}/5] {STEPS[progress.step]}"] if steps and progress.step else []
             # Why is in the sentence at the end, which stands alone where programs and people look first.
-            lines += [f"{name}: failed; the end says why" for name, host in progress.hosts.items() if host.problem]
+            lines += [f"{name}: failed (reason below)" for name, host in progress.hosts.items() if host.problem]
             for line in lines:
                 if line not in told:
                     told.add(line)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from magi.cli import options as given
 from magi.cli.deploy import carry_out, finish, session, stopping
 from magi.cli.output import Output, say
-from magi.errors import ExitCode, HostUnreachable, Interrupted, UsageError
+from magi.errors import HostUnreachable, Interrupted, MagiError, UsageError
 
 if TYPE_CHECKING:
     from magi.events import Event, Run
     from magi.verbs import Session
+    from magi.verdict import Outcome
+    from magi.views import View
 
 Instance = Annotated[str, typer.Argument(help="Name of an instance, as magi status shows it.")]
 
@@ -57,7 +60,7 @@ def doctor(
 def logs(
     instance: Instance,
     lines: Annotated[int, typer.Option("--lines", "-n", help="How many of its last lines.", min=0)] = 100,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines, until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as they come, until Ctrl-C.")] = False,
     as_json: given.Json = False,
     inventory: given.Inventory = None,
     limit: given.Limit = None,
@@ -81,13 +84,11 @@ def logs(
     else:
         done = carry_out(output, run, lambda s: s.play("logs", variables), "magi logs")
     from magi import views
-    from magi.verdict import Outcome, not_reached
 
-    view = views.logs(instance, _reached(done))
+    lines, outcome = _found(done, "log", lambda results: views.logs(instance, results))
     if not (as_json or follow):  # what was asked for: also where it is piped
-        print("\n".join(view.lines))
-    code = ExitCode.UNREACHABLE if done.unreachable else ExitCode.OK
-    return finish(output, Outcome(view.document, code, not_reached(done)))
+        print("\n".join(lines))
+    return finish(output, outcome)
 
 
 def _followed(output: Output, run: Session, variables: dict[str, object]) -> Run:
@@ -130,7 +131,11 @@ def ask(
 
     output = Output(as_json)
     run = session(project, inventory, limit, extra_vars, verbosity=verbose)
-    text = sys.stdin.read() if question == "-" else question
+    try:
+        text = sys.stdin.read() if question == "-" else question
+        text.encode()  # what was no UTF-8 on the command line is half of a pair of surrogates here
+    except UnicodeError:
+        raise UsageError("The question is not UTF-8: convert it to UTF-8.") from None
     if not text.strip():
         raise UsageError("The question is empty: give it behind the instance, or - and standard input.")
     with passed_by_file(text) as path:
@@ -142,13 +147,12 @@ def ask(
         done = _answered(output, run, variables)
     from magi import views
 
-    view = views.answer(instance, _reached(done))
-    if as_json:
-        return say(output, view)
-    print(flush=True)
-    for line in view.lines:
-        output.people.print(line, markup=False, style="dim")
-    return view.exit_code
+    lines, outcome = _found(done, "text", lambda results: views.answer(instance, results))
+    if not as_json:
+        print(flush=True)
+        for line in lines:
+            output.people.print(line, markup=False, style="dim")
+    return finish(output, outcome)
 
 
 def _answered(output: Output, run: Session, variables: dict[str, object]) -> Run:
@@ -175,23 +179,27 @@ def _answered(output: Output, run: Session, variables: dict[str, object]) -> Run
             else:
                 print(terminal_text(words), end="", flush=True)
 
-    with stopping(run.stop), waiting:
+    with stopping(run.stop, output.say), waiting:
         return replace(run, on_event=on_event).play("ask", variables)
 
 
-def _reached(run: Run) -> list[tuple[str, dict[str, object]]]:
-    """Return the results of a run, by host. Raises HostUnreachable or MagiError where none has what was asked for."""
-    from magi.errors import MagiError
-    from magi.events import said
-    from magi.verdict import not_reached
+def _found(run: Run, key: str, view: Callable[[list[tuple[str, Any]]], View]) -> tuple[Sequence[str], Outcome]:
+    """Return what a run found, for people and for programs, and what became of the hosts that were lost in it.
 
-    good = [(host, dict(result)) for host, kind, result in run.results() if kind == "ok"]
-    failed = [f"{item.host}: {said(item.result)}" for item in run.failures]
-    if failed:
-        raise MagiError(" ".join(failed))
-    if run.unreachable and not any("host" in result or "log" in result for _host, result in good):
-        raise HostUnreachable(not_reached(run))
-    return good
+    ``view`` makes it of the results, by host. Raises MagiError or HostUnreachable where hosts were lost and no other
+    returned ``key``.
+    """
+    from magi.events import said
+    from magi.verdict import Outcome, not_reached
+
+    failed = [f"{item.host}: {said(item.result).removeprefix(f'Host {item.host}: ')}" for item in run.failures]
+    problem = " ".join(filter(None, (not_reached(run), *failed)))
+    kind = HostUnreachable if run.unreachable else MagiError
+    good = [(host, result) for host, how, result in run.results() if how == "ok"]
+    if problem and all(result.get(key) is None for _host, result in good):
+        raise kind(problem)
+    found = view(good)
+    return found.lines, Outcome(found.document, kind.exit_code if problem else found.exit_code, problem)
 
 
 EXAMPLES = {

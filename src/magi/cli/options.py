@@ -22,7 +22,7 @@ ExtraVars = Annotated[
     list[str] | None,
     typer.Option("--extra-vars", "-e", help="key=value, JSON or @FILE; beats all.", rich_help_panel=_ANSIBLE),
 ]
-Tags = Annotated[str | None, typer.Option("--tags", "-t", help="Only tasks with these.", rich_help_panel=_ANSIBLE)]
+Tags = Annotated[str | None, typer.Option("--tags", "-t", help="Only tasks with these tags.", rich_help_panel=_ANSIBLE)]
 Check = Annotated[bool, typer.Option("--check", help="Change nothing.", rich_help_panel=_ANSIBLE)]
 Diff = Annotated[bool, typer.Option("--diff", help="Show what changes in files.", rich_help_panel=_ANSIBLE)]
 Verbose = Annotated[

@@ -9,6 +9,7 @@ import typer
 
 from magi.cli import options
 from magi.cli.output import Output, say
+from magi.errors import UsageError
 
 Folder = Annotated[
     Path | None,
@@ -46,7 +47,7 @@ def show(
     inventory: options.Inventory = None,
     as_json: options.Json = False,
 ) -> int:
-    """Show what a profile comes to on each host: its instances with their resolved options."""
+    """Show the instances that a profile results in on each host, with their resolved options."""
     from magi.workbench import Workbench
 
     bench = Workbench(project, folder, registry, inventory)
@@ -62,14 +63,19 @@ def validate(
     inventory: options.Inventory = None,
     as_json: options.Json = False,
 ) -> int:
-    """Say all that is wrong with profiles, with file and line; exit code 2 where anything is."""
+    """Report every mistake in profiles, with file and line; exit code 2 if there is one."""
     from magi.workbench import Workbench
 
     bench = Workbench(project, folder, registry, inventory)
-    return say(Output(as_json), bench.views.profile_validate(bench.paths(names or ()), bench.hosts.values()))
+    paths = bench.paths(names or ())
+    if not paths:
+        raise UsageError(
+            f"There is no profile in {bench.folder}: magi profile new writes one, --dir names another folder."
+        )
+    return say(Output(as_json), bench.views.profile_validate(paths, bench.hosts.values()))
 
 
-@app.command(epilog="Examples:  magi profile new mine, after magi discover")
+@app.command(epilog="Examples:  magi profile new mine")
 def new(
     name: Annotated[str, typer.Argument(help="The new profile.")],
     project: options.Project = None,

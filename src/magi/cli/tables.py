@@ -89,8 +89,9 @@ def status(console: Console, document: Mapping[str, Any]) -> RenderableType:
 COLOURS = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", "quarantine": "magenta"}
 
 
-def plan(document: Mapping[str, Any]) -> RenderableType:
+def plan(console: Console, document: Mapping[str, Any]) -> RenderableType:
     """Return what a deployment would do on each host, with reasons and warnings."""
+    from ansible_collections.magi.models.plugins.module_utils._report import table
     from ansible_collections.magi.models.plugins.module_utils._text import printable
 
     parts: list[RenderableType] = []
@@ -98,17 +99,16 @@ def plan(document: Mapping[str, Any]) -> RenderableType:
         counts = {action: sum(a["action"] == action for a in item["actions"]) for action in COLOURS}
         summary = ", ".join(f"{action} {count}" for action, count in counts.items() if count) or "nothing to do"
         parts.append(Text.assemble((host, "bold"), (f"  {summary}", "dim")))
-        grid = Table.grid(padding=(0, 2))
         ports = {instance["name"]: instance["port"] for instance in item["instances"]}
-        for action in item["actions"]:
-            name = action["instance"]
-            grid.add_row(
-                Text(f"  {action['action']}", style=COLOURS[action["action"]]),
-                Text(name),
-                Text(str(ports.get(name, ""))),
-                Text(printable(action["reason"]), style="dim"),
-            )
-        parts.append(grid)
+        rows = [(a["action"], a["instance"], str(ports.get(a["instance"], "")), a["reason"]) for a in item["actions"]]
+        if console.is_terminal:
+            grid = Table.grid(padding=(0, 2))
+            for action, name, port, reason in rows:
+                shown = Text(f"  {action}", style=COLOURS[action])
+                grid.add_row(shown, Text(name), Text(port), Text(printable(reason), style="dim"))
+            parts.append(grid)
+        elif rows:  # whole lines, however long: there is no width to keep to
+            parts += [Text(f"  {line}") for line in table(("action", "instance", "port", "reason"), rows)]
         for line in (*item["degraded"], *item["warnings"]):
             parts.append(Text("  ! ", style="yellow").append(printable(line), style="default"))
         parts += [Text(f"  {printable(note)}", style="dim") for note in item["notes"]]
@@ -151,9 +151,9 @@ def models(document: Mapping[str, Any]) -> RenderableType:
     return Text("\n".join(lines).rstrip())
 
 
-def actions(document: Mapping[str, Any]) -> RenderableType:
-    """Return what was stopped or removed on each host."""
+def actions(done: str, document: Mapping[str, Any]) -> RenderableType:
+    """Return what was ``done`` (stopped, removed) on each host."""
     lines = [
-        f"{host}: {item['action']} {item['instance']}" for host, done in document["hosts"].items() for item in done
+        f"{host}: {item['action']} {item['instance']}" for host, items in document["hosts"].items() for item in items
     ]
-    return Text("\n".join(lines) or "Nothing ran.")
+    return Text("\n".join(lines) or f"Nothing was {done}.")
