@@ -76,7 +76,11 @@ def test_each_verb_from_a_plan_to_the_end(two: Deployment):
 def test_ctrl_c_ends_a_deployment_with_a_sentence(two: Deployment):
     screen = seen(two, "up", code=130, interrupt_when=lambda screen: STEPS[3] in screen and f"◌ {Q2}" in screen)
     assert "Run it again: it goes on from there." in re.sub(r"\s+", " ", screen)
-    assert screen.splitlines()[:2] == ["magi up", f"✔ {STEPS[0]}"]  # the picture stands where it stood
+    assert screen.splitlines()[:3] == [
+        "Stopping; Ansible gets 10 seconds to end.",
+        "magi up",  # the picture stands where it stood
+        f"✔ {STEPS[0]}",
+    ]
     assert f"✗ {STEPS[3]}" in screen
     assert "2/2 ready" in seen(two, "up")
 

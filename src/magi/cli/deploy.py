@@ -139,7 +139,7 @@ def up(
     verbose: given.Verbose = 0,
     project: given.Project = None,
 ) -> int:
-    """Deploy a profile: find the models, start what it enables, wait until all are ready, report."""
+    """Deploy a profile. Finds the models, starts what it enables, waits until all are ready, reports."""
     from magi import verbs
     from magi.cli import tables
 
@@ -174,7 +174,7 @@ def plan(
     verbose: given.Verbose = 0,
     project: given.Project = None,
 ) -> int:
-    """Show what a deployment would do on each host, and why. Changes nothing; exits with 4 if there is something."""
+    """Show what a deployment would do, and why. Changes nothing; exits with 4 if there is something to do."""
     from magi import verbs
     from magi.cli import tables
 
@@ -201,7 +201,7 @@ def status(
     verbose: given.Verbose = 0,
     project: given.Project = None,
 ) -> int:
-    """Show what runs: where, since when, ready or not. Exits with 3 if a server is not ready."""
+    """Show what runs. Where, since when, ready or not; exits with 3 if a server is not ready."""
     from magi import verbs
     from magi.cli import tables
 
@@ -259,7 +259,7 @@ def stop(
     verbose: given.Verbose = 0,
     project: given.Project = None,
 ) -> int:
-    """Stop instances gracefully: their requests may end first. The next deployment starts them again."""
+    """Stop instances gracefully. Their requests may end first; the next deployment starts them again."""
     from magi import verbs
     from magi.cli import tables
 
@@ -278,7 +278,7 @@ def down(
     verbose: given.Verbose = 0,
     project: given.Project = None,
 ) -> int:
-    """Stop and remove everything that was deployed, and nothing else."""
+    """Stop and remove what was deployed. Nothing else is touched."""
     from magi import verbs
     from magi.cli import tables
 
@@ -295,7 +295,7 @@ def discover(
     verbose: given.Verbose = 0,
     project: given.Project = None,
 ) -> int:
-    """Show the models of each host, what was set aside and why, and what differs between hosts."""
+    """Show the models of each host. Also what was set aside and why, and what differs between hosts."""
     from magi import verbs
     from magi.cli import tables
 

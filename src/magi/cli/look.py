@@ -30,7 +30,7 @@ def config(
     verbose: given.Verbose = 0,
     project: given.Project = None,
 ) -> int:
-    """Show the settings of each host and where each comes from; secrets are left out. No host is asked."""
+    """Show the settings and their sources. Of each host, with secrets left out; no host is asked."""
     output = Output(as_json)
     run = session(project, inventory, limit, extra_vars, verbosity=verbose)
     done = carry_out(output, run, lambda s: s.play("config"), "magi config")
@@ -48,7 +48,7 @@ def doctor(
     verbose: given.Verbose = 0,
     project: given.Project = None,
 ) -> int:
-    """Examine this machine and the hosts; each finding says what to do. Exits with 1 if there is a problem."""
+    """Examine this machine and the hosts. Each finding says what to do; exits with 1 if there is a problem."""
     output = Output(as_json)
     run = session(project, inventory, limit, extra_vars, verbosity=verbose)
     done = carry_out(output, run, lambda s: s.play("doctor"), "magi doctor")
@@ -68,7 +68,7 @@ def logs(
     verbose: given.Verbose = 0,
     project: given.Project = None,
 ) -> int:
-    """Show what the last run of an instance printed, from journald or supervisor, wherever it runs."""
+    """Show what an instance printed. Its last run, from journald or supervisor, wherever it runs."""
     if follow and as_json:
         raise UsageError("--follow never ends, and --json is one document: give one of the two.")
     from magi.verbs import slug
@@ -125,7 +125,7 @@ def ask(
     verbose: given.Verbose = 0,
     project: given.Project = None,
 ) -> int:
-    """Ask an instance, and show the answer as it comes. It is asked on its own host, so its port need not be open."""
+    """Ask an instance a question. Shows the answer as it comes; it is asked on its own host, so no port need be open."""
     from magi.verbs import slug
     from magi.workbench import passed_by_file
 

@@ -23,7 +23,7 @@ Name = Annotated[str, typer.Argument(help="Name of a profile, or the path of its
 
 app = typer.Typer(
     name="profile",
-    help="List, show, validate and write profiles; no host is asked.",
+    help="List, show, check and write profiles. No host is asked.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -100,7 +100,7 @@ def migrate(
     inventory: options.Inventory = None,
     as_json: options.Json = False,
 ) -> int:
-    """Write a profile with the models and ports of a legacy configuration."""
+    """Turn an older configuration into a profile. It has the same models and ports."""
     from magi.workbench import Workbench
 
     bench = Workbench(project, folder, registry, inventory)
