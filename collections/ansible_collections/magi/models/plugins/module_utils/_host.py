@@ -33,13 +33,16 @@ class Binary:
     identity: str
     """Changes whenever the file behind the path does: version, size in bytes and mtime in nanoseconds."""
     options: tuple[Option, ...] = ()
+    devices: tuple[str, ...] | None = None
+    """Names of the GPUs that this build can compute on here (``CUDA0``); None: it can't list them."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Binary:
         options = tuple(
             Option(**{**item, "names": tuple(item["names"]), "flags": tuple(item["flags"])}) for item in data["options"]
         )
-        return cls(**{**data, "options": options})
+        devices = data["devices"]
+        return cls(**{**data, "options": options, "devices": None if devices is None else tuple(devices)})
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ class Host:
     binary: Binary | None
     binary_error: str = ""
     gpus: tuple[str, ...] = ()
+    """Device nodes, whatever llama-server can do with them."""
     listeners: tuple[Listener, ...] = ()
     instances: tuple[Running, ...] = ()
     generation: Generation = field(default_factory=Generation)
@@ -138,6 +142,11 @@ class Host:
     """A deployment that changes the host at this moment."""
     unreadable: tuple[Unreadable, ...] = ()
     """What keeps the servers from the files that were asked about."""
+
+    @property
+    def gpu(self) -> bool:
+        """Whether llama-server computes on a GPU here: there is a node of one, and the build has a device for it."""
+        return bool(self.gpus and self.binary and (self.binary.devices is None or self.binary.devices))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -201,6 +210,18 @@ def parse_help(text: str) -> tuple[Option, ...]:
         takes_value = bool(re.match(r" \S", block[0][head.end() :]))
         options.append(Option(positive[-1], names, flags, variable.group(1) if variable else None, takes_value))
     return tuple(options)
+
+
+_DEVICE = re.compile(r"^  (\S+): .* \(\d+ MiB, \d+ MiB free\)$", re.MULTILINE)
+_ON_THE_CPU = {"BLAS", "ZenDNN", "zDNN"}
+"""Devices of ggml's kind ACCEL (ggml/src/ggml-*): libraries that the CPU computes with."""
+
+
+def parse_devices(text: str) -> tuple[str, ...] | None:
+    """Return the names of the GPUs that ``llama-server --list-devices`` lists, None where it lists nothing at all
+    (llama.cpp common/arg.cpp, ``common_print_available_devices``: every device but the CPU itself)."""
+    _before, found, listed = text.partition("Available devices:\n")
+    return tuple(name for name in _DEVICE.findall(listed) if name not in _ON_THE_CPU) if found else None
 
 
 def parse_listeners(table: str) -> tuple[tuple[str, int, str], ...]:

@@ -65,7 +65,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     strict: bool = False
     gpu: bool = False
-    """Whether the host has one."""
+    """Whether llama-server computes on one there."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -232,7 +232,7 @@ def build_plan(
         warnings=tuple(_warnings(host_name, instances, host, settings)),
         notes=tuple(notes),
         strict=strict,
-        gpu=bool(host.gpus),
+        gpu=host.gpu,
     )
 
 
@@ -328,7 +328,7 @@ def _instances(
 
 
 def _on_gpu(options: Mapping[str, Any], host: Host) -> bool:
-    return bool(host.gpus) and str(options.get("n_gpu_layers", "auto")) != "0" and options.get("device") != "none"
+    return host.gpu and str(options.get("n_gpu_layers", "auto")) != "0" and options.get("device") != "none"
 
 
 def _claim(options: Mapping[str, Any], host: Host) -> int | None:

@@ -110,12 +110,13 @@ host:
       type: int
       returned: always
     gpus:
-      description: Device nodes of GPUs.
+      description: Device nodes of GPUs, whatever llama-server can do with them.
       type: list
       elements: str
       returned: always
     binary:
-      description: Path, version, identity and options of llama-server; null where there is none that runs.
+      description: Path, version, identity and options of llama-server, and the names of the C(devices) that it
+        computes on beside the CPU (null where the build can't list them); null where there is none that runs.
       type: dict
       returned: always
     binary_error:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -9,6 +10,7 @@ from ansible_collections.magi.models.plugins.module_utils._host import (
     Listener,
     foreign_listeners,
     overlaps,
+    parse_devices,
     parse_help,
     parse_listeners,
     reachable,
@@ -45,6 +47,28 @@ def test_removed_options_are_not_options():
 
 def test_every_variable_of_the_help_is_found():
     assert HELP.count("(env: ") - len([option for option in OPTIONS.values() if option.environment]) == 2  # removed
+
+
+@pytest.mark.parametrize(
+    ("listed", "devices"),
+    [
+        ("Available devices:\n  (none)\n", ()),
+        (
+            "ggml_cuda_init: found 1 CUDA devices:\n  Device 0: NVIDIA L4, compute capability 8.9, VMM: yes\n"
+            "Available devices:\n  CUDA0: NVIDIA L4 (22563 MiB, 22325 MiB free)\n",
+            ("CUDA0",),
+        ),
+        (
+            "Available devices:\n  Vulkan0: Intel(R) UHD Graphics (TGL GT1) (11800 MiB, 10620 MiB free)\n"
+            "  BLAS: OpenBLAS (0 MiB, 0 MiB free)\n",
+            ("Vulkan0",),
+        ),
+        ("Available devices:\n  BLAS: OpenBLAS (0 MiB, 0 MiB free)\n", ()),
+        ("error: invalid argument: --list-devices\n", None),
+    ],
+)
+def test_devices_are_read_from_their_list(listed, devices):
+    assert parse_devices(listed) == devices
 
 
 @pytest.mark.skipif(sys.byteorder != "little", reason="the table is of a little-endian machine")
@@ -102,4 +126,6 @@ def test_a_host_survives_the_way_through_json():
     value = host(running(instance, model_ids=("a",), log=("x",)), listeners=(foreign(8081),), gpus=("/dev/kfd",))
     assert Host.from_dict(json.loads(json.dumps(value.to_dict()))) == value
     assert Host.from_dict(host(binary=None).to_dict()).binary is None
+    on_gpu = host(binary=dataclasses.replace(BINARY, devices=("CUDA0",)))
+    assert Host.from_dict(json.loads(json.dumps(on_gpu.to_dict()))) == on_gpu
     assert value.binary == BINARY

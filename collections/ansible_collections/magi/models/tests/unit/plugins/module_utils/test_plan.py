@@ -7,7 +7,7 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._host import Running
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan, PlanError, build_plan
 
-from .builders import MODELS, foreign, host, model, profile, registry, running, settings
+from .builders import BINARY, MODELS, foreign, host, model, profile, registry, running, settings
 
 
 def plan(*entries, models=None, rejected=(), on=None, with_settings=None, **more):
@@ -164,17 +164,36 @@ def test_a_projector_comes_with_its_model():
 
 
 @pytest.mark.parametrize(
-    ("entries", "gpus", "threads"),
+    ("entries", "gpu", "threads"),
     [
-        (["*"], (), ["2", "2", "2", "2"]),
-        ([{"model": "a-q2_k", "options": {"threads": 6}}, "d-q4_1"], (), ["6", "2"]),
+        (["*"], False, ["2", "2", "2", "2"]),
+        ([{"model": "a-q2_k", "options": {"threads": 6}}, "d-q4_1"], False, ["6", "2"]),
         # an instance on a GPU keeps one core busy; one that is kept off it computes on the rest
-        ([{"model": "a-q2_k", "options": {"n_gpu_layers": 0}}, "d-q4_1"], ("/dev/nvidia0",), ["7", None]),
+        ([{"model": "a-q2_k", "options": {"n_gpu_layers": 0}}, "d-q4_1"], True, ["7", None]),
     ],
 )
-def test_cores_are_shared_out(entries, gpus, threads):
-    value = plan(*entries, on=host(gpus=gpus))
+def test_cores_are_shared_out(entries, gpu, threads):
+    value = plan(*entries, on=with_gpu(("/dev/nvidia0",), ("CUDA0",)) if gpu else None)
     assert [item.environment.get("LLAMA_ARG_THREADS") for item in value.instances] == threads
+
+
+def with_gpu(nodes, devices):
+    return host(gpus=nodes, binary=dataclasses.replace(BINARY, devices=devices))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "devices", "gpu"),
+    [
+        (("/dev/nvidia0",), ("CUDA0",), True),
+        (("/dev/dri/renderD128",), (), False),  # a build for the CPU alone, on a laptop
+        ((), ("CUDA0",), False),
+        (("/dev/nvidia0",), None, True),  # a build that can't list its devices
+        ((), None, False),
+    ],
+)
+def test_a_gpu_counts_where_llama_server_can_compute_on_it(nodes, devices, gpu):
+    value = plan("a-q2_k", on=with_gpu(nodes, devices))
+    assert (value.gpu, value.instances[0].threads) == (gpu, None if gpu else 8)
 
 
 # --- ports -----------------------------------------------------------------------------------------------------------
