@@ -272,6 +272,12 @@ def overlaps(bound: str, wanted: str) -> bool:
     return bound == wanted or bool(_WILDCARDS & {bound, wanted})
 
 
-def foreign_listeners(listeners: Iterable[Listener], address: str) -> dict[int, Listener]:
-    """Return by port the listeners that are not ours and would keep us from binding ``address``."""
-    return {item.port: item for item in listeners if not item.instance and overlaps(item.address, address)}
+def foreign_listeners(listeners: Iterable[Listener], addresses: str) -> dict[int, Listener]:
+    """Return by port the listeners that are not ours and would keep us from binding ``addresses`` (one, or several with
+    commas)."""
+    wanted = [address.strip() for address in addresses.split(",")]
+    return {
+        item.port: item
+        for item in listeners
+        if not item.instance and any(overlaps(item.address, address) for address in wanted)
+    }

@@ -106,9 +106,20 @@ def test_addresses_that_keep_each_other_from_binding(bound, wanted, expected):
     assert overlaps(bound, wanted) is expected
 
 
-def test_our_own_listener_is_not_foreign():
+@pytest.mark.parametrize(
+    ("wanted", "ports"),
+    [
+        ("127.0.0.1", {8081}),
+        ("10.1.1.1", {8082}),
+        ("127.0.0.1,10.1.1.1", {8081, 8082}),
+        ("10.2.2.2, 127.0.0.1", {8081}),
+        ("10.2.2.2,10.3.3.3", set()),
+        ("0.0.0.0,::", {8081, 8082}),
+    ],
+)
+def test_foreign_listeners_are_those_on_any_wanted_address_that_are_not_ours(wanted, ports):
     ours = Listener("127.0.0.1", 8080, 1, "llama-server", "a")
-    assert foreign_listeners([ours, foreign(8081), foreign(8082, "10.1.1.1")], "127.0.0.1") == {8081: foreign(8081)}
+    assert foreign_listeners([ours, foreign(8081), foreign(8082, "10.1.1.1")], wanted).keys() == ports
 
 
 @pytest.mark.parametrize(
