@@ -227,7 +227,8 @@ def config_hash(
     binary: Binary,
 ) -> str:
     """Return 16 hexadecimal digits over what a running process was made of: environment (without the shared-out
-    threads and the label), arguments, model files (path, size in bytes, mtime in nanoseconds), the binary's identity.
+    threads and the label), arguments, files of the model and its projector (path, size in bytes, mtime in nanoseconds),
+    the binary's identity.
     """
     content = {
         "environment": {key: value for key, value in environment.items() if key not in _NOT_HASHED},

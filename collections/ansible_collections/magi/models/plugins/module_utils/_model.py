@@ -150,6 +150,11 @@ class File:
     folder: str  # files of one folder belong together (projectors, shards)
     qualifiers: tuple[str, ...]  # names of the folders above it, nearest first, to tell equal names apart
 
+    @property
+    def version(self) -> dict[str, Any]:
+        """Path, size and mtime: when one of them changes, what has read the file is to start again."""
+        return {"path": self.path, "size": self.size, "mtime_ns": self.mtime_ns}
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -203,7 +208,7 @@ class Model:
     parameter_count: int
     context_length: int | None  # tokens the model was trained for
     shape: Mapping[str, int | None]
-    mmproj: str | None  # path of the projector to serve it with
+    mmproj: Mapping[str, Any] | None  # the projector to serve it with, as one of files
     duplicates: tuple[str, ...]  # paths of byte-identical copies
     fingerprint: str  # of the headers, see Header.fingerprint
     sha256: str | None = None  # of the file, or of the shards' digests; only where asked for
@@ -211,7 +216,12 @@ class Model:
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {**plain, "files": [dict(file) for file in self.files], "duplicates": list(self.duplicates)}
+        return {
+            **plain,
+            "files": [dict(file) for file in self.files],
+            "mmproj": self.mmproj and dict(self.mmproj),
+            "duplicates": list(self.duplicates),
+        }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Model:
@@ -253,7 +263,7 @@ class _Draft:
     quantization: str
     duplicates: list[str] = field(default_factory=list)
     id: str = ""
-    mmproj: str | None = None
+    mmproj: File | None = None
 
     @property
     def first(self) -> Entry:
@@ -495,7 +505,7 @@ def pair_projectors(drafts: Sequence[_Draft], projectors: Sequence[Entry]) -> di
                 name = family(entry.file.name)
                 fits = {other for other in families if name and (other.startswith(name) or name.startswith(other))}
                 if draft.family in fits or (not fits and (len(families) == 1 or _projects_to(entry, draft))):
-                    draft.mmproj = entry.file.path
+                    draft.mmproj = entry.file
                     pairs[entry.file.path].append(draft.id)
                     break
     return {path: tuple(sorted(ids)) for path, ids in pairs.items()}
@@ -529,16 +539,13 @@ def _model(draft: _Draft) -> Model:
         quantization=draft.quantization,
         tier=tier_of(draft.quantization),
         path=draft.first.file.path,
-        files=tuple(
-            {"path": entry.file.path, "size": entry.file.size, "mtime_ns": entry.file.mtime_ns}
-            for entry in draft.entries
-        ),
+        files=tuple(entry.file.version for entry in draft.entries),
         size_bytes=sum(entry.file.size for entry in draft.entries),
         architecture=facts.architecture or "",
         parameter_count=sum(entry.facts.parameter_count for entry in draft.entries),
         context_length=facts.context_length,
         shape=facts.shape,
-        mmproj=draft.mmproj,
+        mmproj=draft.mmproj and draft.mmproj.version,
         duplicates=tuple(sorted(draft.duplicates)),
         fingerprint=_combined([entry.facts.fingerprint for entry in draft.entries]),
         sha256=_combined(digests) if all(digests) else None,

@@ -161,6 +161,11 @@ def _unique(wanted: list[Wanted], ids: set[str]) -> list[Wanted]:
     return wanted
 
 
+def _files(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what a server of ``model`` reads: its file or shards, and the projector beside them."""
+    return [*model["files"], *([model["mmproj"]] if model["mmproj"] else [])]
+
+
 def _why_missing(entry: Entry, rejected: Sequence[Mapping[str, Any]], host: str) -> str:
     if entry.kind == "model":
         for item in rejected:
@@ -190,7 +195,7 @@ def build_plan(
     usable = []
     for item in wanted:
         try:
-            for file in item.model["files"]:
+            for file in _files(item.model):
                 checked_text(f"{item.where}: the file name of {item.name} on {host_name}", file["path"])
         except InstanceError as error:
             degraded.append(str(error))
@@ -350,7 +355,8 @@ def _instance(
 ) -> Instance:
     known = {name for option in binary.options for name in option.names}
     # What we decide unless the profile does: never fetch anything, let the drain and Prometheus see the load.
-    defaults = {"offline": True, "metrics": True, "mmproj": item.model.get("mmproj")}
+    projector = item.model["mmproj"] and item.model["mmproj"]["path"]
+    defaults = {"offline": True, "metrics": True, "mmproj": projector}
     options = {
         **{name: value for name, value in defaults.items() if value is not None and name in known},
         **options,
@@ -377,7 +383,8 @@ def _instance(
         environment["MAGI_RESOURCES"] = " ".join(f"{name}={value}" for name, value in sorted(resources.items()))
     if threads is not None:
         environment |= {"LLAMA_ARG_THREADS": str(threads), "MAGI_THREADS": "shared"}
-    digest = config_hash(environment, extra_args, item.model["files"], binary)
+    files = _files(item.model) if projector == options.get("mmproj") else item.model["files"]
+    digest = config_hash(environment, extra_args, files, binary)
     return Instance(
         name=item.name,
         model_id=item.model["id"],

@@ -37,7 +37,7 @@ from ansible_collections.magi.models.plugins.module_utils._model import (
 )
 from ansible_collections.magi.models.plugins.module_utils._text import counted
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MODE = 0o640  # paths and names of models are nobody else's business
 _MAX_SIZE = 1 << 28  # bytes; 1,000 models take some 3 MB
 _CONTENT = ("models", "companions", "rejected")
@@ -362,7 +362,7 @@ def difference(before: Registry | None, after: Registry) -> dict[str, str]:
         aside = [*registry.companions, *registry.rejected] if registry else []
         shown = [
             f"{model['id']}: {model['path']} ({model['size_bytes']} bytes, {model['fingerprint'][:12]})"
-            + (f" mmproj {model['mmproj']}" if model["mmproj"] else "")
+            + (f" mmproj {model['mmproj']['path']}" if model["mmproj"] else "")
             for model in models
         ] + [f"set aside: {item['reason']}" for item in aside]
         return "".join(f"{line}\n" for line in shown)

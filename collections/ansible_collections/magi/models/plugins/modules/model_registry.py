@@ -175,10 +175,10 @@ models:
       type: dict
       sample: {block_count: 36, embedding_length: 4096, head_count: 32, head_count_kv: 8, vocab_size: 151936}
     mmproj:
-      description: The projector to serve it with, or null.
+      description: The projector to serve it with, with size in bytes and mtime in nanoseconds, or null.
       returned: always
-      type: str
-      sample: /models/mmproj-F16.gguf
+      type: dict
+      sample: {path: /models/mmproj-F16.gguf, size: 851251104, mtime_ns: 1738911764000000000}
     duplicates:
       description: Paths of byte-identical copies.
       returned: always

@@ -95,8 +95,11 @@ def test_no_binary_is_an_error():
         plan("*", on=host(binary=None, binary_error="there is none"))
 
 
-def test_a_file_name_that_no_service_file_can_hold_is_left_out():
-    value = plan("*", models=[*MODELS, model("evil-q4_0", path="/models/evil\x1b.gguf")])
+@pytest.mark.parametrize(
+    "evil", [{"path": "/models/evil\x1b.gguf"}, {"mmproj": {"path": "/models/\ufffe.gguf", "size": 1, "mtime_ns": 1}}]
+)
+def test_a_file_name_that_no_service_file_can_hold_is_left_out(evil):
+    value = plan("*", models=[*MODELS, model("evil-q4_0", **evil)])
     assert "evil-q4_0" not in names(value)
     assert "rename it" in value.degraded[0]
 
@@ -155,9 +158,34 @@ def test_an_instance_has_what_its_process_needs():
     assert instance.url == "http://127.0.0.1:8080"
 
 
-def test_a_projector_comes_with_its_model():
-    value = plan("v-q4_0", models=[model("v-q4_0", mmproj="/models/mmproj.gguf")])
-    assert value.instances[0].environment["LLAMA_ARG_MMPROJ"] == "/models/mmproj.gguf"
+PROJECTOR = {"path": "/models/mmproj.gguf", "size": 10, "mtime_ns": 5}
+
+
+@pytest.mark.parametrize(
+    ("projector", "options", "served", "action"),
+    [
+        (PROJECTOR, {}, "/models/mmproj.gguf", "keep"),
+        ({**PROJECTOR, "size": 11}, {}, "/models/mmproj.gguf", "restart"),
+        ({**PROJECTOR, "mtime_ns": 6}, {}, "/models/mmproj.gguf", "restart"),
+        ({**PROJECTOR, "path": "/models/mmproj-2.gguf"}, {}, "/models/mmproj-2.gguf", "restart"),
+        (None, {}, None, "restart"),
+        (PROJECTOR, {"mmproj": "/models/other.gguf"}, "/models/other.gguf", "restart"),
+    ],
+)
+def test_a_projector_comes_with_its_model_and_restarts_it_when_it_changes(projector, options, served, action):
+    (first,) = plan("v-q4_0", models=[model("v-q4_0", mmproj=PROJECTOR)]).instances
+    models = [model("v-q4_0", mmproj=projector)]
+    value = plan("v-q4_0", models=models, options=options, on=host(running(first)))
+    assert value.instances[0].environment.get("LLAMA_ARG_MMPROJ") == served
+    assert value.names(action) == ("v-q4_0",)
+
+
+def test_a_projector_that_a_profile_replaces_is_not_what_the_server_is_made_of():
+    (first, second) = (
+        plan("v-q4_0", models=[model("v-q4_0", mmproj=projector)], options={"mmproj": "/other.gguf"}).instances[0]
+        for projector in (PROJECTOR, {**PROJECTOR, "size": 11})
+    )
+    assert first == second
 
 
 # --- cores -----------------------------------------------------------------------------------------------------------
