@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -140,7 +141,7 @@ def enabled(
             if matching and not found:
                 continue  # all enabled by another entry
         if not found:
-            missing.append(f"{where}: {_why_missing(entry, rejected, host)}")
+            missing.append(f"{where}: {_why_missing(entry, by_id, rejected, host)}")
         for model in found:
             for i in range(entry.instances):
                 nth = counts[model["id"]] = counts.get(model["id"], 0) + 1
@@ -166,12 +167,14 @@ def _files(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*model["files"], *([model["mmproj"]] if model["mmproj"] else [])]
 
 
-def _why_missing(entry: Entry, rejected: Sequence[Mapping[str, Any]], host: str) -> str:
+def _why_missing(entry: Entry, ids: Iterable[str], rejected: Sequence[Mapping[str, Any]], host: str) -> str:
     if entry.kind == "model":
-        for item in rejected:
-            if entry.pattern.startswith(item["id"]):  # a broken file may lack the quantization that its id had
+        for item in rejected:  # a broken file may lack the quantization that its id had
+            if entry.pattern == item["id"] or entry.pattern.startswith(f"{item['id']}-"):
                 return f"set aside on {host}: {item['reason']}"
-        return f"no such model on {host}; playbooks/discover.yml lists those that are."
+        near = difflib.get_close_matches(entry.pattern, ids, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"no such model on {host}; {hint}playbooks/discover.yml lists those that are."
     aside = [item["reason"] for item in rejected if entry.matches(item["id"], "")]  # of no tier: nothing tells it
     return " Set aside: ".join([f"matches no model on {host}.", *aside[:3]])
 

@@ -47,7 +47,11 @@ def test_what_a_profile_enables_in_its_order(entries, expected):
 @pytest.mark.parametrize(
     ("entry", "rejected", "said"),
     [
-        ("nope", (), "Profile test, entry 2 (nope): no such model on gpu1"),
+        ("nope", (), "Profile test, entry 2 (nope): no such model on gpu1; playbooks/discover.yml lists"),
+        ("b-q3_k_s", (), "no such model on gpu1; did you mean b-q3_k_m? playbooks/discover.yml lists"),
+        # of another model, whose name only begins alike
+        ("llama-70b-q4_k_m", [{"id": "llama-7", "path": "/L.gguf", "code": "x", "reason": "no."}], "no such model on"),
+        ("llama-7-q4_k_m", [{"id": "llama-7", "path": "/L.gguf", "code": "x", "reason": "L is short."}], "L is short."),
         ({"tier": "Q8"}, (), "Profile test, entry 2 (tier Q8): matches no model on gpu1."),
         ("z-*", (), "entry 2 (z-*)"),
         (
