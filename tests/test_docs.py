@@ -90,11 +90,24 @@ def test_the_settings_table_is_the_code_s():
     assert dict(rows) == {PREFIX + setting.name: setting.environment or "" for setting in SETTINGS}
 
 
-def would_run(target: str) -> str:
+def would_run(target: str, *variables: str) -> str:
     """Return the commands of a target of the Makefile."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    done = subprocess.run(["make", "-n", target], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "-n", target, *variables], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "command"),
+    [
+        ((), "ansible-playbook site.yml"),  # so that MAGI_PROFILE and the inventory count
+        (("PROFILE=fast-only",), "ansible-playbook site.yml -e profile=fast-only"),
+    ],
+)
+def test_make_up_names_a_profile_only_where_it_is_given_one(variables: tuple[str, ...], command: str):
+    assert would_run("up", *variables).splitlines()[-1].strip() == command
 
 
 @pytest.mark.parametrize("part", ["lint", "sanity"])

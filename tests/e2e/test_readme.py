@@ -82,7 +82,7 @@ def test_the_readme_s_commands_in_their_order(stranger: Stranger, tmp_path: Path
     assert changed(again) == 0, again
     assert stranger.servers() == {n: {**s, "action": "keep"} for n, s in servers.items()}
 
-    stranger.run("make up PROFILE=production")
+    stranger.run("MAGI_PROFILE=production make up")
     assert {server["tier"] for server in stranger.servers().values()} == {"Q3", "Q4"}
     kept = stranger.servers()
     assert all(server["pid"] == servers[name]["pid"] for name, server in kept.items())
