@@ -38,8 +38,8 @@ class Instance:
     display_name: str
     tier: str
     model_path: str
-    host: str
-    """Address it binds."""
+    address: str
+    """What it binds: an address, or several with commas."""
     port: int
     options: Mapping[str, Any]
     """The resolved options by canonical name, for people; what the process gets is environment and extra_args."""

@@ -394,7 +394,7 @@ def _instance(
         display_name=item.model["display_name"],
         tier=item.model["tier"],
         model_path=item.model["path"],
-        host=address,
+        address=address,
         port=port,
         options=options,
         environment={**environment, "MAGI_CONFIG_HASH": digest},
@@ -466,7 +466,7 @@ def _difference(now: Running, instance: Instance) -> str:
 
 def open_to_all(instances: Iterable[Instance]) -> list[str]:
     """Return the names of those that whoever reaches their port can use."""
-    return [item.name for item in instances if exposed(item.host) and not item.options.get("api_key_file")]
+    return [item.name for item in instances if exposed(item.address) and not item.options.get("api_key_file")]
 
 
 def _warnings(host_name: str, instances: Sequence[Instance], host: Host, settings: Settings) -> Iterable[str]:

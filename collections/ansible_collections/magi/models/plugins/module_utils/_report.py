@@ -61,7 +61,7 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
                     "display_name": instance.display_name,
                     "tier": instance.tier,
                     "host": result.name,
-                    "address": instance.host,
+                    "address": instance.address,
                     "port": instance.port,
                     "url": instance.url,
                     "pid": now.pid if now else None,

@@ -160,6 +160,10 @@ def test_an_instance_has_what_its_process_needs():
         "OMP_WAIT_POLICY": "passive",
     }
     assert instance.url == "http://127.0.0.1:8080"
+    # host is the inventory's name for it, here as in a report
+    assert {key: value for key, value in instance.to_dict().items() if key in ("address", "host")} == {
+        "address": "127.0.0.1"
+    }
 
 
 PROJECTOR = {"path": "/models/mmproj.gguf", "size": 10, "mtime_ns": 5}
