@@ -218,7 +218,7 @@ def test_release_upgrades_keep_two(role, releases, tmp_path):
         ({"llama_server_release_sha256": "0" * 64}, "has SHA-256"),
         ({"llama_server_release_sha256": ""}, "set llama_server_release_sha256"),
         ({"llama_server_release_url": "http://127.0.0.1:9/none.tar.gz"}, "could not be downloaded"),
-        ({"llama_server_release_tag": "../b2"}, "is no release tag"),
+        ({"llama_server_release_tag": "../b2"}, "is not a release tag"),
     ],
     ids=["wrong sha256", "no sha256", "unreachable", "tag that leaves the folder"],
 )

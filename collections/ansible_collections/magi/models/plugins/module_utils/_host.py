@@ -31,7 +31,7 @@ class Binary:
     version: str
     """What ``--version`` prints, shortened to one line."""
     identity: str
-    """Changes whenever the file behind the path does: version, size in bytes and mtime in nanoseconds."""
+    """Changes whenever the file at the path does: version, size in bytes and mtime in nanoseconds."""
     options: tuple[Option, ...] = ()
     devices: tuple[str, ...] | None = None
     """Names of the GPUs that this build can compute on here (``CUDA0``); None: it can't list them."""

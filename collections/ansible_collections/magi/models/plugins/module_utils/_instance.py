@@ -22,7 +22,7 @@ def local_url(host: str, port: int) -> str:
 
 
 class InstanceError(ValueError):
-    """An instance can't be built from its settings; the message names where the setting stands and the remedy."""
+    """An instance can't be built from its settings; the message names where the setting is and the remedy."""
 
 
 LEFT_ALONE = ("keep", "quarantine")
@@ -101,7 +101,7 @@ def _find(binary: Binary, key: str) -> Option | None:
 
 
 def resolve_options(binary: Binary, layers: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Return the options by canonical name, later layers over earlier ones; a layer is (where it stands, options).
+    """Return the options by canonical name, later layers over earlier ones; a layer is (where it is, options).
 
     ``no_x: true`` becomes ``x: false``. Raises InstanceError for a reserved or unknown option, naming the build and
     the nearest name it knows.

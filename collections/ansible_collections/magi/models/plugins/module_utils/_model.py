@@ -172,7 +172,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file that is no model: a stable ``code`` and a sentence."""
+    """A file that is not a model: a stable ``code`` and a sentence."""
 
     id: str
     path: str
@@ -393,7 +393,7 @@ def _companion_kind(facts: Facts) -> str | None:
 
 
 def _set_aside(facts: Facts) -> tuple[str, str] | None:
-    """Code and reason why a well-formed file is no model."""
+    """Code and reason why a well-formed file is not a model."""
     if facts.kind == "imatrix":
         return "imatrix", "is an importance matrix for quantizing, not a model"
     if facts.architecture is None and not facts.split_number:  # a later shard names none
@@ -429,14 +429,14 @@ def shard_fault(members: Sequence[Entry], total: int, refused: Sequence[Rejected
     if len(numbers) > total:
         return (
             "shard_misnumbered",
-            f"has shards numbered beyond {total}, or from 0; download the whole set anew",
+            f"has shards numbered beyond {total}, or from 0; download the whole set again",
         )
     for number, entry in sorted(numbers.items()):
         facts = entry.facts
         if facts.split_count != total:
             return "shard_mixed", (
                 f"is mixed up: shard {number} says that it belongs to {counted(facts.split_count or 1, 'shard')}, "
-                f"its name says {total}; download the whole set anew"
+                f"its name says {total}; download the whole set again"
             )
         if facts.split_number != number - 1:
             said = "no number" if facts.split_number is None else f"number {facts.split_number + 1}"
@@ -444,13 +444,13 @@ def shard_fault(members: Sequence[Entry], total: int, refused: Sequence[Rejected
                 f"is mixed up: the file named shard {number} says that it has {said}; give the shards back their names"
             )
     if len({entry.facts.split_tensors for entry in members} - {None}) != 1:
-        return "shard_mixed", "is mixed up: its shards are of different models; download the whole set anew"
+        return "shard_mixed", "is mixed up: its shards are of different models; download the whole set again"
     names = "".join(entry.facts.tensor_names for entry in members)
     each = Counter(names[start : start + 8] for start in range(0, len(names), 8))
     found, wanted = sum(each.values()), members[0].facts.split_tensors
     if found != wanted or max(each.values(), default=1) > 1:
         what = f"{found} tensors, not {wanted}" if found != wanted else "tensors twice"
-        return "shard_mixed", f"is mixed up: its shards together have {what}; download the whole set anew"
+        return "shard_mixed", f"is mixed up: its shards together have {what}; download the whole set again"
     return None
 
 
@@ -572,7 +572,7 @@ def _companion(kind: str, entry: Entry, models: tuple[str, ...]) -> Companion:
         architecture=entry.facts.architecture,
         size_bytes=entry.file.size,
         models=models,
-        reason=f"{printable(entry.file.path)} is {what} and no model by itself: {use}.",
+        reason=f"{printable(entry.file.path)} is {what} and not a model by itself: {use}.",
     )
 
 

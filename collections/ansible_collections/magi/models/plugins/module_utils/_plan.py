@@ -48,7 +48,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a host shall run. Every later stage reads this and nothing else."""
+    """What a host should run. Every later stage reads this and nothing else."""
 
     host: str
     profile: str
@@ -377,7 +377,7 @@ def _instance(
         "OMP_WAIT_POLICY": "passive",
         "MAGI_INSTANCE": item.name,
         "MAGI_HOME": home,
-        # For who asks later what runs; the label is no part of what the process is made of.
+        # For who asks later what runs; the label is not part of what the process is made of.
         "MAGI_MODEL_ID": item.model["id"],
         "MAGI_TIER": item.model["tier"],
         "MAGI_DISPLAY_NAME": printable(item.model["display_name"]),

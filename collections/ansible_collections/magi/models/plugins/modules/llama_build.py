@@ -35,7 +35,7 @@ options:
   cache_dir:
     description:
       - Folder that keeps C(<build number>/source) and C(<build number>/bin).
-      - A source package that lies in C(<build number>/) already is used instead of a download.
+      - A source package that is in C(<build number>/) already is used instead of a download.
     type: path
     default: ~/.cache/magi/llama.cpp
   path:

@@ -101,6 +101,10 @@ host:
       description: systemd or supervisor.
       type: str
       returned: always
+    home:
+      description: Folder of the instance files and of the applied state.
+      type: str
+      returned: always
     cores:
       description: Cores that may be used (affinity and control group quota).
       type: int

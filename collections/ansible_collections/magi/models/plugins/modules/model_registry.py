@@ -40,7 +40,7 @@ options:
     type: path
     required: true
   refresh:
-    description: Read every header anew, whatever the registry says.
+    description: Read every header again, whatever the registry says.
     type: bool
     default: false
   checksum:
@@ -233,7 +233,7 @@ companions:
       elements: str
       sample: [gemma-3-4b-q4_k_m]
     reason:
-      description: Why it is no model, as a sentence.
+      description: Why it is not a model, as a sentence.
       returned: always
       type: str
 rejected:

@@ -65,7 +65,7 @@ def test_ready_means_healthy_and_the_one_that_answers(value, cause):
         assert {item["is_ready"] for item in build_status({"gpu1": value.after})["servers"]} <= {cause is None}
 
 
-HELD = Cause("held_back", "it was not touched")
+HELD = Cause("held_back", "not deployed")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_host_as_a_whole_is_named_once(trouble, now, ready):
             "instance": None,
             "host": "gpu1",
             "cause": "held_back",
-            "detail": "Host gpu1: it was not touched.",
+            "detail": "Host gpu1: not deployed.",
             "log": [],
         }
     ]
