@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
+COLLECTION = ROOT / "collections" / "ansible_collections" / "magi" / "models"
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
 
 # Which test runs a command that stands in a document; one that stands nowhere here fails test_every_command_is_run.
@@ -83,6 +85,16 @@ def test_the_reference_is_up_to_date():
     spec.loader.exec_module(generate)
     assert (ROOT / "docs" / "reference.md").read_text() == generate.reference(), "run make docs"
     assert "ignore:" not in generate.reference()  # markup for ansible-doc alone
+
+
+def test_the_changelog_lists_what_came_with_each_release():
+    releases = yaml.safe_load((COLLECTION / "changelogs" / "changelog.yaml").read_text())["releases"]
+    since = {
+        path.stem: re.search(r"^version_added: (\S+)$", path.read_text(), re.MULTILINE).group(1)
+        for path in (COLLECTION / "plugins" / "modules").glob("*.py")
+    }
+    for version, release in releases.items():
+        assert {item["name"] for item in release["modules"]} == {name for name in since if since[name] == version}
 
 
 def test_the_settings_table_is_the_code_s():
