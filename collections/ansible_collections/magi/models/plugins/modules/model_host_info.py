@@ -17,23 +17,13 @@ description:
 extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module
+  - magi.models.services
+  - magi.models.services.home
+  - magi.models.services.supervisor
 options:
   llama_server_path:
     description: The llama-server binary; it is not looked at where this is not given.
     type: path
-  home:
-    description: Folder of the instance files and of the applied state.
-    type: path
-    required: true
-  manager:
-    description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
-    type: str
-    choices: [auto, systemd, supervisor]
-    default: auto
-  supervisord_path:
-    description: The supervisord program, for O(manager=supervisor).
-    type: path
-    default: supervisord
   port_range:
     description: First and last port (both included) whose listeners are looked up.
     type: list
