@@ -4,7 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-PROFILE ?= development
+# Without it, MAGI_PROFILE, the inventory or the default (development) decides.
+PROFILE ?=
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
@@ -50,8 +51,8 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 prepare: $(VENV)/up.stamp
 	ansible-playbook playbooks/prepare.yml
 
-up: prepare ## Deploy PROFILE (development) on this machine: llama-server, models, services, report
-	ansible-playbook site.yml -e profile=$(PROFILE)
+up: prepare ## Deploy PROFILE, else that of the settings, on this machine: llama-server, models, services, report
+	ansible-playbook site.yml $(if $(PROFILE),-e profile=$(PROFILE))
 
 down: $(VENV)/up.stamp ## Stop and remove everything that `make up` started
 	ansible-playbook playbooks/teardown.yml

@@ -22,7 +22,7 @@ def ansible_doc(*arguments: str) -> dict[str, Any]:
 def text(value: str | list[str]) -> str:
     """Return documentation markup as Markdown."""
     joined = " ".join(value if isinstance(value, list) else [value])
-    return re.sub(r"\b[A-Z]{1,2}\(((?:[^()]|\([^()]*\))*)\)", r"`\1`", joined).replace("|", "\\|").strip()
+    return re.sub(r"\b[A-Z]{1,2}\((?:ignore:)?((?:[^()]|\([^()]*\))*)\)", r"`\1`", joined).replace("|", "\\|").strip()
 
 
 def option_rows(options: dict[str, Any]) -> list[str]:

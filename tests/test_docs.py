@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
+COLLECTION = ROOT / "collections" / "ansible_collections" / "magi" / "models"
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
 
 # Which test runs a command that stands in a document; one that stands nowhere here fails test_every_command_is_run.
@@ -45,10 +47,11 @@ RUN_BY = {
         "magi stop",
         "magi down",
     },
-    "this file, as a check of syntax: its hosts are examples": {
-        "ansible-playbook -i inventories/example playbooks/prepare.yml",
-        "ansible-playbook -i inventories/example site.yml -e profile=production",
-        "ansible-playbook -i inventories/example site.yml -e profile=production -e model_server_serial=1",
+    "e2e/test_readme.py, as a check of syntax: its hosts are examples": {
+        "cp -r inventories/example inventories/mine",
+        "ansible-playbook -i inventories/mine playbooks/prepare.yml",
+        "ansible-playbook -i inventories/mine site.yml -e profile=production",
+        "ansible-playbook -i inventories/mine site.yml -e profile=production -e model_server_serial=1",
     },
     "CI": {"make test"},
     "make test, as a part of it, which this file sees to": {"make lint", "make sanity"},
@@ -81,6 +84,17 @@ def test_the_reference_is_up_to_date():
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert (ROOT / "docs" / "reference.md").read_text() == generate.reference(), "run make docs"
+    assert "ignore:" not in generate.reference()  # markup for ansible-doc alone
+
+
+def test_the_changelog_lists_what_came_with_each_release():
+    releases = yaml.safe_load((COLLECTION / "changelogs" / "changelog.yaml").read_text())["releases"]
+    since = {
+        path.stem: re.search(r"^version_added: (\S+)$", path.read_text(), re.MULTILINE).group(1)
+        for path in (COLLECTION / "plugins" / "modules").glob("*.py")
+    }
+    for version, release in releases.items():
+        assert {item["name"] for item in release["modules"]} == {name for name in since if since[name] == version}
 
 
 def test_the_settings_table_is_the_code_s():
@@ -90,11 +104,24 @@ def test_the_settings_table_is_the_code_s():
     assert dict(rows) == {PREFIX + setting.name: setting.environment or "" for setting in SETTINGS}
 
 
-def would_run(target: str) -> str:
+def would_run(target: str, *variables: str) -> str:
     """Return the commands of a target of the Makefile."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    done = subprocess.run(["make", "-n", target], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "-n", target, *variables], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "command"),
+    [
+        ((), "ansible-playbook site.yml"),  # so that MAGI_PROFILE and the inventory count
+        (("PROFILE=fast-only",), "ansible-playbook site.yml -e profile=fast-only"),
+    ],
+)
+def test_make_up_names_a_profile_only_where_it_is_given_one(variables: tuple[str, ...], command: str):
+    assert would_run("up", *variables).splitlines()[-1].strip() == command
 
 
 @pytest.mark.parametrize("part", ["lint", "sanity"])

@@ -11,7 +11,7 @@ from magi.catalog import Known
 
 ROOT = Path(__file__).parents[2]
 HELP = ROOT / "collections/ansible_collections/magi/models/tests/unit/fixtures/llama-server-help.txt"
-BINARY = Binary("/opt/llama-server", "11434", "11434 15405344 1795385464", parse_help(HELP.read_text()))
+BINARY = Binary("/opt/llama-server", "11434", "11434 15405344 1795385464", parse_help(HELP.read_text()), devices=())
 
 
 def model(model_id: str, name: str, tier: str, **more: Any) -> dict[str, Any]:

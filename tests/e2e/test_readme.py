@@ -82,7 +82,7 @@ def test_the_readme_s_commands_in_their_order(stranger: Stranger, tmp_path: Path
     assert changed(again) == 0, again
     assert stranger.servers() == {n: {**s, "action": "keep"} for n, s in servers.items()}
 
-    stranger.run("make up PROFILE=production")
+    stranger.run("MAGI_PROFILE=production make up")
     assert {server["tier"] for server in stranger.servers().values()} == {"Q3", "Q4"}
     kept = stranger.servers()
     assert all(server["pid"] == servers[name]["pid"] for name, server in kept.items())
@@ -112,9 +112,17 @@ def test_the_readme_s_commands_in_their_order(stranger: Stranger, tmp_path: Path
     assert changed(stranger.run("make down")) == 0
 
 
-@pytest.mark.parametrize("playbook", ["playbooks/prepare.yml", "site.yml -e profile=production"])
+@pytest.mark.parametrize(
+    "playbook",
+    [
+        "playbooks/prepare.yml",
+        "site.yml -e profile=production",
+        "site.yml -e profile=production -e model_server_serial=1",
+    ],
+)
 def test_the_example_of_a_fleet_is_well_formed(stranger: Stranger, playbook: str):
-    command = f". .venv/bin/activate && ansible-playbook -i inventories/example {playbook}"
+    stranger.run("cp -r inventories/example inventories/mine")
+    command = f". .venv/bin/activate && ansible-playbook -i inventories/mine {playbook}"
     stranger.run(f"{command} --syntax-check")
     listed = stranger.run(f"{command} --list-hosts")
     assert all(host in listed for host in ("gpu1", "gpu2", "cpu1"))

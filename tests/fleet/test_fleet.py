@@ -45,7 +45,7 @@ printf TAG >>llama-TAG/llama-server; tar -cf /root/TAG.tar llama-TAG; rm -r $PWD
 def test_an_upgrade_restarts_exactly_what_runs_the_old_build(fleet: Fleet):
     """Of two hosts one gets another build, by playbooks/prepare.yml, whose check mode foretells it (row 26)."""
     bare(fleet, "host1", "host2")
-    fleet.profile("one", Q2)
+    fleet.profile("one", Q2, Q3)
     program = fleet.group_vars["model_server_llama_server_path"]
     path = "/usr/local/bin/llama-server"
     hosts = {"host1": {**fleet.hosts["host1"], "model_server_llama_server_path": path}, "host2": fleet.hosts["host2"]}
@@ -77,10 +77,12 @@ def test_an_upgrade_restarts_exactly_what_runs_the_old_build(fleet: Fleet):
         run = fleet.play("site", profile="one", hosts=hosts)
         assert run.code == 0, run.output
         after = fleet.pids()
-        assert after["host2", Q2] == before["host2", Q2]
-        assert after["host1", Q2] != before["host1", Q2]
-        assert "/b2-" in fleet.sh("host1", f"readlink /proc/{after['host1', Q2]}/exe")
-        assert f"restart {Q2}: its model file, arguments or llama-server changed" in run.text
+        assert before.keys() == after.keys() == {(host, name) for host in ("host1", "host2") for name in (Q2, Q3)}
+        for name in (Q2, Q3):
+            assert after["host2", name] == before["host2", name]
+            assert after["host1", name] != before["host1", name]
+            assert "/b2-" in fleet.sh("host1", f"readlink /proc/{after['host1', name]}/exe")
+            assert f"restart {name}: its model file, arguments or llama-server changed" in run.text
     finally:
         bare(fleet, "host1", "host2")
         fleet.sh("host1", f"rm -rf /opt/magi {path} /root/b?.tar")

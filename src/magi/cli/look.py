@@ -125,7 +125,7 @@ def ask(
     verbose: given.Verbose = 0,
     project: given.Project = None,
 ) -> int:
-    """Ask an instance a question. Shows the answer as it comes; it is asked on its own host, so no port must be open."""
+    """Ask an instance a question. Shows the answer as it comes; it is asked on its own host, through no open port."""
     from magi.verbs import slug
     from magi.workbench import passed_by_file
 

@@ -24,7 +24,7 @@ def plan_lines(plan: Plan) -> list[str]:
 
 
 class ActionModule(ControllerAction):
-    """Decide what a host shall run; see the module of the same name."""
+    """Decide what a host should run; see the module of the same name."""
 
     SPEC = {name: {"type": "dict", "required": True} for name in ("profile", "registry", "host", "settings")}
     ERRORS = (PlanError,)

@@ -84,7 +84,7 @@ class ActionModule(ActionBase):
             work = job(
                 files=files,
                 instances=[
-                    {"name": i.name, "host": i.host, "port": i.port, "api_key_file": i.api_key_file}
+                    {"name": i.name, "address": i.address, "port": i.port, "api_key_file": i.api_key_file}
                     for i in plan.instances
                 ],
                 actions=data["actions"],

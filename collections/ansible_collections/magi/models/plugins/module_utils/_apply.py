@@ -69,7 +69,7 @@ class Job:
     home: str
     files: Sequence[File]
     instances: Mapping[str, Mapping[str, Any]]
-    """By name: host, port, api_key_file."""
+    """By name: address, port, api_key_file."""
     actions: Sequence[Mapping[str, str]]
     generation: Generation
     profile: str

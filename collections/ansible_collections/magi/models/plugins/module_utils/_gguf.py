@@ -147,7 +147,6 @@ class Header:
     tensor_count: int
     parameter_count: int  # elements of all tensors
     bytes_by_type: Mapping[str, int]  # tensor type → bytes
-    count_by_type: Mapping[str, int]  # tensor type → tensors
     tensor_names: tuple[str, ...]  # of a shard, to find shards that overlap; else empty
     alignment: int  # bytes
     data_offset: int  # bytes; where the tensors' data begins
@@ -290,7 +289,6 @@ def _parse(cursor: _Cursor, status: os.stat_result) -> Header:
         tensor_count=tensor_count,
         parameter_count=table.parameters,
         bytes_by_type=table.bytes_by_type,
-        count_by_type=table.count_by_type,
         tensor_names=tuple(name.decode("utf-8", "replace") for name in table.names)
         if metadata.get("split.count", 0) > 1
         else (),
@@ -457,7 +455,6 @@ class _Table:
     names: Mapping[bytes, None]
     parameters: int
     bytes_by_type: Mapping[str, int]
-    count_by_type: Mapping[str, int]
     end: int  # bytes from the start of the data to the end of the last tensor
 
 
@@ -465,7 +462,6 @@ def _parse_tensors(cursor: _Cursor, count: int, alignment: int, digest) -> _Tabl
     names: dict[bytes, None] = {}
     parameters = expected = end = 0
     bytes_by_type: dict[str, int] = {}
-    count_by_type: dict[str, int] = {}
     for _number in range(count):
         cursor.window(128)  # more than any entry takes
         data, pos = cursor.data, cursor.pos
@@ -505,10 +501,9 @@ def _parse_tensors(cursor: _Cursor, count: int, alignment: int, digest) -> _Tabl
             raise _corrupt("tensor_size", f"tensor {_shown(name)} ends behind the largest possible size")
         parameters += elements
         bytes_by_type[type_name] = bytes_by_type.get(type_name, 0) + nbytes
-        count_by_type[type_name] = count_by_type.get(type_name, 0) + 1
         digest.update(data[cursor.pos : pos])
         cursor.pos = pos
-    return _Table(names, parameters, bytes_by_type, count_by_type, end)
+    return _Table(names, parameters, bytes_by_type, end)
 
 
 def _tensor_size(name: bytes, shape: list[int], type_id: int) -> tuple[int, int, str]:

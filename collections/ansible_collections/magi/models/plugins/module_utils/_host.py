@@ -31,15 +31,18 @@ class Binary:
     version: str
     """What ``--version`` prints, shortened to one line."""
     identity: str
-    """Changes whenever the file behind the path does: version, size in bytes and mtime in nanoseconds."""
+    """Changes whenever the file at the path does: version, size in bytes and mtime in nanoseconds."""
     options: tuple[Option, ...] = ()
+    devices: tuple[str, ...] | None = None
+    """Names of the GPUs that this build can compute on here (``CUDA0``); None: it can't list them."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Binary:
         options = tuple(
             Option(**{**item, "names": tuple(item["names"]), "flags": tuple(item["flags"])}) for item in data["options"]
         )
-        return cls(**{**data, "options": options})
+        devices = data["devices"]
+        return cls(**{**data, "options": options, "devices": None if devices is None else tuple(devices)})
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ class Host:
     binary: Binary | None
     binary_error: str = ""
     gpus: tuple[str, ...] = ()
+    """Device nodes, whatever llama-server can do with them."""
     listeners: tuple[Listener, ...] = ()
     instances: tuple[Running, ...] = ()
     generation: Generation = field(default_factory=Generation)
@@ -138,6 +142,11 @@ class Host:
     """A deployment that changes the host at this moment."""
     unreadable: tuple[Unreadable, ...] = ()
     """What keeps the servers from the files that were asked about."""
+
+    @property
+    def gpu(self) -> bool:
+        """Whether llama-server computes on a GPU here: there is a node of one, and the build has a device for it."""
+        return bool(self.gpus and self.binary and (self.binary.devices is None or self.binary.devices))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -203,6 +212,18 @@ def parse_help(text: str) -> tuple[Option, ...]:
     return tuple(options)
 
 
+_DEVICE = re.compile(r"^  (\S+): .* \(\d+ MiB, \d+ MiB free\)$", re.MULTILINE)
+_ON_THE_CPU = {"BLAS", "ZenDNN", "zDNN"}
+"""Devices of ggml's kind ACCEL (ggml/src/ggml-*): libraries that the CPU computes with."""
+
+
+def parse_devices(text: str) -> tuple[str, ...] | None:
+    """Return the names of the GPUs that ``llama-server --list-devices`` lists, None where it lists nothing at all
+    (llama.cpp common/arg.cpp, ``common_print_available_devices``: every device but the CPU itself)."""
+    _before, found, listed = text.partition("Available devices:\n")
+    return tuple(name for name in _DEVICE.findall(listed) if name not in _ON_THE_CPU) if found else None
+
+
 def parse_listeners(table: str) -> tuple[tuple[str, int, str], ...]:
     """Return (address, port, socket inode) of every listening socket of a /proc/net/tcp or tcp6 table (proc(5)).
 
@@ -251,6 +272,12 @@ def overlaps(bound: str, wanted: str) -> bool:
     return bound == wanted or bool(_WILDCARDS & {bound, wanted})
 
 
-def foreign_listeners(listeners: Iterable[Listener], address: str) -> dict[int, Listener]:
-    """Return by port the listeners that are not ours and would keep us from binding ``address``."""
-    return {item.port: item for item in listeners if not item.instance and overlaps(item.address, address)}
+def foreign_listeners(listeners: Iterable[Listener], addresses: str) -> dict[int, Listener]:
+    """Return by port the listeners that are not ours and would keep us from binding ``addresses`` (one, or several with
+    commas)."""
+    wanted = [address.strip() for address in addresses.split(",")]
+    return {
+        item.port: item
+        for item in listeners
+        if not item.instance and any(overlaps(item.address, address) for address in wanted)
+    }

@@ -22,7 +22,7 @@ def local_url(host: str, port: int) -> str:
 
 
 class InstanceError(ValueError):
-    """An instance can't be built from its settings; the message names where the setting stands and the remedy."""
+    """An instance can't be built from its settings; the message names where the setting is and the remedy."""
 
 
 LEFT_ALONE = ("keep", "quarantine")
@@ -38,8 +38,8 @@ class Instance:
     display_name: str
     tier: str
     model_path: str
-    host: str
-    """Address it binds."""
+    address: str
+    """What it binds: an address, or several with commas."""
     port: int
     options: Mapping[str, Any]
     """The resolved options by canonical name, for people; what the process gets is environment and extra_args."""
@@ -69,7 +69,6 @@ class Instance:
 
 # What the plan decides, and what must not be given as an option, each with the remedy.
 _RESERVED = {
-    "agent": "it gives tools of the host to whoever reaches the port",
     "alias": "the instance's name is its alias",
     "api_key": "a key in a variable is readable; put it into a file and set api_key_file",
     "hf_token": "instances serve local files and get no tokens",
@@ -80,6 +79,15 @@ _RESERVED = {
     **dict.fromkeys(
         ("docker_repo", "hf_file", "hf_repo", "model_url", "models_dir", "models_preset"),
         "instances serve the local file that the entry names",
+    ),
+    **dict.fromkeys(
+        ("agent", "mcp_servers_config", "mcp_servers_json", "tools", "tools_runtime", "ui_mcp_proxy"),
+        "it gives tools of the host, its files or its network to whoever reaches the port",
+    ),
+    **dict.fromkeys(
+        ("api_prefix", "ssl_cert_file", "ssl_key_file"),
+        "a deployment asks each server over plain HTTP at /health whether it is ready; put a reverse proxy in front of "
+        "the server for this",
     ),
     **dict.fromkeys(("cache_list", "completion_bash", "help", "list_devices", "usage", "version"), "it exits"),
 }
@@ -93,7 +101,7 @@ def _find(binary: Binary, key: str) -> Option | None:
 
 
 def resolve_options(binary: Binary, layers: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Return the options by canonical name, later layers over earlier ones; a layer is (where it stands, options).
+    """Return the options by canonical name, later layers over earlier ones; a layer is (where it is, options).
 
     ``no_x: true`` becomes ``x: false``. Raises InstanceError for a reserved or unknown option, naming the build and
     the nearest name it knows.
@@ -104,9 +112,9 @@ def resolve_options(binary: Binary, layers: Iterable[tuple[str, Mapping[str, Any
         for given, value in options.items():
             key = given.replace("-", "_")
             option = _find(binary, key)
-            reserved = _RESERVED.get(option.name if option else key)
-            if reserved:
-                raise InstanceError(f"{where}: option {given} can't be set: {reserved}.")
+            for name in option.names if option else (key,):
+                if name in _RESERVED:
+                    raise InstanceError(f"{where}: option {given} can't be set: {_RESERVED[name]}.")
             if option is None:
                 near = difflib.get_close_matches(key, sorted(known - set(_RESERVED)), 1, 0.5)
                 hint = f"did you mean {near[0]}?" if near else "see llama-server --help."
@@ -138,14 +146,19 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def checked_text(what: str, text: str) -> str:
     """Return ``text`` if every service manager can hand it to a process unchanged, else raise InstanceError.
 
-    systemd drops a variable with a control character other than tab and newline, or that is not UTF-8
-    (src/basic/env-util.c, ``env_value_is_valid``), and starts the service without it.
+    systemd reads no variable at all of a file with something that it does not take for UTF-8: a surrogate, or one of
+    Unicode's noncharacters (src/basic/utf8.c, ``unichar_is_valid``). A variable with control characters reaches the
+    service on systemd 252, and was dropped by older ones (src/basic/env-util.c, ``env_value_is_valid``).
     """
-    if _CONTROL.search(text) or any("\ud800" <= c <= "\udfff" for c in text):
+    if _CONTROL.search(text) or any(_not_utf8(ord(c)) for c in text):
         raise InstanceError(
             f"{what} has control characters or is not UTF-8 ({text!a}), which no service file can hold: rename it."
         )
     return text
+
+
+def _not_utf8(c: int) -> bool:
+    return 0xD800 <= c <= 0xDFFF or 0xFDD0 <= c <= 0xFDEF or c & 0xFFFE == 0xFFFE
 
 
 def _text(where: str, name: str, value: Any) -> str:
@@ -214,7 +227,8 @@ def config_hash(
     binary: Binary,
 ) -> str:
     """Return 16 hexadecimal digits over what a running process was made of: environment (without the shared-out
-    threads and the label), arguments, model files (path, size in bytes, mtime in nanoseconds), the binary's identity.
+    threads and the label), arguments, files of the model and its projector (path, size in bytes, mtime in nanoseconds),
+    the binary's identity.
     """
     content = {
         "environment": {key: value for key, value in environment.items() if key not in _NOT_HASHED},

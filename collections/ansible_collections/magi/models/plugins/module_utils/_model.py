@@ -150,6 +150,11 @@ class File:
     folder: str  # files of one folder belong together (projectors, shards)
     qualifiers: tuple[str, ...]  # names of the folders above it, nearest first, to tell equal names apart
 
+    @property
+    def version(self) -> dict[str, Any]:
+        """Path, size and mtime: when one of them changes, what has read the file is to start again."""
+        return {"path": self.path, "size": self.size, "mtime_ns": self.mtime_ns}
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -167,7 +172,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file that is no model: a stable ``code`` and a sentence."""
+    """A file that is not a model: a stable ``code`` and a sentence."""
 
     id: str
     path: str
@@ -203,7 +208,7 @@ class Model:
     parameter_count: int
     context_length: int | None  # tokens the model was trained for
     shape: Mapping[str, int | None]
-    mmproj: str | None  # path of the projector to serve it with
+    mmproj: Mapping[str, Any] | None  # the projector to serve it with, as one of files
     duplicates: tuple[str, ...]  # paths of byte-identical copies
     fingerprint: str  # of the headers, see Header.fingerprint
     sha256: str | None = None  # of the file, or of the shards' digests; only where asked for
@@ -211,7 +216,12 @@ class Model:
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {**plain, "files": [dict(file) for file in self.files], "duplicates": list(self.duplicates)}
+        return {
+            **plain,
+            "files": [dict(file) for file in self.files],
+            "mmproj": self.mmproj and dict(self.mmproj),
+            "duplicates": list(self.duplicates),
+        }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Model:
@@ -253,7 +263,7 @@ class _Draft:
     quantization: str
     duplicates: list[str] = field(default_factory=list)
     id: str = ""
-    mmproj: str | None = None
+    mmproj: File | None = None
 
     @property
     def first(self) -> Entry:
@@ -383,7 +393,7 @@ def _companion_kind(facts: Facts) -> str | None:
 
 
 def _set_aside(facts: Facts) -> tuple[str, str] | None:
-    """Code and reason why a well-formed file is no model."""
+    """Code and reason why a well-formed file is not a model."""
     if facts.kind == "imatrix":
         return "imatrix", "is an importance matrix for quantizing, not a model"
     if facts.architecture is None and not facts.split_number:  # a later shard names none
@@ -419,14 +429,14 @@ def shard_fault(members: Sequence[Entry], total: int, refused: Sequence[Rejected
     if len(numbers) > total:
         return (
             "shard_misnumbered",
-            f"has shards numbered beyond {total}, or from 0; download the whole set anew",
+            f"has shards numbered beyond {total}, or from 0; download the whole set again",
         )
     for number, entry in sorted(numbers.items()):
         facts = entry.facts
         if facts.split_count != total:
             return "shard_mixed", (
                 f"is mixed up: shard {number} says that it belongs to {counted(facts.split_count or 1, 'shard')}, "
-                f"its name says {total}; download the whole set anew"
+                f"its name says {total}; download the whole set again"
             )
         if facts.split_number != number - 1:
             said = "no number" if facts.split_number is None else f"number {facts.split_number + 1}"
@@ -434,13 +444,13 @@ def shard_fault(members: Sequence[Entry], total: int, refused: Sequence[Rejected
                 f"is mixed up: the file named shard {number} says that it has {said}; give the shards back their names"
             )
     if len({entry.facts.split_tensors for entry in members} - {None}) != 1:
-        return "shard_mixed", "is mixed up: its shards are of different models; download the whole set anew"
+        return "shard_mixed", "is mixed up: its shards are of different models; download the whole set again"
     names = "".join(entry.facts.tensor_names for entry in members)
     each = Counter(names[start : start + 8] for start in range(0, len(names), 8))
     found, wanted = sum(each.values()), members[0].facts.split_tensors
     if found != wanted or max(each.values(), default=1) > 1:
         what = f"{found} tensors, not {wanted}" if found != wanted else "tensors twice"
-        return "shard_mixed", f"is mixed up: its shards together have {what}; download the whole set anew"
+        return "shard_mixed", f"is mixed up: its shards together have {what}; download the whole set again"
     return None
 
 
@@ -495,7 +505,7 @@ def pair_projectors(drafts: Sequence[_Draft], projectors: Sequence[Entry]) -> di
                 name = family(entry.file.name)
                 fits = {other for other in families if name and (other.startswith(name) or name.startswith(other))}
                 if draft.family in fits or (not fits and (len(families) == 1 or _projects_to(entry, draft))):
-                    draft.mmproj = entry.file.path
+                    draft.mmproj = entry.file
                     pairs[entry.file.path].append(draft.id)
                     break
     return {path: tuple(sorted(ids)) for path, ids in pairs.items()}
@@ -529,16 +539,13 @@ def _model(draft: _Draft) -> Model:
         quantization=draft.quantization,
         tier=tier_of(draft.quantization),
         path=draft.first.file.path,
-        files=tuple(
-            {"path": entry.file.path, "size": entry.file.size, "mtime_ns": entry.file.mtime_ns}
-            for entry in draft.entries
-        ),
+        files=tuple(entry.file.version for entry in draft.entries),
         size_bytes=sum(entry.file.size for entry in draft.entries),
         architecture=facts.architecture or "",
         parameter_count=sum(entry.facts.parameter_count for entry in draft.entries),
         context_length=facts.context_length,
         shape=facts.shape,
-        mmproj=draft.mmproj,
+        mmproj=draft.mmproj and draft.mmproj.version,
         duplicates=tuple(sorted(draft.duplicates)),
         fingerprint=_combined([entry.facts.fingerprint for entry in draft.entries]),
         sha256=_combined(digests) if all(digests) else None,
@@ -565,7 +572,7 @@ def _companion(kind: str, entry: Entry, models: tuple[str, ...]) -> Companion:
         architecture=entry.facts.architecture,
         size_bytes=entry.file.size,
         models=models,
-        reason=f"{printable(entry.file.path)} is {what} and no model by itself: {use}.",
+        reason=f"{printable(entry.file.path)} is {what} and not a model by itself: {use}.",
     )
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -47,7 +48,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a host shall run. Every later stage reads this and nothing else."""
+    """What a host should run. Every later stage reads this and nothing else."""
 
     host: str
     profile: str
@@ -65,7 +66,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     strict: bool = False
     gpu: bool = False
-    """Whether the host has one."""
+    """Whether llama-server computes on one there."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -140,7 +141,7 @@ def enabled(
             if matching and not found:
                 continue  # all enabled by another entry
         if not found:
-            missing.append(f"{where}: {_why_missing(entry, rejected, host)}")
+            missing.append(f"{where}: {_why_missing(entry, by_id, rejected, host)}")
         for model in found:
             for i in range(entry.instances):
                 nth = counts[model["id"]] = counts.get(model["id"], 0) + 1
@@ -161,12 +162,19 @@ def _unique(wanted: list[Wanted], ids: set[str]) -> list[Wanted]:
     return wanted
 
 
-def _why_missing(entry: Entry, rejected: Sequence[Mapping[str, Any]], host: str) -> str:
+def _files(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what a server of ``model`` reads: its file or shards, and the projector beside them."""
+    return [*model["files"], *([model["mmproj"]] if model["mmproj"] else [])]
+
+
+def _why_missing(entry: Entry, ids: Iterable[str], rejected: Sequence[Mapping[str, Any]], host: str) -> str:
     if entry.kind == "model":
-        for item in rejected:
-            if entry.pattern.startswith(item["id"]):  # a broken file may lack the quantization that its id had
+        for item in rejected:  # a broken file may lack the quantization that its id had
+            if entry.pattern == item["id"] or entry.pattern.startswith(f"{item['id']}-"):
                 return f"set aside on {host}: {item['reason']}"
-        return f"no such model on {host}; playbooks/discover.yml lists those that are."
+        near = difflib.get_close_matches(entry.pattern, ids, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"no such model on {host}; {hint}playbooks/discover.yml lists those that are."
     aside = [item["reason"] for item in rejected if entry.matches(item["id"], "")]  # of no tier: nothing tells it
     return " Set aside: ".join([f"matches no model on {host}.", *aside[:3]])
 
@@ -190,7 +198,7 @@ def build_plan(
     usable = []
     for item in wanted:
         try:
-            for file in item.model["files"]:
+            for file in _files(item.model):
                 checked_text(f"{item.where}: the file name of {item.name} on {host_name}", file["path"])
         except InstanceError as error:
             degraded.append(str(error))
@@ -232,7 +240,7 @@ def build_plan(
         warnings=tuple(_warnings(host_name, instances, host, settings)),
         notes=tuple(notes),
         strict=strict,
-        gpu=bool(host.gpus),
+        gpu=host.gpu,
     )
 
 
@@ -328,7 +336,7 @@ def _instances(
 
 
 def _on_gpu(options: Mapping[str, Any], host: Host) -> bool:
-    return bool(host.gpus) and str(options.get("n_gpu_layers", "auto")) != "0" and options.get("device") != "none"
+    return host.gpu and str(options.get("n_gpu_layers", "auto")) != "0" and options.get("device") != "none"
 
 
 def _claim(options: Mapping[str, Any], host: Host) -> int | None:
@@ -350,7 +358,8 @@ def _instance(
 ) -> Instance:
     known = {name for option in binary.options for name in option.names}
     # What we decide unless the profile does: never fetch anything, let the drain and Prometheus see the load.
-    defaults = {"offline": True, "metrics": True, "mmproj": item.model.get("mmproj")}
+    projector = item.model["mmproj"] and item.model["mmproj"]["path"]
+    defaults = {"offline": True, "metrics": True, "mmproj": projector}
     options = {
         **{name: value for name, value in defaults.items() if value is not None and name in known},
         **options,
@@ -368,7 +377,7 @@ def _instance(
         "OMP_WAIT_POLICY": "passive",
         "MAGI_INSTANCE": item.name,
         "MAGI_HOME": home,
-        # For who asks later what runs; the label is no part of what the process is made of.
+        # For who asks later what runs; the label is not part of what the process is made of.
         "MAGI_MODEL_ID": item.model["id"],
         "MAGI_TIER": item.model["tier"],
         "MAGI_DISPLAY_NAME": printable(item.model["display_name"]),
@@ -377,14 +386,15 @@ def _instance(
         environment["MAGI_RESOURCES"] = " ".join(f"{name}={value}" for name, value in sorted(resources.items()))
     if threads is not None:
         environment |= {"LLAMA_ARG_THREADS": str(threads), "MAGI_THREADS": "shared"}
-    digest = config_hash(environment, extra_args, item.model["files"], binary)
+    files = _files(item.model) if projector == options.get("mmproj") else item.model["files"]
+    digest = config_hash(environment, extra_args, files, binary)
     return Instance(
         name=item.name,
         model_id=item.model["id"],
         display_name=item.model["display_name"],
         tier=item.model["tier"],
         model_path=item.model["path"],
-        host=address,
+        address=address,
         port=port,
         options=options,
         environment={**environment, "MAGI_CONFIG_HASH": digest},
@@ -456,7 +466,7 @@ def _difference(now: Running, instance: Instance) -> str:
 
 def open_to_all(instances: Iterable[Instance]) -> list[str]:
     """Return the names of those that whoever reaches their port can use."""
-    return [item.name for item in instances if exposed(item.host) and not item.options.get("api_key_file")]
+    return [item.name for item in instances if exposed(item.address) and not item.options.get("api_key_file")]
 
 
 def _warnings(host_name: str, instances: Sequence[Instance], host: Host, settings: Settings) -> Iterable[str]:

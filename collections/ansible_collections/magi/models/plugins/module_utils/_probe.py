@@ -25,6 +25,7 @@ from ansible_collections.magi.models.plugins.module_utils._host import (
     Option,
     Running,
     Unreadable,
+    parse_devices,
     parse_help,
     parse_listeners,
     reachable,
@@ -39,7 +40,8 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 def read_binary(path: str) -> tuple[Binary | None, str]:
     """Return the llama-server at ``path`` with its options, or None and a sentence that says why not.
 
-    Runs it twice (``--version``, ``--help``; 15 ms each) with an empty environment, 20 seconds at most.
+    Runs it three times (``--version``, ``--help``, ``--list-devices``; 5 to 10 ms each, the last longer where a GPU's
+    driver starts) with an empty environment, 20 seconds each at most.
     """
     path = os.path.expanduser(path)
     try:
@@ -54,7 +56,13 @@ def read_binary(path: str) -> tuple[Binary | None, str]:
         return None, f"{path} does not list llama-server's options; is it llama-server?"
     found = re.search(r"version:\s*(.+)", version)
     line = found.group(1).strip() if found else "unknown version"
-    return Binary(path, line, f"{line} {status.st_size} {status.st_mtime_ns}", options), ""
+    return Binary(path, line, f"{line} {status.st_size} {status.st_mtime_ns}", options, _devices(path)), ""
+
+
+def _devices(path: str) -> tuple[str, ...] | None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):  # an older build, or a driver that hangs
+        return parse_devices(_run(path, "--list-devices"))
+    return None
 
 
 def _run(*command: str) -> str:

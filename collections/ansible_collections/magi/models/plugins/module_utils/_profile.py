@@ -110,7 +110,7 @@ class _Reader:
                 if result.error_messages:
                     self.refuse((*where, key), f"{what}{key} must be {_WORDS[spec[key]['type']]}, not {value!r}.")
                 elif spec[key]["type"] == "dict" and not all(isinstance(name, str) for name in value):
-                    self.refuse((*where, key), f"{what}{key} has a name that is no text; quote it.")
+                    self.refuse((*where, key), f"{what}{key} has a name that is not a text; quote it.")
                 else:
                     values[key] = result.validated_parameters[key]
         return values

@@ -37,12 +37,12 @@ from ansible_collections.magi.models.plugins.module_utils._model import (
 )
 from ansible_collections.magi.models.plugins.module_utils._text import counted
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MODE = 0o640  # paths and names of models are nobody else's business
 _MAX_SIZE = 1 << 28  # bytes; 1,000 models take some 3 MB
 _CONTENT = ("models", "companions", "rejected")
 _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"')
-_HEAD = 200  # bytes within which the checksum stands
+_HEAD = 200  # bytes within which the checksum is
 # Verdicts that may change while size, mtime and inode do not: never believed again.
 _PASSING = frozenset({"changing", "unreadable", "not_regular"})
 _MANY = 16  # files from which on it pays to start processes
@@ -102,7 +102,7 @@ def dump(registry: Registry) -> bytes:
 
 def parse(data: bytes, path: str) -> Registry:
     """The inverse of ``dump``; ``path`` is for messages. Raises RegistryError."""
-    corrupt = RegistryError("corrupt", f"The registry {path} is corrupt; it is scanned anew.")
+    corrupt = RegistryError("corrupt", f"The registry {path} is corrupt; it is scanned again.")
     try:
         match = _CHECKSUM.search(data, 0, _HEAD)
         # A newer file is recognised before its checksum, which it may compute otherwise.
@@ -111,7 +111,7 @@ def parse(data: bytes, path: str) -> Registry:
             raise RegistryError(
                 "schema",
                 f"The registry {path} has schema version {int(version[1])} and this collection knows "
-                f"{SCHEMA_VERSION}; it is scanned anew.",
+                f"{SCHEMA_VERSION}; it is scanned again.",
             )
         if not match:
             raise corrupt
@@ -129,13 +129,13 @@ def load(path: str) -> Registry:
     try:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SIZE:
-            raise RegistryError("corrupt", f"The registry {path} is not a registry file; it is scanned anew.")
+            raise RegistryError("corrupt", f"The registry {path} is not a registry file; it is scanned again.")
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise RegistryError("missing", f"There is no registry at {path} yet; scanning and creating it.") from None
     except OSError as error:
         cause = error.strerror or error
-        raise RegistryError("unreadable", f"The registry {path} cannot be read ({cause}); scanning anew.") from None
+        raise RegistryError("unreadable", f"The registry {path} cannot be read ({cause}); scanning again.") from None
     return parse(data, path)
 
 
@@ -362,7 +362,7 @@ def difference(before: Registry | None, after: Registry) -> dict[str, str]:
         aside = [*registry.companions, *registry.rejected] if registry else []
         shown = [
             f"{model['id']}: {model['path']} ({model['size_bytes']} bytes, {model['fingerprint'][:12]})"
-            + (f" mmproj {model['mmproj']}" if model["mmproj"] else "")
+            + (f" mmproj {model['mmproj']['path']}" if model["mmproj"] else "")
             for model in models
         ] + [f"set aside: {item['reason']}" for item in aside]
         return "".join(f"{line}\n" for line in shown)

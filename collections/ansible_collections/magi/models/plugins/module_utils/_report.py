@@ -61,7 +61,7 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
                     "display_name": instance.display_name,
                     "tier": instance.tier,
                     "host": result.name,
-                    "address": instance.host,
+                    "address": instance.address,
                     "port": instance.port,
                     "url": instance.url,
                     "pid": now.pid if now else None,
@@ -120,21 +120,26 @@ def cause_of(instance: Instance, result: HostResult) -> Cause | None:
         return result.trouble or Cause("host_failed", "the host could not be asked; run again")
     now = next((item for item in result.after.instances if item.name == instance.name), None)
     if result.trouble:  # nothing was launched, so nobody waited: what serves, serves
-        return None if now and instance.name in (now.model_ids or ()) else result.trouble
+        return None if now and is_ready(now, result.after) else result.trouble
     if now is None or now.state in ("failed", "stopped", "backoff"):
         cause = find_cause(now.log if now else (), now.exit_status if now else None)
         return quarantined(cause) if outcome.get("action") == "quarantine" else cause
     if now.health != 200:
         return not_ready(result.max_startup_time, now.health or 0)
-    if now.model_ids is not None and instance.name not in now.model_ids:
-        return wrong_server(instance.name, now.model_ids)
-    if now.model_ids is None and not _holds_port(instance, result.after):
-        return wrong_server(instance.name, ())
-    return None
+    return None if is_ready(now, result.after) else wrong_server(instance.name, now.model_ids or ())
 
 
-def _holds_port(instance: Instance, host: Host) -> bool:
-    return any(item.port == instance.port and item.instance == instance.name for item in host.listeners)
+def is_ready(now: Running, host: Host) -> bool:
+    """Whether an instance of ``host`` serves: /health answers 200, and it is this instance that answers.
+
+    /v1/models tells by its name; where that can't be asked (the API keys can't be read, or are not those that it
+    started with), the listener on its port must be its own process.
+    """
+    if now.health != 200:
+        return False
+    if now.model_ids is not None:
+        return now.name in now.model_ids
+    return any(item.port == now.port and item.instance == now.name for item in host.listeners)
 
 
 def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
@@ -142,6 +147,7 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
     servers = []
     for name, host in hosts.items():
         for item in host.instances if host else ():
+            serves = is_ready(item, host)
             address = item.environment.get("LLAMA_ARG_HOST")
             servers.append(
                 {
@@ -155,8 +161,8 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
                     "url": local_url(address, item.port) if address and item.port else None,
                     "pid": item.pid,
                     "started_at": item.started_at,
-                    "state": _state(item, item.name in (item.model_ids or ())),
-                    "is_ready": item.name in (item.model_ids or ()),
+                    "state": _state(item, serves),
+                    "is_ready": serves,
                 }
             )
     ready = sum(server["is_ready"] for server in servers)

@@ -55,7 +55,7 @@ def roll_out(serving: Mapping[str, bool], serial: Sequence[int | str]) -> Rollou
 
 
 def held_back(batches: Sequence[Sequence[HostResult]], max_fail_percentage: int) -> str:
-    """Return why a rollout stops behind these batches, or an empty text where it goes on.
+    """Return why a rollout stops after these batches, or an empty text where it goes on.
 
     A host counts as failed when it was not deployed, or when one of its instances is not ready, in quarantine too: else
     each run would take what broke one batch to the next. As with Ansible's max_fail_percentage, a batch may have that
@@ -64,10 +64,8 @@ def held_back(batches: Sequence[Sequence[HostResult]], max_fail_percentage: int)
     for batch in batches:
         failed = [(result.name, why) for result in batch for why in _not_ready(result)[:1]]
         if len(failed) * 100 > max_fail_percentage * len(batch):
-            return (
-                f"it was not touched, since before it {'; '.join(f'{name} failed: {why}' for name, why in failed)}; "
-                "put that right and run again"
-            )
+            named = "; ".join(f"{name} failed: {why}" for name, why in failed)
+            return f"not deployed, because in an earlier batch {named}; fix that and run again"
     return ""
 
 

@@ -70,19 +70,15 @@ def _bool(value: Any) -> bool:
 
 
 def _seconds(value: Any) -> int:
-    if not isinstance(value, bool):
-        try:
-            seconds = int(value)
-        except (TypeError, ValueError):
-            seconds = 0
-        if seconds >= 1 and str(seconds) == str(value).strip():
-            return seconds
-    raise ValueError("a whole number of seconds, 1 or more")
+    text = str(value).strip()
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", text) or int(text) > 86400:
+        raise ValueError("a whole number of seconds from 1 to 86400 (a day)")
+    return int(text)
 
 
 def _port_range(value: Any) -> list[int]:
     text = "-".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    ends = re.fullmatch(r"\[?\s*(\d+)\s*[-,]\s*(\d+)\s*\]?", text)
+    ends = re.fullmatch(r"\[?\s*([0-9]{1,5})\s*[-,]\s*([0-9]{1,5})\s*\]?", text)
     if ends is None:
         raise ValueError("two ports, such as 8080-8099 or [8080, 8099]")
     first, last = (int(end) for end in ends.groups())
@@ -118,9 +114,12 @@ def _options(value: Any) -> dict[str, Any]:
 
 
 _RESOURCES = {
-    "memory_max": (r"[1-9]\d*[KMGT]?|[1-9]\d?%|100%", "bytes (with K, M, G or T for 1024 of each), or a percentage"),
-    "cpu_quota": (r"[1-9]\d*%", "a percentage of one core, such as 150%"),
-    "nice": (r"-?\d|-?1\d|-20", "a whole number from -20 to 19"),
+    "memory_max": (
+        r"[1-9][0-9]{0,14}K?|[1-9][0-9]{0,6}[MGT]|[1-9][0-9]?%|100%",  # systemd ignores what 64 bits can't hold
+        "bytes (with K, M, G or T for 1024 of each), or a percentage",
+    ),
+    "cpu_quota": (r"[1-9][0-9]{0,6}%", "a percentage of one core, such as 150%"),
+    "nice": (r"-?[0-9]|-?1[0-9]|-20", "a whole number from -20 to 19"),
 }
 
 
@@ -151,7 +150,7 @@ def _serial(value: Any) -> list[int | str]:
     items = value if isinstance(value, (list, tuple)) else str(value).split(",")
     sizes: list[int | str] = []
     for item in items:
-        size = re.fullmatch(r"([1-9]\d*)(%?)", str(item).strip())
+        size = re.fullmatch(r"([1-9][0-9]{0,4})(%?)", str(item).strip())
         if size is None or (size.group(2) and int(size.group(1)) > 100):
             raise ValueError("a number of hosts (2), a percentage of them (25%), or a list of these (1,25%)")
         sizes.append(size.group() if size.group(2) else int(size.group()))
@@ -161,10 +160,10 @@ def _serial(value: Any) -> list[int | str]:
 
 
 def _percentage(value: Any) -> int:
-    text = str(value).strip().rstrip("%")
-    if isinstance(value, bool) or not text.isascii() or not text.isdigit() or int(text) > 100:
+    percent = re.fullmatch(r"([0-9]{1,3})%?", str(value).strip())
+    if percent is None or int(percent.group(1)) > 100:
         raise ValueError("a whole number from 0 to 100")
-    return int(text)
+    return int(percent.group(1))
 
 
 _CONVERT = {
@@ -215,7 +214,7 @@ def resolve(
             values[setting.name] = _CONVERT[setting.type](value)
         except ValueError as error:
             raise SettingError(
-                f"Setting {variable} must be {error}, but {origin} gives {value!r}: correct it there."
+                f"Setting {variable} must be {error}, but {origin} is {value!r}; correct it there."
             ) from None
         origins[setting.name] = origin
     return values, origins

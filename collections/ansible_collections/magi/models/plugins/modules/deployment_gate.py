@@ -11,10 +11,10 @@ version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - Stands before the deployment of each batch of a rollout. Looks at what became of the batches before, as the verbs of
+  - Runs before the deployment of each batch of a rollout. Looks at what became of the batches before, as the verbs of
     the role C(model_server) register it.
   - A host counts as failed when it was not deployed, or when one of its instances is not ready. Where more hosts of a
-    batch failed than O(max_fail_percentage) allows, the batches behind it are held back.
+    batch failed than O(max_fail_percentage) allows, the batches after it are held back.
   - Fails nothing by itself, so that the report still comes; that fails, and names who was held back and why.
   - Runs on the controller; no host is touched.
 extends_documentation_fragment:

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: deployment_plan
-short_description: Decide what a host shall run, and what that takes
+short_description: Decide what a host should run, and what that takes
 version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
   - From a profile, the host's registry and the host as it is, makes the plan with its instances with ports, options and
-    threads, one action (start, restart, stop or keep) with its reason for each, and warnings.
+    threads, one action (start, restart, stop, keep or quarantine) with its reason for each, and warnings.
   - Fails with one sentence when there is nothing to serve, an option is unknown to the host's llama-server, or a port
     is taken. Runs on the controller; no host is touched.
 extends_documentation_fragment:
@@ -54,7 +54,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan:
-  description: The plan, with C(instances), C(actions), C(degraded), C(warnings), C(notes) and the host's C(generation).
+  description:
+    - The plan, with C(instances) (each with its C(address), C(port), C(options) and more), C(actions), C(degraded),
+      C(warnings), C(notes) and the host's C(generation).
+    - Each of C(actions) names an C(instance), its C(action) and the C(reason). An action is V(start), V(restart),
+      V(stop), V(keep), or V(quarantine) for one that stays stopped, since it failed for good with just these settings.
   returned: success
   type: dict
 """

@@ -13,7 +13,7 @@ author:
 description:
   - Gathers what every host of the play was planned, did and answered into one report, shows it as a table, and writes
     it as JSON on the controller.
-  - Says which hosts have a problem, so that a task behind it can fail for these. A host has one when it was not
+  - Says which hosts have a problem, so that a task after it can fail for these. A host has one when it was not
     deployed, when no server is ready anywhere, or when it is degraded and strict was set.
   - Runs on the controller; no host is touched.
 extends_documentation_fragment:
@@ -26,7 +26,7 @@ attributes:
     support: none
   idempotent:
     support: full
-    details: The file is written anew each time and never counts as a change.
+    details: The file is written again each time and never counts as a change.
 options:
   path:
     description: Where to write the report on the controller; nowhere if empty.

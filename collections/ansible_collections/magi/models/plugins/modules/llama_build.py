@@ -35,7 +35,7 @@ options:
   cache_dir:
     description:
       - Folder that keeps C(<build number>/source) and C(<build number>/bin).
-      - A source package that lies in C(<build number>/) already is used instead of a download.
+      - A source package that is in C(<build number>/) already is used instead of a download.
     type: path
     default: ~/.cache/magi/llama.cpp
   path:
@@ -111,6 +111,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils import _archive, _binary, _command
+from ansible_collections.magi.models.plugins.module_utils._cores import cores
 
 UNWATCHED_SECONDS = 60
 TOOLS = {"cmake": "cmake", "ninja": "ninja-build", "c++": "g++"}
@@ -241,7 +242,7 @@ class Build:
         targets = [name for name in self.targets if name in known] or self.targets[:1]
         self._say(f"building {' '.join(targets)}")
         self._run(
-            ["ninja", "-C", self.build, "-j", str(_cores()), *targets],
+            ["ninja", "-C", self.build, "-j", str(cores()), *targets],
             f"llama.cpp {self.number} could not be built: see the log, free memory or disk if it names them, "
             f"run again to continue, or remove {self.root} to start afresh",
         )
@@ -281,13 +282,6 @@ class Build:
         """The action plugin touches the file; without it nobody would ever stop an abandoned build."""
         if time.time() - self.watched.stat().st_mtime > UNWATCHED_SECONDS:
             raise BuildError(f"the build of llama.cpp {self.number} was left alone and stopped: run again to continue")
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
 
 
 def _pip() -> list[str]:

@@ -17,6 +17,8 @@ description:
 extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module
+  - magi.models.services
+  - magi.models.services.home
 attributes:
   check_mode:
     support: none
@@ -43,15 +45,6 @@ options:
       - Evaluated by the action plugin of the same name.
     type: list
     elements: str
-  home:
-    description: Folder of the instance files.
-    type: path
-    required: true
-  manager:
-    description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
-    type: str
-    choices: [auto, systemd, supervisor]
-    default: auto
   stream_path:
     description:
       - File that gets the answer as it comes, one JSON object a line with C(text) or C(reasoning), at last C(end).

@@ -16,6 +16,8 @@ description:
   - Refuses when another deployment changed the host since the plan was made, and names it.
 extends_documentation_fragment:
   - magi.models.attributes
+  - magi.models.services
+  - magi.models.services.supervisor
 attributes:
   check_mode:
     support: full
@@ -41,15 +43,6 @@ options:
   home:
     description: Folder of the instance files and of the applied state; needed for V(stopped) and V(absent).
     type: path
-  manager:
-    description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
-    type: str
-    choices: [auto, systemd, supervisor]
-    default: auto
-  supervisord_path:
-    description: The supervisord program, for O(manager=supervisor).
-    type: path
-    default: supervisord
   names:
     description: The instances to stop, for O(state=stopped); all where not given.
     type: list

@@ -16,6 +16,8 @@ description:
 extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module
+  - magi.models.services
+  - magi.models.services.home
 options:
   name:
     description: The instance.
@@ -29,15 +31,6 @@ options:
     description: Show new lines as they come. Done by the action plugin of the same name.
     type: bool
     default: false
-  home:
-    description: Folder of the instance files.
-    type: path
-    required: true
-  manager:
-    description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
-    type: str
-    choices: [auto, systemd, supervisor]
-    default: auto
 """
 
 EXAMPLES = r"""

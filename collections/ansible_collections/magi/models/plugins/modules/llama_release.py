@@ -99,7 +99,7 @@ class Releases:
                 f"not {self.sha256!r}: set llama_server_release_sha256"
             )
         if not re.fullmatch(r"\w[\w.+-]*", self.tag):
-            raise ReleaseError(f"{self.tag!r} is no release tag: set llama_server_release_tag, such as b11434")
+            raise ReleaseError(f"{self.tag!r} is not a release tag: set llama_server_release_tag, such as b11434")
         # By content: another platform's archive of the same tag, or a corrected one, is another release.
         self.name = f"{self.tag}-{self.sha256[:12]}"
         self.current = self.dir / "current"

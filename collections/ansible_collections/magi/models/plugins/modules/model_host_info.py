@@ -17,23 +17,13 @@ description:
 extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module
+  - magi.models.services
+  - magi.models.services.home
+  - magi.models.services.supervisor
 options:
   llama_server_path:
     description: The llama-server binary; it is not looked at where this is not given.
     type: path
-  home:
-    description: Folder of the instance files and of the applied state.
-    type: path
-    required: true
-  manager:
-    description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
-    type: str
-    choices: [auto, systemd, supervisor]
-    default: auto
-  supervisord_path:
-    description: The supervisord program, for O(manager=supervisor).
-    type: path
-    default: supervisord
   port_range:
     description: First and last port (both included) whose listeners are looked up.
     type: list
@@ -101,6 +91,10 @@ host:
       description: systemd or supervisor.
       type: str
       returned: always
+    home:
+      description: Folder of the instance files and of the applied state.
+      type: str
+      returned: always
     cores:
       description: Cores that may be used (affinity and control group quota).
       type: int
@@ -110,12 +104,13 @@ host:
       type: int
       returned: always
     gpus:
-      description: Device nodes of GPUs.
+      description: Device nodes of GPUs, whatever llama-server can do with them.
       type: list
       elements: str
       returned: always
     binary:
-      description: Path, version, identity and options of llama-server; null where there is none that runs.
+      description: Path, version, identity and options of llama-server, and the names of the C(devices) that it
+        computes on beside the CPU (null where the build can't list them); null where there is none that runs.
       type: dict
       returned: always
     binary_error:

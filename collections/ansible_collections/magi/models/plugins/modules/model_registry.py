@@ -40,7 +40,7 @@ options:
     type: path
     required: true
   refresh:
-    description: Read every header anew, whatever the registry says.
+    description: Read every header again, whatever the registry says.
     type: bool
     default: false
   checksum:
@@ -175,10 +175,10 @@ models:
       type: dict
       sample: {block_count: 36, embedding_length: 4096, head_count: 32, head_count_kv: 8, vocab_size: 151936}
     mmproj:
-      description: The projector to serve it with, or null.
+      description: The projector to serve it with, with size in bytes and mtime in nanoseconds, or null.
       returned: always
-      type: str
-      sample: /models/mmproj-F16.gguf
+      type: dict
+      sample: {path: /models/mmproj-F16.gguf, size: 851251104, mtime_ns: 1738911764000000000}
     duplicates:
       description: Paths of byte-identical copies.
       returned: always
@@ -233,7 +233,7 @@ companions:
       elements: str
       sample: [gemma-3-4b-q4_k_m]
     reason:
-      description: Why it is no model, as a sentence.
+      description: Why it is not a model, as a sentence.
       returned: always
       type: str
 rejected:

@@ -11,7 +11,7 @@ from ansible_collections.magi.models.plugins.module_utils._profile import parse_
 HELP = (Path(__file__).parents[2] / "fixtures" / "llama-server-help.txt").read_text()
 """What llama-server b11434 prints for --help."""
 
-BINARY = Binary("/opt/llama-server", "11434", "11434 15405344 1795385464", parse_help(HELP))
+BINARY = Binary("/opt/llama-server", "11434", "11434 15405344 1795385464", parse_help(HELP), devices=())
 
 
 def model(model_id, tier="Q4", **more):

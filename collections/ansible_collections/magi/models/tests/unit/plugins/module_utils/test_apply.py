@@ -43,7 +43,7 @@ def job(home: Path, **more) -> Job:
     values = {
         "home": str(home),
         "files": (File(str(home / "instances" / "a.env"), "X=1\n", 0o600, True),),
-        "instances": {"a": {"name": "a", "host": "127.0.0.1", "port": 1, "api_key_file": None}},
+        "instances": {"a": {"name": "a", "address": "127.0.0.1", "port": 1, "api_key_file": None}},
         "actions": ({"instance": "a", "action": "start", "reason": "new"},),
         "generation": Generation(),
         "profile": "p",
@@ -68,7 +68,7 @@ def test_a_bad_file_of_keys_is_refused_before_anything_is_written(tmp_path, cont
         keys.write_bytes(content)
     home = tmp_path / "home"
     services = FakeServices(home)
-    instance = {"name": "a", "host": "127.0.0.1", "port": 1, "api_key_file": str(keys)}
+    instance = {"name": "a", "address": "127.0.0.1", "port": 1, "api_key_file": str(keys)}
     with pytest.raises(InstanceError, match=said) as error:
         present(services, job(home, instances={"a": instance}), check_mode=check_mode)
     assert str(error.value).startswith(f"instance a: its API key file {keys}")

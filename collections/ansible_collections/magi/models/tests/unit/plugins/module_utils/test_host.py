@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -9,6 +10,7 @@ from ansible_collections.magi.models.plugins.module_utils._host import (
     Listener,
     foreign_listeners,
     overlaps,
+    parse_devices,
     parse_help,
     parse_listeners,
     reachable,
@@ -47,6 +49,28 @@ def test_every_variable_of_the_help_is_found():
     assert HELP.count("(env: ") - len([option for option in OPTIONS.values() if option.environment]) == 2  # removed
 
 
+@pytest.mark.parametrize(
+    ("listed", "devices"),
+    [
+        ("Available devices:\n  (none)\n", ()),
+        (
+            "ggml_cuda_init: found 1 CUDA devices:\n  Device 0: NVIDIA L4, compute capability 8.9, VMM: yes\n"
+            "Available devices:\n  CUDA0: NVIDIA L4 (22563 MiB, 22325 MiB free)\n",
+            ("CUDA0",),
+        ),
+        (
+            "Available devices:\n  Vulkan0: Intel(R) UHD Graphics (TGL GT1) (11800 MiB, 10620 MiB free)\n"
+            "  BLAS: OpenBLAS (0 MiB, 0 MiB free)\n",
+            ("Vulkan0",),
+        ),
+        ("Available devices:\n  BLAS: OpenBLAS (0 MiB, 0 MiB free)\n", ()),
+        ("error: invalid argument: --list-devices\n", None),
+    ],
+)
+def test_devices_are_read_from_their_list(listed, devices):
+    assert parse_devices(listed) == devices
+
+
 @pytest.mark.skipif(sys.byteorder != "little", reason="the table is of a little-endian machine")
 def test_listeners_are_read_from_proc():
     tcp = (
@@ -82,9 +106,20 @@ def test_addresses_that_keep_each_other_from_binding(bound, wanted, expected):
     assert overlaps(bound, wanted) is expected
 
 
-def test_our_own_listener_is_not_foreign():
+@pytest.mark.parametrize(
+    ("wanted", "ports"),
+    [
+        ("127.0.0.1", {8081}),
+        ("10.1.1.1", {8082}),
+        ("127.0.0.1,10.1.1.1", {8081, 8082}),
+        ("10.2.2.2, 127.0.0.1", {8081}),
+        ("10.2.2.2,10.3.3.3", set()),
+        ("0.0.0.0,::", {8081, 8082}),
+    ],
+)
+def test_foreign_listeners_are_those_on_any_wanted_address_that_are_not_ours(wanted, ports):
     ours = Listener("127.0.0.1", 8080, 1, "llama-server", "a")
-    assert foreign_listeners([ours, foreign(8081), foreign(8082, "10.1.1.1")], "127.0.0.1") == {8081: foreign(8081)}
+    assert foreign_listeners([ours, foreign(8081), foreign(8082, "10.1.1.1")], wanted).keys() == ports
 
 
 @pytest.mark.parametrize(
@@ -102,4 +137,6 @@ def test_a_host_survives_the_way_through_json():
     value = host(running(instance, model_ids=("a",), log=("x",)), listeners=(foreign(8081),), gpus=("/dev/kfd",))
     assert Host.from_dict(json.loads(json.dumps(value.to_dict()))) == value
     assert Host.from_dict(host(binary=None).to_dict()).binary is None
+    on_gpu = host(binary=dataclasses.replace(BINARY, devices=("CUDA0",)))
+    assert Host.from_dict(json.loads(json.dumps(on_gpu.to_dict()))) == on_gpu
     assert value.binary == BINARY

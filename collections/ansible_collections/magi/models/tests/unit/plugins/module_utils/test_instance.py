@@ -64,6 +64,23 @@ def test_options_become_variables_or_arguments(layers, options, environment, arg
         ({"port": 1}, "can't be set: set the entry's port"),
         ({"api_key": "x"}, "api_key_file"),
         ({"reuse_port": True}, "it would hide that a port is taken"),
+        *(
+            ({name: value}, f"option {name} can't be set: it gives tools of the host")
+            for name, value in [
+                ("agent", True),
+                ("tools", "all"),
+                ("tools_runtime", "docker:debian"),
+                ("mcp_servers_config", "/etc/mcp.json"),
+                ("mcp_servers_json", {}),
+                ("ui_mcp_proxy", True),
+                ("webui-mcp-proxy", True),
+                ("no_webui_mcp_proxy", True),
+            ]
+        ),
+        *(
+            ({name: "x"}, f"option {name} can't be set: a deployment asks each server over plain HTTP at /health")
+            for name in ("api_prefix", "ssl_key_file", "ssl_cert_file")
+        ),
         ({"hf": "a/b"}, "has no option hf"),
         ({"hf_repo": "a/b"}, "serve the local file"),
         ({"jinja": "perhaps"}, "is a switch"),
@@ -82,12 +99,30 @@ def test_an_unknown_option_names_the_build():
         resolve({"nope": 1})
 
 
-@pytest.mark.parametrize("text", ["a b", "a\nb", "a\tb", "%n $HOME", "{{ x }}", "🐫", "'\"\\`;"])
+@pytest.mark.parametrize(
+    "text", ["a b", "a\nb", "a\tb", "%n $HOME", "{{ x }}", "🐫", "'\"\\`;", "\ufdcf\ufdf0\ufffd\U0001fffd"]
+)
 def test_texts_that_a_service_file_can_hold(text):
     assert checked_text("it", text) == text
 
 
-@pytest.mark.parametrize("text", ["\x00", "\x1b[31m", "\r", "\x7f", "\x9b", "\udcff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\x00",
+        "\x1b[31m",
+        "\r",
+        "\x7f",
+        "\x9b",
+        "\udcff",
+        "\ufdd0",
+        "\ufdef",
+        "\ufffe",
+        "\uffff",
+        "\U0001fffe",
+        "\U0010ffff",
+    ],
+)
 def test_texts_that_it_can_not(text):
     with pytest.raises(InstanceError, match="rename it"):
         checked_text("it", text)

@@ -290,7 +290,7 @@ def test_projectors_are_paired_with_the_models_beside_them(projectors, models, e
     found = by_id(entries)
     assert found.pop("other-q4_0").mmproj is None
     paths = {model_id: name and f"/m/{name}.gguf" for model_id, name in expected.items()}
-    assert {model_id: model.mmproj for model_id, model in found.items()} == paths
+    assert {model_id: model.mmproj and model.mmproj["path"] for model_id, model in found.items()} == paths
     paired = {item.path: item.models for item in assemble(entries).companions}
     for model_id, path in paths.items():
         assert path is None or model_id in paired[path]

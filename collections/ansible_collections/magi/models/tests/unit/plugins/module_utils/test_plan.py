@@ -7,7 +7,7 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._host import Running
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan, PlanError, build_plan
 
-from .builders import MODELS, foreign, host, model, profile, registry, running, settings
+from .builders import BINARY, MODELS, foreign, host, model, profile, registry, running, settings
 
 
 def plan(*entries, models=None, rejected=(), on=None, with_settings=None, **more):
@@ -47,7 +47,11 @@ def test_what_a_profile_enables_in_its_order(entries, expected):
 @pytest.mark.parametrize(
     ("entry", "rejected", "said"),
     [
-        ("nope", (), "Profile test, entry 2 (nope): no such model on gpu1"),
+        ("nope", (), "Profile test, entry 2 (nope): no such model on gpu1; playbooks/discover.yml lists"),
+        ("b-q3_k_s", (), "no such model on gpu1; did you mean b-q3_k_m? playbooks/discover.yml lists"),
+        # of another model, whose name only begins alike
+        ("llama-70b-q4_k_m", [{"id": "llama-7", "path": "/L.gguf", "code": "x", "reason": "no."}], "no such model on"),
+        ("llama-7-q4_k_m", [{"id": "llama-7", "path": "/L.gguf", "code": "x", "reason": "L is short."}], "L is short."),
         ({"tier": "Q8"}, (), "Profile test, entry 2 (tier Q8): matches no model on gpu1."),
         ("z-*", (), "entry 2 (z-*)"),
         (
@@ -95,8 +99,11 @@ def test_no_binary_is_an_error():
         plan("*", on=host(binary=None, binary_error="there is none"))
 
 
-def test_a_file_name_that_no_service_file_can_hold_is_left_out():
-    value = plan("*", models=[*MODELS, model("evil-q4_0", path="/models/evil\x1b.gguf")])
+@pytest.mark.parametrize(
+    "evil", [{"path": "/models/evil\x1b.gguf"}, {"mmproj": {"path": "/models/\ufffe.gguf", "size": 1, "mtime_ns": 1}}]
+)
+def test_a_file_name_that_no_service_file_can_hold_is_left_out(evil):
+    value = plan("*", models=[*MODELS, model("evil-q4_0", **evil)])
     assert "evil-q4_0" not in names(value)
     assert "rename it" in value.degraded[0]
 
@@ -153,28 +160,76 @@ def test_an_instance_has_what_its_process_needs():
         "OMP_WAIT_POLICY": "passive",
     }
     assert instance.url == "http://127.0.0.1:8080"
+    # host is the inventory's name for it, here as in a report
+    assert {key: value for key, value in instance.to_dict().items() if key in ("address", "host")} == {
+        "address": "127.0.0.1"
+    }
 
 
-def test_a_projector_comes_with_its_model():
-    value = plan("v-q4_0", models=[model("v-q4_0", mmproj="/models/mmproj.gguf")])
-    assert value.instances[0].environment["LLAMA_ARG_MMPROJ"] == "/models/mmproj.gguf"
+PROJECTOR = {"path": "/models/mmproj.gguf", "size": 10, "mtime_ns": 5}
+
+
+@pytest.mark.parametrize(
+    ("projector", "options", "served", "action"),
+    [
+        (PROJECTOR, {}, "/models/mmproj.gguf", "keep"),
+        ({**PROJECTOR, "size": 11}, {}, "/models/mmproj.gguf", "restart"),
+        ({**PROJECTOR, "mtime_ns": 6}, {}, "/models/mmproj.gguf", "restart"),
+        ({**PROJECTOR, "path": "/models/mmproj-2.gguf"}, {}, "/models/mmproj-2.gguf", "restart"),
+        (None, {}, None, "restart"),
+        (PROJECTOR, {"mmproj": "/models/other.gguf"}, "/models/other.gguf", "restart"),
+    ],
+)
+def test_a_projector_comes_with_its_model_and_restarts_it_when_it_changes(projector, options, served, action):
+    (first,) = plan("v-q4_0", models=[model("v-q4_0", mmproj=PROJECTOR)]).instances
+    models = [model("v-q4_0", mmproj=projector)]
+    value = plan("v-q4_0", models=models, options=options, on=host(running(first)))
+    assert value.instances[0].environment.get("LLAMA_ARG_MMPROJ") == served
+    assert value.names(action) == ("v-q4_0",)
+
+
+def test_a_projector_that_a_profile_replaces_is_not_what_the_server_is_made_of():
+    (first, second) = (
+        plan("v-q4_0", models=[model("v-q4_0", mmproj=projector)], options={"mmproj": "/other.gguf"}).instances[0]
+        for projector in (PROJECTOR, {**PROJECTOR, "size": 11})
+    )
+    assert first == second
 
 
 # --- cores -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("entries", "gpus", "threads"),
+    ("entries", "gpu", "threads"),
     [
-        (["*"], (), ["2", "2", "2", "2"]),
-        ([{"model": "a-q2_k", "options": {"threads": 6}}, "d-q4_1"], (), ["6", "2"]),
+        (["*"], False, ["2", "2", "2", "2"]),
+        ([{"model": "a-q2_k", "options": {"threads": 6}}, "d-q4_1"], False, ["6", "2"]),
         # an instance on a GPU keeps one core busy; one that is kept off it computes on the rest
-        ([{"model": "a-q2_k", "options": {"n_gpu_layers": 0}}, "d-q4_1"], ("/dev/nvidia0",), ["7", None]),
+        ([{"model": "a-q2_k", "options": {"n_gpu_layers": 0}}, "d-q4_1"], True, ["7", None]),
     ],
 )
-def test_cores_are_shared_out(entries, gpus, threads):
-    value = plan(*entries, on=host(gpus=gpus))
+def test_cores_are_shared_out(entries, gpu, threads):
+    value = plan(*entries, on=with_gpu(("/dev/nvidia0",), ("CUDA0",)) if gpu else None)
     assert [item.environment.get("LLAMA_ARG_THREADS") for item in value.instances] == threads
+
+
+def with_gpu(nodes, devices):
+    return host(gpus=nodes, binary=dataclasses.replace(BINARY, devices=devices))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "devices", "gpu"),
+    [
+        (("/dev/nvidia0",), ("CUDA0",), True),
+        (("/dev/dri/renderD128",), (), False),  # a build for the CPU alone, on a laptop
+        ((), ("CUDA0",), False),
+        (("/dev/nvidia0",), None, True),  # a build that can't list its devices
+        ((), None, False),
+    ],
+)
+def test_a_gpu_counts_where_llama_server_can_compute_on_it(nodes, devices, gpu):
+    value = plan("a-q2_k", on=with_gpu(nodes, devices))
+    assert (value.gpu, value.instances[0].threads) == (gpu, None if gpu else 8)
 
 
 # --- ports -----------------------------------------------------------------------------------------------------------

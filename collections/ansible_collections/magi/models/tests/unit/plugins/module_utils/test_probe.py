@@ -26,6 +26,26 @@ class FakeServices:
 
 
 @pytest.mark.parametrize(
+    ("listing", "devices"),
+    [
+        ("echo 'Available devices:'; echo '  CUDA0: NVIDIA L4 (22563 MiB, 22325 MiB free)'", ("CUDA0",)),
+        ("echo 'Available devices:'; echo '  (none)'", ()),
+        ("echo 'error: invalid argument: --list-devices' >&2; exit 1", None),  # an older build
+        ("echo 'Available devices:'; kill -SEGV $$", None),  # a driver that crashes it
+    ],
+)
+def test_a_binary_tells_its_devices_and_is_no_worse_for_not_knowing(tmp_path, listing, devices):
+    program = tmp_path / "llama-server"
+    program.write_text(
+        "#!/bin/sh\ncase $1 in --version) echo 'version: 1';; "
+        f"--help) echo '-m, --model FNAME  path (env: LLAMA_ARG_MODEL)';; *) {listing};; esac\n"
+    )
+    program.chmod(0o755)
+    binary, error = _probe.read_binary(str(program))
+    assert (binary.devices, binary.version, error) == (devices, "1", "")
+
+
+@pytest.mark.parametrize(
     ("status", "config_hash", "log"),
     [
         # started behind the file's last change: the file tells what it was started with

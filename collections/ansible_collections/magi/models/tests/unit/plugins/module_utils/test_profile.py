@@ -47,7 +47,7 @@ def test_every_form_of_an_entry():
         ({"enabled_models": ["*"], "enabled": 1}, "enabled"),
         ({"enabled_models": ["*"], "options": "x"}, "options"),
         ({"enabled_models": ["*"], "strict": "perhaps"}, "strict"),
-        ({"enabled_models": ["*"], "options": {True: 1}}, "options has a name that is no text"),
+        ({"enabled_models": ["*"], "options": {True: 1}}, "options has a name that is not a text"),
         ({"name": "other", "enabled_models": ["*"]}, "name: other"),
         ({"enabled_models": ["a", 7]}, "entry 2 must be a mapping, not int"),
         ({"enabled_models": [{"tier": "Q3", "model": "a"}]}, "entry 1"),

@@ -112,7 +112,7 @@ def test_a_hugging_face_cache(tmp_path):
     gemma = registry.models[1]
     assert gemma["path"].endswith("/aaaa/gemma-Q4_0.gguf")
     assert [path[-20:] for path in gemma["duplicates"]] == ["bbbb/gemma-Q4_0.gguf"]
-    assert gemma["mmproj"].endswith("/aaaa/mmproj-F16.gguf")
+    assert gemma["mmproj"]["path"].endswith("/aaaa/mmproj-F16.gguf")
     assert [item["kind"] for item in registry.companions] == ["mmproj"]
     assert set(codes(registry).values()) == {"partial_download"}
 
@@ -156,7 +156,7 @@ def test_an_ollama_store(tmp_path):
     registry = scan(tmp_path / "m")
     assert ids(registry) == ["gemma3-4b-q4_k_m", "someone-llama-latest-q4_k_m"]
     assert registry.models[0]["path"] == str(store / "blobs" / f"sha256-{'1' * 64}")
-    assert registry.models[0]["mmproj"] == str(store / "blobs" / f"sha256-{'2' * 64}")
+    assert registry.models[0]["mmproj"]["path"] == str(store / "blobs" / f"sha256-{'2' * 64}")
     assert sorted(item["code"] for item in registry.rejected) == [
         "blob_missing",
         "manifest",
@@ -413,7 +413,7 @@ def corruptions(data):
         at = rng.randrange(len(data))
         yield data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :], {"corrupt", "schema"}
     yield data + b" ", {"corrupt"}
-    yield data.replace(b'"schema_version": 1', b'"schema_version": 2'), {"schema"}
+    yield data.replace(b'"schema_version": 2', b'"schema_version": 3'), {"schema"}
     yield b'{"schema_version": 99, "anything": []}', {"schema"}
     yield b'{"models": []}', {"corrupt"}
     yield b"[]", {"corrupt"}
@@ -436,7 +436,7 @@ def test_any_damage_to_the_file_is_recognised(tmp_path):
 
 DAMAGED = {
     "corrupt": b"{",
-    "schema": b'{"schema_version": 2}',
+    "schema": b'{"schema_version": 3}',
 }
 
 

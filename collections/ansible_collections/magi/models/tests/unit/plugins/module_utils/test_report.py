@@ -38,7 +38,7 @@ def result(now=None, health=200, outcome=None, listeners=(OURS,)):
     ("value", "cause"),
     [
         (result(running(INSTANCE, model_ids=("a-q2_k",))), None),
-        # it can't be asked (an API key that we may not read), but its own process holds the port
+        # it can't be asked (API keys that we may not read, or that were changed), but its own process holds the port
         (result(running(INSTANCE)), None),
         (result(running(INSTANCE), listeners=()), "wrong_server"),
         (result(running(INSTANCE, model_ids=("other",))), "wrong_server"),
@@ -46,7 +46,10 @@ def result(now=None, health=200, outcome=None, listeners=(OURS,)):
         (result(running(INSTANCE), health=0), "timeout"),
         (result(None), "crashed"),
         (HostResult("gpu1", PLAN), "host_failed"),  # lost while its plan was applied
-        (result(running(INSTANCE, state="failed", log=("error: invalid argument: --x",))), "bad_option"),
+        (
+            result(running(INSTANCE, state="failed", log=("error: invalid argument: --x",)), health=None, listeners=()),
+            "bad_option",
+        ),
         (result(None, outcome={"launched": False, "cause": "port_taken", "detail": "x"}), "port_taken"),
     ],
 )
@@ -58,17 +61,20 @@ def test_ready_means_healthy_and_the_one_that_answers(value, cause):
     assert [item["cause"] for item in report["summary"]["failed"]] == ([cause] if cause else [])
     if cause:
         assert report["summary"]["failed"][0]["detail"].startswith("Host gpu1, instance a-q2_k: ")
+    if value.after:  # a status says the same
+        assert {item["is_ready"] for item in build_status({"gpu1": value.after})["servers"]} <= {cause is None}
 
 
-HELD = Cause("held_back", "it was not touched")
+HELD = Cause("held_back", "not deployed")
 
 
 @pytest.mark.parametrize(
     ("trouble", "now", "ready"),
     [
         # held back: what serves goes on serving, though nobody waited for it
-        (HELD, running(INSTANCE, model_ids=("a-q2_k",)), 1),
-        (HELD, running(INSTANCE, model_ids=()), 0),
+        (HELD, running(INSTANCE, health=200, model_ids=("a-q2_k",)), 1),
+        (HELD, running(INSTANCE, health=200), 0),
+        (HELD, running(INSTANCE, health=200, model_ids=()), 0),
         (HELD, None, 0),
     ],
 )
@@ -81,7 +87,7 @@ def test_a_host_as_a_whole_is_named_once(trouble, now, ready):
             "instance": None,
             "host": "gpu1",
             "cause": "held_back",
-            "detail": "Host gpu1: it was not touched.",
+            "detail": "Host gpu1: not deployed.",
             "log": [],
         }
     ]

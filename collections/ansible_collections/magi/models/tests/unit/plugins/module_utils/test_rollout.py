@@ -79,8 +79,9 @@ LOST = HostResult("lost", PLAN, trouble=Cause("host_unreachable", "it can't be r
         ([[GOOD, GOOD], [LOST], [GOOD]], 40, ["lost"]),
     ],
 )
-def test_a_rollout_goes_no_further_behind_a_batch_that_failed(batches, percentage, named):
+def test_a_rollout_goes_no_further_after_a_batch_that_failed(batches, percentage, named):
     said = held_back(batches, percentage)
     assert bool(said) is bool(named)
+    assert not said or said.startswith("not deployed, because in an earlier batch ")
     for text in named:
         assert text in said

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._settings import SettingError, resolve
+from ansible_collections.magi.models.plugins.module_utils._settings import SETTINGS, SettingError, resolve
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,39 @@ def test_a_wrong_type_is_one_sentence_that_names_the_setting(environment, named)
     assert next(iter(environment)) in str(error.value)
 
 
-@pytest.mark.parametrize("value", [True, [1], {"a": 1}])
-def test_seconds_are_a_number(value):
-    with pytest.raises(SettingError):
-        resolve({"model_server_stop_timeout": value}, {}, {})
+WRONG = {
+    "nan": float("nan"),
+    "infinite": float("inf"),
+    "a fraction": 1.5,
+    "huge": 10**30,
+    "endless": "9" * 5000,
+    "negative": -1,
+    "a switch": True,
+    "a list of lists": [[1]],
+    "a mapping": {1: 2},
+    "control characters": "1\x00",
+    "other digits": "\u0663",
+}
+TAKEN = {("bool", "a switch"), *((kind, "endless") for kind in ("path", "paths", "slug", "str"))}
+TAKEN |= {(kind, "other digits") for kind in ("path", "paths", "str")}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_whatever_a_setting_is_given_it_is_taken_or_refused_by_its_name(setting, wrong):
+    variable = f"model_server_{setting.name}"
+    if (setting.type, wrong) in TAKEN:
+        resolve({variable: WRONG[wrong]}, {}, {})
+    else:
+        with pytest.raises(SettingError, match=f"^Setting {variable} must be .*; correct it there"):
+            resolve({variable: WRONG[wrong]}, {}, {})
+
+
+LIMITS = [(name, value) for name in ("memory_max", "cpu_quota", "nice") for value in WRONG.values()]
+LIMITS += [("memory_max", "99999999T"), ("cpu_quota", "150"), ("nice", 20)]
+
+
+@pytest.mark.parametrize(("name", "value"), [item for item in LIMITS if item != ("nice", -1)])
+def test_limits_that_systemd_would_ignore_are_refused(name, value):
+    with pytest.raises(SettingError, match=f"^Setting model_server_resources must be a mapping whose {name} is"):
+        resolve({"model_server_resources": {name: value}}, {}, {})

@@ -1,0 +1,30 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The options of what looks at the services of a host."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    DOCUMENTATION = r"""
+options:
+  manager:
+    description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
+    type: str
+    choices: [auto, systemd, supervisor]
+    default: auto
+"""
+    HOME = r"""
+options:
+  home:
+    description: Folder of the instance files and of the applied state.
+    type: path
+    required: true
+"""
+    SUPERVISOR = r"""
+options:
+  supervisord_path:
+    description: The supervisord program, for O(manager=supervisor).
+    type: path
+    default: supervisord
+"""
