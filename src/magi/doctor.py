@@ -239,7 +239,7 @@ def _memory(examined: Examined, host: Host, profile: Profile | None) -> _Found:
     wanted = [m for m in models if any(entry.matches(m["id"], m["tier"]) for entry in profile.entries)]
     need, there = sum(model["size_bytes"] for model in wanted), host.memory_bytes
     said = f"the models of profile {profile.name} have {need / 2**30:.1f} GiB, the memory {there / 2**30:.1f} GiB"
-    if need > there and not host.gpus:
+    if need > there and not host.gpu:
         yield WARNING, "memory", f"{said}; enable fewer, or smaller quantizations."
     else:
         yield OK, "memory", said

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._host import (
+    Binary,
     Host,
     Listener,
     Running,
@@ -123,6 +124,12 @@ def running(**more):
             "port 8081 is taken by a process that can't be seen from here",
         ),
         (examined(memory_bytes=2 << 30), WARNING, "memory", "have 3.0 GiB, the memory 2.0 GiB; enable fewer"),
+        (  # a GPU that this build does not compute on holds no weights
+            examined(memory_bytes=2 << 30, gpus=("/dev/dri/renderD128",), binary=Binary("/x", "1", "1", devices=())),
+            WARNING,
+            "memory",
+            "the memory 2.0 GiB",
+        ),
         (
             examined(at_work=Worker("joe@box, process 1", pid=1)),
             WARNING,
