@@ -94,6 +94,9 @@ def test_from_files_to_answers_and_back(deployment: Deployment):
     assert Q3 in status.output
 
     # what is not ours stays, and a second teardown finds nothing to do
+    theirs = [deployment.home / path for path in ("logs/theirs.log", "instances/theirs", "supervisor/theirs")]
+    for path in theirs:
+        path.write_text("x")
     foreign = subprocess.Popen([sys.executable, "-m", "http.server", str(PORTS[1]), "--bind", "127.0.0.1"])
     try:
         pids = [server["pid"] for server in deployment.servers().values()]
@@ -101,7 +104,7 @@ def test_from_files_to_answers_and_back(deployment: Deployment):
         assert gone.code == 0, gone.output
         assert gone.changed == 1
         assert not any(alive(pid) for pid in pids)
-        assert not deployment.home.exists()
+        assert {*deployment.home.rglob("*")} == {*theirs, *(path.parent for path in theirs)}
         assert not deployment.registry.exists()
         assert (deployment.models / "SmolLM2-135M-Instruct.Q2_K.gguf").exists()
         assert foreign.poll() is None

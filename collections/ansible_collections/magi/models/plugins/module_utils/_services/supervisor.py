@@ -28,6 +28,7 @@ from ansible_collections.magi.models.plugins.module_utils._services import (
     ServiceError,
     Status,
     Template,
+    clear,
     environment_value,
     names,
     tail,
@@ -192,7 +193,7 @@ class Supervisor:
     def start(self, names: Sequence[str]) -> None:
         """Add the programs anew: so they have their present definitions, and supervisord starts them."""
         for name in names:
-            self.forget(name)
+            self._drop(name)
             self._call("addProcessGroup", name)
 
     def stop(self, name: str) -> None:
@@ -205,6 +206,10 @@ class Supervisor:
             pass  # no supervisord, so nothing of its runs
 
     def forget(self, name: str) -> None:
+        self._drop(name)
+        clear(self._printed(name), ())
+
+    def _drop(self, name: str) -> None:
         try:
             self._call("removeProcessGroup", name)
         except xmlrpc.client.Fault as fault:
@@ -213,8 +218,12 @@ class Supervisor:
         except (ConnectionError, FileNotFoundError):
             pass
 
+    def _printed(self, name: str) -> tuple[Path, Path]:
+        """Return an instance's log and the one before it (stdout_logfile_backups of its program)."""
+        return self.home / "logs" / f"{name}.log", self.home / "logs" / f"{name}.log.1"
+
     def logs(self, name: str, lines: int) -> list[str]:
-        return tail(self.home / "logs" / f"{name}.log", lines)
+        return tail(self._printed(name)[0], lines)
 
     def remove(self) -> None:
         with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
@@ -223,6 +232,11 @@ class Supervisor:
             deadline = time.monotonic() + 20
             while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
                 time.sleep(0.02)
-        for folder in (self.folder, self.home / "instances", self.home / "logs"):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.folder / "home", ignore_errors=True)
+        own = (self.folder / f"supervisord.{end}" for end in ("pid", "log", "log.1"))
+        defined = names(self.owned(), ".env")
+        clear(
+            [*self.owned(), *self.common(), *own, *(path for name in defined for path in self._printed(name))],
+            [self.folder / "programs", self.folder, self.home / "instances", self.home / "logs"],
+        )
         Path(self.socket).unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from ansible_collections.magi.models.plugins.module_utils._services import (
     ServiceError,
     Status,
     Template,
+    clear,
     environment_value,
     names,
 )
@@ -255,14 +256,6 @@ class Systemd:
         return [line for line in result.stdout.splitlines() if not _BOOKKEEPING.search(line)]
 
     def remove(self) -> None:
-        for path in self.common():
-            path.unlink()
-        for folder in UNITS.glob("magi-llama@*.service.d"):
-            (folder / "magi.conf").unlink(missing_ok=True)
-            if not any(folder.iterdir()):
-                folder.rmdir()
-        shutil.rmtree(self.home / "instances", ignore_errors=True)
-        for folder in FOLDERS:
-            with contextlib.suppress(OSError):  # it is not there, or somebody else keeps something in it
-                folder.rmdir()
+        drop_ins = UNITS.glob("magi-llama@*.service.d")
+        clear([*self.owned(), *self.common()], [*drop_ins, self.home / "instances", *FOLDERS])
         self.reload()

@@ -10,6 +10,7 @@ import jinja2
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._services import (
     Status,
+    chosen,
     environment_value,
     supervisor,
     systemd,
@@ -74,7 +75,7 @@ def test_a_shell_reads_every_value_back(tmp_path):
     )
     seen, arguments = json.loads(result.stdout)
     assert {name: seen[name] for name in environment} == environment
-    assert seen["HOME"] == f"{tmp_path}/supervisor"
+    assert seen["HOME"] == f"{tmp_path}/supervisor/home"
     assert arguments == ["one", "two words"]
 
 
@@ -238,6 +239,46 @@ def test_status_is_read_from_systemctl_show():
         "f": Status("running", 43),
     }
     assert systemd.parse_invocations(SHOW) == {"f": "1f0c"}
+
+
+@pytest.mark.parametrize(
+    ("manager", "ours", "theirs"),
+    [
+        (
+            "supervisor",
+            [
+                *("supervisor/supervisord.conf", "supervisor/run-instance", "supervisor/programs/a.conf"),
+                *("supervisor/supervisord.pid", "supervisor/supervisord.log", "supervisor/supervisord.log.1"),
+                *("supervisor/supervisord.sock", "supervisor/home/.cache/x"),
+                *("logs/a.log", "logs/a.log.1", "logs/b.log", "instances/a.env", "instances/.a.env.12.tmp"),
+            ],
+            ["logs/theirs.log", "logs/a.log.bz2", "instances/theirs", "supervisor/theirs", "supervisor/programs/x"],
+        ),
+        (
+            "systemd",
+            [
+                *("units/magi-llama@.service", "units/magi-llama@a.service.d/magi.conf"),
+                *("instances/a.env", "instances/.a.env.12.tmp"),
+            ],
+            ["instances/theirs", "units/magi-llama@a.service.d/theirs.conf"],
+        ),
+    ],
+)
+def test_teardown_removes_what_is_ours_by_name_and_nothing_else(tmp_path, monkeypatch, manager, ours, theirs):
+    monkeypatch.setattr(systemd, "UNITS", tmp_path / "units")
+    monkeypatch.setattr(systemd, "FOLDERS", ())
+    monkeypatch.setattr(systemd.Systemd, "_systemctl", lambda *_: "")
+    for path in (*ours, *theirs):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    services = chosen(manager, str(tmp_path), "")
+    services.forget("b")  # an instance of an earlier deployment
+    services.remove()
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(theirs)
+    for path in theirs:
+        (tmp_path / path).unlink()
+    services.remove()
+    assert [path.name for path in tmp_path.rglob("*")] == (["units"] if manager == "systemd" else [])
 
 
 def test_a_socket_path_that_would_be_too_long_moves(tmp_path):
