@@ -36,6 +36,21 @@ def test_the_installed_unit_is_hardened(fleet: Fleet):
     assert exposure(fleet.sh("host1", f"systemd-analyze security --no-pager magi-llama@{Q2}.service")) <= 1.2
 
 
+def test_when_a_server_started_is_told_whatever_the_time_zone(fleet: Fleet):
+    fleet.profile("one", Q2)
+    fleet.sh("host1", "ln -sf /usr/share/zoneinfo/Asia/Kolkata /etc/localtime; date | grep -q IST")
+    try:
+        run = fleet.deploy("one", *LIMIT)
+        assert run.code == 0, run.output
+    finally:
+        fleet.sh("host1", "ln -sf /usr/share/zoneinfo/Etc/UTC /etc/localtime")
+    unit = fleet.sh(
+        "host1", f"systemctl show --property=ExecMainStartTimestamp --timestamp=unix magi-llama@{Q2}.service"
+    )
+    (server,) = fleet.report()["servers"]
+    assert unit == f"ExecMainStartTimestamp=@{server['started_at']:.0f}\n"
+
+
 def test_the_unit_of_a_host_with_a_gpu_is_hardened(fleet: Fleet):
     """Row 27, offline: no test host has a GPU."""
     plan = Plan("host1", "p", "systemd", "/etc/magi", "/opt/bin/llama-server", Generation(), (), (), 0, 0, gpu=True)

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._services import (
@@ -96,6 +98,8 @@ _BOOKKEEPING = re.compile(
 """What systemd prints around each run (src/core/unit.c, service.c), beside how it ended and the OOM killer's word."""
 
 PROPERTIES = "Id,ActiveState,SubState,MainPID,ExecMainStatus,ExecMainStartTimestamp,Result,Job,InvocationID"
+OLDEST = 247
+"""The first version that knows LoadCredential= and ProtectProc= (systemd's NEWS)."""
 STOP_GRACE = 5
 """Seconds after each signal."""
 
@@ -127,10 +131,7 @@ def parse_invocations(text: str) -> dict[str, str]:
 
 
 def parse_status(text: str) -> dict[str, Status]:
-    """Return the status by instance from ``systemctl show`` of our units.
-
-    Timestamps are asked for as @seconds (systemctl(1), --timestamp=unix).
-    """
+    """Return the status by instance from ``systemctl show`` of our units, asked for where the time zone is UTC."""
     found = {}
     for name, properties in _blocks(text):
         active, sub = properties.get("ActiveState", ""), properties.get("SubState", "")
@@ -141,13 +142,16 @@ def parse_status(text: str) -> dict[str, Status]:
             state = "backoff"
         if state == "stopped" and properties.get("Job"):
             state = "starting"  # asked for, and not begun
-        started = properties.get("ExecMainStartTimestamp", "").lstrip("@")
+        # "Thu 2026-11-26 14:24:24 UTC" in all versions (src/basic/time-util.c, format_timestamp).
+        started = re.search(r"(\S+ \S+) UTC$", properties.get("ExecMainStartTimestamp", ""))
         code = properties.get("ExecMainStatus", "0")
         ended = state in ("failed", "backoff")
         found[name] = Status(
             state,
             int(properties.get("MainPID", "0")) or None,
-            float(started) if started and state in ("running", "starting", "failed") else None,
+            datetime.fromisoformat(f"{started[1]}+00:00").timestamp()
+            if started and state in ("running", "starting", "failed")
+            else None,
             f"{properties.get('Result', 'failed')}, exit status {code}" if ended else None,
         )
     return found
@@ -166,7 +170,13 @@ class Systemd:
         return [path] if path.exists() else []
 
     def prepare(self) -> None:
-        """systemd is there already."""
+        """systemd is there already; refuse one that would leave out the credential that a file of API keys is."""
+        found = re.match(r"systemd (\d+)", self._systemctl("--version"))
+        if found and int(found[1]) < OLDEST:
+            raise ServiceError(
+                f"systemd {found[1]} is too old for the units, which need {OLDEST}: upgrade the host, or set "
+                "model_server_manager to supervisor."
+            )
 
     def _systemctl(self, *arguments: str) -> str:
         result = subprocess.run(
@@ -176,6 +186,7 @@ class Systemd:
             text=True,
             errors="replace",
             check=False,
+            env={**os.environ, "TZ": "UTC"},  # in which timestamps are printed; --timestamp=unix came with 251
         )
         if result.returncode:
             said = " ".join(result.stderr.split())
@@ -183,7 +194,7 @@ class Systemd:
         return result.stdout
 
     def _show(self, *units: str) -> str:
-        return self._systemctl("show", "--all", "--timestamp=unix", f"--property={PROPERTIES}", *units)
+        return self._systemctl("show", "--all", f"--property={PROPERTIES}", *units)
 
     def status(self) -> dict[str, Status]:
         defined = names((self.home / "instances").glob("*.env"), ".env")

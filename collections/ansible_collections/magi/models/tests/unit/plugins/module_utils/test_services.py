@@ -9,6 +9,7 @@ from pathlib import Path
 import jinja2
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._services import (
+    ServiceError,
     Status,
     chosen,
     environment_value,
@@ -181,7 +182,7 @@ ActiveState=active
 SubState=running
 MainPID=42
 ExecMainStatus=0
-ExecMainStartTimestamp=@1795385464
+ExecMainStartTimestamp=Sun 2026-11-22 22:11:04 UTC
 Result=success
 
 Id=magi-llama@b-2.service
@@ -189,7 +190,7 @@ ActiveState=activating
 SubState=auto-restart
 MainPID=0
 ExecMainStatus=1
-ExecMainStartTimestamp=@1795385464
+ExecMainStartTimestamp=Sun 2026-11-22 22:11:04 UTC
 Result=exit-code
 
 Id=magi-llama@c.service
@@ -267,7 +268,7 @@ def test_status_is_read_from_systemctl_show():
 def test_teardown_removes_what_is_ours_by_name_and_nothing_else(tmp_path, monkeypatch, manager, ours, theirs):
     monkeypatch.setattr(systemd, "UNITS", tmp_path / "units")
     monkeypatch.setattr(systemd, "FOLDERS", ())
-    monkeypatch.setattr(systemd.Systemd, "_systemctl", lambda *_: "")
+    monkeypatch.setattr(systemd, "Systemd", FakeSystemd)
     for path in (*ours, *theirs):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
@@ -279,6 +280,36 @@ def test_teardown_removes_what_is_ours_by_name_and_nothing_else(tmp_path, monkey
         (tmp_path / path).unlink()
     services.remove()
     assert [path.name for path in tmp_path.rglob("*")] == (["units"] if manager == "systemd" else [])
+
+
+class FakeSystemd(systemd.Systemd):
+    """A systemd that says what it is told to, and remembers what it is asked."""
+
+    def __init__(self, home: Path, said: str = ""):
+        super().__init__(home)
+        self.said = said
+        self.asked: list[tuple[str, ...]] = []
+
+    def _systemctl(self, *arguments: str) -> str:
+        self.asked.append(arguments)
+        return self.said
+
+
+@pytest.mark.parametrize("version", ["247 (247.3-7+deb11u6)", "249 (249.11-0ubuntu3)", "252 (252.39-1~deb12u2)"])
+def test_systemd_is_new_enough(tmp_path, version):
+    FakeSystemd(tmp_path, f"systemd {version}\n+PAM").prepare()
+
+
+def test_an_old_systemd_is_refused(tmp_path):
+    with pytest.raises(ServiceError, match="systemd 239 is too old for the units, which need 247: upgrade"):
+        FakeSystemd(tmp_path, "systemd 239 (239-82.el8_10)\n+PAM").prepare()
+
+
+def test_what_systemd_is_asked_no_version_refuses(tmp_path):
+    services = FakeSystemd(tmp_path)
+    services.status()
+    (asked,) = services.asked
+    assert not [argument for argument in asked if argument.startswith("--timestamp")]
 
 
 def test_a_socket_path_that_would_be_too_long_moves(tmp_path):
