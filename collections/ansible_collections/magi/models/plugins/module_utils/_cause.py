@@ -81,7 +81,8 @@ def find_cause(log: Sequence[str], exit_status: str | None) -> Cause:
             said = next((group for group in match.groups() if group), match.group())
             return Cause(code, sentence.format(said.strip()[:300]))
     status = exit_status or "no exit status"
-    if re.search(r"oom|signal 9|SIGKILL|status 137", status, re.IGNORECASE):
+    # "signal, exit status 9" is all that systemd says where it does not see the kernel's OOM killer (cgroup v1).
+    if re.search(r"oom|signal, exit status 9\b|SIGKILL|status 137", status, re.IGNORECASE):
         return Cause("out_of_memory", f"it was killed ({status}), most likely for lack of memory; see the kernel's log")
     if re.search(r"status 243\b", status):  # systemd.exec(5), EXIT_CREDENTIALS
         return Cause("bad_api_key_file", f"systemd can't read its API key file ({status}); correct api_key_file")
@@ -112,6 +113,14 @@ def not_ready(seconds: int, status: int) -> Cause:
     return Cause(
         "timeout",
         f"it {said} after {seconds} s; see its log, and raise model_server_max_startup_time if it only needs longer",
+    )
+
+
+def start_refused(said: str) -> Cause:
+    """Return the cause of an instance that its service manager refuses to start; ``said`` is the manager's sentence."""
+    return Cause(
+        "start_refused",
+        f"its service manager refuses to start it ({said.rstrip('.')}); mend that on the host and run again",
     )
 
 

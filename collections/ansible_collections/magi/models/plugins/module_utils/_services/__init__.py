@@ -61,8 +61,11 @@ class Services(Protocol):
     def reload(self) -> None:
         """Read the changed definitions; nothing starts, nothing stops."""
 
-    def start(self, names: Sequence[str]) -> None:
-        """Start instances that don't run, with their definitions as they are now, also after they failed."""
+    def start(self, names: Sequence[str]) -> dict[str, str]:
+        """Start instances that don't run, with their definitions as they are now, also after they failed.
+
+        Return by name what the manager said of those that it refuses to start; it starts the others.
+        """
 
     def stop(self, name: str) -> None:
         """End an instance: SIGTERM, a few seconds of grace, SIGKILL. Returns when it has ended."""

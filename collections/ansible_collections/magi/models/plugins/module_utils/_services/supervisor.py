@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,14 @@ _STATES = {
     "FATAL": "failed",
     "UNKNOWN": "failed",
 }
-_NOT_RUNNING, _BAD_NAME, _ALREADY_ADDED = 70, 10, 90  # supervisor/xmlrpc.py, Faults
+_NOT_RUNNING, _BAD_NAME = 70, 10  # supervisor/xmlrpc.py, Faults
+
+
+def parse_ends(log: Iterable[str]) -> dict[str, str]:
+    """Return by program how its last process ended, from supervisord's log (supervisor/process.py, finish): of one that
+    ended within startsecs it says no more than "too quickly" elsewhere."""
+    pattern = re.compile(r"exited: (\S+) \((.+); (?:not )?expected\)$")
+    return dict(match.groups() for line in log if (match := pattern.search(line)))
 
 
 def socket_path(home: str) -> str:
@@ -129,6 +136,26 @@ class Supervisor:
         proxy = xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(self.socket))
         return getattr(proxy.supervisor, method)(*arguments)
 
+    def _ask(
+        self, purpose: str, method: str, *arguments: Any, faults: Sequence[int] = (), absent: bool = False
+    ) -> None:
+        """Call supervisord for a ``purpose``; ``faults`` are as good as done, and so is all, where ``absent`` says so,
+        without a supervisord. Raises ServiceError."""
+        try:
+            self._call(method, *arguments)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode not in faults:
+                raise ServiceError(
+                    f"supervisord of {self.folder} did not {purpose} ({fault.faultString}); its log there, "
+                    "supervisord.log, says why."
+                ) from None
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error) as error:
+            if not (absent and isinstance(error, (ConnectionError, FileNotFoundError))):
+                raise ServiceError(
+                    f"supervisord of {self.folder} did not {purpose}: it does not answer ({error}); end its process, "
+                    "if there is one, and run again."
+                ) from None
+
     def _answers(self) -> bool:
         try:
             return self._call("getState")["statename"] in ("RUNNING", "RESTARTING")
@@ -173,50 +200,46 @@ class Supervisor:
     def status(self) -> dict[str, Status]:
         found = {name: Status("stopped") for name in names((self.folder / "programs").glob("*.conf"), ".conf")}
         with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
-            for info in self._call("getAllProcessInfo"):
+            processes = self._call("getAllProcessInfo")
+            ends = parse_ends(tail(self.folder / "supervisord.log", 1000))
+            for info in processes:
                 state = _STATES.get(info["statename"], "failed")
                 ended = info["statename"] in ("BACKOFF", "EXITED", "FATAL")
+                said = info["spawnerr"] or f"exit status {info['exitstatus']}"
+                if said.startswith(("Exited too quickly", "Bad exit code")):  # supervisor/process.py, finish
+                    said = ends.get(info["name"], said)
                 found[info["name"]] = Status(
                     state,
                     info["pid"] or None,
                     float(info["start"]) if info["start"] and (info["pid"] or ended) else None,
-                    (info["spawnerr"] or f"exit status {info['exitstatus']}") if ended else None,
+                    said if ended else None,
                 )
         return found
 
     def reload(self) -> None:
-        try:
-            self._call("reloadConfig")
-        except xmlrpc.client.Fault as fault:
-            raise ServiceError(f"supervisord refused {self.folder}: {fault.faultString}") from None
+        self._ask("read its programs", "reloadConfig")
 
-    def start(self, names: Sequence[str]) -> None:
+    def start(self, names: Sequence[str]) -> dict[str, str]:
         """Add the programs anew: so they have their present definitions, and supervisord starts them."""
+        refused = {}
         for name in names:
-            self._drop(name)
-            self._call("addProcessGroup", name)
+            try:
+                self.stop(name)  # one that is about to start again, or does so just now, can't be dropped
+                self._drop(name)
+                self._ask(f"start {name}", "addProcessGroup", name)
+            except ServiceError as error:
+                refused[name] = str(error)
+        return refused
 
     def stop(self, name: str) -> None:
-        try:
-            self._call("stopProcess", name, True)
-        except xmlrpc.client.Fault as fault:
-            if fault.faultCode not in (_NOT_RUNNING, _BAD_NAME):
-                raise ServiceError(f"supervisord did not stop {name}: {fault.faultString}") from None
-        except (ConnectionError, FileNotFoundError):
-            pass  # no supervisord, so nothing of its runs
+        self._ask(f"stop {name}", "stopProcess", name, True, faults=(_NOT_RUNNING, _BAD_NAME), absent=True)
 
     def forget(self, name: str) -> None:
         self._drop(name)
         clear(self._printed(name), ())
 
     def _drop(self, name: str) -> None:
-        try:
-            self._call("removeProcessGroup", name)
-        except xmlrpc.client.Fault as fault:
-            if fault.faultCode != _BAD_NAME:
-                raise ServiceError(f"supervisord did not drop {name}: {fault.faultString}") from None
-        except (ConnectionError, FileNotFoundError):
-            pass
+        self._ask(f"drop {name}", "removeProcessGroup", name, faults=(_BAD_NAME,), absent=True)
 
     def _printed(self, name: str) -> tuple[Path, Path]:
         """Return an instance's log and the one before it (stdout_logfile_backups of its program)."""

@@ -207,9 +207,16 @@ class Systemd:
         if parse_status(self._show("magi-llama@*.service")):
             self._systemctl("daemon-reload")
 
-    def start(self, names: Sequence[str]) -> None:
+    def start(self, names: Sequence[str]) -> dict[str, str]:
+        """Start them with one command; where that fails, one by one, since it gives up for all of them."""
         self._reset(*names)
-        self._systemctl("enable", "--now", "--no-reload", "--no-block", *map(unit, names))
+        try:
+            self._systemctl("enable", "--now", "--no-reload", "--no-block", *map(unit, names))
+        except ServiceError as error:
+            if len(names) == 1:
+                return {names[0]: str(error)}
+            return {name: said for each in names for name, said in self.start([each]).items()}
+        return {}
 
     def _reset(self, *names: str) -> None:
         """Let units that failed start again at once. One that was never loaded has nothing to reset, and complains."""
@@ -219,15 +226,21 @@ class Systemd:
     def stop(self, name: str) -> None:
         """End it: TimeoutStopSec= of the unit is for a shutdown of the host; here, requests were waited for before.
 
-        A second SIGTERM ends a llama-server that a client holds (tools/server/server.cpp, signal_handler).
+        A second SIGTERM ends a llama-server that a client holds (tools/server/server.cpp, signal_handler). One that is
+        not loaded, since its template is gone, has nothing to stop, and systemctl complains.
         """
-        self._systemctl("stop", "--no-block", unit(name))
+        with contextlib.suppress(ServiceError):
+            self._systemctl("stop", "--no-block", unit(name))
         for signal in ("SIGTERM", "SIGKILL"):
             if self._ends(name, STOP_GRACE):
                 break
             with contextlib.suppress(ServiceError):  # it ended in between
                 self._systemctl("kill", f"--signal={signal}", unit(name))
-        self._systemctl("stop", unit(name))
+        try:
+            self._systemctl("stop", unit(name))
+        except ServiceError:
+            if not self._ends(name, 0):
+                raise
         self._reset(name)
 
     def _ends(self, name: str, seconds: float) -> bool:

@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -162,6 +163,7 @@ def test_the_unit_holds_what_it_is_given(gpu):
         llama_server_path="/opt/llama/llama-server",
         home="/etc/magi",
         stop_timeout=30,
+        max_startup_time=120,
         model_folders=["/models", "/my models"],
         gpu=gpu,
     )
@@ -169,6 +171,8 @@ def test_the_unit_holds_what_it_is_given(gpu):
         "EnvironmentFile=/etc/magi/instances/%i.env",
         'ExecStart="/opt/llama/llama-server"',
         "TimeoutStopSec=30",
+        "StartLimitIntervalSec=650",
+        "StartLimitBurst=4",
         "Type=exec",
         "DynamicUser=yes",
         'BindReadOnlyPaths=-"/my models"',
@@ -282,16 +286,24 @@ def test_teardown_removes_what_is_ours_by_name_and_nothing_else(tmp_path, monkey
     assert [path.name for path in tmp_path.rglob("*")] == (["units"] if manager == "systemd" else [])
 
 
-class FakeSystemd(systemd.Systemd):
-    """A systemd that says what it is told to, and remembers what it is asked."""
+def test_a_program_is_given_up_where_it_ends_within_its_time_to_start():
+    text = render("program.conf.j2", instance=FakeInstance(), home="/m", llama_server_path="/x", max_startup_time=120)
+    assert "\nstartsecs=120\nstartretries=2\n" in text
 
-    def __init__(self, home: Path, said: str = ""):
+
+class FakeSystemd(systemd.Systemd):
+    """A systemd that says what it is told to, remembers what it is asked, and refuses some commands and units."""
+
+    def __init__(self, home: Path, said: str = "", refuses: Sequence[str] = ()):
         super().__init__(home)
         self.said = said
+        self.refuses = {*refuses}
         self.asked: list[tuple[str, ...]] = []
 
     def _systemctl(self, *arguments: str) -> str:
         self.asked.append(arguments)
+        if self.refuses & {*arguments}:
+            raise ServiceError(f"systemctl {' '.join(arguments)}: no")
         return self.said
 
 
@@ -310,6 +322,41 @@ def test_what_systemd_is_asked_no_version_refuses(tmp_path):
     services.status()
     (asked,) = services.asked
     assert not [argument for argument in asked if argument.startswith("--timestamp")]
+
+
+def test_a_unit_that_systemd_refuses_does_not_keep_the_others_from_starting(tmp_path):
+    services = FakeSystemd(tmp_path, refuses=["magi-llama@b.service"])
+    refused = services.start(["a", "b", "c"])
+    assert list(refused) == ["b"]
+    assert refused["b"].endswith("magi-llama@b.service: no")
+    started = [arguments[-1] for arguments in services.asked if "enable" in arguments]
+    assert started[1:] == [f"magi-llama@{name}.service" for name in "abc"]
+
+
+def test_stopping_a_unit_that_is_not_loaded_is_no_error_unless_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(systemd, "STOP_GRACE", 0)
+    show = "Id=magi-llama@a.service\nActiveState={}\nSubState=dead\nMainPID={}\n"
+    FakeSystemd(tmp_path, show.format("inactive", 0), ["stop"]).stop("a")
+    with pytest.raises(ServiceError, match="systemctl stop"):
+        FakeSystemd(tmp_path, show.format("active", 7), ["stop"]).stop("a")
+
+
+SUPERVISORD_LOG = """\
+2026-11-24 14:00:00,001 INFO spawned: 'a' with pid 1
+2026-11-24 14:00:01,001 WARN exited: a (exit status 1; not expected)
+2026-11-24 14:00:02,001 WARN exited: a (terminated by SIGKILL; not expected)
+2026-11-24 14:00:03,001 WARN exited: b-2 (terminated by SIGSEGV (core dumped); not expected)
+2026-11-24 14:00:04,001 INFO exited: c (exit status 0; expected)
+2026-11-24 14:00:05,001 INFO gave up: a entered FATAL state, too many start retries too quickly
+"""
+
+
+def test_how_a_program_ended_is_read_from_supervisord_s_log():
+    assert supervisor.parse_ends(SUPERVISORD_LOG.splitlines()) == {
+        "a": "terminated by SIGKILL",
+        "b-2": "terminated by SIGSEGV (core dumped)",
+        "c": "exit status 0",
+    }
 
 
 def test_a_socket_path_that_would_be_too_long_moves(tmp_path):
