@@ -16,7 +16,6 @@ import shlex
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 import xmlrpc.client
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,13 +88,12 @@ def parse_ends(log: Iterable[str]) -> dict[str, str]:
 
 
 def socket_path(home: str) -> str:
-    """Return where supervisord of ``home`` listens: there, or in the temporary folder where the path of a Unix socket
-    (108 bytes, unix(7)) would be too long."""
-    path = f"{home}/supervisor/supervisord.sock"
-    if len(os.fsencode(path)) < 100:
+    """Return where supervisord of ``home`` listens: there, or in /tmp where the path of a Unix socket (108 bytes,
+    unix(7)) would be too long. The same on the controller and the host, for whatever user and environment."""
+    path = os.path.normpath(f"{home}/supervisor/supervisord.sock")
+    if len(os.fsencode(path)) < 100:  # supervisord binds it with its process id at the end, and renames it
         return path
-    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
-    return f"{tempfile.gettempdir()}/magi-{os.getuid()}-{digest}.sock"
+    return f"/tmp/magi-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.sock"  # noqa: S108 - see _foreign
 
 
 class _Connection(http.client.HTTPConnection):
@@ -131,7 +129,17 @@ class Supervisor:
     def common(self) -> list[Path]:
         return [path for path in (self.folder / "supervisord.conf", self.folder / "run-instance") if path.exists()]
 
+    def _foreign(self) -> bool:
+        """Whether the socket in /tmp is another user's, who could answer as they like: the folder is for all."""
+        path = Path(self.socket)
+        if path.parent == self.folder or not os.path.lexists(path):
+            return False
+        owner = path.lstat().st_uid
+        return owner != os.geteuid() and not (self.folder.exists() and owner == self.folder.stat().st_uid)
+
     def _call(self, method: str, *arguments: Any) -> Any:
+        if self._foreign():
+            raise ConnectionRefusedError(f"{self.socket} is another user's")
         # A proxy for each call: calls come from several threads, and a connection is cheap.
         proxy = xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(self.socket))
         return getattr(proxy.supervisor, method)(*arguments)
@@ -170,6 +178,11 @@ class Supervisor:
             raise ServiceError(
                 f"supervisord is not at {self.supervisord}; install it (pip install supervisor) "
                 "or set model_server_supervisord_path."
+            )
+        if self._foreign():
+            raise ServiceError(
+                f"supervisord can't listen at {self.socket}, which is another user's: remove that, or set "
+                "model_server_home to a shorter path."
             )
         # supervisord starts what it finds; nothing of ours runs now, so the definitions are written anew behind this.
         for path in (self.folder / "programs").glob("*.conf"):
@@ -257,9 +270,15 @@ class Supervisor:
                 time.sleep(0.02)
         shutil.rmtree(self.folder / "home", ignore_errors=True)
         own = (self.folder / f"supervisord.{end}" for end in ("pid", "log", "log.1"))
+        listens = () if self._foreign() else (Path(self.socket),)
         defined = names(self.owned(), ".env")
         clear(
-            [*self.owned(), *self.common(), *own, *(path for name in defined for path in self._printed(name))],
+            [
+                *self.owned(),
+                *self.common(),
+                *own,
+                *listens,
+                *(path for name in defined for path in self._printed(name)),
+            ],
             [self.folder / "programs", self.folder, self.home / "instances", self.home / "logs"],
         )
-        Path(self.socket).unlink(missing_ok=True)

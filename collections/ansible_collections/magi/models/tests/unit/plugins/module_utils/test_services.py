@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -359,11 +362,33 @@ def test_how_a_program_ended_is_read_from_supervisord_s_log():
     }
 
 
-def test_a_socket_path_that_would_be_too_long_moves(tmp_path):
-    assert supervisor.socket_path("/srv/magi") == "/srv/magi/supervisor/supervisord.sock"
+def test_a_socket_path_that_would_be_too_long_moves(monkeypatch):
+    assert supervisor.socket_path("/srv/magi/") == "/srv/magi/supervisor/supervisord.sock"
     long = supervisor.socket_path("/srv/" + "x" * 100)
     assert len(long) < 100
     assert long != supervisor.socket_path("/srv/" + "y" * 100)
+    # The controller writes it down for the host, which may have another user and another temporary folder.
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    monkeypatch.setattr(tempfile, "tempdir", "/elsewhere")
+    assert long == supervisor.socket_path("/srv/" + "x" * 100 + "/")
+
+
+def test_a_socket_of_another_user_is_not_spoken_to(tmp_path, monkeypatch):
+    path = tmp_path / "magi.sock"
+    monkeypatch.setattr(supervisor, "socket_path", lambda home: str(path))
+    monkeypatch.setattr(os, "geteuid", lambda: path.lstat().st_uid + 1)
+    with socket.socket(socket.AF_UNIX) as impostor:
+        impostor.bind(str(path))
+        impostor.listen()
+        impostor.setblocking(False)
+        services = supervisor.Supervisor(tmp_path / "home", sys.executable)
+        assert services.status() == {}
+        with pytest.raises(ServiceError, match=f"can't listen at {path}, which is another user's: remove that, or set"):
+            services.prepare()
+        services.remove()
+        assert path.exists()
+        with pytest.raises(BlockingIOError):
+            impostor.accept()
 
 
 @pytest.mark.parametrize(("lines", "expected"), [(2, ["b", "c"]), (9, ["a", "b", "c"])])
