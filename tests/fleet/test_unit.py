@@ -20,6 +20,7 @@ pytestmark = pytest.mark.fleet
 CANARIES = {"HF_TOKEN": "canary-hf-4b1d", "LLAMA_API_KEY": "canary-llama-77c0"}
 FOLDER = '/srv/hostile "it\'s" \\ %n'
 KEY = "canary-key-9e3a"
+VERIFY = "systemd-analyze verify 2>&1"  # names every directive that systemd does not know
 
 
 def exposure(text: str) -> float:
@@ -34,6 +35,7 @@ def test_the_installed_unit_is_hardened(fleet: Fleet):
     run = fleet.deploy("one", *LIMIT)
     assert run.code == 0, run.output
     assert exposure(fleet.sh("host1", f"systemd-analyze security --no-pager magi-llama@{Q2}.service")) <= 1.2
+    assert fleet.sh("host1", f"{VERIFY} magi-llama@{Q2}.service", check=False) == ""
 
 
 def test_when_a_server_started_is_told_whatever_the_time_zone(fleet: Fleet):
@@ -53,21 +55,22 @@ def test_when_a_server_started_is_told_whatever_the_time_zone(fleet: Fleet):
 
 def test_the_unit_of_a_host_with_a_gpu_is_hardened(fleet: Fleet):
     """Row 27, offline: no test host has a GPU."""
-    plan = Plan("host1", "p", "systemd", "/etc/magi", "/opt/bin/llama-server", Generation(), (), (), 0, 0, gpu=True)
-    values = {
-        "llama_server_path": plan.llama_server_path,
-        "stop_timeout": 30,
-        "model_folders": ["/models"],
-        "gpu": True,
-    }
+    program = fleet.group_vars["model_server_llama_server_path"]
+    plan = Plan("host1", "p", "systemd", "/etc/magi", program, Generation(), (), (), 0, 0, gpu=True)
+    values = llama_instances.values(plan, {}, ["/models"])
     (unit,) = llama_instances.render(plan, systemd, [str(llama_instances.ROLE_TEMPLATES)], values)
     lines = unit["content"].splitlines()
-    for line in ("DeviceAllow=char-nvidia* rw", "SupplementaryGroups=render video", "ProcSubset=all"):
+    for line in (
+        *("DeviceAllow=char-nvidia* rw", "DeviceAllow=char-drm rw", "DeviceAllow=char-kfd rw"),
+        *("SupplementaryGroups=render video", "ProcSubset=all", "CacheDirectory=magi-llama/%i"),
+        "Environment=HOME=%S/magi-llama/%i XDG_CACHE_HOME=%C/magi-llama/%i",
+    ):
         assert line in lines
+    made = "d=$(mktemp -d); trap 'rm -r $d' EXIT; cat >$d/magi-llama@.service;"
+    assert fleet.sh("host1", f"{made} {VERIFY} $d/magi-llama@.service", check=False, stdin=unit["content"]) == ""
     said = fleet.sh(
         "host1",
-        "d=$(mktemp -d); trap 'rm -r $d' EXIT; cat >$d/magi-llama@.service;"
-        "systemd-analyze security --offline=true --no-pager $d/magi-llama@.service",
+        f"{made} systemd-analyze security --offline=true --no-pager $d/magi-llama@.service",
         stdin=unit["content"],
     )
     assert exposure(said) <= 1.5
