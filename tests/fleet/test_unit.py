@@ -13,7 +13,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan import Plan
 from ansible_collections.magi.models.plugins.module_utils._services import systemd
 
 from .. import hostile
-from .conftest import LIMIT, Q2, Fleet, bare
+from .conftest import LIMIT, Q2, Fleet, bare, until
 
 pytestmark = pytest.mark.fleet
 
@@ -127,6 +127,20 @@ def test_keys_protect_a_server_and_are_seen_nowhere(fleet: Fleet):
         assert fleet.get("host1", 8080, "/v1/models")[0] == 401
         assert fleet.get("host1", 8080, "/v1/models", key="wrong")[0] == 401
         assert "Paris" in fleet.ask("host1", 8080, KEY)[1]
+
+        # Restarted by systemd, or at boot: it fails, and serves nobody, where the file has lost its keys.
+        fleet.sh("host1", f"echo '# ours' >/etc/magi-keys; systemctl restart --no-block magi-llama@{Q2}")
+        until(lambda: fleet.state("host1", Q2) == "failed", 60, "it is given up")
+        assert fleet.get("host1", 8080, "/health")[0] == 0
+        runs.append(fleet.deploy("one", *LIMIT))
+        assert "holds no key" in runs[-1].text
+        printed = fleet.sh("host1", f"journalctl --output cat --unit magi-llama@{Q2}")
+        assert "magi: the API key file holds no key\n" in printed
+        fleet.sh("host1", f"printf '# ours\n%s\n' {KEY} >/etc/magi-keys")
+        runs.append(fleet.deploy("one", *LIMIT))
+        assert runs[-1].code == 0, runs[-1].output
+        assert exposure(fleet.sh("host1", f"systemd-analyze security --no-pager magi-llama@{Q2}.service")) <= 1.2
+        assert fleet.sh("host1", f"{VERIFY} magi-llama@{Q2}.service", check=False) == ""
 
         pid = fleet.pids()["host1", Q2]
         written = fleet.sh(

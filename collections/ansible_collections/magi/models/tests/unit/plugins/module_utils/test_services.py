@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jinja2
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._cause import find_cause
 from ansible_collections.magi.models.plugins.module_utils._services import (
     ServiceError,
     Status,
@@ -84,6 +85,28 @@ def test_a_shell_reads_every_value_back(tmp_path):
     assert arguments == ["one", "two words"]
 
 
+@pytest.mark.parametrize(
+    ("content", "started"), [("k", True), ("# ours\n\nk\n", True), ("", False), ("\n# k\n", False), (None, False)]
+)
+def test_a_server_that_would_ask_nobody_for_a_key_is_not_started(tmp_path, content, started):
+    """By the script of the supervisor manager, and by the one in systemd's drop-in as systemd hands it to the shell."""
+    keys = tmp_path / "the keys"
+    if content is not None:
+        keys.write_text(content)
+    environment = {"PATH": "/usr/bin:/bin", "MAGI_HOME": str(tmp_path), "LLAMA_ARG_API_KEY_FILE": str(keys)}
+    (tmp_path / "run").write_text(render("run-instance.sh.j2"))
+    instance = FakeInstance()
+    instance.api_key_file, instance.extra_args = str(keys), ("two words", "$5")
+    text = render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/bin/echo")
+    drop_in = shlex.split(text.rpartition("ExecStart=")[2].replace("$$", "$"))
+    for command in (["/bin/sh", tmp_path / "run", os.devnull, "/bin/echo", "two words", "$5"], drop_in):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == ((0, "two words $5\n") if started else (1, ""))
+        assert find_cause(done.stderr.splitlines(), "exit status 1").code == (
+            "crashed" if started else "bad_api_key_file"
+        )
+
+
 @pytest.mark.parametrize("text", [text for text in HOSTILE if "\n" not in text])
 def test_a_word_of_supervisor_s_command_is_read_back(text):
     # what supervisor does with a setting: cut at a comment behind white space, expand %, split like a shell
@@ -135,8 +158,11 @@ def test_the_drop_in_is_empty_without_arguments_and_exact_with_them():
     text = render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/x")
     assert "[Service]\n" in text
     assert "LoadCredential=api-keys:/etc/100%% keys\n" in text
-    assert "ExecStart" not in text
-    instance.api_key_file = None
+    assert text.endswith('"/x"\n')
+    instance.extra_args = ("--x", "$5")
+    text = render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/opt/$x")
+    assert text.endswith(' "/opt/$$x" "--x" "$$5"\n')
+    instance.api_key_file, instance.extra_args = None, ()
     instance.resources = {"nice": "5", "memory_max": "50%", "cpu_quota": "150%"}
     text = render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/x")
     assert text.endswith("[Service]\nCPUQuota=150%\nMemoryMax=50%\nNice=5\n")
