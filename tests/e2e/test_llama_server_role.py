@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,6 +211,18 @@ def test_release_upgrades_keep_two(role, releases, tmp_path):
         assert os.access(tmp_path / "bin/llama-server", os.X_OK)
     kept = sorted(path.name.split("-")[0] for path in (tmp_path / "releases").iterdir())
     assert kept == ["b2", "b3", "current"]
+
+
+def test_what_a_killed_install_left_behind_is_removed_a_day_later(role, releases, tmp_path):
+    b1 = releases("b1")
+    assert role(**b1).rc == 0
+    for name in (".new-abandoned", ".new-at-work"):
+        (tmp_path / "releases" / name / "tree").mkdir(parents=True)
+    yesterday = time.time() - 90000
+    os.utime(tmp_path / "releases/.new-abandoned", (yesterday, yesterday))
+    assert [role(**b1).changed for _time in range(2)] == [1, 0]
+    assert sorted(path.name.split("-")[0] for path in (tmp_path / "releases").iterdir()) == [".new", "b1", "current"]
+    assert (tmp_path / "releases/.new-at-work").exists()
 
 
 @pytest.mark.parametrize(

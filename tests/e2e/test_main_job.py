@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._services.supervisor import socket_path
 
 from .. import hostile
 from .conftest import MODELS, PORTS, ROOT, Deployment, alive, ask, environment_of
@@ -94,6 +96,9 @@ def test_from_files_to_answers_and_back(deployment: Deployment):
     assert Q3 in status.output
 
     # what is not ours stays, and a second teardown finds nothing to do
+    theirs = [deployment.home / path for path in ("logs/theirs.log", "instances/theirs", "supervisor/theirs")]
+    for path in theirs:
+        path.write_text("x")
     foreign = subprocess.Popen([sys.executable, "-m", "http.server", str(PORTS[1]), "--bind", "127.0.0.1"])
     try:
         pids = [server["pid"] for server in deployment.servers().values()]
@@ -101,7 +106,7 @@ def test_from_files_to_answers_and_back(deployment: Deployment):
         assert gone.code == 0, gone.output
         assert gone.changed == 1
         assert not any(alive(pid) for pid in pids)
-        assert not deployment.home.exists()
+        assert {*deployment.home.rglob("*")} == {*theirs, *(path.parent for path in theirs)}
         assert not deployment.registry.exists()
         assert (deployment.models / "SmolLM2-135M-Instruct.Q2_K.gguf").exists()
         assert foreign.poll() is None
@@ -183,6 +188,23 @@ def test_hostile_names_and_metadata_reach_the_process_exactly(deployment: Deploy
     assert "has a name that is not UTF-8" in deployment.registry.read_text()
     # Where a template's lookup would have run its command.
     assert not [*ROOT.glob("own*"), *ROOT.glob("playbooks/own*")]
+
+
+def test_a_home_whose_path_is_too_long_for_a_socket(deployment: Deployment):
+    deployment.add_model("Q2_K")
+    home = deployment.folder / ("long" * 25)
+    deployment.variables["model_server_home"] = str(home)
+    path = Path(socket_path(str(home)))
+    try:
+        run = deployment.play()
+        assert run.code == 0, run.output
+        assert path.is_socket()
+        assert deployment.play().changed == 0
+    finally:
+        gone = deployment.play("teardown")
+        assert gone.code == 0, gone.output
+    assert not path.exists()
+    assert not home.exists()
 
 
 @pytest.mark.parametrize("give", ["environment", "extra"])

@@ -9,10 +9,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, Status
+from ansible_collections.magi.models.plugins.module_utils._services.supervisor import Supervisor
 
 from .conftest import PORTS, ROOT, Deployment, alive, ask
 
@@ -210,6 +213,58 @@ def test_servers_whose_manager_was_killed_are_taken_back(two: Deployment):
     assert f"restart {Q2}: process {before[Q2]} runs outside its service manager" in run.output
     assert two.report()["ready_servers"] == 2
     assert not any(alive(pid) for pid in before.values())
+
+
+def until(services: Supervisor, wanted: Callable[[Status], bool]) -> Status:
+    """Return the first status of Q2 that is ``wanted``."""
+    deadline = time.monotonic() + 60
+    while not wanted(status := services.status()[Q2]):
+        assert time.monotonic() < deadline, status
+        time.sleep(0.02)
+    return status
+
+
+def test_a_server_that_is_killed_while_it_starts_is_given_up_and_tried_again_by_the_next_run(two: Deployment):
+    assert two.play(profile="fast-only").code == 0
+    services = Supervisor(two.home, "")
+    for _time in range(3):
+        # However slowly it dies: it has as long as the deployment would wait for it.
+        killed = until(services, lambda now: now.pid is not None and time.time() - now.started_at > 4)
+        assert killed.state == "starting"
+        os.kill(killed.pid, signal.SIGKILL)
+        until(services, lambda now: now.pid != killed.pid)  # noqa: B023 - called here
+    given_up = until(services, lambda now: now.state not in ("starting", "backoff"))
+    assert (given_up.state, given_up.exit_status) == ("failed", "terminated by SIGKILL")
+    run = two.play(profile="fast-only")
+    assert run.code == 0, run.output
+    assert f"start {Q2}: was failed (terminated by SIGKILL)" in run.output
+
+    # The time that a start may take is in the program: written anew, and nothing restarts for it.
+    pid = two.servers()[Q2]["pid"]
+    longer = [two.play(profile="fast-only", model_server_max_startup_time=200) for _time in range(2)]
+    assert [(run.code, run.changed) for run in longer] == [(0, 1), (0, 0)], longer[0].output
+    assert two.servers()[Q2]["pid"] == pid
+
+
+def test_supervisord_starts_whatever_state_a_program_is_in_and_says_what_it_refuses(two: Deployment):
+    assert two.play(profile="fast-only").code == 0
+    services = Supervisor(two.home, "")
+    first = services.status()[Q2]
+    assert services.start([Q2]) == {}
+    second = until(services, lambda now: now.pid not in (None, first.pid))
+    os.kill(second.pid, signal.SIGKILL)
+    until(services, lambda now: now.state == "backoff")
+    assert services.start([Q2]) == {}
+    until(services, lambda now: now.pid not in (None, second.pid))
+    (refused,) = services.start(["nope"]).items()
+    assert refused == (
+        "nope",
+        f"supervisord of {two.home}/supervisor did not start nope (BAD_NAME: nope); its log there, supervisord.log, "
+        "says why.",
+    )
+    nobody = Supervisor(two.folder, "")
+    with pytest.raises(ServiceError, match=f"{two.folder}/supervisor did not read its programs: it does not answer"):
+        nobody.reload()
 
 
 HOLD = """

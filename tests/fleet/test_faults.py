@@ -31,10 +31,13 @@ def test_a_slow_start_is_waited_for_to_the_deadline_and_no_longer(fleet: Fleet):
         until(lambda: "[5/5] Health check]" in waiting.output, 60, "the health check begins")
         status = until(lambda: fleet.get("host1", 8080, "/health")[0], 60, f"{Q2} answers")
         assert status == 503
+        pid = fleet.sh("host1", f"systemctl show --property=MainPID --value magi-llama@{Q2}")
         fleet.sh("host1", f"systemctl set-property --runtime magi-llama@{Q2}.service CPUQuota=")
         run = waiting.finish()
-        assert (run.code, run.changed) == (0, 0), run.output
+        # The time that a start may take is in the unit: written anew, and nothing restarts for it.
+        assert (run.code, run.changed) == (0, 1), run.output
         assert [key[1] for key in fleet.pids()] == [Q2, Q3]
+        assert fleet.pids()["host1", Q2] == int(pid)
     finally:
         fleet.sh("host1", f"rm -r {path.rpartition('/')[0]}; systemctl revert magi-llama@{Q2}; systemctl daemon-reload")
 
@@ -118,6 +121,37 @@ def test_a_model_that_no_server_loads_ends_its_loop_and_the_others_serve(fleet: 
     finally:
         bare(fleet, "host1")
         fleet.sh("host1", "rm -r /srv/odd")
+
+
+def test_a_unit_that_systemd_refuses_is_named_and_the_others_serve(fleet: Fleet):
+    bare(fleet, "host1")
+    fleet.profile("one", Q2, Q3, Q4)
+    path = fleet.drop_in("host1", Q3, "ExecStart=/bin/true")  # a second one: a bad unit
+    fleet.sh("host1", f"systemctl mask magi-llama@{Q2}")
+    try:
+        run = fleet.deploy("one", *LIMIT)
+        assert run.code == 0, run.output
+        failed = {item["instance"]: item for item in fleet.report()["summary"]["failed"]}
+        assert {name: item["cause"] for name, item in failed.items()} == {Q2: "start_refused", Q3: "start_refused"}
+        assert "is masked" in failed[Q2]["detail"]
+        assert [key[1] for key in fleet.pids()] == [Q4]
+    finally:
+        fleet.sh("host1", f"systemctl unmask magi-llama@{Q2}; rm -r {path.rpartition('/')[0]}; systemctl daemon-reload")
+    run = fleet.deploy("one", *LIMIT)
+    assert run.code == 0, run.output
+    assert len(fleet.pids()) == 3
+
+
+def test_a_teardown_is_whole_where_somebody_removed_the_template(fleet: Fleet):
+    fleet.profile("one", Q2, Q3)
+    assert fleet.deploy("one", *LIMIT).code == 0
+    fleet.sh(
+        "host1",
+        f"systemctl stop magi-llama@{Q2}; rm /etc/systemd/system/magi-llama@.service; systemctl daemon-reload",
+    )
+    bare(fleet, "host1")
+    assert not [line for line in fleet.snapshot("host1") if "magi" in line]
+    assert fleet.sh("host1", "systemctl list-units --all --no-legend 'magi-llama@*'") == ""
 
 
 def test_another_server_that_answers_the_probe_is_found_out(fleet: Fleet):

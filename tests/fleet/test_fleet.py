@@ -138,7 +138,7 @@ def test_teardown_removes_ours_alone(fleet: Fleet):
     fleet.sh("host2", "cat >/etc/systemd/system/llama-other.service", stdin=unit)
     foreign = f"/etc/systemd/system/magi-llama@{Q2}.service.d/override.conf"
     fleet.sh("host2", f"mkdir -p {os.path.dirname(foreign)}; cat >{foreign}", stdin="[Service]\nNice=5\n")
-    fleet.sh("host2", "mkdir -p /etc/magi /var/lib/magi; echo x | tee /etc/magi/theirs >/var/lib/magi/theirs")
+    fleet.sh("host2", "echo x | tee /etc/magi/theirs /etc/magi/instances/theirs >/var/lib/magi/theirs")
     fleet.sh("host2", "systemctl daemon-reload; systemctl start llama-other.service")
     pid = fleet.sh("host2", "systemctl show --property=MainPID --value llama-other.service")
     try:
@@ -148,6 +148,8 @@ def test_teardown_removes_ours_alone(fleet: Fleet):
         files = [line.split()[0] for line in fleet.snapshot("host2") if "magi" in line or "llama" in line]
         assert files == [
             "/etc/magi",
+            "/etc/magi/instances",
+            "/etc/magi/instances/theirs",
             "/etc/magi/theirs",
             "/etc/systemd/system/llama-other.service",
             os.path.dirname(foreign),
@@ -162,6 +164,6 @@ def test_teardown_removes_ours_alone(fleet: Fleet):
         fleet.sh(
             "host2",
             "systemctl stop llama-other.service; rm -r /etc/systemd/system/llama-other.service /etc/magi/theirs"
-            f" /var/lib/magi/theirs {os.path.dirname(foreign)}; rmdir /etc/magi /var/lib/magi; systemctl daemon-reload",
+            f" /etc/magi/instances /var/lib/magi/theirs {os.path.dirname(foreign)}; rmdir /etc/magi /var/lib/magi; systemctl daemon-reload",
             check=False,
         )

@@ -13,13 +13,14 @@ from ansible_collections.magi.models.plugins.module_utils._plan import Plan
 from ansible_collections.magi.models.plugins.module_utils._services import systemd
 
 from .. import hostile
-from .conftest import LIMIT, Q2, ROOT, Fleet, bare
+from .conftest import LIMIT, Q2, ROOT, Fleet, bare, until
 
 pytestmark = pytest.mark.fleet
 
 CANARIES = {"HF_TOKEN": "canary-hf-4b1d", "LLAMA_API_KEY": "canary-llama-77c0"}
 FOLDER = '/srv/hostile "it\'s" \\ %n'
 KEY = "canary-key-9e3a"
+VERIFY = "systemd-analyze verify 2>&1"  # names every directive that systemd does not know
 
 
 def exposure(text: str) -> float:
@@ -34,25 +35,42 @@ def test_the_installed_unit_is_hardened(fleet: Fleet):
     run = fleet.deploy("one", *LIMIT)
     assert run.code == 0, run.output
     assert exposure(fleet.sh("host1", f"systemd-analyze security --no-pager magi-llama@{Q2}.service")) <= 1.2
+    assert fleet.sh("host1", f"{VERIFY} magi-llama@{Q2}.service", check=False) == ""
+
+
+def test_when_a_server_started_is_told_whatever_the_time_zone(fleet: Fleet):
+    fleet.profile("one", Q2)
+    fleet.sh("host1", "ln -sf /usr/share/zoneinfo/Asia/Kolkata /etc/localtime; date | grep -q IST")
+    try:
+        run = fleet.deploy("one", *LIMIT)
+        assert run.code == 0, run.output
+    finally:
+        fleet.sh("host1", "ln -sf /usr/share/zoneinfo/Etc/UTC /etc/localtime")
+    unit = fleet.sh(
+        "host1", f"systemctl show --property=ExecMainStartTimestamp --timestamp=unix magi-llama@{Q2}.service"
+    )
+    (server,) = fleet.report()["servers"]
+    assert unit == f"ExecMainStartTimestamp=@{server['started_at']:.0f}\n"
 
 
 def test_the_unit_of_a_host_with_a_gpu_is_hardened(fleet: Fleet):
     """Row 27, offline: no test host has a GPU."""
-    plan = Plan("host1", "p", "systemd", "/etc/magi", "/opt/bin/llama-server", Generation(), (), (), 0, 0, gpu=True)
-    values = {
-        "llama_server_path": plan.llama_server_path,
-        "stop_timeout": 30,
-        "model_folders": ["/models"],
-        "gpu": True,
-    }
+    program = fleet.group_vars["model_server_llama_server_path"]
+    plan = Plan("host1", "p", "systemd", "/etc/magi", program, Generation(), (), (), 0, 0, gpu=True)
+    values = llama_instances.values(plan, {}, ["/models"])
     (unit,) = llama_instances.render(plan, systemd, [str(llama_instances.ROLE_TEMPLATES)], values)
     lines = unit["content"].splitlines()
-    for line in ("DeviceAllow=char-nvidia* rw", "SupplementaryGroups=render video", "ProcSubset=all"):
+    for line in (
+        *("DeviceAllow=char-nvidia* rw", "DeviceAllow=char-drm rw", "DeviceAllow=char-kfd rw"),
+        *("SupplementaryGroups=render video", "ProcSubset=all", "CacheDirectory=magi-llama/%i"),
+        "Environment=HOME=%S/magi-llama/%i XDG_CACHE_HOME=%C/magi-llama/%i",
+    ):
         assert line in lines
+    made = "d=$(mktemp -d); trap 'rm -r $d' EXIT; cat >$d/magi-llama@.service;"
+    assert fleet.sh("host1", f"{made} {VERIFY} $d/magi-llama@.service", check=False, stdin=unit["content"]) == ""
     said = fleet.sh(
         "host1",
-        "d=$(mktemp -d); trap 'rm -r $d' EXIT; cat >$d/magi-llama@.service;"
-        "systemd-analyze security --offline=true --no-pager $d/magi-llama@.service",
+        f"{made} systemd-analyze security --offline=true --no-pager $d/magi-llama@.service",
         stdin=unit["content"],
     )
     assert exposure(said) <= 1.5
@@ -110,6 +128,20 @@ def test_keys_protect_a_server_and_are_seen_nowhere(fleet: Fleet):
         assert fleet.get("host1", 8080, "/v1/models")[0] == 401
         assert fleet.get("host1", 8080, "/v1/models", key="wrong")[0] == 401
         assert "Paris" in fleet.ask("host1", 8080, KEY)[1]
+
+        # Restarted by systemd, or at boot: it fails, and serves nobody, where the file has lost its keys.
+        fleet.sh("host1", f"echo '# ours' >/etc/magi-keys; systemctl restart --no-block magi-llama@{Q2}")
+        until(lambda: fleet.state("host1", Q2) == "failed", 60, "it is given up")
+        assert fleet.get("host1", 8080, "/health")[0] == 0
+        runs.append(fleet.deploy("one", *LIMIT))
+        assert "holds no key" in runs[-1].text
+        printed = fleet.sh("host1", f"journalctl --output cat --unit magi-llama@{Q2}")
+        assert "magi: the API key file holds no key\n" in printed
+        fleet.sh("host1", f"printf '# ours\n%s\n' {KEY} >/etc/magi-keys")
+        runs.append(fleet.deploy("one", *LIMIT))
+        assert runs[-1].code == 0, runs[-1].output
+        assert exposure(fleet.sh("host1", f"systemd-analyze security --no-pager magi-llama@{Q2}.service")) <= 1.2
+        assert fleet.sh("host1", f"{VERIFY} magi-llama@{Q2}.service", check=False) == ""
 
         pid = fleet.pids()["host1", Q2]
         written = fleet.sh(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -48,6 +49,18 @@ def render(plan: Plan, manager: ModuleType, folders: list[str], values: dict[str
     return files
 
 
+def values(plan: Plan, arguments: Mapping[str, Any], model_folders: Sequence[str]) -> dict[str, Any]:
+    """Return what the templates know beside the plan and its instances, from the arguments of the task."""
+    return {
+        "llama_server_path": plan.llama_server_path,
+        "stop_timeout": int(arguments.get("stop_timeout") or 30),
+        "max_startup_time": int(arguments.get("max_startup_time") or 120),
+        "model_folders": model_folders,
+        "gpu": plan.gpu,
+        "socket_path": supervisor.socket_path(plan.home),
+    }
+
+
 class ActionModule(ActionBase):
     """Render a plan's files on the controller and hand all of them to the module in one call."""
 
@@ -69,13 +82,7 @@ class ActionModule(ActionBase):
                     plan,
                     manager,
                     [*([str(templates_dir)] if templates_dir else []), str(ROLE_TEMPLATES)],
-                    {
-                        "llama_server_path": plan.llama_server_path,
-                        "stop_timeout": int(arguments.get("stop_timeout") or 30),
-                        "model_folders": model_folders,
-                        "gpu": plan.gpu,
-                        "socket_path": supervisor.socket_path(plan.home),
-                    },
+                    values(plan, arguments, model_folders),
                 )
             except (ValueError, jinja2.TemplateError) as error:
                 raise AnsibleActionFail(f"Host {plan.host}: a service file can't be written: {error}.") from None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils import _probe
-from ansible_collections.magi.models.plugins.module_utils._cause import find_cause, not_ready
+from ansible_collections.magi.models.plugins.module_utils._cause import find_cause, not_ready, start_refused
 from ansible_collections.magi.models.plugins.module_utils._files import write_atomic
 from ansible_collections.magi.models.plugins.module_utils._generation import (
     ConflictError,
@@ -302,13 +302,25 @@ def _until(condition: Callable[[], bool], seconds: float, pause: float = 0.05) -
 def _start_all(services: Services, outcomes: Sequence[Outcome], job: Job) -> Sequence[Outcome]:
     starting = [item.instance for item in outcomes if item.action in ("start", "restart")]
     if job.concurrent_starts:
-        if starting:
-            services.start(starting)
-        return outcomes
+        return _refused(outcomes, services.start(starting) if starting else {})
     for name in starting:
-        services.start([name])
-        outcomes = _settle(services, outcomes, [name], job, job.max_startup_time)
+        refused = services.start([name])
+        outcomes = _refused(outcomes, refused)
+        if not refused:
+            outcomes = _settle(services, outcomes, [name], job, job.max_startup_time)
     return outcomes
+
+
+def _refused(outcomes: Iterable[Outcome], said: Mapping[str, str]) -> tuple[Outcome, ...]:
+    """Return the outcomes with those that did not start for what their manager ``said`` of them, by name."""
+
+    def outcome(item: Outcome) -> Outcome:
+        if item.instance not in said:
+            return item
+        cause = start_refused(said[item.instance])
+        return replace(item, launched=False, cause=cause.code, detail=cause.detail)
+
+    return tuple(map(outcome, outcomes))
 
 
 def _settle(

@@ -42,6 +42,7 @@ def link(path: Path, target: Path) -> None:
     """Make path a symbolic link to target, replacing an older link in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.unlink(missing_ok=True)  # of a process that was killed, whose id is ours now
     new.symlink_to(target)
     new.replace(path)
 

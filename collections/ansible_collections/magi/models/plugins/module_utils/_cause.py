@@ -16,8 +16,8 @@ class Cause:
     """One sentence: what is wrong, and the remedy."""
 
 
-# What llama-server prints (ggml/src/gguf.cpp, src/llama-model*.cpp, common/arg.cpp, tools/server), first match wins:
-# pattern, code, sentence with the pattern's group.
+# What llama-server prints (ggml/src/gguf.cpp, src/llama-model*.cpp, common/arg.cpp, tools/server), or the shell that
+# runs it, first match wins: pattern, code, sentence with the pattern's group.
 _TABLE = (
     (
         r"couldn't bind HTTP server socket, hostname: (\S+, port: \d+)",
@@ -38,6 +38,11 @@ _TABLE = (
         r"error while handling environment variable \"(LLAMA_ARG_API_KEY_FILE)\"",
         "bad_api_key_file",
         "its API key file can't be read; correct the option api_key_file",
+    ),
+    (
+        r"^magi: the API key file holds no key",  # run-instance.sh.j2, magi-llama@instance.conf.j2
+        "bad_api_key_file",
+        "its API key file holds no key, and it would ask nobody for one; write a key into it",
     ),
     (
         r"error while handling environment variable \"(\w+\": .+)",
@@ -76,12 +81,13 @@ def find_cause(log: Sequence[str], exit_status: str | None) -> Cause:
     """Return why a server ended, from the last lines it printed (oldest first) and how it exited."""
     text = "\n".join(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line) for line in log)
     for pattern, code, sentence in _TABLE:
-        match = re.search(pattern, text)
+        match = re.search(pattern, text, re.MULTILINE)
         if match:
             said = next((group for group in match.groups() if group), match.group())
             return Cause(code, sentence.format(said.strip()[:300]))
     status = exit_status or "no exit status"
-    if re.search(r"oom|signal 9|SIGKILL|status 137", status, re.IGNORECASE):
+    # "signal, exit status 9" is all that systemd says where it does not see the kernel's OOM killer (cgroup v1).
+    if re.search(r"oom|signal, exit status 9\b|SIGKILL|status 137", status, re.IGNORECASE):
         return Cause("out_of_memory", f"it was killed ({status}), most likely for lack of memory; see the kernel's log")
     if re.search(r"status 243\b", status):  # systemd.exec(5), EXIT_CREDENTIALS
         return Cause("bad_api_key_file", f"systemd can't read its API key file ({status}); correct api_key_file")
@@ -112,6 +118,14 @@ def not_ready(seconds: int, status: int) -> Cause:
     return Cause(
         "timeout",
         f"it {said} after {seconds} s; see its log, and raise model_server_max_startup_time if it only needs longer",
+    )
+
+
+def start_refused(said: str) -> Cause:
+    """Return the cause of an instance that its service manager refuses to start; ``said`` is the manager's sentence."""
+    return Cause(
+        "start_refused",
+        f"its service manager refuses to start it ({said.rstrip('.')}); mend that on the host and run again",
     )
 
 

@@ -74,6 +74,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -115,7 +116,12 @@ class Releases:
             steps.append(f"switch to {self.name}")
         if not _binary.points_to(self.path, self.current / NAME):
             steps.append("link")
-        return steps + [f"remove {name}" for name in self._surplus()]
+        return steps + [f"remove {name}" for name in (*self._surplus(), *self._abandoned())]
+
+    def _abandoned(self) -> list[str]:
+        """What installs left behind that were killed; one that is at work made its folder less than a day ago."""
+        made = self.dir.glob(".new-*")
+        return sorted(path.name for path in made if path.is_dir() and path.stat().st_mtime < time.time() - 86400)
 
     def _surplus(self) -> list[str]:
         """Releases beyond `keep`, the one just replaced kept before older ones."""

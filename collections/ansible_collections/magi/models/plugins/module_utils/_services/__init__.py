@@ -8,6 +8,8 @@ acts on them. Nothing outside this folder knows how a manager does it.
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,20 +61,25 @@ class Services(Protocol):
     def reload(self) -> None:
         """Read the changed definitions; nothing starts, nothing stops."""
 
-    def start(self, names: Sequence[str]) -> None:
-        """Start instances that don't run, with their definitions as they are now, also after they failed."""
+    def start(self, names: Sequence[str]) -> dict[str, str]:
+        """Start instances that don't run, with their definitions as they are now, also after they failed.
+
+        Return by name what the manager said of those that it refuses to start; it starts the others.
+        """
 
     def stop(self, name: str) -> None:
         """End an instance: SIGTERM, a few seconds of grace, SIGKILL. Returns when it has ended."""
 
     def forget(self, name: str) -> None:
-        """Drop a stopped instance whose definition is gone, and what its server kept; reload() makes it final."""
+        """Drop a stopped instance whose definition is gone, what its server kept, and a log that is ours; reload()
+        makes it final."""
 
     def logs(self, name: str, lines: int) -> list[str]:
         """Return the last lines that the instance printed, oldest first."""
 
     def remove(self) -> None:
-        """Remove the manager's own files, and the manager where it is ours; all instances are stopped."""
+        """Remove the files of ours that are left, by name, and the manager where it is ours; all instances are
+        stopped and forgotten. Folders in which others keep something stay."""
 
 
 Filters = Mapping[str, Callable[[str], str]]
@@ -98,6 +105,18 @@ def tail(path: Path, lines: int, limit: int = 65536) -> list[str]:
     except OSError:
         return []
     return text.splitlines()[-lines:]
+
+
+def clear(files: Iterable[Path], folders: Iterable[Path]) -> None:
+    """Remove files of ours, and those folders of ours that are empty then: what others keep there stays."""
+    for path in files:
+        path.unlink(missing_ok=True)
+    for folder in folders:
+        for path in folder.glob(".*.tmp"):
+            if re.fullmatch(r"\..+\.\d{1,10}\.tmp", path.name):  # of a writer that was killed (_files.write_atomic)
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def chosen(manager: str, home: str, supervisord_path: str) -> Services:

@@ -16,10 +16,9 @@ import shlex
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from ansible_collections.magi.models.plugins.module_utils._services import (
     ServiceError,
     Status,
     Template,
+    clear,
     environment_value,
     names,
     tail,
@@ -77,17 +77,23 @@ _STATES = {
     "FATAL": "failed",
     "UNKNOWN": "failed",
 }
-_NOT_RUNNING, _BAD_NAME, _ALREADY_ADDED = 70, 10, 90  # supervisor/xmlrpc.py, Faults
+_NOT_RUNNING, _BAD_NAME = 70, 10  # supervisor/xmlrpc.py, Faults
+
+
+def parse_ends(log: Iterable[str]) -> dict[str, str]:
+    """Return by program how its last process ended, from supervisord's log (supervisor/process.py, finish): of one that
+    ended within startsecs it says no more than "too quickly" elsewhere."""
+    pattern = re.compile(r"exited: (\S+) \((.+); (?:not )?expected\)$")
+    return dict(match.groups() for line in log if (match := pattern.search(line)))
 
 
 def socket_path(home: str) -> str:
-    """Return where supervisord of ``home`` listens: there, or in the temporary folder where the path of a Unix socket
-    (108 bytes, unix(7)) would be too long."""
-    path = f"{home}/supervisor/supervisord.sock"
-    if len(os.fsencode(path)) < 100:
+    """Return where supervisord of ``home`` listens: there, or in /tmp where the path of a Unix socket (108 bytes,
+    unix(7)) would be too long. The same on the controller and the host, for whatever user and environment."""
+    path = os.path.normpath(f"{home}/supervisor/supervisord.sock")
+    if len(os.fsencode(path)) < 100:  # supervisord binds it with its process id at the end, and renames it
         return path
-    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
-    return f"{tempfile.gettempdir()}/magi-{os.getuid()}-{digest}.sock"
+    return f"/tmp/magi-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.sock"  # noqa: S108 - see _foreign
 
 
 class _Connection(http.client.HTTPConnection):
@@ -123,10 +129,40 @@ class Supervisor:
     def common(self) -> list[Path]:
         return [path for path in (self.folder / "supervisord.conf", self.folder / "run-instance") if path.exists()]
 
+    def _foreign(self) -> bool:
+        """Whether the socket in /tmp is another user's, who could answer as they like: the folder is for all."""
+        path = Path(self.socket)
+        if path.parent == self.folder or not os.path.lexists(path):
+            return False
+        owner = path.lstat().st_uid
+        return owner != os.geteuid() and not (self.folder.exists() and owner == self.folder.stat().st_uid)
+
     def _call(self, method: str, *arguments: Any) -> Any:
+        if self._foreign():
+            raise ConnectionRefusedError(f"{self.socket} is another user's")
         # A proxy for each call: calls come from several threads, and a connection is cheap.
         proxy = xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(self.socket))
         return getattr(proxy.supervisor, method)(*arguments)
+
+    def _ask(
+        self, purpose: str, method: str, *arguments: Any, faults: Sequence[int] = (), absent: bool = False
+    ) -> None:
+        """Call supervisord for a ``purpose``; ``faults`` are as good as done, and so is all, where ``absent`` says so,
+        without a supervisord. Raises ServiceError."""
+        try:
+            self._call(method, *arguments)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode not in faults:
+                raise ServiceError(
+                    f"supervisord of {self.folder} did not {purpose} ({fault.faultString}); its log there, "
+                    "supervisord.log, says why."
+                ) from None
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error) as error:
+            if not (absent and isinstance(error, (ConnectionError, FileNotFoundError))):
+                raise ServiceError(
+                    f"supervisord of {self.folder} did not {purpose}: it does not answer ({error}); end its process, "
+                    "if there is one, and run again."
+                ) from None
 
     def _answers(self) -> bool:
         try:
@@ -142,6 +178,11 @@ class Supervisor:
             raise ServiceError(
                 f"supervisord is not at {self.supervisord}; install it (pip install supervisor) "
                 "or set model_server_supervisord_path."
+            )
+        if self._foreign():
+            raise ServiceError(
+                f"supervisord can't listen at {self.socket}, which is another user's: remove that, or set "
+                "model_server_home to a shorter path."
             )
         # supervisord starts what it finds; nothing of ours runs now, so the definitions are written anew behind this.
         for path in (self.folder / "programs").glob("*.conf"):
@@ -172,49 +213,53 @@ class Supervisor:
     def status(self) -> dict[str, Status]:
         found = {name: Status("stopped") for name in names((self.folder / "programs").glob("*.conf"), ".conf")}
         with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
-            for info in self._call("getAllProcessInfo"):
+            processes = self._call("getAllProcessInfo")
+            ends = parse_ends(tail(self.folder / "supervisord.log", 1000))
+            for info in processes:
                 state = _STATES.get(info["statename"], "failed")
                 ended = info["statename"] in ("BACKOFF", "EXITED", "FATAL")
+                said = info["spawnerr"] or f"exit status {info['exitstatus']}"
+                if said.startswith(("Exited too quickly", "Bad exit code")):  # supervisor/process.py, finish
+                    said = ends.get(info["name"], said)
                 found[info["name"]] = Status(
                     state,
                     info["pid"] or None,
                     float(info["start"]) if info["start"] and (info["pid"] or ended) else None,
-                    (info["spawnerr"] or f"exit status {info['exitstatus']}") if ended else None,
+                    said if ended else None,
                 )
         return found
 
     def reload(self) -> None:
-        try:
-            self._call("reloadConfig")
-        except xmlrpc.client.Fault as fault:
-            raise ServiceError(f"supervisord refused {self.folder}: {fault.faultString}") from None
+        self._ask("read its programs", "reloadConfig")
 
-    def start(self, names: Sequence[str]) -> None:
+    def start(self, names: Sequence[str]) -> dict[str, str]:
         """Add the programs anew: so they have their present definitions, and supervisord starts them."""
+        refused = {}
         for name in names:
-            self.forget(name)
-            self._call("addProcessGroup", name)
+            try:
+                self.stop(name)  # one that is about to start again, or does so just now, can't be dropped
+                self._drop(name)
+                self._ask(f"start {name}", "addProcessGroup", name)
+            except ServiceError as error:
+                refused[name] = str(error)
+        return refused
 
     def stop(self, name: str) -> None:
-        try:
-            self._call("stopProcess", name, True)
-        except xmlrpc.client.Fault as fault:
-            if fault.faultCode not in (_NOT_RUNNING, _BAD_NAME):
-                raise ServiceError(f"supervisord did not stop {name}: {fault.faultString}") from None
-        except (ConnectionError, FileNotFoundError):
-            pass  # no supervisord, so nothing of its runs
+        self._ask(f"stop {name}", "stopProcess", name, True, faults=(_NOT_RUNNING, _BAD_NAME), absent=True)
 
     def forget(self, name: str) -> None:
-        try:
-            self._call("removeProcessGroup", name)
-        except xmlrpc.client.Fault as fault:
-            if fault.faultCode != _BAD_NAME:
-                raise ServiceError(f"supervisord did not drop {name}: {fault.faultString}") from None
-        except (ConnectionError, FileNotFoundError):
-            pass
+        self._drop(name)
+        clear(self._printed(name), ())
+
+    def _drop(self, name: str) -> None:
+        self._ask(f"drop {name}", "removeProcessGroup", name, faults=(_BAD_NAME,), absent=True)
+
+    def _printed(self, name: str) -> tuple[Path, Path]:
+        """Return an instance's log and the one before it (stdout_logfile_backups of its program)."""
+        return self.home / "logs" / f"{name}.log", self.home / "logs" / f"{name}.log.1"
 
     def logs(self, name: str, lines: int) -> list[str]:
-        return tail(self.home / "logs" / f"{name}.log", lines)
+        return tail(self._printed(name)[0], lines)
 
     def remove(self) -> None:
         with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
@@ -223,6 +268,17 @@ class Supervisor:
             deadline = time.monotonic() + 20
             while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
                 time.sleep(0.02)
-        for folder in (self.folder, self.home / "instances", self.home / "logs"):
-            shutil.rmtree(folder, ignore_errors=True)
-        Path(self.socket).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "home", ignore_errors=True)
+        own = (self.folder / f"supervisord.{end}" for end in ("pid", "log", "log.1"))
+        listens = () if self._foreign() else (Path(self.socket),)
+        defined = names(self.owned(), ".env")
+        clear(
+            [
+                *self.owned(),
+                *self.common(),
+                *own,
+                *listens,
+                *(path for name in defined for path in self._printed(name)),
+            ],
+            [self.folder / "programs", self.folder, self.home / "instances", self.home / "logs"],
+        )

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._services import (
@@ -17,6 +19,7 @@ from ansible_collections.magi.models.plugins.module_utils._services import (
     ServiceError,
     Status,
     Template,
+    clear,
     environment_value,
     names,
 )
@@ -95,6 +98,8 @@ _BOOKKEEPING = re.compile(
 """What systemd prints around each run (src/core/unit.c, service.c), beside how it ended and the OOM killer's word."""
 
 PROPERTIES = "Id,ActiveState,SubState,MainPID,ExecMainStatus,ExecMainStartTimestamp,Result,Job,InvocationID"
+OLDEST = 247
+"""The first version that knows LoadCredential= and ProtectProc= (systemd's NEWS)."""
 STOP_GRACE = 5
 """Seconds after each signal."""
 
@@ -126,10 +131,7 @@ def parse_invocations(text: str) -> dict[str, str]:
 
 
 def parse_status(text: str) -> dict[str, Status]:
-    """Return the status by instance from ``systemctl show`` of our units.
-
-    Timestamps are asked for as @seconds (systemctl(1), --timestamp=unix).
-    """
+    """Return the status by instance from ``systemctl show`` of our units, asked for where the time zone is UTC."""
     found = {}
     for name, properties in _blocks(text):
         active, sub = properties.get("ActiveState", ""), properties.get("SubState", "")
@@ -140,13 +142,16 @@ def parse_status(text: str) -> dict[str, Status]:
             state = "backoff"
         if state == "stopped" and properties.get("Job"):
             state = "starting"  # asked for, and not begun
-        started = properties.get("ExecMainStartTimestamp", "").lstrip("@")
+        # "Thu 2026-11-26 14:24:24 UTC" in all versions (src/basic/time-util.c, format_timestamp).
+        started = re.search(r"(\S+ \S+) UTC$", properties.get("ExecMainStartTimestamp", ""))
         code = properties.get("ExecMainStatus", "0")
         ended = state in ("failed", "backoff")
         found[name] = Status(
             state,
             int(properties.get("MainPID", "0")) or None,
-            float(started) if started and state in ("running", "starting", "failed") else None,
+            datetime.fromisoformat(f"{started[1]}+00:00").timestamp()
+            if started and state in ("running", "starting", "failed")
+            else None,
             f"{properties.get('Result', 'failed')}, exit status {code}" if ended else None,
         )
     return found
@@ -165,7 +170,13 @@ class Systemd:
         return [path] if path.exists() else []
 
     def prepare(self) -> None:
-        """systemd is there already."""
+        """systemd is there already; refuse one that would leave out the credential that a file of API keys is."""
+        found = re.match(r"systemd (\d+)", self._systemctl("--version"))
+        if found and int(found[1]) < OLDEST:
+            raise ServiceError(
+                f"systemd {found[1]} is too old for the units, which need {OLDEST}: upgrade the host, or set "
+                "model_server_manager to supervisor."
+            )
 
     def _systemctl(self, *arguments: str) -> str:
         result = subprocess.run(
@@ -175,6 +186,7 @@ class Systemd:
             text=True,
             errors="replace",
             check=False,
+            env={**os.environ, "TZ": "UTC"},  # in which timestamps are printed; --timestamp=unix came with 251
         )
         if result.returncode:
             said = " ".join(result.stderr.split())
@@ -182,7 +194,7 @@ class Systemd:
         return result.stdout
 
     def _show(self, *units: str) -> str:
-        return self._systemctl("show", "--all", "--timestamp=unix", f"--property={PROPERTIES}", *units)
+        return self._systemctl("show", "--all", f"--property={PROPERTIES}", *units)
 
     def status(self) -> dict[str, Status]:
         defined = names((self.home / "instances").glob("*.env"), ".env")
@@ -195,9 +207,16 @@ class Systemd:
         if parse_status(self._show("magi-llama@*.service")):
             self._systemctl("daemon-reload")
 
-    def start(self, names: Sequence[str]) -> None:
+    def start(self, names: Sequence[str]) -> dict[str, str]:
+        """Start them with one command; where that fails, one by one, since it gives up for all of them."""
         self._reset(*names)
-        self._systemctl("enable", "--now", "--no-reload", "--no-block", *map(unit, names))
+        try:
+            self._systemctl("enable", "--now", "--no-reload", "--no-block", *map(unit, names))
+        except ServiceError as error:
+            if len(names) == 1:
+                return {names[0]: str(error)}
+            return {name: said for each in names for name, said in self.start([each]).items()}
+        return {}
 
     def _reset(self, *names: str) -> None:
         """Let units that failed start again at once. One that was never loaded has nothing to reset, and complains."""
@@ -207,15 +226,21 @@ class Systemd:
     def stop(self, name: str) -> None:
         """End it: TimeoutStopSec= of the unit is for a shutdown of the host; here, requests were waited for before.
 
-        A second SIGTERM ends a llama-server that a client holds (tools/server/server.cpp, signal_handler).
+        A second SIGTERM ends a llama-server that a client holds (tools/server/server.cpp, signal_handler). One that is
+        not loaded, since its template is gone, has nothing to stop, and systemctl complains.
         """
-        self._systemctl("stop", "--no-block", unit(name))
+        with contextlib.suppress(ServiceError):
+            self._systemctl("stop", "--no-block", unit(name))
         for signal in ("SIGTERM", "SIGKILL"):
             if self._ends(name, STOP_GRACE):
                 break
             with contextlib.suppress(ServiceError):  # it ended in between
                 self._systemctl("kill", f"--signal={signal}", unit(name))
-        self._systemctl("stop", unit(name))
+        try:
+            self._systemctl("stop", unit(name))
+        except ServiceError:
+            if not self._ends(name, 0):
+                raise
         self._reset(name)
 
     def _ends(self, name: str, seconds: float) -> bool:
@@ -255,14 +280,6 @@ class Systemd:
         return [line for line in result.stdout.splitlines() if not _BOOKKEEPING.search(line)]
 
     def remove(self) -> None:
-        for path in self.common():
-            path.unlink()
-        for folder in UNITS.glob("magi-llama@*.service.d"):
-            (folder / "magi.conf").unlink(missing_ok=True)
-            if not any(folder.iterdir()):
-                folder.rmdir()
-        shutil.rmtree(self.home / "instances", ignore_errors=True)
-        for folder in FOLDERS:
-            with contextlib.suppress(OSError):  # it is not there, or somebody else keeps something in it
-                folder.rmdir()
+        drop_ins = UNITS.glob("magi-llama@*.service.d")
+        clear([*self.owned(), *self.common()], [*drop_ins, self.home / "instances", *FOLDERS])
         self.reload()

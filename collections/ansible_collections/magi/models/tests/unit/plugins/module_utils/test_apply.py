@@ -17,6 +17,7 @@ class FakeServices:
         self.home = home
         self.states = states
         self.asked: list[tuple[str, ...]] = []
+        self.refuses: dict[str, str] = {}
 
     def owned(self):
         return sorted((self.home / "instances").glob("*.env"))
@@ -29,6 +30,10 @@ class FakeServices:
 
     def logs(self, name, lines):
         return []
+
+    def start(self, names):
+        self.asked.append(("start", *names))
+        return {name: self.refuses[name] for name in names if name in self.refuses}
 
     def remove(self):
         self.asked.append(("remove",))
@@ -81,6 +86,37 @@ def test_an_instance_between_two_tries_is_stopped_too(tmp_path):
     result = stopped(services, job(tmp_path), None, check_mode=False)
     assert [item.instance for item in result.outcomes] == ["a"]
     assert services.asked == [("stop", "a")]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_the_manager_refuses_to_start_is_named_and_the_others_start(tmp_path, monkeypatch, together):
+    def await_ready(services, home, names, seconds, interval):
+        return {name: (Status("running"), 200) for name in names}
+
+    monkeypatch.setattr(_probe, "await_ready", await_ready)
+    services = FakeServices(tmp_path)
+    services.refuses = {"a": "Unit a is masked."}
+    names = ("a", "b")
+    result = present(
+        services,
+        job(
+            tmp_path,
+            instances={name: {"name": name, "host": "127.0.0.1", "port": 1, "api_key_file": None} for name in names},
+            actions=tuple({"instance": name, "action": "start", "reason": "new"} for name in names),
+            concurrent_starts=together,
+        ),
+        check_mode=False,
+    )
+    a, b = result.outcomes
+    assert (a.launched, a.cause, a.ready, b.launched, b.cause, b.ready) == (
+        False,
+        "start_refused",
+        False,
+        True,
+        "",
+        True,
+    )
+    assert "refuses to start it (Unit a is masked); mend" in a.detail
 
 
 def test_a_server_that_had_all_its_time_is_not_waited_for_again(tmp_path, monkeypatch):
