@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import json
 import os
+import re
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -252,34 +255,43 @@ def end_all(services: Services, names: Sequence[str], job: Job) -> None:
 def drain(environment: Mapping[str, str], timeout: float, pause: float = 0.25) -> bool:
     """Wait until the server of ``environment`` has no request in flight, at most ``timeout`` seconds; whether it has.
 
-    llama-server does not drain on SIGTERM: it closes its listener and cuts live streams. So we look at /metrics
-    (requests_processing and requests_deferred, tools/server/server.cpp), which does not wake a sleeping model.
-    A server that can't be asked counts as drained.
+    llama-server does not drain on SIGTERM: it closes its listener and cuts live streams, hence this.
     """
     deadline = time.monotonic() + timeout
-    key = _probe.api_key(environment)
-    while True:
-        status, body = _probe.get(
-            environment.get("LLAMA_ARG_HOST", "127.0.0.1"),
-            int(environment.get("LLAMA_ARG_PORT", "0") or 0),
-            "/metrics",
-            key=key,
-            timeout=min(2, timeout),
-        )
-        if status != 200 or not in_flight(body.decode("utf-8", "replace")):
-            return True
+    while _busy(environment, min(2, max(0.1, timeout))):
         if time.monotonic() >= deadline:
             return False
         time.sleep(pause)
+    return True
 
 
-def in_flight(metrics: str) -> int:
-    """Return the requests that a server works on or has waiting, from its Prometheus text."""
-    return sum(
-        int(float(line.split()[-1]))
-        for line in metrics.splitlines()
-        if line.startswith(("llamacpp:requests_processing ", "llamacpp:requests_deferred "))
-    )
+def _busy(environment: Mapping[str, str], timeout: float) -> bool:
+    """Whether a server works on a request or has one waiting, or does not say so (a hung one, a changed API key).
+
+    Asked is /metrics (requests_processing and requests_deferred, tools/server/server.cpp), which does not wake a
+    sleeping model, and where that is switched off, /slots. One that nobody can connect to, that still loads its model
+    (503), or that has neither, is not busy as far as can be told.
+    """
+    key = _probe.api_key(environment)
+    try:
+        status, body = _probe.request(environment, "/metrics", timeout, key)
+        if status in (404, 501):
+            status, body = _probe.request(environment, "/slots", timeout, key)
+            return status not in (404, 501, 503) and (
+                status != 200 or any(slot["is_processing"] for slot in json.loads(body))
+            )
+        return status != 503 and (status != 200 or in_flight(body.decode("utf-8", "replace")) != 0)
+    except (TimeoutError, socket.timeout):  # two until Python 3.10
+        return True
+    except OSError:
+        return False
+    except (http.client.HTTPException, ValueError, TypeError, KeyError, RecursionError):
+        return True
+
+
+def in_flight(metrics: str) -> float:
+    """Return the requests that a server works on or has waiting, from its Prometheus text. Raises ValueError."""
+    return sum(map(float, re.findall(r"^llamacpp:requests_(?:processing|deferred) (\S+)", metrics, re.MULTILINE)))
 
 
 def _end_process(pid: int, grace: float = 5) -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils import _probe
-from ansible_collections.magi.models.plugins.module_utils._apply import File, Job, absent, present, stopped
+from ansible_collections.magi.models.plugins.module_utils._apply import File, Job, absent, drain, present, stopped
 from ansible_collections.magi.models.plugins.module_utils._host import Generation
 from ansible_collections.magi.models.plugins.module_utils._instance import InstanceError
 from ansible_collections.magi.models.plugins.module_utils._services import Status
+
+from .builders import FakeServer
 
 
 class FakeServices:
@@ -74,6 +77,48 @@ def test_a_bad_file_of_keys_is_refused_before_anything_is_written(tmp_path, cont
     assert str(error.value).startswith(f"instance a: its API key file {keys}")
     assert not home.exists()
     assert services.asked == []
+
+
+BUSY = (200, b"# HELP\nllamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n")
+IDLE = (200, b"llamacpp:requests_processing 0\nllamacpp:requests_deferred 0\n")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "slots", "drained"),
+    [
+        (IDLE, None, True),
+        ([BUSY, BUSY, IDLE], None, True),
+        (BUSY, None, False),
+        ((200, b"llamacpp:requests_processing 0\nllamacpp:requests_deferred 2\n"), None, False),
+        ((503, b""), None, True),  # loads its model
+        ((401, b""), None, False),  # its keys were changed
+        ((500, b""), None, False),
+        ([(401, b""), IDLE], None, True),
+        ((501, b""), (200, b'[{"is_processing": false}, {"is_processing": true}]'), False),
+        ((501, b""), (200, b'[{"is_processing": false}]'), True),
+        ((404, b""), (401, b""), False),
+        ((501, b""), (501, b""), True),  # nothing tells
+        ((501, b""), (200, b"[" * 100_000), False),
+        ((501, b""), (200, b"1"), False),
+        ((200, b"llamacpp:requests_processing nan\n"), None, False),
+        ((200, b"llamacpp:requests_processing 1e999\n"), None, False),
+        ((200, b"llamacpp:requests_processing x\n"), None, False),
+        (lambda reply: reply.write(b"what?\r\n\r\n"), None, False),
+        (lambda reply: None, None, True),  # it ended
+    ],
+)
+def test_a_server_is_drained_when_it_says_so_or_is_gone(metrics, slots, drained):
+    with FakeServer({"/metrics": metrics, "/slots": slots}) as server:
+        assert drain(server.environment, 60 if drained else 0.3, pause=0.01) is drained
+
+
+def test_a_server_that_hangs_is_not_drained_and_one_that_is_gone_is():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        environment = {"LLAMA_ARG_PORT": str(listener.getsockname()[1])}
+        assert not drain(environment, 0.3)
+        assert not drain(environment, 0)
+    assert drain(environment, 60)
+    assert drain({}, 60)
 
 
 def test_an_instance_between_two_tries_is_stopped_too(tmp_path):
