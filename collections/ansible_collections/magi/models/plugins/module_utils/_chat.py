@@ -13,6 +13,7 @@ from ansible_collections.magi.models.plugins.module_utils._host import reachable
 from ansible_collections.magi.models.plugins.module_utils._probe import api_key, port_of
 from ansible_collections.magi.models.plugins.module_utils._text import printable
 
+_NONSENSE = "the server sent something that is no completion; see its log (magi logs)."
 SILENCE = 300  # seconds without a byte, in which a long prompt is read, until the server counts as hung
 
 
@@ -36,7 +37,7 @@ def events(lines: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
         except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):
-            raise ChatError("the server sent something that is no completion; see its log (magi logs).")
+            raise ChatError(_NONSENSE)
         if kind == "error" or "error" in event:
             raise ChatError(f"the server gave up: {_said(event)}; see its log (magi logs).")
         yield event
@@ -74,6 +75,8 @@ def chat(
                     if piece:
                         said[kind] += piece
                         tell(kind, piece)
+    except (AttributeError, TypeError):
+        raise ChatError(_NONSENSE) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise ChatError(f"the server at {address}, port {port}, does not answer ({error}); see magi status.") from None
     finally:

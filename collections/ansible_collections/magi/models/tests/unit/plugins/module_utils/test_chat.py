@@ -141,6 +141,12 @@ def test_any_key_is_sent_as_it_is_or_is_no_answer(serve, tmp_path, key):
         assert server.headers["Authorization"].encode("latin-1").decode() == f"Bearer {key}"
 
 
+@pytest.mark.parametrize("event", [{"choices": 1}, {"choices": [1]}, {"choices": [{"delta": {"content": [1]}}]}])
+def test_an_event_that_is_no_completion_says_so(serve, event):
+    with pytest.raises(ChatError, match="no completion"):
+        chat(serve(200, stream(event)).environment, "x", 1, lambda *_piece: None)
+
+
 def test_nobody_answers():
     with pytest.raises(ChatError, match=r"the server at 127\.0\.0\.1, port 1, does not answer \("):
         chat({"LLAMA_ARG_PORT": "1"}, "x", 1, print)
