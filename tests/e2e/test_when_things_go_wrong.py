@@ -320,3 +320,23 @@ def test_what_a_killed_deployment_still_does_is_ended_by_the_next(two: Deploymen
         assert orphan.wait(10) == -signal.SIGKILL
     assert "ada@desk, process 7 was killed; its work on this host has been ended" in run.text
     assert two.play(profile="fast-only").changed == 0
+
+
+def test_servers_that_have_lost_their_manager_are_ended_and_started_anew(two: Deployment):
+    """And nobody else's process, whatever its environment says."""
+    assert two.play().code == 0
+    before = {name: server["pid"] for name, server in two.servers().items()}
+    environment = {"MAGI_HOME": str(two.home), "MAGI_INSTANCE": Q2, "LLAMA_ARG_PORT": "²", "MAGI_API_KEY_FILE": "/none"}
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment) as other:
+        try:
+            assert two.play().changed == 0
+            os.kill(int((two.home / "supervisor" / "supervisord.pid").read_text()), signal.SIGKILL)
+            run = two.play()
+            assert run.code == 0, run.output
+            assert f"restart {Q2}: process {before[Q2]} runs outside its service manager" in run.output
+            assert not [pid for pid in before.values() if alive(pid)]
+            assert [server["is_ready"] for server in two.servers().values()] == [True, True]
+            assert two.play().changed == 0
+            assert other.poll() is None
+        finally:
+            other.kill()

@@ -147,16 +147,26 @@ class Client(threading.Thread):
     Streaming, it counts what has come; else it waits for the whole answer.
     """
 
-    def __init__(self, fleet: Fleet, host: str, port: int, *, stream: bool = True, tokens: int = 1 << 20):
+    def __init__(
+        self,
+        fleet: Fleet,
+        host: str,
+        port: int,
+        *,
+        stream: bool = True,
+        tokens: int = 1 << 20,
+        key: str | None = None,
+    ):
         super().__init__(daemon=True)
         self.connection = http.client.HTTPConnection(fleet.hosts[host]["ansible_host"], port, timeout=300)
+        self.headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         self.body = {"prompt": "Once", "max_tokens": tokens, "ignore_eos": True, "stream": stream}
         self.chunks: list[bytes] = []
         self.start()
 
     def run(self) -> None:
         with contextlib.suppress(OSError, http.client.HTTPException):
-            self.connection.request("POST", "/completion", json.dumps(self.body), {"Content-Type": "application/json"})
+            self.connection.request("POST", "/completion", json.dumps(self.body), self.headers)
             for line in self.connection.getresponse():
                 if line.strip():
                     self.chunks.append(line)

@@ -204,10 +204,19 @@ def test_a_server_that_answers_as_another_model_is_not_ready(fleet: Fleet):
         bare(fleet, "host1")
 
 
+def end_of(fleet: Fleet, instance: str) -> str:
+    """How the last run of an instance on host1 ended, as systemd says."""
+    said = fleet.sh("host1", f"journalctl --unit=magi-llama@{instance} --output=cat")
+    return [line.partition("exited, ")[2] for line in said.splitlines() if "Main process exited" in line][-1]
+
+
 def test_a_stop_waits_for_work_in_flight_but_not_for_ever(fleet: Fleet):
-    """Row 22: a stream that ends in time is not cut; clients that never leave do not hold the deployment."""
+    """Row 22: a stream that ends in time is not cut; clients that never leave do not hold the deployment.
+
+    A host that shuts down would give them a minute, and the stop itself does not: it asks twice.
+    """
     fleet.profile("one", Q2, Q3)
-    assert fleet.deploy("one", *LIMIT).code == 0
+    assert fleet.deploy("one", *LIMIT, model_server_stop_timeout=60).code == 0
     ports = {server["instance"]: server["port"] for server in fleet.report()["servers"]}
     pid = fleet.pids()["host1", Q2]
     stays = [Client(fleet, "host1", ports[Q2]), Client(fleet, "host1", ports[Q2], stream=False)]
@@ -238,6 +247,55 @@ def test_a_stop_waits_for_work_in_flight_but_not_for_ever(fleet: Fleet):
     assert b'"stop":true' not in stays[0].chunks[-1]
     assert fleet.state("host1", Q2) == "inactive"
     assert fleet.sh("host1", f"ls -d /proc/{pid}", check=False) == ""
+    assert end_of(fleet, Q2) == "code=exited, status=1/FAILURE"  # tools/server/server.cpp, signal_handler
+
+
+def test_a_server_that_takes_no_signal_any_more_is_killed(fleet: Fleet):
+    """Row 22. It hangs, so nobody knows whether it works; systemd wakes it to hear the first signal, and only then."""
+    fleet.profile("one", Q2, Q3)
+    assert fleet.deploy("one", *LIMIT, model_server_stop_timeout=60).code == 0
+    pid = fleet.pids()["host1", Q2]
+    (port,) = [server["port"] for server in fleet.report()["servers"] if server["instance"] == Q2]
+    client = Client(fleet, "host1", port)
+    until(lambda: client.chunks, 30, "the stream begins")
+    fleet.sh("host1", f"(while kill -STOP {pid}; do sleep 0.02; done) >/dev/null 2>&1 &")
+    run = fleet.play("stop", *LIMIT, model_server_stop_instances=[Q2], model_server_stop_timeout=1)
+    assert (run.code, run.changed) == (0, 1), run.output
+    client.join(30)
+    assert not client.is_alive()
+    assert (fleet.state("host1", Q2), fleet.state("host1", Q3)) == ("inactive", "active")
+    assert end_of(fleet, Q2) == "code=killed, status=9/KILL"
+
+
+def test_a_full_disk_is_told_before_anything_is_touched(fleet: Fleet):
+    """Row 12."""
+    bare(fleet, "host1")
+    fleet.sh("host1", "mkdir -p /etc/magi; mount -t tmpfs -o size=128k tmpfs /etc/magi")
+    try:
+        fleet.profile("one", Q2, Q3)
+        assert fleet.deploy("one", *LIMIT).code == 0
+        pids = fleet.pids()
+        fleet.sh("host1", "cat /dev/zero >/etc/magi/filler", check=False)
+        fleet.profile("one", {"model": Q2, "options": {"ctx_size": 1024}}, Q4)
+        full = "No space left on device; free space there, then run again."
+        run = fleet.deploy("one", *LIMIT)
+        assert run.code != 0
+        assert f"Host host1: /etc/magi/generation.json: {full}" in run.text
+        run = fleet.play("discover", *LIMIT, model_server_registry_path="/etc/magi/registry.json")
+        assert run.code != 0
+        assert f"Host host1: Cannot write /etc/magi/registry.json: {full}" in run.text
+        fleet.sh("host1", "rm /etc/magi/filler")
+        fleet.profile("before", Q2, Q3)
+        same = fleet.deploy("before", *LIMIT)
+        assert (same.code, same.changed, fleet.pids()) == (0, 0, pids), same.output
+        run = fleet.deploy("one", *LIMIT)
+        assert run.code == 0, run.output
+        assert [key[1] for key in fleet.pids()] == [Q2, Q4]
+        assert fleet.deploy("one", *LIMIT).changed == 0
+    finally:
+        fleet.sh("host1", "rm -f /etc/magi/filler")
+        bare(fleet, "host1")
+        fleet.sh("host1", "umount /etc/magi; rmdir /etc/magi")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda sent: sent.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,7 +14,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan import Plan
 from ansible_collections.magi.models.plugins.module_utils._services import systemd
 
 from .. import hostile
-from .conftest import LIMIT, Q2, ROOT, Fleet, bare, until
+from .conftest import LIMIT, Q2, ROOT, Client, Fleet, bare, until
 
 pytestmark = pytest.mark.fleet
 
@@ -155,6 +156,18 @@ def test_keys_protect_a_server_and_are_seen_nowhere(fleet: Fleet):
         seen = written + artifacts + "".join(run.output for run in runs)
         assert not [secret for secret in (KEY, *CANARIES.values()) if secret in seen]
         assert fleet.sh("host1", "stat -c %a /etc/magi/instances/*").split() == ["600"]
+
+        # Another key: the server that knows only the first one is asked by that, and its client is waited for.
+        client = Client(fleet, "host1", 8080, tokens=400, key=KEY)
+        until(lambda: client.chunks, 30, "the stream begins")
+        fleet.sh("host1", "cat >/etc/magi-keys", stdin=f"{KEY[::-1]}\n")
+        assert KEY in fleet.sh("host1", f"cat /run/credentials/magi-llama@{Q2}.service/api-keys")
+        run = fleet.deploy("one", *LIMIT, model_server_stop_timeout=120)
+        assert run.code == 0, run.output
+        client.join()
+        assert json.loads(client.chunks[-1].partition(b":")[2])["tokens_predicted"] == 400
+        assert fleet.get("host1", 8080, "/v1/models", key=KEY)[0] == 401
+        assert "Paris" in fleet.ask("host1", 8080, KEY[::-1])[1]
     finally:
         fleet.environment.clear()
         fleet.sh("host1", "rm -f /etc/magi-keys")

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import json
 import os
+import re
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,16 +20,17 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils import _probe
 from ansible_collections.magi.models.plugins.module_utils._cause import find_cause, not_ready, start_refused
-from ansible_collections.magi.models.plugins.module_utils._files import write_atomic
+from ansible_collections.magi.models.plugins.module_utils._files import make_folder, write_atomic, writing
 from ansible_collections.magi.models.plugins.module_utils._generation import (
     ConflictError,
     check_generation,
     exclusive,
+    read_generation,
     read_worker,
     start_time,
     write_generation,
 )
-from ansible_collections.magi.models.plugins.module_utils._host import Generation, Worker
+from ansible_collections.magi.models.plugins.module_utils._host import Generation, Running, Worker
 from ansible_collections.magi.models.plugins.module_utils._instance import LEFT_ALONE, InstanceError, check_api_keys
 from ansible_collections.magi.models.plugins.module_utils._services import Services
 
@@ -90,6 +94,8 @@ class Result:
     diff: tuple[dict[str, str], ...] = ()
     waited: float = 0
     """Seconds since the last start."""
+    instances: tuple[str, ...] = ()
+    """Names of all instances that the host had."""
 
 
 def file_changes(files: Iterable[File], owned: Iterable[Path]) -> tuple[list[File], list[Path], list[dict[str, str]]]:
@@ -178,15 +184,26 @@ def _present(services: Services, job: Job, *, check_mode: bool) -> Result:
     if check_mode or not changed:
         return Result(changed, tuple(outcomes), job.generation, tuple(diff))
 
-    common = [file for file in write if not file.per_instance]
-    _write(common)
+    generation = Generation(
+        job.generation.number + 1,
+        hashlib.sha256(json.dumps([asdict(file) for file in job.files]).encode()).hexdigest()[:16],
+        job.deployment,
+        _now(),
+        job.profile,
+    )
+    # Before the first change: wherever this ends, no other plan that was made before may pass.
+    write_generation(job.home, generation)
+    ending = [item.instance for item in outcomes if item.action in ("stop", "restart")]
+    look = _probe.read_instances(services, job.home) if ending else ((), {})  # while their files tell how they run
+    _write(file for file in write if not file.per_instance)
     services.prepare()
     # prepare() may have cleared the definitions of a manager that was down, so what is there is looked at again.
     write, _stale, _diff = file_changes((file for file in job.files if file.per_instance), ())
     _write(write)
-    end_all(services, [item.instance for item in outcomes if item.action in ("stop", "restart")], job)
+    end_all(services, ending, job, look)
     for path in stale:
-        path.unlink(missing_ok=True)
+        with writing(path):
+            path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # a folder of drop-ins that held only ours
             path.parent.rmdir() if path.parent.name.endswith(".service.d") else None
     for item in outcomes:
@@ -194,15 +211,11 @@ def _present(services: Services, job: Job, *, check_mode: bool) -> Result:
             services.forget(item.instance)
     services.reload()  # behind forget: what a manager still remembers would look like an instance to stop
     outcomes = _start_all(services, outcomes, job)
-    generation = Generation(
-        job.generation.number + 1,
-        hashlib.sha256(json.dumps([asdict(file) for file in job.files]).encode()).hexdigest()[:16],
-        job.deployment,
-        time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        job.profile,
-    )
-    write_generation(job.home, generation)
     return Result(True, tuple(outcomes), generation, tuple(diff))
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def check_key_files(job: Job) -> None:
@@ -223,15 +236,19 @@ def check_key_files(job: Job) -> None:
 
 def _write(files: Iterable[File]) -> None:
     for file in files:
-        Path(file.path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_folder(Path(file.path).parent)
         write_atomic(file.path, file.content.encode("utf-8", "surrogateescape"), file.mode)
 
 
-def end_all(services: Services, names: Sequence[str], job: Job) -> None:
+Look = tuple[tuple[Running, ...], Mapping[str, Mapping[str, str]]]
+"""What _probe.read_instances returns."""
+
+
+def end_all(services: Services, names: Sequence[str], job: Job, look: Look) -> None:
     """End the instances together, each gracefully: wait up to stop_timeout for its work in flight, then stop it."""
     if not names:
         return
-    running, environments = _probe.read_instances(services, job.home)
+    running, environments = look
     by_name = {item.name: item for item in running}
 
     def end(name: str) -> None:
@@ -252,34 +269,43 @@ def end_all(services: Services, names: Sequence[str], job: Job) -> None:
 def drain(environment: Mapping[str, str], timeout: float, pause: float = 0.25) -> bool:
     """Wait until the server of ``environment`` has no request in flight, at most ``timeout`` seconds; whether it has.
 
-    llama-server does not drain on SIGTERM: it closes its listener and cuts live streams. So we look at /metrics
-    (requests_processing and requests_deferred, tools/server/server.cpp), which does not wake a sleeping model.
-    A server that can't be asked counts as drained.
+    llama-server does not drain on SIGTERM: it closes its listener and cuts live streams, hence this.
     """
     deadline = time.monotonic() + timeout
-    key = _probe.api_key(environment)
-    while True:
-        status, body = _probe.get(
-            environment.get("LLAMA_ARG_HOST", "127.0.0.1"),
-            int(environment.get("LLAMA_ARG_PORT", "0") or 0),
-            "/metrics",
-            key=key,
-            timeout=min(2, timeout),
-        )
-        if status != 200 or not in_flight(body.decode("utf-8", "replace")):
-            return True
+    while _busy(environment, min(2, max(0.1, timeout))):
         if time.monotonic() >= deadline:
             return False
         time.sleep(pause)
+    return True
 
 
-def in_flight(metrics: str) -> int:
-    """Return the requests that a server works on or has waiting, from its Prometheus text."""
-    return sum(
-        int(float(line.split()[-1]))
-        for line in metrics.splitlines()
-        if line.startswith(("llamacpp:requests_processing ", "llamacpp:requests_deferred "))
-    )
+def _busy(environment: Mapping[str, str], timeout: float) -> bool:
+    """Whether a server works on a request or has one waiting, or does not say so (a hung one, a changed API key).
+
+    Asked is /metrics (requests_processing and requests_deferred, tools/server/server.cpp), which does not wake a
+    sleeping model, and where that is switched off, /slots. One that nobody can connect to, that still loads its model
+    (503), or that has neither, is not busy as far as can be told.
+    """
+    key = _probe.api_key(environment)
+    try:
+        status, body = _probe.request(environment, "/metrics", timeout, key)
+        if status in (404, 501):
+            status, body = _probe.request(environment, "/slots", timeout, key)
+            return status not in (404, 501, 503) and (
+                status != 200 or any(slot["is_processing"] for slot in json.loads(body))
+            )
+        return status != 503 and (status != 200 or in_flight(body.decode("utf-8", "replace")) != 0)
+    except (TimeoutError, socket.timeout):  # two until Python 3.10
+        return True
+    except OSError:
+        return False
+    except (http.client.HTTPException, ValueError, TypeError, KeyError, RecursionError):
+        return True
+
+
+def in_flight(metrics: str) -> float:
+    """Return the requests that a server works on or has waiting, from its Prometheus text. Raises ValueError."""
+    return sum(map(float, re.findall(r"^llamacpp:requests_(?:processing|deferred) (\S+)", metrics, re.MULTILINE)))
 
 
 def _end_process(pid: int, grace: float = 5) -> None:
@@ -347,41 +373,68 @@ def _settle(
 def stopped(services: Services, job: Job, names: Sequence[str] | None, *, check_mode: bool) -> Result:
     """Stop the instances ``names`` (None: all) gracefully; their definitions stay.
 
-    Raises ConflictError and ServiceError.
+    Raises ConflictError, FileWriteError and ServiceError.
     """
-    running, _environments = _probe.read_instances(services, job.home)
-    chosen = [
-        item for item in running if (item.pid or item.state == "backoff") and (names is None or item.name in names)
-    ]
-    outcomes = tuple(Outcome(item.name, "stop", "asked for") for item in chosen)
-    diff = tuple(_actions_diff(outcomes))
-    if check_mode or not chosen:
-        return Result(bool(chosen), outcomes, job.generation, diff)
+    result, _look = _stopping(services, job, names)
+    if check_mode or not result.changed:
+        return result
     with exclusive(job.home, _worker(job)):
-        end_all(services, [item.name for item in chosen], job)
-    return Result(True, outcomes, job.generation, diff)
+        result, look = _stopping(services, job, names)  # again: whoever had the lock has changed things
+        if result.changed:
+            generation = replace(
+                result.generation,
+                number=result.generation.number + 1,
+                applied_by=job.deployment,
+                applied_at=_now(),
+            )
+            write_generation(job.home, generation)  # a plan that was made before would keep what no longer runs
+            end_all(services, [item.instance for item in result.outcomes], job, look)
+            result = replace(result, generation=generation)
+    return result
+
+
+def _stopping(services: Services, job: Job, names: Sequence[str] | None) -> tuple[Result, Look]:
+    look = _probe.read_instances(services, job.home)
+    outcomes = tuple(
+        Outcome(item.name, "stop", "asked for")
+        for item in look[0]
+        if (item.pid or item.state == "backoff") and (names is None or item.name in names)
+    )
+    there = tuple(item.name for item in look[0])
+    diff = tuple(_actions_diff(outcomes))
+    return Result(bool(outcomes), outcomes, read_generation(job.home), diff, instances=there), look
 
 
 def absent(services: Services, job: Job, *, check_mode: bool, also: Iterable[str] = ()) -> Result:
     """Stop everything of ours and remove it: instances, definitions, the manager where it is ours, our state, and the
-    files ``also``. Raises ConflictError and ServiceError."""
-    running, _environments = _probe.read_instances(services, job.home)
+    files ``also``. Raises ConflictError, FileWriteError and ServiceError."""
     home = Path(job.home)
-    state = [path for path in (home / "generation.json", home / "lock", *map(Path, also)) if path.exists()]
-    ours = [*services.owned(), *services.common()]
-    outcomes = tuple(Outcome(item.name, "remove", "teardown") for item in running)
-    diff = [_diff(str(path), _content(path) or "", "") for path in ours] + _actions_diff(outcomes)
-    changed = bool(ours or state or running)
-    if check_mode or not changed:
-        return Result(changed, outcomes, Generation(), tuple(diff))
+    also = list(map(Path, also))
+    result, _look = _removing(services, job, also)
+    if check_mode or not result.changed:
+        return result
     with exclusive(job.home, _worker(job)):
-        end_all(services, [item.name for item in running], job)
-        for item in running:
-            services.forget(item.name)
+        result, look = _removing(services, job, also)  # again: whoever had the lock has changed things
+        names = [item.instance for item in result.outcomes]
+        end_all(services, names, job, look)
+        for name in names:
+            services.forget(name)
         services.remove()
-        for path in (home / "generation.json", *map(Path, also), home / "lock"):
-            path.unlink(missing_ok=True)
-    for folder in (home, *(Path(path).parent for path in also if Path(path).parent.name == "magi")):
+        for path in (home / "generation.json", *also, home / "lock"):
+            with writing(path):
+                path.unlink(missing_ok=True)
+    for folder in (home, *(path.parent for path in also if path.parent.name == "magi")):
         with contextlib.suppress(OSError):
             folder.rmdir()  # only when nothing else is in it
-    return Result(True, outcomes, Generation(), tuple(diff))
+    return result
+
+
+def _removing(services: Services, job: Job, also: Iterable[Path]) -> tuple[Result, Look]:
+    look = _probe.read_instances(services, job.home)
+    home = Path(job.home)
+    state = any(path.exists() for path in (home / "generation.json", home / "lock", *also))
+    ours = [*services.owned(), *services.common()]
+    outcomes = tuple(Outcome(item.name, "remove", "teardown") for item in look[0])
+    diff = [_diff(str(path), _content(path) or "", "") for path in ours] + _actions_diff(outcomes)
+    there = tuple(item.name for item in look[0])
+    return Result(bool(ours or state or outcomes), outcomes, Generation(), tuple(diff), instances=there), look

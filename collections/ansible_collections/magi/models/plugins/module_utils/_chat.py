@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._host import reachable
-from ansible_collections.magi.models.plugins.module_utils._probe import api_key
+from ansible_collections.magi.models.plugins.module_utils._probe import api_key, port_of
 from ansible_collections.magi.models.plugins.module_utils._text import printable
 
+_NONSENSE = "the server sent something that is no completion; see its log (magi logs)."
 SILENCE = 300  # seconds without a byte, in which a long prompt is read, until the server counts as hung
 
 
@@ -33,8 +34,10 @@ def events(lines: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
             return
         try:
             event = json.loads(data)
-        except ValueError:
-            raise ChatError("the server sent something that is no completion; see its log (magi logs).") from None
+        except (ValueError, RecursionError):
+            event = None
+        if not isinstance(event, dict):
+            raise ChatError(_NONSENSE)
         if kind == "error" or "error" in event:
             raise ChatError(f"the server gave up: {_said(event)}; see its log (magi logs).")
         yield event
@@ -44,18 +47,18 @@ def events(lines: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
 def chat(
     environment: Mapping[str, str], question: str, max_tokens: int, tell: Callable[[str, str], None]
 ) -> dict[str, Any]:
-    """Ask the server that runs with ``environment``; return the answer, why it ended, and how fast it was.
+    """Ask the server of ``environment`` (_probe.asked_at); return the answer, why it ended, and how fast it was.
 
     ``tell`` gets each piece as it comes: ``text`` or ``reasoning``, and what it says; what it raises ends the answer.
     The key, if the server wants one, is read from the server's own file and goes nowhere else. Raises ChatError.
     """
-    address, port = reachable(environment.get("LLAMA_ARG_HOST", "127.0.0.1")), environment.get("LLAMA_ARG_PORT", "0")
+    address, port = reachable(environment.get("LLAMA_ARG_HOST", "127.0.0.1")), port_of(environment) or 0
     body = {"messages": [{"role": "user", "content": question}], "stream": True, "max_tokens": max_tokens}
-    headers = {"Content-Type": "application/json"}
+    headers: dict[str, str | bytes] = {"Content-Type": "application/json"}
     key = api_key(environment)
     if key:
-        headers["Authorization"] = f"Bearer {key}"
-    connection = http.client.HTTPConnection(address, int(port), timeout=SILENCE)
+        headers["Authorization"] = b"Bearer " + key
+    connection = http.client.HTTPConnection(address, port, timeout=SILENCE)
     said = {"text": "", "reasoning": ""}
     finish, timings = None, {}
     try:
@@ -72,7 +75,9 @@ def chat(
                     if piece:
                         said[kind] += piece
                         tell(kind, piece)
-    except (OSError, http.client.HTTPException) as error:
+    except (AttributeError, TypeError):
+        raise ChatError(_NONSENSE) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise ChatError(f"the server at {address}, port {port}, does not answer ({error}); see magi status.") from None
     finally:
         connection.close()
@@ -94,7 +99,7 @@ def _said(data: Any) -> str:
 def _refusal(status: int, body: bytes) -> str:
     try:
         message = _said(json.loads(body))
-    except ValueError:
+    except (ValueError, RecursionError):
         message = "no reason given"
     remedy = {
         401: "its file of API keys has changed since it was started, or can't be read; run magi up",

@@ -7,16 +7,46 @@ AnsibleModule.atomic_move neither calls fsync nor keeps a mode independent of th
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 
 class FileWriteError(OSError):
-    """A file could not be written. Its content is the old one, whole; the message names path and cause."""
+    """A file could not be written. Its content is the old one, whole; the message names path, cause and remedy."""
 
     def __str__(self) -> str:
-        return str(self.strerror)
+        return f"Cannot write {self.filename}: {why(self)}."
+
+
+def why(error: OSError, setting: str = "another path") -> str:
+    """Return cause and remedy of a failed write; ``setting`` is what to set for another place."""
+    cause = error.strerror or (error.args[0] if error.args else type(error).__name__)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{cause}; free space there, then run again"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{cause}; run as a user who may write there (become: true), or set {setting}"
+    return f"{cause}; make it writable, or set {setting}" if error.errno == errno.EROFS else cause
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise FileWriteError for what goes wrong while ``path`` is written."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FileWriteError):
+            raise
+        raise FileWriteError(error.errno, error.strerror or str(error), os.fspath(path)) from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder, and those above it, for all to enter. Raises FileWriteError."""
+    with writing(path):
+        Path(path).mkdir(mode=0o755, parents=True, exist_ok=True)
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes, mode: int, *, replace: bool = True) -> None:
@@ -29,7 +59,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, mode: int, *, replac
     Raises FileWriteError when any step fails, for example on a full disk (EEXIST: the file was there).
     """
     target = Path(os.path.realpath(path))
-    try:
+    with writing(path):
         _remove_leftovers(target)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
@@ -43,9 +73,6 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, mode: int, *, replac
             temporary.unlink(missing_ok=True)
             raise
         _sync_folder(target.parent)
-    except OSError as error:
-        cause = error.strerror or error
-        raise FileWriteError(error.errno, f"Cannot write {os.fspath(path)}: {cause}.") from error
 
 
 def _write_durably(path: Path, data: bytes, mode: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from ansible_collections.magi.models.plugins.module_utils._files import write_atomic
+from ansible_collections.magi.models.plugins.module_utils._files import make_folder, write_atomic, writing
 from ansible_collections.magi.models.plugins.module_utils._host import Generation, Worker
 
 
@@ -30,6 +30,7 @@ def read_generation(home: str) -> Generation:
 
 
 def write_generation(home: str, generation: Generation) -> None:
+    """Write the generation of ``home``. Raises FileWriteError."""
     write_atomic(str(Path(home) / "generation.json"), json.dumps(asdict(generation)).encode() + b"\n", 0o644)
 
 
@@ -74,20 +75,35 @@ def exclusive(home: str, worker: Worker) -> Iterator[None]:
     """Hold the lock of ``home`` in the name of ``worker``, which is this process. It ends with the process, so a killed
     one leaves nothing stale.
 
-    Raises ConflictError naming the holder when another deployment has it.
+    Raises ConflictError naming the holder when another deployment has it, FileWriteError.
     """
-    Path(home).mkdir(mode=0o755, parents=True, exist_ok=True)
-    descriptor = os.open(Path(home) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    path = Path(home) / "lock"
+    descriptor = _locked(home, path)
     try:
+        with writing(path):
+            # Written over what is there, which works on a full disk too: a teardown frees space.
+            os.ftruncate(descriptor, os.pwrite(descriptor, json.dumps(asdict(worker)).encode(), 0))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(home: str, path: Path) -> int:
+    """Return a descriptor of the lock file that has the lock: of the one that is there, as a teardown that ended in
+    between has removed the one it held."""
+    while True:
+        make_folder(home)
+        with writing(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
         except BlockingIOError:
+            os.close(descriptor)
             holder = read_worker(home) or Worker("unknown")
             raise ConflictError(
                 f"another deployment is at work: {holder.deployment}; wait for it, then run again."
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(asdict(worker)).encode(), 0)
-        yield
-    finally:
         os.close(descriptor)

@@ -182,7 +182,8 @@ def check_api_keys(where: str, text: str) -> None:
     """Raise InstanceError unless ``text``, the content of an API key file, protects a server.
 
     llama-server (common/arg.cpp, --api-key-file) takes each line that is not empty and has no # at its start for a key,
-    as it stands; without any it asks for none, and whoever reaches the port can use it.
+    as it stands; without any it asks for none, and whoever reaches the port can use it. A header of HTTP holds nothing
+    but printable ASCII for sure (RFC 9110, 5.5).
     """
     keys = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line and not line.startswith("#")]
     for number, line in keys:
@@ -191,6 +192,11 @@ def check_api_keys(where: str, text: str) -> None:
             raise InstanceError(
                 f"{where}: line {number} {what}, which llama-server would take for a part of the key: save the file as "
                 "plain text, one key in each line."
+            )
+        if not (line.isascii() and line.isprintable()):
+            raise InstanceError(
+                f"{where}: line {number} has a character that is not printable ASCII, which clients can't send in a "
+                "header: make a key of letters and digits, for example by openssl rand -hex 32."
             )
     if not keys:
         raise InstanceError(

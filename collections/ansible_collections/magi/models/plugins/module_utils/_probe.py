@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import re
+import socket
 import stat
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._cores import cores
 from ansible_collections.magi.models.plugins.module_utils._generation import read_generation, read_worker
@@ -112,23 +115,35 @@ def command_of(pid: int) -> str | None:
     return re.sub(r"[\x00-\x1f\x7f]", "?", " ".join(shown))[:200]
 
 
-def read_listeners(wanted: Iterable[int], instances: Mapping[int, str]) -> tuple[Listener, ...]:
-    """Return the listeners on the ports ``wanted``; ``instances`` maps the pids of our instances to their names."""
-    ports = set(wanted)
-    sockets: dict[str, tuple[str, int]] = {}
+def _listening() -> dict[str, tuple[str, int]]:
+    """Return address and port of each listening TCP socket by its inode; {} where no /proc tells."""
+    found = {}
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
             for address, port, inode in parse_listeners((PROC / "net" / table).read_text()):
-                if port in ports:
-                    sockets[inode] = (address, port)
+                found[inode] = (address, port)
+    return found
+
+
+def _sockets(pid: int) -> set[str]:
+    """Return the inodes of the sockets that a process has open, as far as we may see them."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for descriptor in os.listdir(PROC / str(pid) / "fd"):
+            with contextlib.suppress(OSError):
+                target = os.readlink(PROC / str(pid) / "fd" / descriptor)
+                if target.startswith("socket:["):
+                    found.add(target[8:-1])
+    return found
+
+
+def read_listeners(wanted: Iterable[int], instances: Mapping[int, str]) -> tuple[Listener, ...]:
+    """Return the listeners on the ports ``wanted``; ``instances`` maps the pids of our instances to their names."""
+    ports = set(wanted)
+    sockets = {inode: at for inode, at in _listening().items() if at[1] in ports}
     owners: dict[str, int] = {}
     for pid in _pids() if sockets else ():
-        with contextlib.suppress(OSError):
-            for descriptor in os.listdir(PROC / str(pid) / "fd"):
-                with contextlib.suppress(OSError):
-                    target = os.readlink(PROC / str(pid) / "fd" / descriptor)
-                    if target.startswith("socket:[") and target[8:-1] in sockets:
-                        owners[target[8:-1]] = pid
+        owners |= dict.fromkeys(_sockets(pid) & sockets.keys(), pid)
     found = []
     for inode, (address, port) in sockets.items():
         pid = owners.get(inode)
@@ -137,83 +152,161 @@ def read_listeners(wanted: Iterable[int], instances: Mapping[int, str]) -> tuple
     return tuple(sorted(found, key=lambda item: (item.port, item.address)))
 
 
-def orphans(home: str, known: Iterable[int]) -> dict[str, int]:
-    """Return by name the pids of instances of ``home`` that live on without their service manager."""
-    skip = set(known)
+def orphans(home: str, managed: Iterable[int]) -> dict[str, int]:
+    """Return by name the pids of instances of ``home`` that live on without their service manager.
+
+    Anybody can give a process our variables, so one counts only if it runs as our own user, and if its program is
+    llama-server (the file, which a setuid program can't be made to pretend; not its argv[0]). Those that supervisord
+    started are found so. systemd's run as users of their own, and none lives on unknown: it tells of each unit that
+    has processes, also without its files. What an instance has started, such as its tools, inherits its variables and
+    is none either.
+    """
     found = {}
     for pid in _pids():
-        if pid in skip:
-            continue
-        environment = process_environment(pid)
-        if environment.get("MAGI_HOME") == home and environment.get("MAGI_INSTANCE"):
-            found[environment["MAGI_INSTANCE"]] = pid
+        with contextlib.suppress(OSError):
+            program = os.path.basename(os.readlink(PROC / str(pid) / "exe"))  # "… (deleted)" behind an update
+            if "llama-server" in program and (PROC / str(pid)).stat().st_uid == os.geteuid():
+                environment = process_environment(pid)
+                name = environment.get("MAGI_INSTANCE", "")
+                if environment.get("MAGI_HOME") == home and re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+                    found[pid] = name
+    known = {*managed, *found}
+    return {name: pid for pid, name in found.items() if known & _line(pid) == {pid} - set(managed)}
+
+
+def _line(pid: int) -> set[int]:
+    """Return a process and those that it descends from."""
+    found: set[int] = set()
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        while pid not in found:  # the first process has the parent 0, and that none
+            found.add(pid)
+            pid = int((PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
     return found
 
 
-def get(address: str, port: int, path: str, timeout: float = 2, key: str | None = None) -> tuple[int, bytes]:
-    """Return status and at most 1 MiB of body of a GET to a server on this host; status 0: no answer in time."""
-    connection = http.client.HTTPConnection(reachable(address), port, timeout=timeout)
+class _Bounded(io.RawIOBase):
+    """What comes over a connection until one moment: were only each wait bounded, a byte now and then would hold us."""
+
+    def __init__(self, connected: socket.socket, deadline: float):
+        self.connected = connected
+        self.deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self.connected.settimeout(left)
+        return self.connected.recv_into(buffer)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+
+def request(
+    environment: Mapping[str, str], path: str, timeout: float = 2, key: bytes | None = None
+) -> tuple[int, bytes]:
+    """Return status and at most 1 MiB of body of a GET to the server of ``environment`` (asked_at).
+
+    ``timeout`` seconds are for connecting, and again for all of the answer. Raises OSError where there is none, a
+    time-out among them; HTTPException or ValueError for what is no HTTP.
+    """
+    address = reachable(environment.get("LLAMA_ARG_HOST", "127.0.0.1"))
+    connection = http.client.HTTPConnection(address, port_of(environment) or 0, timeout=timeout)
     try:
-        connection.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
-        response = connection.getresponse()
+        connection.request("GET", path, headers={"Authorization": b"Bearer " + key} if key else {})
+        response = http.client.HTTPResponse(_Bounded(connection.sock, time.monotonic() + timeout), method="GET")
+        response.begin()
         return response.status, response.read(1 << 20)
-    except (OSError, http.client.HTTPException):
-        return 0, b""
     finally:
         connection.close()
 
 
-def api_key(environment: Mapping[str, str]) -> str | None:
-    """Return the first key of the instance's key file, as llama-server reads it: a line each, # starts a comment."""
-    path = environment.get("MAGI_API_KEY_FILE") or environment.get("LLAMA_ARG_API_KEY_FILE")
-    if path:
-        with contextlib.suppress(OSError):
-            for line in Path(path).read_text(errors="replace").split("\n"):
-                if line and not line.startswith("#"):
+def get(environment: Mapping[str, str], path: str, key: bytes | None = None) -> tuple[int, bytes]:
+    """Return what ``request`` does; status 0: no answer in two seconds, or one that is no HTTP."""
+    try:
+        return request(environment, path, key=key)
+    except (OSError, http.client.HTTPException, ValueError):
+        return 0, b""
+
+
+def port_of(environment: Mapping[str, str]) -> int | None:
+    """Return the port that an environment names, None where it names none that there can be."""
+    port = environment.get("LLAMA_ARG_PORT", "")
+    return int(port) if port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535 else None
+
+
+def api_key(environment: Mapping[str, str]) -> bytes | None:
+    """Return the first key of the instance's key file, as llama-server reads it: a line each, # starts a comment.
+
+    First is looked at what its service manager handed to the server when it started: there, a key that was changed
+    since is still the old one, as it is for the server.
+    """
+    for variable in ("LLAMA_ARG_API_KEY_FILE", "MAGI_API_KEY_FILE"):
+        with contextlib.suppress(OSError, KeyError, ValueError):
+            for line in Path(environment[variable]).read_bytes().split(b"\n"):
+                if line and not line.startswith(b"#"):
                     return line
     return None
 
 
 def ask_health(environment: Mapping[str, str]) -> int:
     """Return what the server of this environment answers at /health: 200 ready, 503 loading; 0: no answer in time."""
-    address, port = environment.get("LLAMA_ARG_HOST", "127.0.0.1"), environment.get("LLAMA_ARG_PORT", "")
-    return get(address, int(port), "/health")[0] if port.isdigit() else 0
+    return get(environment, "/health")[0]
 
 
 def ask_models(environment: Mapping[str, str]) -> tuple[str, ...] | None:
     """Return the ids that the server of this environment answers to at /v1/models; None without a good answer."""
-    status, body = get(
-        environment.get("LLAMA_ARG_HOST", "127.0.0.1"),
-        int(environment.get("LLAMA_ARG_PORT", "0")),
-        "/v1/models",
-        key=api_key(environment),
-    )
-    if status != 200:
-        return None
-    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-        return tuple(str(item["id"]) for item in json.loads(body)["data"])
+    status, body = get(environment, "/v1/models", api_key(environment))
+    if status == 200:
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            return tuple(str(item["id"]) for item in json.loads(body)["data"])
     return None
 
 
-def _environment_file(home: str, name: str) -> dict[str, str]:
-    """Read back port and address from an instance's file, for one that doesn't run (its lease)."""
+def environment_file(home: str, name: str) -> dict[str, str]:
+    """Return what the file of an instance sets, which we wrote (_services.environment_value); {} where it can't be
+    read."""
     with contextlib.suppress(OSError):
-        text = (Path(home) / "instances" / f"{name}.env").read_text(errors="replace")
-        return dict(re.findall(r'^(LLAMA_ARG_PORT|LLAMA_ARG_HOST|MAGI_CONFIG_HASH)="([^"\\]*)"$', text, re.MULTILINE))
+        text = (Path(home) / "instances" / f"{name}.env").read_bytes().decode("utf-8", "surrogateescape")
+        values = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE | re.DOTALL)
+        return {key: re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in values}
     return {}
 
 
-def _tried(home: str, name: str, status: Status) -> bool:
-    """Whether an instance that failed was last started from its file as it is now, and not from an older one."""
+def asked_at(home: str, name: str, pid: int | None) -> dict[str, str]:
+    """Return the environment by which an instance is asked: where it listens, and the files of its keys.
+
+    What a server has in its own memory it can rewrite, and we may be root: its environment names no file that we read
+    and no address that we talk to. All comes from the file that we wrote. That one may be newer than the process, whose
+    restart a killed deployment has lost; so where the kernel tells what the process ``pid`` listens on, that counts.
+    """
+    own = environment_file(home, name)
+    listening = _listening() if pid else {}
+    heard = [listening[inode] for inode in _sockets(pid) & listening.keys()] if pid else []
+    if not heard:
+        return own
+    address, port = min(heard, key=lambda at: (at[1] != port_of(own), at[1], at[0]))
+    return {**own, "LLAMA_ARG_HOST": address, "LLAMA_ARG_PORT": str(port)}
+
+
+def _as_written(home: str, name: str, status: Status) -> bool:
+    """Whether an instance that failed, or runs where no process shows its environment, was last started from its file
+    as it is now, and not from an older one. Managers tell whole seconds: doubt starts one that failed again, and lets
+    one that runs be."""
     with contextlib.suppress(OSError):
         written = (Path(home) / "instances" / f"{name}.env").stat().st_mtime
-        return status.state == "failed" and status.started_at is not None and written < status.started_at
+        if status.started_at is not None and (status.pid or status.state == "failed"):
+            return written < status.started_at + (1 if status.pid else 0)
     return False
 
 
 def _keys_changed(environment: Mapping[str, str], status: Status) -> bool:
-    with contextlib.suppress(OSError, KeyError):
-        written = os.stat(environment["MAGI_API_KEY_FILE"]).st_mtime
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        file = os.stat(environment["MAGI_API_KEY_FILE"])
+        written = max(file.st_mtime, file.st_ctime)  # one that was put in place (mv, cp -p) may have an older mtime
         return bool(status.pid and status.started_at and written > status.started_at)
     return False
 
@@ -225,44 +318,44 @@ LOG_LINES = 40
 def read_instances(
     services: Services, home: str, *, ask: bool = False
 ) -> tuple[tuple[Running, ...], dict[str, dict[str, str]]]:
-    """Return the instances of ``home`` as they are, and their full environments by name (which stay on the host).
+    """Return the instances of ``home`` as they are, and by name the environments by which they are asked (asked_at).
 
     With ``ask``, each that runs is asked whether it is ready, and if so, which models it serves.
     """
     status = services.status()
     managed = {item.pid for item in status.values() if item.pid}
-    status.update({name: Status("orphaned", pid) for name, pid in orphans(home, managed).items()})
-    environments = {
-        name: (process_environment(item.pid) if item.pid else None) or _environment_file(home, name)
-        for name, item in status.items()
-    }
+    for name, pid in orphans(home, managed).items():
+        if name not in status or not status[name].pid:
+            status[name] = Status("orphaned", pid)
+    asked = {name: asked_at(home, name, item.pid) for name, item in status.items()}
 
     def read(name: str) -> Running:
-        item, environment = status[name], environments[name]
-        port = environment.get("LLAMA_ARG_PORT", "")
-        health = ask_health(environment) if ask and item.pid and port.isdigit() else None
+        item, where = status[name], asked[name]
+        told = process_environment(item.pid) if item.pid else {}
+        health = ask_health(where) if ask and item.pid and port_of(where) else None
         silent = item.state == "failed" or health not in (None, 200)
+        written = environment_file(home, name) if not told and _as_written(home, name, item) else {}
         return Running(
             name,
             item.state,
             item.pid,
-            int(port) if port.isdigit() else None,
-            environment.get("MAGI_CONFIG_HASH") if item.pid or _tried(home, name, item) else None,
+            port_of(where),
+            (told or written).get("MAGI_CONFIG_HASH"),
             item.started_at,
-            _keys_changed(environment, item),
+            _keys_changed(where, item),
             item.exit_status,
             {
                 key: value
-                for key, value in environment.items()
+                for key, value in (told or where).items()
                 if key.startswith(("LLAMA_ARG_", "MAGI_")) and not _SECRET.search(key.replace("API_KEY_FILE", ""))
             },
             tuple(services.logs(name, LOG_LINES)) if silent else (),
             health,
-            ask_models(environment) if health == 200 else None,
+            ask_models(where) if health == 200 else None,
         )
 
     with ThreadPoolExecutor(8) as pool:
-        return tuple(pool.map(read, sorted(status))), environments
+        return tuple(pool.map(read, sorted(status))), asked
 
 
 def await_ready(
@@ -275,7 +368,8 @@ def await_ready(
     answer, nothing else is asked. The manager tries a failed start again up to its limit, so only its verdict counts.
     Looks at once, then ever more seldom, at least every ``interval`` seconds.
     """
-    waiting = {name: _environment_file(home, name) for name in names}
+    waiting = {name: environment_file(home, name) for name in names}
+    told = (PROC / "net" / "tcp").exists()  # else the port's answer has to do, with its manager's word that it runs
     listening: set[str] = set()
     found = {name: (Status("stopped"), 0) for name in waiting}
     begun, pause = time.monotonic(), 0.2
@@ -285,7 +379,9 @@ def await_ready(
             if not all(found[name][1] for name in waiting):
                 status = services.status()
                 found.update({name: (status.get(name, Status("stopped")), 0) for name in waiting})
-                silent = {int(waiting[name].get("LLAMA_ARG_PORT", 0)): name for name in waiting.keys() - listening}
+                if not told:
+                    listening = {name for name in waiting if found[name][0].pid}
+                silent = {port_of(waiting[name]): name for name in waiting.keys() - listening}
                 for item in read_listeners(silent, {}) if silent else ():
                     if item.pid and item.pid == found[silent[item.port]][0].pid:
                         listening.add(silent[item.port])

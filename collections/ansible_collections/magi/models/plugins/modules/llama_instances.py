@@ -44,7 +44,9 @@ options:
     description: Folder of the instance files and of the applied state; needed for V(stopped) and V(absent).
     type: path
   names:
-    description: The instances to stop, for O(state=stopped); all where not given.
+    description:
+      - The instances to stop, for O(state=stopped); all where not given.
+      - One that the host does not have is warned of, as another host may have it.
     type: list
     elements: str
   concurrent_starts:
@@ -135,6 +137,11 @@ host:
   description: What runs on the host now, as M(magi.models.model_host_info) returns it with O(ignore:identify).
   returned: for O(state=present), except in check mode
   type: dict
+instances:
+  description: Names of all instances that the host has, or had before its teardown, sorted.
+  returned: for O(state=stopped) and O(state=absent)
+  type: list
+  elements: str
 waiting:
   description: Names of the instances that still load.
   returned: always
@@ -162,7 +169,7 @@ from ansible_collections.magi.models.plugins.module_utils._apply import (
     present,
     stopped,
 )
-from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError
+from ansible_collections.magi.models.plugins.module_utils._files import why
 from ansible_collections.magi.models.plugins.module_utils._generation import ConflictError
 from ansible_collections.magi.models.plugins.module_utils._host import Generation, Worker
 from ansible_collections.magi.models.plugins.module_utils._instance import InstanceError
@@ -223,13 +230,12 @@ def main() -> None:
             result = stopped(services, job, params["names"], check_mode=check)
         else:
             result = absent(services, job, check_mode=check, also=params["also_remove"])
-    except (ConflictError, FileWriteError, InstanceError, ServiceError) as error:
+    except (ConflictError, InstanceError, ServiceError) as error:
         module.fail_json(msg=f"{error}")
-    except PermissionError as error:
-        module.fail_json(
-            msg=f"{error.filename}: permission denied; run as a user who may write there (become: true) "
-            "or set model_server_home to a folder of your own."
-        )
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename or job.home}: {why(error, 'model_server_home')}.")
+    for name in sorted({*(params["names"] or ())} - {*result.instances}) if params["state"] == "stopped" else ():
+        module.warn(f"there is no instance {name} in {job.home}; it has {', '.join(result.instances) or 'none'}.")
     module.exit_json(
         changed=result.changed,
         waited=result.waited,
@@ -237,6 +243,7 @@ def main() -> None:
         **({"host": host.to_dict()} if host else {}),
         actions=[asdict(item) for item in result.outcomes],
         generation=asdict(result.generation),
+        **({"instances": list(result.instances)} if params["state"] in ("stopped", "absent") else {}),
         diff=list(result.diff),
     )
 

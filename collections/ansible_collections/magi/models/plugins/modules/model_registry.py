@@ -302,7 +302,7 @@ progress:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError
+from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError, make_folder, why
 from ansible_collections.magi.models.plugins.module_utils._model import table
 from ansible_collections.magi.models.plugins.module_utils._probe import LOOK_OPTIONS, look
 from ansible_collections.magi.models.plugins.module_utils._registry import (
@@ -344,12 +344,10 @@ def main() -> None:
         module.warn(warning)
     if outcome.write and not module.check_mode:
         try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            make_folder(Path(path).parent)
             save(path, outcome.registry)
         except FileWriteError as error:
-            module.fail_json(msg=str(error))
-        except OSError as error:
-            module.fail_json(msg=f"Cannot create the folder of the registry {path}: {error.strerror or error}.")
+            module.fail_json(msg=f"Cannot write {error.filename}: {why(error, 'model_server_registry_path')}.")
     result = {
         **outcome.registry.content,
         "source": outcome.source,

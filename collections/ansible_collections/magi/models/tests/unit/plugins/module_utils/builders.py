@@ -1,7 +1,10 @@
-"""Plain values that tests of several modules start from."""
+"""What tests of several modules start from: plain values, and a server."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._host import Binary, Host, Listener, Running, parse_help
@@ -69,3 +72,40 @@ def running(instance, **more):
 
 def foreign(port, address="127.0.0.1"):
     return Listener(address, port, 4242, "nc -l")
+
+
+class FakeServer:
+    """Answers each GET as it is told by path: a status and a body, a list of these one after the other (the last one
+    again and again), or a function that is given what goes out. Keeps what it was asked, and with which authorization.
+    """
+
+    def __init__(self, answers):
+        self.asked = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(handler):
+                self.asked.append((handler.path, handler.headers["Authorization"]))
+                answer = answers.get(handler.path) or (404, b"")
+                if isinstance(answer, list):
+                    answer = answer.pop(0) if len(answer) > 1 else answer[0]
+                if callable(answer):
+                    with contextlib.suppress(OSError):
+                        answer(handler.wfile)
+                else:
+                    handler.send_response(answer[0])
+                    handler.end_headers()
+                    handler.wfile.write(answer[1])
+
+            def log_message(self, *_arguments):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.environment = {"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": str(self.server.server_port)}
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_error):
+        self.server.shutdown()
+        self.server.server_close()

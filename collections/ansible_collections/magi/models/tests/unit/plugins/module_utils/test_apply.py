@@ -1,13 +1,26 @@
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import socket
 from pathlib import Path
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils import _probe
-from ansible_collections.magi.models.plugins.module_utils._apply import File, Job, absent, present, stopped
+from ansible_collections.magi.models.plugins.module_utils import _apply, _files, _generation, _probe
+from ansible_collections.magi.models.plugins.module_utils._apply import File, Job, absent, drain, present, stopped
+from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError
+from ansible_collections.magi.models.plugins.module_utils._generation import (
+    ConflictError,
+    exclusive,
+    read_generation,
+    write_generation,
+)
 from ansible_collections.magi.models.plugins.module_utils._host import Generation
 from ansible_collections.magi.models.plugins.module_utils._instance import InstanceError
-from ansible_collections.magi.models.plugins.module_utils._services import Status
+from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, Status
+
+from .builders import FakeServer
 
 
 class FakeServices:
@@ -79,6 +92,139 @@ def test_a_bad_file_of_keys_is_refused_before_anything_is_written(tmp_path, cont
     assert str(error.value).startswith(f"instance a: its API key file {keys}")
     assert not home.exists()
     assert services.asked == []
+
+
+BUSY = (200, b"# HELP\nllamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n")
+IDLE = (200, b"llamacpp:requests_processing 0\nllamacpp:requests_deferred 0\n")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "slots", "drained"),
+    [
+        (IDLE, None, True),
+        ([BUSY, BUSY, IDLE], None, True),
+        (BUSY, None, False),
+        ((200, b"llamacpp:requests_processing 0\nllamacpp:requests_deferred 2\n"), None, False),
+        ((503, b""), None, True),  # loads its model
+        ((401, b""), None, False),  # its keys were changed
+        ((500, b""), None, False),
+        ([(401, b""), IDLE], None, True),
+        ((501, b""), (200, b'[{"is_processing": false}, {"is_processing": true}]'), False),
+        ((501, b""), (200, b'[{"is_processing": false}]'), True),
+        ((404, b""), (401, b""), False),
+        ((501, b""), (501, b""), True),  # nothing tells
+        ((501, b""), (200, b"[" * 100_000), False),
+        ((501, b""), (200, b"1"), False),
+        ((200, b"llamacpp:requests_processing nan\n"), None, False),
+        ((200, b"llamacpp:requests_processing 1e999\n"), None, False),
+        ((200, b"llamacpp:requests_processing x\n"), None, False),
+        (lambda reply: reply.write(b"what?\r\n\r\n"), None, False),
+        (lambda reply: None, None, True),  # it ended
+    ],
+)
+def test_a_server_is_drained_when_it_says_so_or_is_gone(metrics, slots, drained):
+    with FakeServer({"/metrics": metrics, "/slots": slots}) as server:
+        assert drain(server.environment, 60 if drained else 0.3, pause=0.01) is drained
+
+
+def test_a_server_that_hangs_is_not_drained_and_one_that_is_gone_is():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        environment = {"LLAMA_ARG_PORT": str(listener.getsockname()[1])}
+        assert not drain(environment, 0.3)
+        assert not drain(environment, 0)
+    assert drain(environment, 60)
+    assert drain({}, 60)
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_a_plan_on_an_older_state_is_refused_before_anything_is_touched(tmp_path, check_mode):
+    write_generation(str(tmp_path), Generation(3, "abc", "ada@desk, process 7"))
+    services = FakeServices(tmp_path, a="running")
+    with pytest.raises(ConflictError, match="ada@desk, process 7"):
+        present(services, job(tmp_path, generation=Generation(2, "old")), check_mode=check_mode)
+    assert services.asked == []
+    assert not (tmp_path / "instances").exists()
+    assert read_generation(str(tmp_path)).number == 3
+
+
+class FakeKilled(BaseException):
+    """The end of a process in the middle of what it does."""
+
+
+@pytest.mark.parametrize("at", ["prepare", "stop", "reload", "start"])
+@pytest.mark.parametrize("error", [FakeKilled, ServiceError])
+def test_wherever_a_deployment_ends_a_plan_made_before_is_refused(tmp_path, monkeypatch, at, error):
+    services = FakeServices(tmp_path, a="backoff")
+
+    def ends(*_arguments):
+        raise error
+
+    monkeypatch.setattr(services, at, ends, raising=False)
+    work = job(tmp_path, actions=({"instance": "a", "action": "restart", "reason": "-"},))
+    with pytest.raises(error):
+        present(services, work, check_mode=False)
+    with pytest.raises(ConflictError, match="generation 1, planned on 0"):
+        present(FakeServices(tmp_path), work, check_mode=False)
+
+
+def test_a_plan_made_before_a_stop_is_refused_and_one_that_stops_nothing_changes_nothing(tmp_path):
+    write_generation(str(tmp_path), Generation(3, "abc", "ada@desk", "long ago", "p"))
+    result = stopped(FakeServices(tmp_path, a="backoff", b="stopped"), job(tmp_path), ["a"], check_mode=False)
+    assert result.instances == ("a", "b")
+    assert (result.generation.number, result.generation.applied_by, result.generation.profile) == (4, "me@here", "p")
+    assert read_generation(str(tmp_path)) == result.generation
+    again = stopped(FakeServices(tmp_path, a="stopped"), job(tmp_path), ["a", "c"], check_mode=False)
+    assert (again.changed, again.instances) == (False, ("a",))
+    assert read_generation(str(tmp_path)) == again.generation == result.generation
+
+
+@pytest.mark.parametrize("act", [absent, lambda *arguments, **more: stopped(*arguments, None, **more)])
+def test_what_the_one_before_has_changed_is_seen_once_the_lock_is_held(tmp_path, monkeypatch, act):
+    home = tmp_path / "magi"
+    services = FakeServices(home, a="backoff")
+
+    @contextlib.contextmanager
+    def lock(*arguments):
+        services.states = {"b": "backoff"}  # what the other deployment has left
+        with exclusive(*arguments):
+            yield
+
+    monkeypatch.setattr(_apply, "exclusive", lock)
+    result = act(services, job(home), check_mode=False)
+    assert [item.instance for item in result.outcomes] == ["b"]
+    assert [asked for asked in services.asked if asked[0] == "stop"] == [("stop", "b")]
+
+
+def test_a_server_is_asked_as_it_runs_and_not_as_its_new_file_says(tmp_path, monkeypatch):
+    """Also where no /proc tells what it listens on."""
+    monkeypatch.setattr(_probe, "PROC", tmp_path / "no-proc")
+    path = tmp_path / "instances" / "a.env"
+    path.parent.mkdir()
+    with FakeServer({"/metrics": IDLE}) as server:
+        path.write_text(f'LLAMA_ARG_PORT="{server.environment["LLAMA_ARG_PORT"]}"\n')
+        services = FakeServices(tmp_path)
+        monkeypatch.setattr(services, "status", lambda: {"a": Status("running", 1 << 30)})
+        present(
+            services, job(tmp_path, actions=({"instance": "a", "action": "stop", "reason": "-"},)), check_mode=False
+        )
+        assert server.asked == [("/metrics", None)]
+
+
+@pytest.mark.parametrize(
+    ("module", "step"), [(_files.Path, "mkdir"), (_generation.os, "open"), (_generation.os, "pwrite")]
+)
+def test_a_full_disk_is_one_sentence_and_nothing_is_touched(tmp_path, monkeypatch, module, step):
+    def full(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    services = FakeServices(tmp_path, a="running")
+    with monkeypatch.context() as patch, pytest.raises(FileWriteError) as error:
+        patch.setattr(module, step, full)
+        present(services, job(tmp_path), check_mode=False)
+    assert str(tmp_path) in str(error.value)
+    assert str(error.value).endswith(": No space left on device; free space there, then run again.")
+    assert services.asked == []
+    assert present(services, job(tmp_path), check_mode=False).changed
 
 
 def test_an_instance_between_two_tries_is_stopped_too(tmp_path):

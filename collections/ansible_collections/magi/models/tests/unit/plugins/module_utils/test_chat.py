@@ -35,6 +35,8 @@ def test_a_stream_of_events(text, found):
         (stream({"a": 1}, end=""), "ended in the middle of the answer"),
         ("", "ended in the middle of the answer"),
         ("data: {\n", "something that is no completion"),
+        ("data: [1]\n", "something that is no completion"),
+        (f"data: {'[' * 100_000}\n", "something that is no completion"),
         ('error: {"code": 500, "message": "context is full."}\n', "the server gave up: context is full; see its log"),
         ('data: {"error": {"message": "\\u001b[31mno"}}\n', r"gave up: \x1b[31mno;"),
     ],
@@ -123,6 +125,26 @@ def test_a_refusal_says_why_and_what_to_do(serve, status, body, said):
     with pytest.raises(ChatError) as error:
         chat(serve(status, body).environment, "x", 1, print)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["пароль", "a\rb"])
+def test_any_key_is_sent_as_it_is_or_is_no_answer(serve, tmp_path, key):
+    keys = tmp_path / "keys"
+    keys.write_text(key, newline="")
+    server = serve(200, stream(delta(content="hi")))
+    environment = {**server.environment, "LLAMA_ARG_API_KEY_FILE": str(keys)}
+    if "\r" in key:
+        with pytest.raises(ChatError, match="does not answer"):
+            chat(environment, "x", 1, print)
+    else:
+        assert chat(environment, "x", 1, print)["text"] == "hi"
+        assert server.headers["Authorization"].encode("latin-1").decode() == f"Bearer {key}"
+
+
+@pytest.mark.parametrize("event", [{"choices": 1}, {"choices": [1]}, {"choices": [{"delta": {"content": [1]}}]}])
+def test_an_event_that_is_no_completion_says_so(serve, event):
+    with pytest.raises(ChatError, match="no completion"):
+        chat(serve(200, stream(event)).environment, "x", 1, lambda *_piece: None)
 
 
 def test_nobody_answers():

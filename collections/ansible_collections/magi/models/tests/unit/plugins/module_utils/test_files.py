@@ -11,7 +11,7 @@ import stat
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils import _files
-from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError, write_atomic
+from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError, write_atomic, writing
 
 STEPS = ["open", "fchmod", "fsync", "replace"]
 
@@ -30,6 +30,24 @@ def fail_at(monkeypatch, step, action):
 
 def disk_full():
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "; free space there, then run again"),
+        (errno.EDQUOT, "; free space there, then run again"),
+        (errno.EACCES, "; run as a user who may write there (become: true), or set another path"),
+        (errno.EPERM, "; run as a user who may write there (become: true), or set another path"),
+        (errno.EROFS, "; make it writable, or set another path"),
+        (errno.EIO, ""),
+    ],
+)
+def test_the_cause_comes_with_its_remedy(tmp_path, number, remedy):
+    with pytest.raises(FileWriteError) as error, writing(tmp_path / "x"), writing(tmp_path):
+        raise OSError(number, os.strerror(number))
+    assert str(error.value) == f"Cannot write {tmp_path}: {os.strerror(number)}{remedy}."
+    assert error.value.errno == number
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])

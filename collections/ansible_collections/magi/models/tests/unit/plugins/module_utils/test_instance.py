@@ -161,7 +161,7 @@ def test_local_url(address, url):
     assert local_url(address, 1) == url
 
 
-KEYS = "# who may ask\n\nalpha\nbeta"
+KEYS = "# who may ask, пароль\n\nalpha\nbeta"
 
 
 @pytest.mark.parametrize(
@@ -174,6 +174,9 @@ KEYS = "# who may ask\n\nalpha\nbeta"
         ("alpha\nbeta \n", "line 2 has white space at an end"),
         ("   \n", "line 1 has white space at an end"),
         ("\ufeffalpha\n", "line 1 has white space at an end"),
+        ("# пароль\nalphaß\n", "line 2 has a character that is not printable ASCII"),
+        ("alpha\rbeta\n", "line 1 has a character that is not printable ASCII"),
+        ("alpha\tbeta\n", "line 1 has a character that is not printable ASCII"),
     ],
 )
 def test_a_key_file_that_leaves_a_server_open_or_shut_is_refused(text, said):

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.magi.models.plugins.modules import gguf_info, model_registry
+from ansible_collections.magi.models.plugins.modules import gguf_info, llama_instances, model_registry
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import build, model, write
 
 
@@ -115,3 +115,34 @@ def test_gguf_info_tells_facts_and_faults(tmp_path):
     assert first["parameter_count"] == 40
     assert (second["code"], second["error"].split()[0]) == ("magic", bad)
     assert third["quantization"] == "Q4_0"
+
+
+JOB = {
+    "files": [],
+    "instances": [],
+    "actions": [],
+    "generation": {},
+    "profile": "p",
+    "deployment": "me@here",
+    "controller": "",
+    "controller_pid": 0,
+}
+
+
+def test_an_instance_to_stop_that_is_not_there_is_warned_of(tmp_path):
+    programs = tmp_path / "supervisor" / "programs"
+    programs.mkdir(parents=True)
+    (programs / "a.conf").touch()
+    options = {"state": "stopped", "home": str(tmp_path), "manager": "supervisor", "job": JOB}
+    found = run(llama_instances, names=["a", "b"], **options)
+    assert (found["changed"], found["instances"]) == (False, ["a"])
+    (warning,) = found["warnings"]
+    assert f"there is no instance b in {tmp_path}; it has a." in str(warning)
+    assert "warnings" not in run(llama_instances, **options)
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_home_that_can_not_be_written_is_one_sentence(check):
+    job = {**JOB, "actions": [{"instance": "a", "action": "start", "reason": "new"}]}
+    found = run(llama_instances, check=check, home="/dev/null/magi", manager="supervisor", job=job)
+    assert found.get("msg") == (None if check else "/dev/null/magi: Not a directory.")
