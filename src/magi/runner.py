@@ -123,6 +123,8 @@ def run(
     UsageError when the run can't begin.
     """
     path = project.playbook(playbook)
+    if stop and stop.is_set():
+        return Run(None, (), interrupted=True)
     from ansible_runner.config.runner import RunnerConfig  # slow to import, and not needed for --help
     from ansible_runner.runner import Runner
 

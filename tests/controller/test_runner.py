@@ -6,14 +6,18 @@ import fcntl
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
 from magi import runner
 from magi.errors import UsageError
+from magi.events import Run
 from magi.project import Project
 from magi.runner import KEEP, MARK, Options, command_line
+
+from .known import ROOT
 
 PLAYBOOK = Path("/srv/magi/playbooks/site.yml")
 
@@ -89,6 +93,13 @@ def test_a_state_folder_that_can_not_be_written_is_one_sentence(tmp_path, monkey
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     with pytest.raises(UsageError, match=r"can't be written \(Not a directory\): free it, or set XDG_STATE_HOME\."):
         runner._new_folder("site")
+
+
+def test_a_run_that_is_stopped_before_it_begins_starts_nothing(state):
+    stop = threading.Event()
+    stop.set()
+    assert runner.run(Project(ROOT), "site", Options(), stop=stop) == Run(None, (), interrupted=True)
+    assert not state.exists()
 
 
 def environment(monkeypatch, given=(), **real) -> dict[str, str]:
