@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from typing import Any
 
 import pytest
+import tomllib
 
 from magi import Controller, Report
 from magi.errors import DeploymentFailed, ExitCode, HostUnreachable, Interrupted, ProfileError
