@@ -163,7 +163,9 @@ def run(
         # What env/settings would say: nothing on our standard output, and a look at `stop` every 0.1 s.
         config.suppress_ansible_output, config.pexpect_timeout = True, 0.1
         config.command = []
-        config.cwd = str(project.root)
+        config.cwd = (
+            os.getcwd()
+        )  # what is relative in the environment is so to where the user is, as for ansible-playbook
         config.env = _Withheld(_environment(project, options, config.env, ident))
         try:
             runner = Runner(
@@ -206,6 +208,9 @@ def _environment(project: Project, options: Options, runner: Mapping[str, str], 
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]),
         "ANSIBLE_CONFIG": os.environ.get("ANSIBLE_CONFIG") or str(project.configuration),
         "ANSIBLE_RETRY_FILES_ENABLED": "False",
+        # As in the project's ansible.cfg: half of the hosts that were asked for are not a success.
+        "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",
+        "ANSIBLE_HOST_PATTERN_MISMATCH": "error",
         MARK: ident,
     }
 

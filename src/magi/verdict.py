@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,13 @@ from magi.events import Run, complaints, line, said
 
 # What fails in these was never a host's fault.
 _USAGE = {"magi.models.settings": UsageError, "magi.models.profile": ProfileError}
-# How Ansible ends, with a status of its own, where --limit leaves nothing of an inventory.
+# How Ansible ends where --limit leaves nothing of an inventory, where nothing has a name that was given, and where a
+# file of an inventory can't be read: then one plugin after the other has said why before.
 _NO_HOSTS = "no hosts to target"
+_NOBODY = "Could not match supplied host pattern, ignoring: "
+_UNREAD = "Completely failed to parse inventory source "
+_WHY_UNREAD = re.compile(r"Failed to parse inventory with '(?!auto')\w+' plugin: (.*)")
+_GROUP = "model_servers"
 _CHANGING = "magi.models.llama_instances"
 
 
@@ -36,16 +42,7 @@ def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None) -
         raise Interrupted(interruption(run))
     where = f"; all that Ansible said is in {run.output}" if run.output else ""
     if run.no_hosts:
-        said_by_ansible = " ".join(complaints(run.events)[:2])
-        if run.rc and _NO_HOSTS not in said_by_ansible:
-            raise UsageError(f"Ansible could not begin: {said_by_ansible or f'exit status {run.rc}'}{where}.")
-        unread = next((line for line in complaints(run.events) if "parse" in line.lower()), "")
-        if unread:
-            raise UsageError(f"The inventory can't be read: {unread}; correct it, or give another with -i.")
-        hosts = f"inventory {', '.join(inventory)}" if inventory else "the inventory of ansible.cfg"
-        limited = f" within --limit {limit}" if limit else ""
-        hint = "".join(f" Ansible says: {line}" for line in complaints(run.events)[:1])
-        raise UsageError(f"No host to work on: {hosts} has none in the group model_servers{limited}.{hint}")
+        raise _not_begun(run, inventory, limit, where)
     # Of a setting that is wrong for one host alone, the report tells what became of the others.
     touched = any(item.action == _CHANGING for item in run.events)
     for failure in run.failures:
@@ -55,6 +52,28 @@ def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None) -
         last = (complaints(run.events) or [f"exit status {run.rc}"])[-1]
         raise DeploymentFailed(f"Ansible did not come to its end, so nothing is known to be done: {last}{where}.")
     return run
+
+
+def _not_begun(run: Run, inventory: Sequence[str], limit: str | None, where: str) -> UsageError:
+    """Return the error for a run that had no host to work on."""
+    errors, hosts = complaints(run.events, "ERROR"), f"inventory {', '.join(inventory)}"
+    hosts = hosts if inventory else "the inventory of ansible.cfg"
+    said_by_ansible = (errors or complaints(run.events) or [f"exit status {run.rc}"])[0]
+    if said_by_ansible.startswith(_UNREAD):
+        source = said_by_ansible.removeprefix(_UNREAD)
+        reasons = [match[1].rstrip(".") for item in complaints(run.events) if (match := _WHY_UNREAD.match(item))]
+        why = f" ({reasons[0]})" if reasons else ""
+        # Each plugin reads what -e gives too, whose syntax was checked before, but not what a vault or a tag hides.
+        what = "The inventory, or a file of -e," if len(reasons) > 1 == len({*reasons}) else "The inventory"
+        return UsageError(f"{what} can't be read: {source}{why}; correct it, or give another with -i.")
+    nobody = said_by_ansible.removeprefix(_NOBODY) if said_by_ansible.startswith(_NOBODY) else ""
+    if limit and nobody not in ("", limit, _GROUP):
+        return UsageError(f"--limit {limit}: {nobody} is no host or group of {hosts}; correct it.")
+    if run.rc and not nobody and _NO_HOSTS not in said_by_ansible:
+        return UsageError(f"Ansible could not begin: {said_by_ansible.rstrip('.')}{where}.")
+    limited = f" within --limit {limit}" if limit else ""
+    hint = "".join(f" Ansible says: {line}" for line in complaints(run.events)[:1])
+    return UsageError(f"No host to work on: {hosts} has none in the group {_GROUP}{limited}.{hint}")
 
 
 def interruption(run: Run) -> str:

@@ -35,6 +35,10 @@ def unreachable(host: str = "gpu2") -> Event:
     return Event("unreachable", host=host, result={"msg": "no route to it."})
 
 
+def said_by_ansible(*texts: str) -> tuple[Event, ...]:
+    return tuple(Event("message", text=text) for text in texts)
+
+
 def report(*causes: str, ready: int = 1, degraded=()) -> dict:
     return {
         "total_servers": 2,
@@ -81,6 +85,42 @@ def test_a_recorded_run_is_believed(name):
             UsageError,
             ["Ansible could not begin: We were unable to read as JSON;", "/r/output.log"],
         ),
+        # Its error says why it ended, and not the warnings before.
+        (
+            Run(1, said_by_ansible("[WARNING]: Unable to parse x", "[ERROR]: Unable to find limit file b'x'")),
+            UsageError,
+            ["Ansible could not begin: Unable to find limit file b'x'."],
+        ),
+        (
+            Run(
+                1,
+                said_by_ansible(
+                    "[WARNING]: Failed to parse inventory with 'auto' plugin: no root 'plugin' key found",
+                    "[WARNING]: Failed to parse inventory with 'yaml' plugin: YAML parsing failed: no end.",
+                    "[WARNING]: Failed to parse inventory with 'ini' plugin: Invalid host pattern",
+                    "[ERROR]: Completely failed to parse inventory source /inv/b.yml",
+                ),
+            ),
+            UsageError,
+            ["The inventory can't be read: /inv/b.yml (YAML parsing failed: no end); correct it"],
+        ),
+        (
+            Run(
+                1,
+                said_by_ansible(
+                    "[WARNING]: Failed to parse inventory with 'yaml' plugin: no vault secrets found",
+                    "[WARNING]: Failed to parse inventory with 'ini' plugin: no vault secrets found",
+                    "[ERROR]: Completely failed to parse inventory source /inv/b.yml",
+                ),
+            ),
+            UsageError,
+            ["The inventory, or a file of -e, can't be read: /inv/b.yml (no vault secrets found);"],
+        ),
+        (
+            Run(1, said_by_ansible("[ERROR]: Could not match supplied host pattern, ignoring: model_servers")),
+            UsageError,
+            ["No host to work on: the inventory of ansible.cfg has none in the group model_servers."],
+        ),
         (Run(250, ()), UsageError, ["Ansible could not begin: exit status 250."]),
         # Neither exit status nor statistics: nothing can be said.
         (Run(None, (TASK,)), DeploymentFailed, ["did not come to its end", "exit status None"]),
@@ -109,6 +149,14 @@ def test_no_hosts_names_the_inventory_and_the_limit():
         checked(Run(0, (Event("message", text="[WARNING]: Could not match supplied host pattern"),)), ["inv"], "nobody")
     assert "inventory inv has none in the group model_servers within --limit nobody." in str(raised.value)
     assert "Ansible says: Could not match" in str(raised.value)
+
+
+def test_what_a_limit_names_and_nobody_has_is_named():
+    nobody = said_by_ansible("[ERROR]: Could not match supplied host pattern, ignoring: nobody")
+    with pytest.raises(
+        UsageError, match=r"^--limit good,nobody: nobody is no host or group of inventory inv; correct it"
+    ):
+        checked(Run(1, nobody), ["inv"], "good,nobody")
 
 
 def test_a_wrong_setting_of_one_host_hides_nothing_that_was_done_on_another():

@@ -182,14 +182,28 @@ def test_a_setting_that_is_wrong_for_one_host_hides_nothing(two: Deployment):
 
 
 def test_nothing_to_work_on_is_one_sentence(two: Deployment):
-    path = two.folder / "given.yml"
+    path, broken = two.folder / "given.yml", two.folder / "broken"
+    broken.mkdir()
+    (broken / "a.yml").write_text(two.inventory().read_text())
+    (broken / "b.yml").write_text("all: [")
     for arguments, inventory, said in (
         (
             ["--limit", "nobody"],
             two.inventory().read_text(),
             f"No host to work on: inventory {path} has none in the group model_servers within --limit nobody",
         ),
+        (
+            ["--limit", "gpu1,nobody"],
+            "model_servers: {hosts: {gpu1: {}}}",
+            f"--limit gpu1,nobody: nobody is no host or group of inventory {path}; correct it",
+        ),
         ([], "all: [", r"The inventory can't be read: .*YAML parsing failed"),
+        # Of an inventory of several files, one can't be read: not the hosts of the others alone.
+        (
+            ["-i", str(broken)],
+            two.inventory().read_text(),
+            rf"The inventory can't be read: {broken}/b\.yml \(YAML parsing failed",
+        ),
         (
             [],
             "ungrouped:\n  hosts: {gpu1: {}}\n",
@@ -202,6 +216,21 @@ def test_nothing_to_work_on_is_one_sentence(two: Deployment):
         assert re.match(said, run.sentence)
         assert run.document == {"error": {"message": run.sentence, "exit_code": 2}}
     assert two.tree() == {}
+
+
+def test_relative_paths_are_those_of_the_working_directory(two: Deployment):
+    """As ansible-playbook takes them, wherever the project is."""
+    (two.folder / "mine.yml").write_text("model_server_stop_timeout: 7\n")
+    two.inventory()
+    run = Ran(
+        begin(
+            state(two), "config", "--json", "-e", "@mine.yml",
+            cwd=two.folder, MAGI_PROJECT=str(ROOT), ANSIBLE_INVENTORY="inventory.json",
+        )
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    assert run.document["hosts"]["localhost"]["stop_timeout"]["value"] == 7
+    assert run.document["hosts"]["localhost"]["home"]["value"] == str(two.home)
 
 
 def test_a_missing_collection_is_one_sentence(tmp_path: Path):
