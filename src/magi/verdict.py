@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from magi.errors import DeploymentFailed, ExitCode, HostUnreachable, Interrupted, MagiError, ProfileError, UsageError
-from magi.events import Run, complaints, line, said
+from magi.events import Event, Run, complaints, line, said
 
 # What fails in these was never a host's fault.
 _USAGE = {"magi.models.settings": UsageError, "magi.models.profile": ProfileError}
@@ -43,15 +43,28 @@ def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None) -
     where = f"; all that Ansible said is in {run.output}" if run.output else ""
     if run.no_hosts:
         raise _not_begun(run, inventory, limit, where)
-    # Of a setting that is wrong for one host alone, the report tells what became of the others.
-    touched = any(item.action == _CHANGING for item in run.events)
-    for failure in run.failures:
-        if failure.action in _USAGE and not touched:
-            raise _USAGE[failure.action](said(failure.result))
+    # Where other hosts go on, the verb tells what became of them.
+    wrong = [error for item in run.failures if (error := _wrong(item))]
+    if wrong and not _at_work(run):
+        raise wrong[0](_once(said(item.result) for item in run.failures))
     if not run.ended:
         last = (complaints(run.events) or [f"exit status {run.rc}"])[-1]
         raise DeploymentFailed(f"Ansible did not come to its end, so nothing is known to be done: {last}{where}.")
     return run
+
+
+def _wrong(failure: Event) -> type[UsageError] | None:
+    """Return what to raise for a failure that was never the host's, else None."""
+    return ProfileError if failure.result.get("wrong") == "profile" else _USAGE.get(failure.action)
+
+
+def _at_work(run: Run) -> bool:
+    """Whether a host was changed, or came through to the end."""
+    failed = {item.host for item in run.failures}
+    return any(
+        item.action == _CHANGING or (item.kind == "ok" and item.host not in failed and item.host not in run.unreachable)
+        for item in run.events
+    )
 
 
 def _not_begun(run: Run, inventory: Sequence[str], limit: str | None, where: str) -> UsageError:
@@ -94,15 +107,21 @@ def _once(sentences: Iterable[str]) -> str:
     return " ".join(dict.fromkeys(filter(None, sentences)))
 
 
+def _told(failure: Event) -> str:
+    """Return what a failure says; of what is no host's, with the host that has it so."""
+    sentence = said(failure.result)
+    return f"Host {failure.host}: {sentence}" if failure.action in _USAGE else sentence
+
+
 def not_reached(run: Run) -> str:
     """Return the sentence on the hosts that could not be reached; empty where all were."""
     reasons = "; ".join(f"{host}: {why}" for host, why in run.unreachable.items())
     return f"Not reached: {reasons.rstrip('.')}. Bring them back and run again." if reasons else ""
 
 
-def _lost(run: Run) -> MagiError | None:
-    """Return what to raise for a run that has no result: hosts were lost, or failed."""
-    problem = _once([not_reached(run), *(said(item.result) for item in run.failures)])
+def lost(run: Run) -> MagiError | None:
+    """Return what to raise for a run that has no result, or to say beside one: hosts were lost, or failed."""
+    problem = _once([not_reached(run), *map(_told, run.failures)])
     kind = HostUnreachable if run.unreachable else DeploymentFailed
     return kind(problem) if problem else None
 
@@ -111,9 +130,9 @@ def deployed(run: Run) -> Outcome:
     """Return the report of a deployment and how it ended. Raises HostUnreachable or DeploymentFailed without one."""
     report, problems = run.last("report"), _once(map(line, (run.last("problems") or {}).values()))
     # Of a host that failed early, the report says no more than that it did: its own message goes with it.
-    problems = _once([problems, *(words for item in run.failures if (words := said(item.result)) not in problems)])
+    problems = _once([problems, *(words for item in run.failures if (words := _told(item)) not in problems)])
     if report is None:
-        error = _lost(run)
+        error = lost(run)
         if error:
             raise error
         if problems:
@@ -130,7 +149,7 @@ def deployed(run: Run) -> Outcome:
 def planned(run: Run) -> Outcome:
     """Return the plan of each host, and whether any changes something. Raises what ``deployed`` raises."""
     plans = {host: result["plan"] for host, result in run.of("plan")}
-    error = _lost(run)
+    error = lost(run)
     if error and not plans:
         raise error
     changes = {
@@ -146,7 +165,7 @@ def planned(run: Run) -> Outcome:
 def seen(run: Run) -> Outcome:
     """Return what runs. Raises what ``deployed`` raises where no host answered."""
     status = run.last("status")
-    error = _lost(run)
+    error = lost(run)
     if status is None:
         raise error or DeploymentFailed("The status of no host came back.")
     if error:
@@ -158,7 +177,7 @@ def seen(run: Run) -> Outcome:
 def discovered(run: Run) -> Outcome:
     """Return the models of each host, what was set aside, and drift. Raises what ``deployed`` raises."""
     registries = dict(run.of("models", "registry_path"))
-    error = _lost(run)
+    error = lost(run)
     if error and not registries:
         raise error
     document = {
@@ -175,7 +194,7 @@ def discovered(run: Run) -> Outcome:
 def ended(run: Run) -> Outcome:
     """Return what was stopped or removed on each host. Raises what ``deployed`` raises where no host answered."""
     hosts = {host: result["actions"] for host, result in run.of("actions")}
-    error = _lost(run)
+    error = lost(run)
     if error and not hosts:
         raise error
     return Outcome({"hosts": hosts}, error.exit_code if error else ExitCode.OK, str(error or ""))

@@ -86,7 +86,7 @@ def remember(project: Project, options: Options, run: Run) -> None:
     from magi import catalog
 
     results = [(host, result) for host, kind, result in run.results() if kind == "ok"]
-    there = {host for host, _result in results}
+    there = {item.host for item in run.events}
     with contextlib.suppress(OSError):  # only a memory, and no reason for a verb to fail
         path = catalog_path(project, options.inventory)
         known = {host: item for host, item in catalog.load(path).items() if options.limit or host in there}

@@ -15,7 +15,7 @@ from . import recorded
 from .recorded import Q2, Q3
 
 TASK, STATS = Event("task", "Plan", "Settle the settings"), Event("stats")
-LAUNCH = "magi.models.llama_instances"
+LAUNCH, PLAN = "magi.models.llama_instances", "magi.models.deployment_plan"
 
 
 def run(*events: Event, rc: int | None = 0, **more) -> Run:
@@ -27,8 +27,8 @@ def ok(host: str = "gpu1", action: str = "", **result) -> Event:
     return Event("ok", host=host, action=action, result=result)
 
 
-def failed(msg: str, action: str = "", host: str = "gpu1", **more) -> Event:
-    return Event("failed", host=host, action=action, result={"msg": msg}, **more)
+def failed(msg: str, action: str = "", host: str = "gpu1", *, ignored: bool = False, **result) -> Event:
+    return Event("failed", host=host, action=action, result={"msg": msg, **result}, ignored=ignored)
 
 
 def unreachable(host: str = "gpu2") -> Event:
@@ -69,6 +69,22 @@ def test_a_recorded_run_is_believed(name):
     [
         (recorded.run("profile-missing", 2), ProfileError, ["Profile nope not found", "Profiles there: p."]),
         (run(failed("Setting x must be y.", "magi.models.settings"), rc=2), UsageError, ["Setting x must be y."]),
+        # An option that the host's llama-server doesn't have is known only when the host was looked at.
+        (
+            run(ok(plan=None), failed("Host gpu1: no option ctx_sise.", PLAN, wrong="profile"), rc=2),
+            ProfileError,
+            ["Host gpu1: no option ctx_sise."],
+        ),
+        (
+            run(
+                failed("Setting x must be y.", "magi.models.settings"),
+                failed("Host gpu2: port 8080 is taken.", PLAN, "gpu2"),
+                unreachable("gpu3"),
+                rc=2,
+            ),
+            UsageError,
+            ["Setting x must be y. Host gpu2: port 8080 is taken."],
+        ),
         # No play had a host.
         (
             Run(0, (Event("play"), Event("no_hosts"), STATS)),
@@ -164,6 +180,27 @@ def test_a_wrong_setting_of_one_host_hides_nothing_that_was_done_on_another():
     wrong = failed("Setting x must be y.", "magi.models.settings", "gpu2")
     given = run(wrong, ok("gpu1", LAUNCH, actions=[]), ok(report=report("host_failed"), problems={"gpu2": "no."}), rc=2)
     assert verdict.deployed(checked(given)).exit_code is ExitCode.FAILED
+
+
+@pytest.mark.parametrize(
+    ("verb", "result"),
+    [
+        (verdict.planned, {"plan": {"actions": []}}),
+        (verdict.seen, {"status": {"ready_servers": 1, "total_servers": 1}}),
+        (verdict.discovered, {"models": [], "registry_path": "/r.json"}),
+        (verdict.ended, {"actions": []}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (failed("Setting x must be y.", "magi.models.settings", "gpu2"), "Host gpu2: Setting x must be y."),
+        (failed("Host gpu2: no option z.", PLAN, "gpu2", wrong="profile"), "Host gpu2: no option z."),
+    ],
+)
+def test_what_is_wrong_for_one_host_hides_nothing_of_another(verb, result, wrong, said):
+    outcome = verb(checked(run(wrong, ok("gpu1", **result), rc=2)))
+    assert (outcome.exit_code, outcome.problem) == (ExitCode.FAILED, said)
 
 
 def test_a_host_that_failed_early_is_explained_by_its_own_message():

@@ -158,6 +158,12 @@ def test_what_is_not_ready_or_not_there(two: Deployment):
     assert "Profile nope not found" in missing.document["error"]["message"]
     assert missing.document["error"]["message"] == missing.sentence
 
+    two.add_profile("sise", Q2, options={"ctx_sise": 512})
+    for verb in ("up", "plan"):
+        unknown = magi(two, verb, "sise", "--json")
+        assert unknown.code == 2, unknown.err
+        assert "has no option ctx_sise; did you mean ctx_size?" in unknown.document["error"]["message"]
+
     two.hosts["gone"] = GONE
     two.add_profile("q", Q2)
     lost = magi(two, "up", "q", "--json", "--junit", str(junit))
@@ -175,10 +181,16 @@ def test_what_is_not_ready_or_not_there(two: Deployment):
 def test_a_setting_that_is_wrong_for_one_host_hides_nothing(two: Deployment):
     two.hosts["other"] = {"model_server_max_startup_time": "soon"}
     run = magi(two, "up", "fast-only", "--json")
+    looks = {verb: magi(two, verb, "--json") for verb in ("status", "discover", "config")}
     del two.hosts["other"]
-    assert run.code == 1, run.err
-    assert [server["instance"] for server in run.document["servers"] if server["is_ready"]] == [Q2]
-    assert "model_server_max_startup_time must be a whole number" in run.sentence
+    for look in (run, *looks.values()):
+        assert look.code == 1, look.err
+        assert look.sentence.startswith("Host other: ")
+        assert "model_server_max_startup_time must be a whole number" in look.sentence
+    for shown in (run, looks["status"]):
+        assert [server["instance"] for server in shown.document["servers"] if server["is_ready"]] == [Q2]
+    for verb in ("discover", "config"):
+        assert list(looks[verb].document["hosts"]) == ["localhost"]
 
 
 def test_nothing_to_work_on_is_one_sentence(two: Deployment):

@@ -32,8 +32,13 @@ def config(
     run = session(project, inventory, limit, extra_vars, verbosity=verbose)
     done = carry_out(output, run, lambda s: s.play("config"), "magi config")
     from magi import views
+    from magi.verdict import Outcome, lost
 
-    return say(output, views.settings(done.of("settings", "origins"), run.options.environment))
+    view, error = views.settings(done.of("settings", "origins"), run.options.environment), lost(done)
+    if not as_json:
+        for line in view.lines:
+            output.say(line)
+    return finish(output, Outcome(view.document, error.exit_code if error else ExitCode.OK, str(error or "")))
 
 
 def doctor(

@@ -57,4 +57,8 @@ plan:
   description: The plan, with C(instances), C(actions), C(degraded), C(warnings), C(notes) and the host's C(generation).
   returned: success
   type: dict
+wrong:
+  description: Where what the profile or the settings ask for is wrong, and nothing on the host, C(profile).
+  returned: failure
+  type: str
 """
