@@ -15,7 +15,7 @@ from typing import Any
 from magi import verdict
 from magi.errors import UsageError
 from magi.events import Event, Run
-from magi.project import Project, find_project
+from magi.project import ANSIBLE_TAGS, Project, find_project
 from magi.runner import Options, run
 from magi.verdict import Outcome, checked
 from magi.workbench import remember
@@ -138,8 +138,14 @@ def _check_mapping(content: str | bytes, what: str) -> None:
 
 
 def up(session: Session) -> Outcome:
-    """Deploy the profile."""
-    return verdict.deployed(session.play("site"))
+    """Deploy the profile, or do the part of it that tags select. Raises UsageError for a tag that no task has."""
+    check, tags = session.options.check, session.options.tags
+    if tags is not None:
+        there = session.project.tags()
+        unknown = [tag for tag in map(str.strip, tags.split(",")) if tag not in {*there, *ANSIBLE_TAGS}]
+        if unknown:
+            raise UsageError(f"--tags: no task has the tag {', '.join(unknown)}; there are {', '.join(there)}.")
+    return verdict.deployed(session.play("site"), check=check, tags=tags)
 
 
 def plan(session: Session) -> Outcome:

@@ -126,18 +126,23 @@ def lost(run: Run) -> MagiError | None:
     return kind(problem) if problem else None
 
 
-def deployed(run: Run) -> Outcome:
-    """Return the report of a deployment and how it ended. Raises HostUnreachable or DeploymentFailed without one."""
+def deployed(run: Run, *, check: bool = False, tags: str | None = None) -> Outcome:
+    """Return the report of a deployment and how it ended; where it only looked, or tags left out the report, the plans.
+
+    Raises HostUnreachable or DeploymentFailed without either.
+    """
     report, problems = run.last("report"), _once(map(line, (run.last("problems") or {}).values()))
     # Of a host that failed early, the report says no more than that it did: its own message goes with it.
     problems = _once([problems, *(words for item in run.failures if (words := _told(item)) not in problems)])
     if report is None:
-        error = lost(run)
-        if error:
-            raise error
-        if problems:
+        looked = planned(run)
+        if problems and not looked.problem:
             raise DeploymentFailed(problems)
-        return Outcome({"check": True, **planned(run).document})
+        if not (check or tags):
+            raise DeploymentFailed("The deployment came to no report: see with -v what was done.")
+        what = {**({"check": True} if check else {}), **({"tags": tags} if tags else {})}
+        code = looked.exit_code if looked.problem else ExitCode.OK
+        return Outcome({**what, **looked.document}, code, looked.problem)
     summary = report["summary"]
     if any(item["cause"] == "host_unreachable" for item in summary["failed"]):
         return Outcome(report, ExitCode.UNREACHABLE, problems)

@@ -305,10 +305,27 @@ def test_a_deployment_without_a_report_failed(events, kind, said):
     assert str(raised.value) == said
 
 
-def test_a_deployment_that_only_looked_returns_the_plans():
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"check": True}, {"check": True}),
+        ({"tags": "plan"}, {"tags": "plan"}),
+        ({"check": True, "tags": "plan"}, {"check": True, "tags": "plan"}),
+    ],
+)
+def test_a_deployment_that_only_looked_returns_the_plans(given, said):
     plan = {"actions": []}
-    outcome = verdict.deployed(run(ok("b", plan=plan), ok("a", plan=plan), ok(problems={})))
-    assert outcome == verdict.Outcome({"check": True, "hosts": {"a": plan, "b": plan}, "changes": 0, "unreachable": []})
+    looked = {**said, "hosts": {"a": plan, "b": plan}, "changes": 0, "unreachable": []}
+    assert verdict.deployed(run(ok("b", plan=plan), ok("a", plan=plan), ok(problems={})), **given) == verdict.Outcome(
+        looked
+    )
+    lost = verdict.deployed(run(ok("a", plan=plan), unreachable(), ok(problems={"gpu2": "gone."}), rc=4), **given)
+    assert (list(lost.document["hosts"]), lost.exit_code) == (["a"], ExitCode.UNREACHABLE)
+
+
+def test_a_deployment_that_made_no_report_is_no_success():
+    with pytest.raises(DeploymentFailed, match="came to no report"):
+        verdict.deployed(run(ok(plan={"actions": []})))
 
 
 def test_hosts_come_in_the_order_in_which_they_are_started():

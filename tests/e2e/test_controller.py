@@ -178,6 +178,40 @@ def test_what_is_not_ready_or_not_there(two: Deployment):
     del two.hosts["gone"]
 
 
+def test_parts_of_a_deployment(two: Deployment):
+    """Each of the tags does what it is said to do, and the part that it needs."""
+    played = two.play("site", "--tags", "plan")
+    assert played.code == 0, played.output
+    assert "localhost: 2 models discovered, 2 enabled: start 2" in played.output
+    steps = re.findall(r"^TASK \[.*(\[\d/5\] [^:\]]*)", played.output, re.MULTILINE)
+    assert steps == [
+        "[1/5] Model discovery",
+        "[2/5] Loading profile",
+        "[3/5] Filtering enabled models",
+        "[3/5] Filtering enabled models",
+    ]
+    assert not two.home.exists()
+    planned = magi(two, "up", "--tags", "plan", "--json")
+    assert (planned.code, planned.document["tags"], planned.document["changes"]) == (0, "plan", 2)
+    discovered = magi(two, "up", "--tags", "discover")
+    assert (discovered.code, "there is no report" in discovered.err) == (0, True), discovered.err
+    nothing = magi(two, "up", "--tags", "health", "--json")
+    assert (nothing.code, nothing.document["ready_servers"]) == (1, 0), nothing.err
+    unknown = magi(two, "up", "--tags", "x", "--json")
+    assert unknown.code == 2
+    assert unknown.sentence == "--tags: no task has the tag x; there are discover, health, launch, plan."
+
+    launched = magi(two, "up", "--tags", "launch", "--json")
+    assert (launched.code, launched.document["ready_servers"]) == (0, 2), launched.err
+    report = two.report()
+    assert magi(two, "up", "--tags", "plan", "--json").document["changes"] == 0
+    assert two.report() == report
+    pids = {name: server["pid"] for name, server in two.servers().items()}
+    health = magi(two, "up", "--tags", "health", "--json")
+    assert (health.code, health.document["ready_servers"]) == (0, 2), health.err
+    assert {name: server["pid"] for name, server in two.servers().items()} == pids
+
+
 def test_a_setting_that_is_wrong_for_one_host_hides_nothing(two: Deployment):
     two.hosts["other"] = {"model_server_max_startup_time": "soon"}
     run = magi(two, "up", "fast-only", "--json")

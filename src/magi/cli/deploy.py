@@ -130,8 +130,10 @@ def up(
     if "servers" in outcome.document:
         output.people.print(tables.report(output.people, outcome.document))
         _write_junit(junit, outcome.document)
-    elif check:
+    elif outcome.document["hosts"]:
         output.people.print(tables.plan(outcome.document))
+    if "servers" not in outcome.document and tags:
+        output.say(f"Only what has a tag of {tags} was run: there is no report.")
     return finish(output, outcome)
 
 
