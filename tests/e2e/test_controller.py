@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -92,6 +93,11 @@ def test_from_a_plan_to_the_end(two: Deployment):
     assert bare.code == 4
     assert bare.document["changes"] == 2
     assert [item["action"] for item in bare.document["hosts"]["localhost"]["actions"]] == ["start", "start"]
+    verbose = magi(two, "config", "-vvvv", "-e", f"a_secret={GIVEN}")
+    assert verbose.code == 0, verbose.err
+    (output,) = (state(two) / "magi" / "runs").glob("*-config-*/output.log")
+    assert "extra_vars: …" in output.read_text()
+    assert secrets_below(state(two)) + secrets_in(verbose.out, verbose.err) == []
     looked = magi(two, "up", "--check")
     assert looked.code == 0, looked.err
     assert "2 to change; magi up does it." in looked.err
@@ -131,6 +137,10 @@ def test_from_a_plan_to_the_end(two: Deployment):
         (Q2, 18120, True),
         (Q3, 18121, True),
     ]
+    option = {"model_server_options": {"hf_token": CANARIES["HF_TOKEN"]}}
+    assert magi(two, "discover", "-e", json.dumps(option)).code == 0
+    assert "hf_token" in "".join(path.read_text() for path in state(two).rglob("catalogs/*"))
+    assert secrets_below(state(two)) == []
     stopped = magi(two, "stop", Q3, "--json")
     assert stopped.code == 0, stopped.err
     assert [item["instance"] for item in stopped.document["hosts"]["localhost"]] == [Q3]
