@@ -13,6 +13,7 @@ from ansible_collections.magi.models.plugins.module_utils._host import Binary
 from ansible_collections.magi.models.plugins.module_utils._registry import RegistryError
 from ansible_collections.magi.models.plugins.module_utils._registry import load as load_registry
 
+from magi.config import redacted
 from magi.errors import UsageError
 
 SCHEMA = 1
@@ -28,7 +29,7 @@ class Known:
     """As the module model_registry returns them."""
     rejected: tuple[Mapping[str, Any], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
-    """The host's model_server_options."""
+    """The host's model_server_options, secrets redacted."""
     binary: Binary | None = None
     """Its llama-server with the options that it takes; None: it was not looked at yet."""
 
@@ -54,7 +55,7 @@ def learn(known: Mapping[str, Known], results: Iterable[tuple[str, Mapping[str, 
         if "registry_path" in result and "models" in result:
             found.update(models=tuple(result["models"]), rejected=tuple(result["rejected"]))
         if isinstance(result.get("settings"), Mapping) and "origins" in result:
-            found.update(options=result["settings"].get("options") or {})
+            found.update(options=redacted(result["settings"].get("options") or {}))
         if isinstance(result.get("host"), Mapping) and (result["host"].get("binary") or {}).get("options"):
             found.update(binary=Binary.from_dict(result["host"]["binary"]))
         if found:

@@ -19,6 +19,9 @@ from magi.verdict import Outcome
 
 T = TypeVar("T")
 
+WAIT = 0.05
+"""Seconds between two looks whether the controller's run before has ended."""
+
 
 @dataclass(frozen=True)
 class Server:
@@ -75,8 +78,9 @@ class Report:
 class Controller:
     """Deploys one profile to the hosts of one inventory.
 
-    One run at a time for each controller; several controllers may work side by side. A cancelled task ends its run: no
-    worker goes on behind it. Methods raise MagiError and its subclasses (magi.errors).
+    One run at a time for each controller, from whichever threads it is called; several controllers may work side by
+    side. A cancelled task ends its run: no worker goes on behind it. Methods raise MagiError and its subclasses
+    (magi.errors).
     """
 
     def __init__(
@@ -94,12 +98,13 @@ class Controller:
         what the command line takes. Raises UsageError."""
         options = Options((os.fspath(inventory),) if inventory else (), limit, tuple(extra_vars), check=check)
         self._session = Session.of(project, options, profile=profile, strict=strict)
-        self._running = asyncio.Lock()
-        self._listeners: set[asyncio.Queue[Event | None]] = set()
+        # Of threads, for each sync twin has a loop of its own.
+        self._running = threading.Lock()
+        self._listeners: set[_Listener] = set()
         self.profile: str | None = profile
         """The active profile; the one that the settings name, once it is known."""
         self.report: Report | None = None
-        """Of the last deployment."""
+        """Of the last ``initialize``; None before, and where that came to no report."""
 
     @property
     def enabled_models(self) -> tuple[str, ...]:
@@ -111,6 +116,7 @@ class Controller:
 
         Raises ProfileError and UsageError before anything is touched, HostUnreachable, and DeploymentFailed.
         """
+        self.report = None
         outcome = await self._run(verbs.up)
         self.report = Report.of(outcome.document)
         self.profile = self.report.summary.get("profile") or self.profile
@@ -118,13 +124,17 @@ class Controller:
         return self.report
 
     async def status(self) -> Report:
-        """Return what runs. Raises HostUnreachable."""
+        """Return what runs. Raises HostUnreachable and DeploymentFailed, with what was found all the same as
+        ``document``."""
         outcome = await self._run(verbs.status)
         _raise(outcome)
         return Report.of(outcome.document)
 
     async def plan(self) -> Mapping[str, Any]:
-        """Return the plan of each host by name (docs/controller.md); nothing changes."""
+        """Return the plan of each host by name (docs/controller.md); nothing changes.
+
+        Raises what ``initialize`` raises, with the plans of the other hosts as ``document["hosts"]``.
+        """
         outcome = await self._run(verbs.plan)
         if outcome.exit_code is not ExitCode.CHANGES:
             _raise(outcome)
@@ -142,18 +152,24 @@ class Controller:
         try:
             _raise(await self._run(verbs.down))
         finally:
-            for queue in self._listeners:
-                queue.put_nowait(None)
+            self._publish(None)
+            self._listeners.clear()
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Yield what happens in the runs of this controller from now on, until ``shutdown`` has ended."""
-        queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._listeners.add(queue)
+    def events(self) -> AsyncIterator[Event]:
+        """Return what happens in the runs of this controller from this call on, until ``shutdown`` has ended.
+
+        Raises RuntimeError where no event loop runs.
+        """
+        listener = _Listener(asyncio.get_running_loop(), asyncio.Queue())
+        self._listeners.add(listener)
+        return self._heard(listener)
+
+    async def _heard(self, listener: _Listener) -> AsyncIterator[Event]:
         try:
-            while (event := await queue.get()) is not None:
+            while (event := await listener.queue.get()) is not None:
                 yield event
         finally:
-            self._listeners.discard(queue)
+            self._listeners.discard(listener)
 
     def initialize_sync(self) -> Report:
         """As ``initialize``, blocking."""
@@ -176,36 +192,52 @@ class Controller:
         _blocking(self.shutdown())
 
     async def _run(self, verb: Callable[[Session], Outcome]) -> Outcome:
-        """Run a verb in a thread. Cancelled, it ends the run, and waits until nothing of it is left."""
-        loop = asyncio.get_running_loop()
+        """Run a verb in a thread, when the one before has ended. Cancelled, however often, it ends the run, and waits
+        until nothing of it is left."""
+        session = replace(self._session, on_event=self._publish, stop=threading.Event())
 
-        def publish(event: Event) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                loop.call_soon_threadsafe(self._publish, event)
-
-        async with self._running:
-            session = replace(self._session, on_event=publish, stop=threading.Event())
-            work = asyncio.ensure_future(asyncio.to_thread(verb, session))
+        def alone() -> Outcome:
             try:
-                return await asyncio.shield(work)
-            except asyncio.CancelledError:
-                session.stop.set()
-                with contextlib.suppress(Exception):
-                    await work
-                raise
+                return verb(session)
+            finally:
+                self._running.release()
 
-    def _publish(self, event: Event) -> None:
-        for queue in self._listeners:
-            queue.put_nowait(event)
+        while not self._running.acquire(blocking=False):
+            await asyncio.sleep(WAIT)
+        # No task: the end of a loop cancels all of these, and would leave the thread at work.
+        work = asyncio.get_running_loop().run_in_executor(None, alone)
+        cancelled = None
+        while not work.done():
+            try:
+                await asyncio.wait({work})
+            except asyncio.CancelledError as error:
+                session.stop.set()
+                cancelled = error
+        if cancelled:
+            work.exception()  # nobody asks for it any more
+            raise cancelled
+        return work.result()
+
+    def _publish(self, event: Event | None) -> None:
+        """Tell all who listen, each in its own loop; None: it was the last."""
+        for listener in tuple(self._listeners):
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                listener.loop.call_soon_threadsafe(listener.queue.put_nowait, event)
+
+
+@dataclass(frozen=True, eq=False)
+class _Listener:
+    loop: asyncio.AbstractEventLoop
+    queue: asyncio.Queue[Event | None]
 
 
 def _raise(outcome: Outcome) -> None:
     if outcome.exit_code is ExitCode.UNREACHABLE:
-        raise HostUnreachable(outcome.problem)
+        raise HostUnreachable(outcome.problem, outcome.document)
     if outcome.exit_code is ExitCode.USAGE:
-        raise UsageError(outcome.problem)
+        raise UsageError(outcome.problem, outcome.document)
     if outcome.exit_code is ExitCode.FAILED:
-        raise DeploymentFailed(outcome.problem)
+        raise DeploymentFailed(outcome.problem, outcome.document)
 
 
 def _blocking(verb: Coroutine[Any, Any, T]) -> T:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -26,6 +28,11 @@ class MagiError(Exception):
 
     exit_code = ExitCode.FAILED
 
+    def __init__(self, message: str, document: Mapping[str, Any] | None = None):
+        """``document`` is what was found or done all the same, as the verb's JSON has it (docs/controller.md)."""
+        super().__init__(message)
+        self.document = document
+
 
 class DeploymentFailed(MagiError):
     """A host was not deployed, or no server is ready."""
@@ -39,12 +46,6 @@ class UsageError(MagiError):
 
 class ProfileError(UsageError):
     """The profile is missing or wrong."""
-
-
-class Degraded(MagiError):
-    """Some servers are not ready."""
-
-    exit_code = ExitCode.DEGRADED
 
 
 class HostUnreachable(MagiError):

@@ -139,12 +139,13 @@ def said(result: Mapping[str, Any]) -> str:
     return f"{message} ({line(printed.splitlines()[0])})" if printed else message
 
 
-def complaints(events: Iterable[Event]) -> list[str]:
-    """Return Ansible's own errors and warnings, one line each, without their context and without colours."""
+def complaints(events: Iterable[Event], kind: str = "ERROR|WARNING") -> list[str]:
+    """Return Ansible's own errors and warnings, or those of one kind alone, one line each, without their context and
+    without colours."""
     found = []
     for item in events:
         text = re.sub(r"\x1b\[[0-9;]*m", "", item.text)
-        for match in re.finditer(r"^\[?(?:ERROR|WARNING)\]?[!:]*:?\s*(.+)", text, re.MULTILINE):
+        for match in re.finditer(rf"^\[?(?:{kind})\]?[!:]*:?\s*(.+)", text, re.MULTILINE):
             complaint = line(match.group(1))
             if complaint not in found:
                 found.append(complaint)

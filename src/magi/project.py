@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from magi.errors import UsageError
 
 COLLECTION = Path("collections", "ansible_collections", "magi", "models")
+ANSIBLE_TAGS = {"all", "always", "never", "tagged", "untagged"}
+"""Tags that mean something to Ansible, whatever tasks there are."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,28 @@ class Project:
         if not path.is_file():
             raise UsageError(f"{path} is missing: restore it, or name another project with --project.")
         return path
+
+    def tags(self) -> list[str]:
+        """Return the tags that tasks have, in playbooks and roles; those that Ansible gives a meaning left out."""
+        import yaml
+
+        patterns = ("playbooks/*.yml", "roles/*/tasks/*.yml", "collections/ansible_collections/*/*/roles/*/tasks/*.yml")
+        found: set[str] = set()
+        for path in (path for pattern in patterns for path in self.root.glob(pattern)):
+            with contextlib.suppress(OSError, yaml.YAMLError):  # Ansible says what is wrong with it
+                found.update(_tags(yaml.compose(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))))
+        return sorted(found - ANSIBLE_TAGS)
+
+
+def _tags(node: Any) -> Iterator[str]:
+    """Yield the tags below a node of YAML: a list, or words with commas between them."""
+    for part in node.value if node and not isinstance(node.value, str) else ():
+        key, value = part if isinstance(part, tuple) else (None, part)
+        if key is not None and key.value == "tags":
+            for item in value.value if isinstance(value.value, list) else [value]:
+                yield from (word.strip() for word in str(item.value).split(","))
+        else:
+            yield from _tags(value)
 
 
 def find_project(given: str | os.PathLike[str] | None = None) -> Project:

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from magi.errors import UsageError
+from magi.errors import MagiError, UsageError
 from magi.events import Event, Run, event
 from magi.project import Project
 
 KEEP = 20
-"""Run folders that are kept, besides those of runs at work."""
+"""Run folders that are kept of each playbook, besides those of runs at work: many looks push out no deployment."""
 OUTPUT = "output.log"
 """The file of a run folder with all that Ansible printed."""
+QUESTIONS = "questions"
+"""The folder beside those of the runs for what may be in no variable (workbench.passed_by_file)."""
 GRACE = 10
 """Seconds that Ansible has to end by itself when a run is stopped."""
 MARK = "MAGI_RUN"
@@ -65,32 +69,49 @@ def command_line(playbook: Path, options: Options, variables: Mapping[str, Any])
 
 def state_folder() -> Path:
     """Return where magi keeps what it remembers (XDG base directories), made for its user alone. Raises OSError."""
-    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "magi"
+    given = os.environ.get("XDG_STATE_HOME")
+    try:
+        folder = Path(given or Path.home() / ".local" / "state") / "magi"
+    except RuntimeError:  # neither HOME nor an entry among the users of this machine
+        raise FileNotFoundError(errno.ENOENT, "this user has no home folder", "~/.local/state") from None
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
+def unwritable(error: OSError, path: Path | None = None) -> str:
+    """Return the sentence on what magi can't keep, at ``path`` where the error names none."""
+    return f"{error.filename or path} can't be written ({error.strerror}): free it, or set XDG_STATE_HOME."
+
+
 def _new_folder(name: str) -> Path:
-    """Make the folder of a run, for its user alone, and remove all but the last runs. Raises UsageError."""
+    """Make the folder of a run, for its user alone, and remove what the runs before left: of each playbook all but the
+    last folders, and what only a magi that was killed leaves. Raises UsageError."""
     try:
-        runs = state_folder() / "runs"
+        state = state_folder()
+        runs = state / "runs"
         runs.mkdir(mode=0o700, exist_ok=True)
-        folder = runs / f"{time.strftime('%Y%m%dT%H%M%S')}-{name}-{uuid.uuid4().hex[:6]}"
+        folder = runs / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{name}-{uuid.uuid4().hex[:6]}"
         folder.mkdir(mode=0o700)
-        finished = sorted(path for path in runs.iterdir() if path.is_dir() and not _is_at_work(path))
-        for old in finished[:-KEEP]:
+        # Not ours, however clocks go: its output is not held yet.
+        finished = sorted(path for path in runs.iterdir() if path != folder and not is_held(path / OUTPUT))
+        same = [path for path in finished if path.name.partition("-")[2].rpartition("-")[0] == name]
+        for old in same[: 1 - KEEP]:
             shutil.rmtree(old, ignore_errors=True)
+        for left in (path / part for path in finished for part in ("artifacts", "project")):
+            shutil.rmtree(left, ignore_errors=True)
+        for question in (state / QUESTIONS).glob("*"):
+            if not is_held(question):
+                question.unlink(missing_ok=True)
     except OSError as error:
-        what = f"{error.filename} can't be written ({error.strerror})"
-        raise UsageError(f"{what}: free it, or set XDG_STATE_HOME.") from None
+        raise UsageError(unwritable(error)) from None
     return folder
 
 
-def _is_at_work(folder: Path) -> bool:
-    """Whether the run of the folder still holds its output: the lock ends with its process, however that ends."""
-    with contextlib.suppress(FileNotFoundError), open(folder / OUTPUT, "rb") as output:
+def is_held(path: Path) -> bool:
+    """Whether a process at work holds the file: its lock ends with the process, however that ends."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(path, "rb") as file:
         try:
-            fcntl.flock(output, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False
@@ -119,10 +140,12 @@ def run(
 ) -> Run:
     """Run a playbook of the project to its end and return what happened; ``stop`` ends it early.
 
-    ``on_event`` is called in this thread with each event as it comes; what it raises is raised here, at the end. Raises
-    UsageError when the run can't begin.
+    ``on_event`` is called in this thread with each event as it comes; what it raises ends the run and is raised here.
+    Raises UsageError when the run can't begin, and MagiError when what it prints can't be kept.
     """
     path = project.playbook(playbook)
+    if stop and stop.is_set():
+        return Run(None, (), interrupted=True)
     from ansible_runner.config.runner import RunnerConfig  # slow to import, and not needed for --help
     from ansible_runner.runner import Runner
 
@@ -133,24 +156,25 @@ def run(
     output = folder / OUTPUT
     ending = _Ending(ident, stop or threading.Event())
 
-    with open(os.open(output, os.O_CREAT | os.O_WRONLY, 0o600), "w", encoding="utf-8", errors="replace") as log:
-        fcntl.flock(log, fcntl.LOCK_EX)
-
-        def handle(raw: dict[str, Any]) -> bool:
-            """Never raises, which would end the run without a result; False: the event is not written to a file."""
-            try:
-                text = raw.get("stdout")
-                if text:
+    def handle(raw: dict[str, Any], log: TextIO) -> bool:
+        """Never raises, which would end the run without a result; False: the event is not written to a file."""
+        try:
+            text = raw["stdout"] = _GIVEN.sub(r"\1…", raw.get("stdout") or "")
+            if text:
+                try:
                     log.write(text + "\n")
-                found = event(raw)
-                if found and not raised:
-                    events.append(found)
-                    on_event(found)
-            except BaseException as error:  # told at the end
-                raised.append(error)
-                ending.stop.set()
-            return False
+                except OSError as error:
+                    raise MagiError(unwritable(error, output)) from None
+            found = event(raw)
+            if found and not raised:
+                events.append(found)
+                on_event(found)
+        except BaseException as error:  # told at the end
+            raised.append(error)
+            ending.stop.set()
+        return False
 
+    with _opened(output) as log:
         config = RunnerConfig(
             private_data_dir=str(folder),
             playbook=str(path),
@@ -161,16 +185,20 @@ def run(
         # What env/settings would say: nothing on our standard output, and a look at `stop` every 0.1 s.
         config.suppress_ansible_output, config.pexpect_timeout = True, 0.1
         config.command = []
-        config.cwd = str(project.root)
+        config.cwd = os.getcwd()  # relative paths, in the environment too, mean what they mean to ansible-playbook
         config.env = _Withheld(_environment(project, options, config.env, ident))
         try:
             runner = Runner(
                 config,
-                event_handler=handle,
+                event_handler=lambda raw: handle(raw, log),
                 cancel_callback=ending.is_due,
                 status_handler=_give_command(config.command, command_line(path, options, variables or {})),
             )
             runner.run()
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise MagiError(unwritable(error, folder)) from None
         finally:
             ending.kill_rest()
             shutil.rmtree(config.artifact_dir, ignore_errors=True)
@@ -181,6 +209,23 @@ def run(
         raise raised[0]
     rc = runner.rc if isinstance(runner.rc, int) else None
     return Run(rc, tuple(events), ending.stop.is_set(), str(output))
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# What Ansible prints of its own command line with -vvvv: a user may have given secrets by -e.
+_GIVEN = re.compile(r"^((?:\x1b\[[\d;]*m)?extra_vars: )\(.*\)", re.MULTILINE)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """Yield the file of a run's output, held and for its user alone, each line written at once."""
+    log = open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "w", 1, encoding="utf-8", errors="replace")  # noqa: SIM115
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        yield log
+    finally:
+        with contextlib.suppress(OSError):  # told when it was written
+            log.close()
 
 
 def _give_command(command: list[str], arguments: Sequence[str]) -> Callable[..., None]:
@@ -204,6 +249,9 @@ def _environment(project: Project, options: Options, runner: Mapping[str, str], 
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]),
         "ANSIBLE_CONFIG": os.environ.get("ANSIBLE_CONFIG") or str(project.configuration),
         "ANSIBLE_RETRY_FILES_ENABLED": "False",
+        # As in the project's ansible.cfg: half of the hosts that were asked for are not a success.
+        "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",
+        "ANSIBLE_HOST_PATTERN_MISMATCH": "error",
         MARK: ident,
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import threading
@@ -13,7 +15,7 @@ from typing import Any
 from magi import verdict
 from magi.errors import UsageError
 from magi.events import Event, Run
-from magi.project import Project, find_project
+from magi.project import ANSIBLE_TAGS, Project, find_project
 from magi.runner import Options, run
 from magi.verdict import Outcome, checked
 from magi.workbench import remember
@@ -60,7 +62,8 @@ class Session:
         """Return a session of the project, with the environment that .env adds. Raises UsageError."""
         options = replace(options or Options(), environment=dotenv())
         inventory = tuple(_inventory(item) for item in options.inventory)
-        return cls(find_project(project), replace(options, inventory=inventory), **more)
+        extra_vars = tuple(_extra_vars(item) for item in options.extra_vars)
+        return cls(find_project(project), replace(options, inventory=inventory, extra_vars=extra_vars), **more)
 
     def play(self, playbook: str, variables: Mapping[str, Any] | None = None) -> Run:
         """Run a playbook to its end. Raises what ``checked`` raises."""
@@ -85,9 +88,64 @@ def _inventory(given: str) -> str:
     return str(path.resolve())
 
 
+def _extra_vars(given: str) -> str:
+    """Return what -e takes, with the path of a file as Ansible finds it from any folder.
+
+    Raises UsageError for what Ansible can't read: it would say so of the inventory, which it reads first, and show what
+    may be secret.
+    """
+    if given[:1] in ("/", "."):
+        raise UsageError(f"-e {given} names a file: put @ before it, -e @{given}.")
+    if given.startswith("@"):
+        path = Path(given[1:]).expanduser().absolute()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{path} can't be read ({error.strerror}): correct -e {given}.") from None
+        if not content.startswith(b"$ANSIBLE_VAULT;"):
+            _check_mapping(content, f"-e {given}")
+        return f"@{path}"
+    if given[:1] in ("{", "["):
+        _check_mapping(given, "What -e gives")
+    elif set("'\"{") & {*given}:
+        from ansible.errors import AnsibleError
+        from ansible.parsing.splitter import parse_kv
+
+        try:
+            parse_kv(given)
+        except AnsibleError:
+            name = given.partition("=")[0]
+            raise UsageError(f"-e {name}=… has quotes or braces that nothing closes: close them.") from None
+    return given
+
+
+def _check_mapping(content: str | bytes, what: str) -> None:
+    """Raise UsageError unless the content is a mapping in JSON or YAML; what its tags mean is Ansible's to say."""
+    import yaml
+
+    with contextlib.suppress(ValueError):
+        if isinstance(json.loads(content), dict):
+            return
+    try:
+        node = yaml.compose(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        why = getattr(error, "problem", None) or getattr(error, "reason", None) or "it can't be decoded"
+        where = f", line {mark.line + 1}," if mark and isinstance(content, bytes) else ""
+        raise UsageError(f"{what}{where} is neither JSON nor YAML ({why}): correct it.") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise UsageError(f"{what} holds no variables: give a mapping of names and values.")
+
+
 def up(session: Session) -> Outcome:
-    """Deploy the profile."""
-    return verdict.deployed(session.play("site"))
+    """Deploy the profile, or do the part of it that tags select. Raises UsageError for a tag that no task has."""
+    check, tags = session.options.check, session.options.tags
+    if tags is not None:
+        there = session.project.tags()
+        unknown = [tag for tag in map(str.strip, tags.split(",")) if tag not in {*there, *ANSIBLE_TAGS}]
+        if unknown:
+            raise UsageError(f"--tags: no task has the tag {', '.join(unknown)}; there are {', '.join(there)}.")
+    return verdict.deployed(session.play("site"), check=check, tags=tags)
 
 
 def plan(session: Session) -> Outcome:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from magi.errors import DeploymentFailed, ExitCode, HostUnreachable, Interrupted, MagiError, ProfileError, UsageError
-from magi.events import Run, complaints, line, said
+from magi.events import Event, Run, complaints, line, said
 
 # What fails in these was never a host's fault.
 _USAGE = {"magi.models.settings": UsageError, "magi.models.profile": ProfileError}
-# How Ansible ends, with a status of its own, where --limit leaves nothing of an inventory.
+# How Ansible ends where --limit leaves nothing of an inventory, where nothing has a name that was given, and where a
+# file of an inventory can't be read: then one plugin after the other has said why before.
 _NO_HOSTS = "no hosts to target"
+_NOBODY = "Could not match supplied host pattern, ignoring: "
+_UNREAD = "Completely failed to parse inventory source "
+_WHY_UNREAD = re.compile(r"Failed to parse inventory with '(?!auto')\w+' plugin: (.*)")
+_GROUP = "model_servers"
 _CHANGING = "magi.models.llama_instances"
 
 
@@ -36,25 +42,51 @@ def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None) -
         raise Interrupted(interruption(run))
     where = f"; all that Ansible said is in {run.output}" if run.output else ""
     if run.no_hosts:
-        said_by_ansible = " ".join(complaints(run.events)[:2])
-        if run.rc and _NO_HOSTS not in said_by_ansible:
-            raise UsageError(f"Ansible could not begin: {said_by_ansible or f'exit status {run.rc}'}{where}.")
-        unread = next((line for line in complaints(run.events) if "parse" in line.lower()), "")
-        if unread:
-            raise UsageError(f"The inventory can't be read: {unread}; correct it, or give another with -i.")
-        hosts = f"inventory {', '.join(inventory)}" if inventory else "the inventory of ansible.cfg"
-        limited = f" within --limit {limit}" if limit else ""
-        hint = "".join(f" Ansible says: {line}" for line in complaints(run.events)[:1])
-        raise UsageError(f"No host to work on: {hosts} has none in the group model_servers{limited}.{hint}")
-    # Of a setting that is wrong for one host alone, the report tells what became of the others.
-    touched = any(item.action == _CHANGING for item in run.events)
-    for failure in run.failures:
-        if failure.action in _USAGE and not touched:
-            raise _USAGE[failure.action](said(failure.result))
+        raise _not_begun(run, inventory, limit, where)
+    # Where other hosts go on, the verb tells what became of them.
+    wrong = [error for item in run.failures if (error := _wrong(item))]
+    if wrong and not _at_work(run):
+        raise wrong[0](_once(said(item.result) for item in run.failures))
     if not run.ended:
         last = (complaints(run.events) or [f"exit status {run.rc}"])[-1]
         raise DeploymentFailed(f"Ansible did not come to its end, so nothing is known to be done: {last}{where}.")
     return run
+
+
+def _wrong(failure: Event) -> type[UsageError] | None:
+    """Return what to raise for a failure that was never the host's, else None."""
+    return ProfileError if failure.result.get("wrong") == "profile" else _USAGE.get(failure.action)
+
+
+def _at_work(run: Run) -> bool:
+    """Whether a host was changed, or came through to the end."""
+    failed = {item.host for item in run.failures}
+    return any(
+        item.action == _CHANGING or (item.kind == "ok" and item.host not in failed and item.host not in run.unreachable)
+        for item in run.events
+    )
+
+
+def _not_begun(run: Run, inventory: Sequence[str], limit: str | None, where: str) -> UsageError:
+    """Return the error for a run that had no host to work on."""
+    errors, hosts = complaints(run.events, "ERROR"), f"inventory {', '.join(inventory)}"
+    hosts = hosts if inventory else "the inventory of ansible.cfg"
+    said_by_ansible = (errors or complaints(run.events) or [f"exit status {run.rc}"])[0]
+    if said_by_ansible.startswith(_UNREAD):
+        source = said_by_ansible.removeprefix(_UNREAD)
+        reasons = [match[1].rstrip(".") for item in complaints(run.events) if (match := _WHY_UNREAD.match(item))]
+        why = f" ({reasons[0]})" if reasons else ""
+        # Each plugin reads what -e gives too, whose syntax was checked before, but not what a vault or a tag hides.
+        what = "The inventory, or a file of -e," if len(reasons) > 1 == len({*reasons}) else "The inventory"
+        return UsageError(f"{what} can't be read: {source}{why}; correct it, or give another with -i.")
+    nobody = said_by_ansible.removeprefix(_NOBODY) if said_by_ansible.startswith(_NOBODY) else ""
+    if limit and nobody not in ("", limit, _GROUP):
+        return UsageError(f"--limit {limit}: {nobody} is no host or group of {hosts}; correct it.")
+    if run.rc and not nobody and _NO_HOSTS not in said_by_ansible:
+        return UsageError(f"Ansible could not begin: {said_by_ansible.rstrip('.')}{where}.")
+    limited = f" within --limit {limit}" if limit else ""
+    hint = "".join(f" Ansible says: {line}" for line in complaints(run.events)[:1])
+    return UsageError(f"No host to work on: {hosts} has none in the group {_GROUP}{limited}.{hint}")
 
 
 def interruption(run: Run) -> str:
@@ -75,31 +107,42 @@ def _once(sentences: Iterable[str]) -> str:
     return " ".join(dict.fromkeys(filter(None, sentences)))
 
 
+def _told(failure: Event) -> str:
+    """Return what a failure says; of what is no host's, with the host that has it so."""
+    sentence = said(failure.result)
+    return f"Host {failure.host}: {sentence}" if failure.action in _USAGE else sentence
+
+
 def not_reached(run: Run) -> str:
     """Return the sentence on the hosts that could not be reached; empty where all were."""
     reasons = "; ".join(f"{host}: {why}" for host, why in run.unreachable.items())
     return f"Not reached: {reasons.rstrip('.')}. Bring them back and run again." if reasons else ""
 
 
-def _lost(run: Run) -> MagiError | None:
-    """Return what to raise for a run that has no result: hosts were lost, or failed."""
-    problem = _once([not_reached(run), *(said(item.result) for item in run.failures)])
+def lost(run: Run) -> MagiError | None:
+    """Return what to raise for a run that has no result, or to say beside one: hosts were lost, or failed."""
+    problem = _once([not_reached(run), *map(_told, run.failures)])
     kind = HostUnreachable if run.unreachable else DeploymentFailed
     return kind(problem) if problem else None
 
 
-def deployed(run: Run) -> Outcome:
-    """Return the report of a deployment and how it ended. Raises HostUnreachable or DeploymentFailed without one."""
+def deployed(run: Run, *, check: bool = False, tags: str | None = None) -> Outcome:
+    """Return the report of a deployment and how it ended; where it only looked, or tags left out the report, the plans.
+
+    Raises HostUnreachable or DeploymentFailed without either.
+    """
     report, problems = run.last("report"), _once(map(line, (run.last("problems") or {}).values()))
     # Of a host that failed early, the report says no more than that it did: its own message goes with it.
-    problems = _once([problems, *(words for item in run.failures if (words := said(item.result)) not in problems)])
+    problems = _once([problems, *(words for item in run.failures if (words := _told(item)) not in problems)])
     if report is None:
-        error = _lost(run)
-        if error:
-            raise error
-        if problems:
+        looked = planned(run)
+        if problems and not looked.problem:
             raise DeploymentFailed(problems)
-        return Outcome({"check": True, **planned(run).document})
+        if not (check or tags):
+            raise DeploymentFailed("The deployment came to no report: see with -v what was done.")
+        what = {**({"check": True} if check else {}), **({"tags": tags} if tags else {})}
+        code = looked.exit_code if looked.problem else ExitCode.OK
+        return Outcome({**what, **looked.document}, code, looked.problem)
     summary = report["summary"]
     if any(item["cause"] == "host_unreachable" for item in summary["failed"]):
         return Outcome(report, ExitCode.UNREACHABLE, problems)
@@ -111,7 +154,7 @@ def deployed(run: Run) -> Outcome:
 def planned(run: Run) -> Outcome:
     """Return the plan of each host, and whether any changes something. Raises what ``deployed`` raises."""
     plans = {host: result["plan"] for host, result in run.of("plan")}
-    error = _lost(run)
+    error = lost(run)
     if error and not plans:
         raise error
     changes = {
@@ -127,7 +170,7 @@ def planned(run: Run) -> Outcome:
 def seen(run: Run) -> Outcome:
     """Return what runs. Raises what ``deployed`` raises where no host answered."""
     status = run.last("status")
-    error = _lost(run)
+    error = lost(run)
     if status is None:
         raise error or DeploymentFailed("The status of no host came back.")
     if error:
@@ -139,7 +182,7 @@ def seen(run: Run) -> Outcome:
 def discovered(run: Run) -> Outcome:
     """Return the models of each host, what was set aside, and drift. Raises what ``deployed`` raises."""
     registries = dict(run.of("models", "registry_path"))
-    error = _lost(run)
+    error = lost(run)
     if error and not registries:
         raise error
     document = {
@@ -161,7 +204,7 @@ def ended(run: Run, names: Sequence[str] = ()) -> Outcome:
     """
     results = dict(run.of("actions"))
     hosts = {host: result["actions"] for host, result in results.items()}
-    error = _lost(run)
+    error = lost(run)
     if error and not hosts:
         raise error
     if names and not error:  # a host that was lost may have what the others lack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,8 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from magi.errors import UsageError
 from magi.project import Project, find_project
-from magi.runner import state_folder
+from magi.runner import QUESTIONS, state_folder, unwritable
 
 if TYPE_CHECKING:
     from magi.catalog import Known
@@ -67,8 +69,17 @@ class Workbench:
 
 @contextlib.contextmanager
 def passed_by_file(text: str) -> Iterator[Path]:
-    """Yield a file that holds ``text``, for its user alone, within the block: a variable would be run as a template."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="magi-", suffix=".txt") as file:
+    """Yield a file that holds ``text``, for its user alone, within the block: a variable would be run as a template.
+
+    Should this process be killed, the next run removes the file. Raises UsageError.
+    """
+    try:
+        folder = state_folder() / QUESTIONS
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise UsageError(unwritable(error)) from None
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".txt") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         file.write(text)
         file.flush()
         yield Path(file.name)
@@ -86,7 +97,7 @@ def remember(project: Project, options: Options, run: Run) -> None:
     from magi import catalog
 
     results = [(host, result) for host, kind, result in run.results() if kind == "ok"]
-    there = {host for host, _result in results}
+    there = {item.host for item in run.events}
     with contextlib.suppress(OSError):  # only a memory, and no reason for a verb to fail
         path = catalog_path(project, options.inventory)
         known = {host: item for host, item in catalog.load(path).items() if options.limit or host in there}

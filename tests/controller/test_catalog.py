@@ -11,6 +11,7 @@ from ansible_collections.magi.models.plugins.module_utils._registry import Regis
 from ansible_collections.magi.models.plugins.module_utils._registry import save as save_registry
 
 from magi.catalog import Known, from_registry, learn, load, save
+from magi.config import REDACTED
 from magi.errors import UsageError
 
 from .known import BINARY, Q2, Q3, host
@@ -26,6 +27,12 @@ def test_each_stage_adds_what_it_saw():
     hosts = learn(hosts, [("gpu1", HOST), ("gpu1", {"host": {"binary": None}})])
     assert hosts["gpu1"] == Known("gpu1", (Q2,), (), {"n_gpu_layers": "all"}, BINARY)
     assert learn({}, [("gpu2", {**REGISTRY, **HOST})])["gpu2"] == Known("gpu2", (Q2,), (), {}, BINARY)
+
+
+def test_no_secret_is_remembered():
+    options = {"api_key": "canary", "hf_token": "canary", "ctx_size": 1}
+    hosts = learn({}, [("gpu1", {"settings": {"options": options}, "origins": {}})])
+    assert hosts["gpu1"].options == {"api_key": REDACTED, "hf_token": REDACTED, "ctx_size": 1}
 
 
 def test_what_was_saved_is_loaded(tmp_path):

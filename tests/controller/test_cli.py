@@ -75,6 +75,16 @@ def verbs() -> list[str]:
         (["plan", "--markdown", "--json"], "--markdown and --json both want standard output"),
         (["up", "--check", "--junit", "x.xml"], "--check deploys nothing, so there is no result for --junit"),
         (["up", "-i", "/no/such"], "There is no inventory /no/such: correct -i"),
+        # Ansible would blame the inventory, and print what may be secret.
+        (
+            ["up", "-e", "@/no/such.yml"],
+            "/no/such.yml can't be read (No such file or directory): correct -e @/no/such.yml",
+        ),
+        (["up", "-e", "@pyproject.toml"], "-e @pyproject.toml, line 2, is neither JSON nor YAML ("),
+        (["up", "-e", "./mine.yml"], "-e ./mine.yml names a file: put @ before it, -e @./mine.yml."),
+        (["up", "-e", '{"a": canary'], "What -e gives is neither JSON nor YAML (did not find expected"),
+        (["up", "-e", '["canary"]'], "What -e gives holds no variables: give a mapping of names and values."),
+        (["up", "-e", "a='canary"], "-e a=… has quotes or braces that nothing closes: close them."),
         (["up", "--project", "/no/such"], "/no/such is no magi project (a folder with playbooks/site.yml)"),
         # What goes into Ansible as a variable would be a template there.
         (["up", "{{ lookup('pipe', 'id') }}"], "The profile must be a name of letters, digits"),
@@ -90,6 +100,7 @@ def test_what_is_refused(arguments, said, as_json, capsys):
     assert main(given) == ExitCode.USAGE
     out, err = capsys.readouterr()
     assert said in err
+    assert "canary" not in out + err
     assert err.startswith("magi: ")
     assert err.count("\n") == 1
     if "--json" in given:
@@ -216,7 +227,7 @@ PASSED_ON = {
     "--verbose": (["-vv"], {"verbosity": 3}),
     "--check": ([], {"check": True}),
     "--diff": ([], {"diff": True, "verbosity": 1}),  # which is Ansible's to show
-    "--tags": (["x,y"], {"tags": "x,y"}),
+    "--tags": (["plan,health"], {"tags": "plan,health"}),
 }
 COMMON = ("--inventory", "--limit", "--extra-vars", "--verbose")
 PLAYBOOKS = {

@@ -1,12 +1,23 @@
-"""The controller as an object: what its values say. What it does is tested end to end."""
+"""The controller as an object: what its values say, and how its runs follow each other. What they do is tested end to
+end; here a fake stands for each."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from typing import Any
+
 import pytest
+import tomllib
 
 from magi import Controller, Report
-from magi.errors import UsageError
+from magi.errors import DeploymentFailed, ExitCode, HostUnreachable, Interrupted, ProfileError, UsageError
 from magi.events import Event, Run
+from magi.verbs import Session
+from magi.verdict import Outcome
 
 from . import recorded
 from .known import ROOT
@@ -42,3 +53,208 @@ def test_a_wrong_name_beside_a_right_one_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr("magi.verbs.run", lambda *_arguments, **_more: run)
     with pytest.raises(UsageError, match="There is no instance zz on gpu1; there are a"):
         Controller(project=ROOT).stop_sync(["a", "zz"])
+
+
+def test_type_checkers_read_the_package_s_types():
+    """PEP 561: by a marker beside the code, which is installed with it."""
+    assert resources.files("magi").joinpath("py.typed").is_file()
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["magi"] == [
+        "py.typed"
+    ]
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+class FakeVerb:
+    """A verb that works until it is let go, or its run is stopped."""
+
+    def __init__(self, outcome: Outcome | Exception | None = None, *, held: bool = False):
+        self.outcome = outcome or Outcome({})
+        self.begun, self.go = threading.Semaphore(0), threading.Event()
+        self.sessions: list[Session] = []
+        self.at_work: list[int] = []
+        """How many were at work when each began, itself counted."""
+        self.ended = 0
+        if not held:
+            self.go.set()
+
+    def __call__(self, session: Session, *_names: Any) -> Outcome:
+        self.sessions.append(session)
+        self.at_work.append(len(self.sessions) - self.ended)
+        session.on_event(Event("task", task="[1/5] Model discovery"))
+        self.begun.release()
+        while not self.go.wait(0.01):
+            if session.stop.is_set():
+                break
+        self.ended += 1
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+VERBS = {"initialize": "up", "status": "status", "plan": "plan", "stop": "stop", "shutdown": "down"}
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeVerb]:
+    """Have a fake stand for the verbs."""
+
+    def install(outcome: Outcome | Exception | None = None, **more: Any) -> FakeVerb:
+        verb = FakeVerb(outcome, **more)
+        for name in VERBS.values():
+            monkeypatch.setattr(f"magi.verbs.{name}", verb)
+        return verb
+
+    return install
+
+
+def controller(**given: Any) -> Controller:
+    return Controller(project=ROOT, **given)
+
+
+def test_threads_take_turns(fake):
+    """Each blocking twin has an event loop of its own."""
+    verb, one = fake(held=True), controller()
+    with ThreadPoolExecutor(4) as threads:
+        calls = [threads.submit(one.status_sync) for _number in range(4)]
+        assert verb.begun.acquire(timeout=10)
+        verb.go.set()
+        assert [call.result(10).total_servers for call in calls] == [0] * 4
+    assert verb.at_work == [1] * 4
+
+
+def test_a_cancelled_call_comes_back_when_its_run_has_ended_however_often_it_is_cancelled(fake):
+    verb, one = fake(held=True), controller()
+
+    async def cancel_twice() -> None:
+        call = asyncio.create_task(one.initialize())
+        await asyncio.to_thread(verb.begun.acquire, timeout=10)
+        verb.sessions[0].stop.is_set = lambda: False  # a run that takes its time to end
+        for _time in range(2):
+            call.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert not call.done()
+        verb.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert verb.ended == 1
+
+    asyncio.run(cancel_twice())
+
+
+def test_a_cancelled_call_stops_its_run_and_the_next_one_goes_on(fake):
+    verb, one = fake(held=True), controller()
+
+    async def cancel() -> None:
+        first = asyncio.create_task(one.status())
+        await asyncio.to_thread(verb.begun.acquire, timeout=10)
+        waiting, last = asyncio.create_task(one.status()), asyncio.create_task(one.status())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        first.cancel()
+        verb.go.set()
+        assert [type(item) for item in await asyncio.gather(first, waiting, last, return_exceptions=True)] == [
+            asyncio.CancelledError,
+            asyncio.CancelledError,
+            Report,
+        ]
+
+    asyncio.run(cancel())
+    assert [session.stop.is_set() for session in verb.sessions] == [True, False]
+
+
+def test_events_are_heard_from_the_call_on_also_those_of_another_thread(fake):
+    fake()
+    one = controller()
+
+    async def listen() -> list[str]:
+        heard = one.events()
+        await asyncio.to_thread(one.status_sync)
+        await one.shutdown()
+        return [event.task async for event in heard]
+
+    assert asyncio.run(listen()) == ["[1/5] Model discovery"] * 2
+    assert not one._listeners
+
+
+@pytest.mark.parametrize("call", VERBS)
+@pytest.mark.parametrize(
+    ("code", "error"), [(ExitCode.UNREACHABLE, HostUnreachable), (ExitCode.FAILED, DeploymentFailed)]
+)
+def test_an_error_has_what_was_found_all_the_same(call, code, error, fake):
+    document = {**report(), "hosts": {"gpu1": {"actions": []}}}
+    fake(Outcome(document, code, "Not reached: gpu2."))
+    with pytest.raises(error, match=r"Not reached: gpu2\.") as raised:
+        getattr(controller(), f"{call}_sync")()
+    assert raised.value.document == document
+
+
+def test_the_report_is_never_that_of_a_deployment_before(fake):
+    one = controller(profile="p")
+    fake(Outcome(report()))
+    assert one.initialize_sync() is one.report
+    fake(ProfileError("Profile p not found."))
+    with pytest.raises(ProfileError):
+        one.initialize_sync()
+    assert one.report is None
+
+
+@pytest.mark.parametrize("code", [ExitCode.OK, ExitCode.DEGRADED, ExitCode.CHANGES])
+def test_what_blocking_twins_return(code, fake):
+    document = {**report(), "hosts": {"gpu1": {"actions": []}}}
+    verb, one = fake(Outcome(document, code)), controller()
+    assert one.plan_sync() == document["hosts"]
+    assert one.status_sync().document == one.initialize_sync().document == document
+    assert one.stop_sync() is one.stop_sync(["x"]) is one.shutdown_sync() is None
+    assert len(verb.sessions) == 6
+
+
+class FakeRun:
+    """A run of a playbook that notes what it was asked for, and is stopped at once."""
+
+    def __call__(self, _project, playbook, options, variables, **_more):
+        self.playbook, self.options, self.variables = playbook, options, variables
+        raise Interrupted("It was stopped.")
+
+
+@pytest.mark.parametrize(
+    ("given", "call", "playbook", "options", "variables"),
+    [
+        ({"limit": "gpu1", "check": True}, "initialize", "site", {"limit": "gpu1", "check": True}, {}),
+        ({"extra_vars": ["a=1"]}, "plan", "plan", {"extra_vars": ("a=1",), "check": False}, {}),
+        (
+            {"profile": "p", "strict": True},
+            "initialize",
+            "site",
+            {"limit": None},
+            {"profile": "p", "model_server_strict": True},
+        ),
+        (
+            {"inventory": "inventories/example"},
+            "status",
+            "status",
+            {"inventory": (str(ROOT / "inventories/example"),)},
+            {},
+        ),
+        ({}, "stop", "stop", {}, {}),
+        ({}, "shutdown", "teardown", {}, {}),
+    ],
+)
+def test_what_a_run_is_asked_for(given, call, playbook, options, variables, monkeypatch):
+    run = FakeRun()
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("magi.verbs.run", run)
+    with pytest.raises(Interrupted):
+        getattr(controller(**given), f"{call}_sync")()
+    assert (run.playbook, run.variables) == (playbook, variables)
+    assert {name: getattr(run.options, name) for name in options} == options
+
+
+def test_instances_are_stopped_by_name(monkeypatch):
+    run = FakeRun()
+    monkeypatch.setattr("magi.verbs.run", run)
+    with pytest.raises(Interrupted):
+        controller().stop_sync(["a", "b"])
+    assert run.variables == {"model_server_stop_instances": ["a", "b"]}

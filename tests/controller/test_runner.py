@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from magi import runner
-from magi.errors import UsageError
+from magi.errors import ExitCode, MagiError, UsageError
+from magi.events import Event, Run
 from magi.project import Project
 from magi.runner import KEEP, MARK, Options, command_line
+from magi.workbench import passed_by_file
+
+from .known import ROOT
 
 PLAYBOOK = Path("/srv/magi/playbooks/site.yml")
 
@@ -78,6 +85,119 @@ def test_the_last_runs_are_kept_and_those_at_work(state):
     assert {*state.iterdir()} == {*folders[-KEEP + 2 :], newest, last}
 
 
+def test_a_run_never_removes_its_own_folder(state, monkeypatch):
+    """Its name may come before all others: clocks are set back, and once a year by law."""
+    monkeypatch.setattr(runner.time, "gmtime", lambda: time.struct_time((1999, 1, 1, 0, 0, 0, 4, 1, 0)))
+    for number in range(KEEP + 5):
+        (state / f"20260101T0000{number:02}-site-000000").mkdir(parents=True)
+    assert runner._new_folder("site").name.startswith("19990101T000000-site-")
+    assert len([*state.glob("1999*")]) == 1
+    assert len([*state.iterdir()]) == KEEP
+
+
+def test_looks_push_out_no_deployment(state):
+    deployment = runner._new_folder("site")
+    for _look in range(KEEP + 5):
+        runner._new_folder("status")
+    assert deployment.exists()
+    assert len([*state.iterdir()]) == KEEP + 1
+
+
+def test_what_a_killed_magi_left_is_removed_by_the_next(state):
+    killed, at_work = runner._new_folder("site"), runner._new_folder("site")
+    for folder in (killed, at_work):
+        (folder / runner.OUTPUT).touch()
+        (folder / "artifacts" / "id").mkdir(parents=True)
+    with passed_by_file("mine") as mine, open(at_work / runner.OUTPUT) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        left = mine.with_name("left.txt")
+        left.write_text("theirs")
+        runner._new_folder("status")
+        assert mine.read_text() == "mine"
+        assert not left.exists()
+        assert (at_work / "artifacts" / "id").is_dir()
+    assert [path.name for path in killed.iterdir()] == [runner.OUTPUT]
+
+
+def test_a_user_without_a_home_is_told(monkeypatch):
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home")))
+    with pytest.raises(
+        UsageError, match=r"^~/\.local/state can't be written \(this user has no home folder\): .*XDG_STATE"
+    ):
+        runner._new_folder("site")
+
+
+# --- a playbook of its own -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, state: Path) -> Project:
+    """A project whose playbook would go on for long."""
+    project = Project(tmp_path / "project")
+    project.playbooks.mkdir(parents=True)
+    tasks = [{"name": "Begin", "debug": {"msg": "begun"}}, {"name": "Go on", "command": "sleep 300"}]
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}
+    (project.playbooks / "tiny.yml").write_text(json.dumps([play]))
+    project.configuration.touch()
+    return project
+
+
+def marked(ident: str) -> list[str]:
+    """Return the processes of a run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and f"{MARK}={ident}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(entry.name)
+    return found
+
+
+def test_what_a_handler_raises_ends_the_run_and_comes_out_at_its_end(tiny, state, monkeypatch):
+    error, idents = BrokenPipeError("whoever read has left"), []
+    environment = runner._environment
+    monkeypatch.setattr(runner, "_environment", lambda *given: (idents.append(given[-1]), environment(*given))[1])
+
+    def fail(event: Event) -> None:
+        if event.task == "Go on":
+            assert marked(idents[0])
+            raise error
+
+    with pytest.raises(BrokenPipeError) as raised:
+        runner.run(tiny, "tiny", Options(), on_event=fail)
+    assert raised.value is error
+    assert [marked(ident) for ident in idents] == [[]]
+    (folder,) = state.iterdir()
+    assert [path.name for path in folder.iterdir()] == [runner.OUTPUT]
+    assert "begun" in (folder / runner.OUTPUT).read_text()
+
+
+def test_a_full_disk_of_the_controller_is_one_sentence(tiny, monkeypatch):
+    monkeypatch.setattr(runner, "OUTPUT", "/dev/full")
+    with pytest.raises(
+        MagiError, match=r"^/dev/full can't be written \(No space left on device\): free it, or set"
+    ) as raised:
+        runner.run(tiny, "tiny", Options())
+    assert raised.value.exit_code is ExitCode.FAILED
+
+
+def test_what_e_gave_is_in_no_output_however_verbose(tiny, state):
+    seen = []
+
+    def stop(event: Event) -> None:
+        seen.append(event.text)
+        if event.task == "Go on":
+            ending.set()
+
+    ending = threading.Event()
+    given = Options(extra_vars=("a_secret=canary", '{"b": "canary"}'), verbosity=4)
+    runner.run(tiny, "tiny", given, {"c": "canary"}, on_event=stop, stop=ending)
+    (folder,) = state.iterdir()
+    printed = (folder / runner.OUTPUT).read_text()
+    assert "extra_vars: …" in printed
+    assert "canary" not in printed + "".join(seen)
+
+
 def test_without_xdg_the_state_is_in_the_home(monkeypatch):
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setenv("HOME", "/home/somebody")
@@ -89,6 +209,13 @@ def test_a_state_folder_that_can_not_be_written_is_one_sentence(tmp_path, monkey
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     with pytest.raises(UsageError, match=r"can't be written \(Not a directory\): free it, or set XDG_STATE_HOME\."):
         runner._new_folder("site")
+
+
+def test_a_run_that_is_stopped_before_it_begins_starts_nothing(state):
+    stop = threading.Event()
+    stop.set()
+    assert runner.run(Project(ROOT), "site", Options(), stop=stop) == Run(None, (), interrupted=True)
+    assert not state.exists()
 
 
 def environment(monkeypatch, given=(), **real) -> dict[str, str]:

@@ -15,7 +15,7 @@ from . import recorded
 from .recorded import Q2, Q3
 
 TASK, STATS = Event("task", "Plan", "Settle the settings"), Event("stats")
-LAUNCH = "magi.models.llama_instances"
+LAUNCH, PLAN = "magi.models.llama_instances", "magi.models.deployment_plan"
 
 
 def run(*events: Event, rc: int | None = 0, **more) -> Run:
@@ -27,12 +27,16 @@ def ok(host: str = "gpu1", action: str = "", **result) -> Event:
     return Event("ok", host=host, action=action, result=result)
 
 
-def failed(msg: str, action: str = "", host: str = "gpu1", **more) -> Event:
-    return Event("failed", host=host, action=action, result={"msg": msg}, **more)
+def failed(msg: str, action: str = "", host: str = "gpu1", *, ignored: bool = False, **result) -> Event:
+    return Event("failed", host=host, action=action, result={"msg": msg, **result}, ignored=ignored)
 
 
 def unreachable(host: str = "gpu2") -> Event:
     return Event("unreachable", host=host, result={"msg": "no route to it."})
+
+
+def said_by_ansible(*texts: str) -> tuple[Event, ...]:
+    return tuple(Event("message", text=text) for text in texts)
 
 
 def report(*causes: str, ready: int = 1, degraded=()) -> dict:
@@ -65,6 +69,22 @@ def test_a_recorded_run_is_believed(name):
     [
         (recorded.run("profile-missing", 2), ProfileError, ["Profile nope not found", "Profiles there: p."]),
         (run(failed("Setting x must be y.", "magi.models.settings"), rc=2), UsageError, ["Setting x must be y."]),
+        # An option that the host's llama-server doesn't have is known only when the host was looked at.
+        (
+            run(ok(plan=None), failed("Host gpu1: no option ctx_sise.", PLAN, wrong="profile"), rc=2),
+            ProfileError,
+            ["Host gpu1: no option ctx_sise."],
+        ),
+        (
+            run(
+                failed("Setting x must be y.", "magi.models.settings"),
+                failed("Host gpu2: port 8080 is taken.", PLAN, "gpu2"),
+                unreachable("gpu3"),
+                rc=2,
+            ),
+            UsageError,
+            ["Setting x must be y. Host gpu2: port 8080 is taken."],
+        ),
         # No play had a host.
         (
             Run(0, (Event("play"), Event("no_hosts"), STATS)),
@@ -80,6 +100,42 @@ def test_a_recorded_run_is_believed(name):
             ),
             UsageError,
             ["Ansible could not begin: We were unable to read as JSON;", "/r/output.log"],
+        ),
+        # Its error says why it ended, and not the warnings before.
+        (
+            Run(1, said_by_ansible("[WARNING]: Unable to parse x", "[ERROR]: Unable to find limit file b'x'")),
+            UsageError,
+            ["Ansible could not begin: Unable to find limit file b'x'."],
+        ),
+        (
+            Run(
+                1,
+                said_by_ansible(
+                    "[WARNING]: Failed to parse inventory with 'auto' plugin: no root 'plugin' key found",
+                    "[WARNING]: Failed to parse inventory with 'yaml' plugin: YAML parsing failed: no end.",
+                    "[WARNING]: Failed to parse inventory with 'ini' plugin: Invalid host pattern",
+                    "[ERROR]: Completely failed to parse inventory source /inv/b.yml",
+                ),
+            ),
+            UsageError,
+            ["The inventory can't be read: /inv/b.yml (YAML parsing failed: no end); correct it"],
+        ),
+        (
+            Run(
+                1,
+                said_by_ansible(
+                    "[WARNING]: Failed to parse inventory with 'yaml' plugin: no vault secrets found",
+                    "[WARNING]: Failed to parse inventory with 'ini' plugin: no vault secrets found",
+                    "[ERROR]: Completely failed to parse inventory source /inv/b.yml",
+                ),
+            ),
+            UsageError,
+            ["The inventory, or a file of -e, can't be read: /inv/b.yml (no vault secrets found);"],
+        ),
+        (
+            Run(1, said_by_ansible("[ERROR]: Could not match supplied host pattern, ignoring: model_servers")),
+            UsageError,
+            ["No host to work on: the inventory of ansible.cfg has none in the group model_servers."],
         ),
         (Run(250, ()), UsageError, ["Ansible could not begin: exit status 250."]),
         # Neither exit status nor statistics: nothing can be said.
@@ -111,11 +167,40 @@ def test_no_hosts_names_the_inventory_and_the_limit():
     assert "Ansible says: Could not match" in str(raised.value)
 
 
+def test_what_a_limit_names_and_nobody_has_is_named():
+    nobody = said_by_ansible("[ERROR]: Could not match supplied host pattern, ignoring: nobody")
+    with pytest.raises(
+        UsageError, match=r"^--limit good,nobody: nobody is no host or group of inventory inv; correct it"
+    ):
+        checked(Run(1, nobody), ["inv"], "good,nobody")
+
+
 def test_a_wrong_setting_of_one_host_hides_nothing_that_was_done_on_another():
     """Without the report nobody would hear of the servers that were started."""
     wrong = failed("Setting x must be y.", "magi.models.settings", "gpu2")
     given = run(wrong, ok("gpu1", LAUNCH, actions=[]), ok(report=report("host_failed"), problems={"gpu2": "no."}), rc=2)
     assert verdict.deployed(checked(given)).exit_code is ExitCode.FAILED
+
+
+@pytest.mark.parametrize(
+    ("verb", "result"),
+    [
+        (verdict.planned, {"plan": {"actions": []}}),
+        (verdict.seen, {"status": {"ready_servers": 1, "total_servers": 1}}),
+        (verdict.discovered, {"models": [], "registry_path": "/r.json"}),
+        (verdict.ended, {"actions": []}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (failed("Setting x must be y.", "magi.models.settings", "gpu2"), "Host gpu2: Setting x must be y."),
+        (failed("Host gpu2: no option z.", PLAN, "gpu2", wrong="profile"), "Host gpu2: no option z."),
+    ],
+)
+def test_what_is_wrong_for_one_host_hides_nothing_of_another(verb, result, wrong, said):
+    outcome = verb(checked(run(wrong, ok("gpu1", **result), rc=2)))
+    assert (outcome.exit_code, outcome.problem) == (ExitCode.FAILED, said)
 
 
 def test_a_host_that_failed_early_is_explained_by_its_own_message():
@@ -220,10 +305,27 @@ def test_a_deployment_without_a_report_failed(events, kind, said):
     assert str(raised.value) == said
 
 
-def test_a_deployment_that_only_looked_returns_the_plans():
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"check": True}, {"check": True}),
+        ({"tags": "plan"}, {"tags": "plan"}),
+        ({"check": True, "tags": "plan"}, {"check": True, "tags": "plan"}),
+    ],
+)
+def test_a_deployment_that_only_looked_returns_the_plans(given, said):
     plan = {"actions": []}
-    outcome = verdict.deployed(run(ok("b", plan=plan), ok("a", plan=plan), ok(problems={})))
-    assert outcome == verdict.Outcome({"check": True, "hosts": {"a": plan, "b": plan}, "changes": 0, "unreachable": []})
+    looked = {**said, "hosts": {"a": plan, "b": plan}, "changes": 0, "unreachable": []}
+    assert verdict.deployed(run(ok("b", plan=plan), ok("a", plan=plan), ok(problems={})), **given) == verdict.Outcome(
+        looked
+    )
+    lost = verdict.deployed(run(ok("a", plan=plan), unreachable(), ok(problems={"gpu2": "gone."}), rc=4), **given)
+    assert (list(lost.document["hosts"]), lost.exit_code) == (["a"], ExitCode.UNREACHABLE)
+
+
+def test_a_deployment_that_made_no_report_is_no_success():
+    with pytest.raises(DeploymentFailed, match="came to no report"):
+        verdict.deployed(run(ok(plan={"actions": []})))
 
 
 def test_hosts_come_in_the_order_in_which_they_are_started():

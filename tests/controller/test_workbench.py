@@ -41,6 +41,8 @@ def test_a_run_adds_to_what_is_known_and_forgets_hosts_that_are_gone():
     remember(PROJECT, options, run(("a", "ok", HOST)))
     assert {name: host.binary for name, host in remembered(options).items()} == {"a": BINARY}
     assert remembered(options)["a"].models == (Q2,)
+    remember(PROJECT, options, run(("a", "unreachable", {}), ("b", "ok", REGISTRY)))
+    assert remembered(options).keys() == {"a", "b"}
 
 
 def test_a_limited_run_forgets_nobody():

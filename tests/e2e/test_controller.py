@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -92,6 +93,11 @@ def test_from_a_plan_to_the_end(two: Deployment):
     assert bare.code == 4
     assert bare.document["changes"] == 2
     assert [item["action"] for item in bare.document["hosts"]["localhost"]["actions"]] == ["start", "start"]
+    verbose = magi(two, "config", "-vvvv", "-e", f"a_secret={GIVEN}")
+    assert verbose.code == 0, verbose.err
+    (output,) = (state(two) / "magi" / "runs").glob("*-config-*/output.log")
+    assert "extra_vars: …" in output.read_text()
+    assert secrets_below(state(two)) + secrets_in(verbose.out, verbose.err) == []
     looked = magi(two, "up", "--check")
     assert looked.code == 0, looked.err
     assert "2 to change; magi up does it." in looked.err
@@ -131,6 +137,10 @@ def test_from_a_plan_to_the_end(two: Deployment):
         (Q2, 18120, True),
         (Q3, 18121, True),
     ]
+    option = {"model_server_options": {"hf_token": CANARIES["HF_TOKEN"]}}
+    assert magi(two, "discover", "-e", json.dumps(option)).code == 0
+    assert "hf_token" in "".join(path.read_text() for path in state(two).rglob("catalogs/*"))
+    assert secrets_below(state(two)) == []
     stopped = magi(two, "stop", Q3, "--json")
     assert stopped.code == 0, stopped.err
     assert [item["instance"] for item in stopped.document["hosts"]["localhost"]] == [Q3]
@@ -158,6 +168,12 @@ def test_what_is_not_ready_or_not_there(two: Deployment):
     assert "Profile nope not found" in missing.document["error"]["message"]
     assert missing.document["error"]["message"] == missing.sentence
 
+    two.add_profile("sise", Q2, options={"ctx_sise": 512})
+    for verb in ("up", "plan"):
+        unknown = magi(two, verb, "sise", "--json")
+        assert unknown.code == 2, unknown.err
+        assert "has no option ctx_sise; did you mean ctx_size?" in unknown.document["error"]["message"]
+
     two.hosts["gone"] = GONE
     two.add_profile("q", Q2)
     lost = magi(two, "up", "q", "--json", "--junit", str(junit))
@@ -172,24 +188,78 @@ def test_what_is_not_ready_or_not_there(two: Deployment):
     del two.hosts["gone"]
 
 
+def test_parts_of_a_deployment(two: Deployment):
+    """Each of the tags does what it is said to do, and the part that it needs."""
+    played = two.play("site", "--tags", "plan")
+    assert played.code == 0, played.output
+    assert "localhost: 2 models discovered, 2 enabled: start 2" in played.output
+    steps = re.findall(r"^TASK \[.*(\[\d/5\] [^:\]]*)", played.output, re.MULTILINE)
+    assert steps == [
+        "[1/5] Model discovery",
+        "[2/5] Loading profile",
+        "[3/5] Filtering enabled models",
+        "[3/5] Filtering enabled models",
+    ]
+    assert not two.home.exists()
+    planned = magi(two, "up", "--tags", "plan", "--json")
+    assert (planned.code, planned.document["tags"], planned.document["changes"]) == (0, "plan", 2)
+    discovered = magi(two, "up", "--tags", "discover")
+    assert (discovered.code, "there is no report" in discovered.err) == (0, True), discovered.err
+    nothing = magi(two, "up", "--tags", "health", "--json")
+    assert (nothing.code, nothing.document["ready_servers"]) == (1, 0), nothing.err
+    unknown = magi(two, "up", "--tags", "x", "--json")
+    assert unknown.code == 2
+    assert unknown.sentence == "--tags: no task has the tag x; there are discover, health, launch, plan."
+
+    launched = magi(two, "up", "--tags", "launch", "--json")
+    assert (launched.code, launched.document["ready_servers"]) == (0, 2), launched.err
+    report = two.report()
+    assert magi(two, "up", "--tags", "plan", "--json").document["changes"] == 0
+    assert two.report() == report
+    pids = {name: server["pid"] for name, server in two.servers().items()}
+    health = magi(two, "up", "--tags", "health", "--json")
+    assert (health.code, health.document["ready_servers"]) == (0, 2), health.err
+    assert {name: server["pid"] for name, server in two.servers().items()} == pids
+
+
 def test_a_setting_that_is_wrong_for_one_host_hides_nothing(two: Deployment):
     two.hosts["other"] = {"model_server_max_startup_time": "soon"}
     run = magi(two, "up", "fast-only", "--json")
+    looks = {verb: magi(two, verb, "--json") for verb in ("status", "discover", "config")}
     del two.hosts["other"]
-    assert run.code == 1, run.err
-    assert [server["instance"] for server in run.document["servers"] if server["is_ready"]] == [Q2]
-    assert "model_server_max_startup_time must be a whole number" in run.sentence
+    for look in (run, *looks.values()):
+        assert look.code == 1, look.err
+        assert look.sentence.startswith("Host other: ")
+        assert "model_server_max_startup_time must be a whole number" in look.sentence
+    for shown in (run, looks["status"]):
+        assert [server["instance"] for server in shown.document["servers"] if server["is_ready"]] == [Q2]
+    for verb in ("discover", "config"):
+        assert list(looks[verb].document["hosts"]) == ["localhost"]
 
 
 def test_nothing_to_work_on_is_one_sentence(two: Deployment):
-    path = two.folder / "given.yml"
+    path, broken = two.folder / "given.yml", two.folder / "broken"
+    broken.mkdir()
+    (broken / "a.yml").write_text(two.inventory().read_text())
+    (broken / "b.yml").write_text("all: [")
     for arguments, inventory, said in (
         (
             ["--limit", "nobody"],
             two.inventory().read_text(),
             f"No host to work on: inventory {path} has none in the group model_servers within --limit nobody",
         ),
+        (
+            ["--limit", "gpu1,nobody"],
+            "model_servers: {hosts: {gpu1: {}}}",
+            f"--limit gpu1,nobody: nobody is no host or group of inventory {path}; correct it",
+        ),
         ([], "all: [", r"The inventory can't be read: .*YAML parsing failed"),
+        # Of an inventory of several files, one can't be read: not the hosts of the others alone.
+        (
+            ["-i", str(broken)],
+            two.inventory().read_text(),
+            rf"The inventory can't be read: {broken}/b\.yml \(YAML parsing failed",
+        ),
         (
             [],
             "ungrouped:\n  hosts: {gpu1: {}}\n",
@@ -202,6 +272,21 @@ def test_nothing_to_work_on_is_one_sentence(two: Deployment):
         assert re.match(said, run.sentence)
         assert run.document == {"error": {"message": run.sentence, "exit_code": 2}}
     assert two.tree() == {}
+
+
+def test_relative_paths_are_those_of_the_working_directory(two: Deployment):
+    """As ansible-playbook takes them, wherever the project is."""
+    (two.folder / "mine.yml").write_text("model_server_stop_timeout: 7\n")
+    two.inventory()
+    run = Ran(
+        begin(
+            state(two), "config", "--json", "-e", "@mine.yml",
+            cwd=two.folder, MAGI_PROJECT=str(ROOT), ANSIBLE_INVENTORY="inventory.json",
+        )
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    assert run.document["hosts"]["localhost"]["stop_timeout"]["value"] == 7
+    assert run.document["hosts"]["localhost"]["home"]["value"] == str(two.home)
 
 
 def test_a_missing_collection_is_one_sentence(tmp_path: Path):

@@ -159,8 +159,13 @@ def up(
     if "servers" in outcome.document:
         output.people.print(tables.report(output.people, outcome.document))
         _write_junit(output, junit, outcome.document)
-    elif check:
-        output.people.print(tables.plan(output.people, outcome.document))
+    else:
+        if outcome.document["hosts"]:
+            output.people.print(tables.plan(output.people, outcome.document))
+        if tags:
+            output.say(f"Only what has a tag of {tags} was run: there is no report.")
+        if junit:
+            junit.unlink(missing_ok=True)
     return finish(output, outcome)
 
 

@@ -36,7 +36,11 @@ def config(
     done = carry_out(output, run, lambda s: s.play("config"), "magi config")
     from magi import views
 
-    return say(output, views.settings(done.of("settings", "origins"), run.options.environment))
+    lines, outcome = _found(done, "settings", lambda results: views.settings(results, run.options.environment))
+    if not as_json:
+        for line in lines:
+            output.say(line)
+    return finish(output, outcome)
 
 
 def doctor(

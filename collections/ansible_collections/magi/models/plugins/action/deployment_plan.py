@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
 from ansible_collections.magi.models.plugins.module_utils._host import Host
-from ansible_collections.magi.models.plugins.module_utils._plan import Plan, PlanError, Settings, build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan import (
+    AskedForError,
+    Plan,
+    PlanError,
+    Settings,
+    build_plan,
+)
 from ansible_collections.magi.models.plugins.module_utils._profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._text import counted, printable
 from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
@@ -30,12 +37,15 @@ class ActionModule(ControllerAction):
     ERRORS = (PlanError,)
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
-        plan = build_plan(
-            host_name=task_vars["inventory_hostname"],
-            profile=Profile.from_dict(arguments["profile"]),
-            registry=arguments["registry"],
-            host=Host.from_dict(arguments["host"]),
-            settings=Settings.of(arguments["settings"]),
-        )
+        try:
+            plan = build_plan(
+                host_name=task_vars["inventory_hostname"],
+                profile=Profile.from_dict(arguments["profile"]),
+                registry=arguments["registry"],
+                host=Host.from_dict(arguments["host"]),
+                settings=Settings.of(arguments["settings"]),
+            )
+        except AskedForError as error:
+            raise AnsibleActionFail(str(error), result={"wrong": "profile"}) from None
         self.show(plan_lines(plan))
         return {"plan": plan.to_dict(), "warnings": [printable(item) for item in (*plan.degraded, *plan.warnings)]}

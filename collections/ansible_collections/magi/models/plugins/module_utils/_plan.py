@@ -38,6 +38,10 @@ class PlanError(ValueError):
     """There is no plan; nothing was touched. The message names the host, what is wrong and the remedy."""
 
 
+class AskedForError(PlanError):
+    """What the profile or the settings ask for is wrong, and nothing on the host."""
+
+
 @dataclass(frozen=True)
 class Action:
     instance: str
@@ -264,7 +268,7 @@ def assign_ports(
                 "stop it, or give the entry another port."
             )
         if port in holder:
-            raise PlanError(
+            raise AskedForError(
                 f"Host {host_name}: port {port} is fixed for both {holder[port]} and {name}; change one of the two."
             )
         holder[port] = name
@@ -332,7 +336,7 @@ def _instances(
             resources = {**profile.resources, **settings.resources, **item.entry.resources}
             yield _instance(item, options, resources, threads, ports[item.name], binary, settings.host, host.home)
     except InstanceError as error:
-        raise PlanError(f"Host {host_name}: {error}") from None
+        raise AskedForError(f"Host {host_name}: {error}") from None
 
 
 def _on_gpu(options: Mapping[str, Any], host: Host) -> bool:

@@ -107,7 +107,7 @@ def _failed(host: str, instance: str | None, cause: Cause, log: Sequence[str] = 
         "host": host,
         "cause": cause.code,
         "detail": f"{where}: {cause.detail}.",
-        "log": list(log)[-10:],
+        "log": [line for line in log if line.strip()][-10:],  # llama-server prints empty lines around an error
     }
 
 

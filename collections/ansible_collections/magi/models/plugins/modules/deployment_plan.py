@@ -61,4 +61,8 @@ plan:
       V(stop), V(keep), or V(quarantine) for one that stays stopped, since it failed for good with just these settings.
   returned: success
   type: dict
+wrong:
+  description: Where what the profile or the settings ask for is wrong, and nothing on the host, C(profile).
+  returned: failure
+  type: str
 """

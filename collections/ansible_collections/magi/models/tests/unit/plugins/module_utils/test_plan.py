@@ -5,7 +5,7 @@ import json
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._host import Running
-from ansible_collections.magi.models.plugins.module_utils._plan import Plan, PlanError, build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan import AskedForError, Plan, PlanError, build_plan
 
 from .builders import BINARY, MODELS, foreign, host, model, profile, registry, running, settings
 
@@ -133,7 +133,7 @@ def test_profile_under_host_under_entry():
 
 
 def test_an_unknown_option_names_profile_entry_build_and_the_nearest():
-    with pytest.raises(PlanError) as error:
+    with pytest.raises(AskedForError) as error:
         plan("d-q4_1", {"model": "a-q2_k", "options": {"ctx_sise": 3}})
     assert str(error.value) == (
         "Host gpu1: Profile test, entry 2 (a-q2_k): llama-server (11434) has no option ctx_sise; did you mean ctx_size?"
