@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._host import Binary, Option, reachable
+from ansible_collections.magi.models.plugins.module_utils._text import is_utf8
 
 
 def local_url(host: str, port: int) -> str:
@@ -146,19 +147,15 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def checked_text(what: str, text: str) -> str:
     """Return ``text`` if every service manager can hand it to a process unchanged, else raise InstanceError.
 
-    systemd reads no variable at all of a file with something that it does not take for UTF-8: a surrogate, or one of
-    Unicode's noncharacters (src/basic/utf8.c, ``unichar_is_valid``). A variable with control characters reaches the
-    service on systemd 252, and was dropped by older ones (src/basic/env-util.c, ``env_value_is_valid``).
+    systemd reads no variable at all of a file with something that it does not take for UTF-8 (is_utf8). A variable with
+    control characters reaches the service on systemd 252, and was dropped by older ones (src/basic/env-util.c,
+    ``env_value_is_valid``).
     """
-    if _CONTROL.search(text) or any(_not_utf8(ord(c)) for c in text):
+    if _CONTROL.search(text) or not is_utf8(text):
         raise InstanceError(
             f"{what} has control characters or is not UTF-8 ({text!a}), which no service file can hold: rename it."
         )
     return text
-
-
-def _not_utf8(c: int) -> bool:
-    return 0xD800 <= c <= 0xDFFF or 0xFDD0 <= c <= 0xFDEF or c & 0xFFFE == 0xFFFE
 
 
 def _text(where: str, name: str, value: Any) -> str:

@@ -95,8 +95,8 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
 
 
 def _state(now: Running, ready: bool) -> str:
-    """Return the state that the service manager tells; one that answers runs, though supervisor calls the first
-    seconds of a process its start."""
+    """Return the state that the service manager tells; one that answers runs, though for supervisor it starts all the
+    time that a start may take."""
     return "running" if ready and now.state == "starting" else now.state
 
 

@@ -12,6 +12,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
+def is_utf8(text: str) -> bool:
+    """Whether systemd takes ``text`` for UTF-8: it has no surrogate and none of Unicode's noncharacters
+    (src/basic/utf8.c, ``unichar_is_valid``)."""
+    return not any(0xD800 <= c <= 0xDFFF or 0xFDD0 <= c <= 0xFDEF or c & 0xFFFE == 0xFFFE for c in map(ord, text))
+
+
 def counted(number: int, noun: str) -> str:
     """``number`` with ``noun``, which is in the plural unless it is one."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

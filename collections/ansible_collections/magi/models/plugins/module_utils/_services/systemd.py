@@ -23,6 +23,7 @@ from ansible_collections.magi.models.plugins.module_utils._services import (
     environment_value,
     names,
 )
+from ansible_collections.magi.models.plugins.module_utils._text import is_utf8
 
 UNITS = Path("/etc/systemd/system")
 FOLDERS = tuple(
@@ -47,7 +48,7 @@ def systemd_value(text: str) -> str:
 
     Raises ValueError for what a unit file can't hold.
     """
-    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]|[ \\]$", text):
+    if re.search(r"[\x00-\x1f\x7f]|[ \\]$", text) or not is_utf8(text):
         raise ValueError(
             f"systemd's unit files can't hold {text!a}: it has control characters, is not UTF-8, or ends in a space "
             "or a backslash"

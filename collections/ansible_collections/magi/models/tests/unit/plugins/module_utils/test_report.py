@@ -103,9 +103,10 @@ def test_what_answers_runs(health, state):
 
 
 def test_a_quarantined_instance_is_named_with_its_cause_and_the_way_out():
-    now = running(INSTANCE, state="failed", pid=None, log=("error: invalid argument: --x",))
+    now = running(INSTANCE, state="failed", pid=None, log=("", "error: invalid argument: --x", " "))
     (item,) = build_report("test", [result(now, outcome={"action": "quarantine"})])["summary"]["failed"]
     assert item["cause"] == "bad_option"
+    assert item["log"] == ["error: invalid argument: --x"]
     assert "model_server_retry_quarantined" in item["detail"]
 
 

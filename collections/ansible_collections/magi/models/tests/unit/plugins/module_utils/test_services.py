@@ -142,7 +142,7 @@ def test_what_systemd_reads(escape, text, written):
     assert escape(text) == written
 
 
-@pytest.mark.parametrize("text", ["a ", "a\\", "a\x1b", "a\udcff"])
+@pytest.mark.parametrize("text", ["a ", "a\\", "a\x1b", "a\udcff", "a\ufffe", "a\ufdd0"])
 def test_what_a_unit_file_can_not_hold_is_refused(text):
     with pytest.raises(ValueError, match="unit files can't hold"):
         systemd.systemd_value(text)
