@@ -80,21 +80,21 @@ class FakeServer:
     """
 
     def __init__(self, answers):
-        self.asked = []
+        self.asked = asked = []
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(handler):
-                self.asked.append((handler.path, handler.headers["Authorization"]))
-                answer = answers.get(handler.path) or (404, b"")
+            def do_GET(self):
+                asked.append((self.path, self.headers["Authorization"]))
+                answer = answers.get(self.path) or (404, b"")
                 if isinstance(answer, list):
                     answer = answer.pop(0) if len(answer) > 1 else answer[0]
                 if callable(answer):
                     with contextlib.suppress(OSError):
-                        answer(handler.wfile)
+                        answer(self.wfile)
                 else:
-                    handler.send_response(answer[0])
-                    handler.end_headers()
-                    handler.wfile.write(answer[1])
+                    self.send_response(answer[0])
+                    self.end_headers()
+                    self.wfile.write(answer[1])
 
             def log_message(self, *_arguments):
                 pass
