@@ -56,7 +56,7 @@ ANSWER = Event(
     result={"text": "Paris", "reasoning": "", "finish_reason": "stop", "tokens": 2, "tokens_per_second": None},
 )
 NO_ROUTE = "magi: Not reached: gpu2: no route. Bring them back and run again."
-NO_JOURNAL = "magi: gpu2: there is no journal."
+NO_JOURNAL = "magi: Host gpu2: there is no journal."
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ NO_JOURNAL = "magi: gpu2: there is no journal."
         ((LOG, BROKEN), "logs", 1, "hosts", [NO_JOURNAL]),
         ((LOG, GONE), "logs", 5, "hosts", [NO_ROUTE]),
         ((LOG, BROKEN, Event("unreachable", host="gpu3", result={"msg": "off."})), "logs", 5, "hosts",
-         ["magi: Not reached: gpu3: off. Bring them back and run again. gpu2: there is no journal."]),
+         ["magi: Not reached: gpu3: off. Bring them back and run again. Host gpu2: there is no journal."]),
         ((GONE,), "logs", 5, "error", [NO_ROUTE]),
         ((Event("ok", host="gpu1", result={"settings": {}}), GONE), "logs", 5, "error", [NO_ROUTE]),
         ((NONE, BROKEN), "logs", 1, "error", [NO_JOURNAL]),  # gpu2 may have it

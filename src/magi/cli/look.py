@@ -196,7 +196,7 @@ def _found(run: Run, key: str, view: Callable[[list[tuple[str, Any]]], View]) ->
     from magi.events import said
     from magi.verdict import Outcome, not_reached
 
-    failed = [f"{item.host}: {said(item.result).removeprefix(f'Host {item.host}: ')}" for item in run.failures]
+    failed = [f"Host {item.host}: {said(item.result).removeprefix(f'Host {item.host}: ')}" for item in run.failures]
     problem = " ".join(filter(None, (not_reached(run), *failed)))
     kind = HostUnreachable if run.unreachable else MagiError
     good = [(host, result) for host, how, result in run.results() if how == "ok"]
