@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.magi.models.plugins.module_utils._settings import resources
 
 
@@ -99,6 +98,9 @@ class _Reader:
 
     def mapping(self, where: tuple[str | int, ...], what: str, data: Any, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of ``data`` by the keys of ``spec``; what is not given, or is wrong, has its default."""
+        # Slow to import, and most that import this module read no profile.
+        from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
         values = {key: rule.get("default") for key, rule in spec.items()}
         for key, value in data.items():
             if key not in spec:
