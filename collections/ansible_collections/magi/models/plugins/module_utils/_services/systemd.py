@@ -98,7 +98,7 @@ _BOOKKEEPING = re.compile(
 )
 """What systemd prints around each run (src/core/unit.c, service.c), beside how it ended and the OOM killer's word."""
 
-PROPERTIES = "Id,ActiveState,SubState,MainPID,ExecMainStatus,ExecMainStartTimestamp,Result,Job,InvocationID"
+PROPERTIES = "Id,ActiveState,SubState,MainPID,ExecMainPID,ExecMainStatus,ExecMainStartTimestamp,Result,Job,InvocationID"
 OLDEST = 247
 """The first version that knows LoadCredential= and ProtectProc= (systemd's NEWS)."""
 STOP_GRACE = 5
@@ -126,9 +126,24 @@ def _blocks(text: str) -> Iterable[tuple[str, dict[str, str]]]:
             yield match.group(1), properties
 
 
-def parse_invocations(text: str) -> dict[str, str]:
-    """Return by instance the id of the run that ``systemctl show`` tells of."""
-    return {name: properties["InvocationID"] for name, properties in _blocks(text) if properties.get("InvocationID")}
+def parse_runs(text: str) -> dict[str, list[str]]:
+    """Return by instance what its last run is found by in the journal (journalctl(1)), from ``systemctl show``.
+
+    That is the run's id. But where journald reads what a server printed only after systemd has forgotten the failed run
+    (it is busy, or slow), it stores no id with it, only the unit and the process.
+    """
+    return {
+        name: [
+            f"_SYSTEMD_INVOCATION_ID={run}",
+            "+",
+            f"INVOCATION_ID={run}",
+            "+",
+            f"_SYSTEMD_UNIT={unit(name)}",
+            f"_PID={properties['ExecMainPID']}",
+        ]
+        for name, properties in _blocks(text)
+        if (run := properties.get("InvocationID"))
+    }
 
 
 def parse_status(text: str) -> dict[str, Status]:
@@ -161,7 +176,7 @@ def parse_status(text: str) -> dict[str, Status]:
 class Systemd:
     def __init__(self, home: Path):
         self.home = home
-        self.invocations: dict[str, str] = {}
+        self.runs: dict[str, list[str]] = {}
 
     def owned(self) -> list[Path]:
         return sorted([*(self.home / "instances").glob("*.env"), *UNITS.glob("magi-llama@*.service.d/magi.conf")])
@@ -200,7 +215,7 @@ class Systemd:
     def status(self) -> dict[str, Status]:
         defined = names((self.home / "instances").glob("*.env"), ".env")
         text = self._show("magi-llama@*.service", *map(unit, defined))
-        self.invocations.update(parse_invocations(text))
+        self.runs.update(parse_runs(text))
         return {**{name: Status("stopped") for name in defined}, **parse_status(text)}
 
     def reload(self) -> None:
@@ -268,17 +283,22 @@ class Systemd:
     def logs(self, name: str, lines: int) -> list[str]:
         """Return what the last run of the unit printed, and what systemd said of its end: an earlier failure is not the
         cause of this one, and systemd's count of tries would hide what the server said."""
-        run = self.invocations.get(name)
-        which = [f"_SYSTEMD_INVOCATION_ID={run}", "+", f"INVOCATION_ID={run}"] if run else [f"--unit={unit(name)}"]
-        result = subprocess.run(
-            ["journalctl", "--lines", str(lines), "--output", "cat", "--no-pager", "--quiet", *which],
+        which = self.runs.get(name, [f"--unit={unit(name)}"])
+        with contextlib.suppress(subprocess.SubprocessError):  # a journald that hangs still has what it wrote
+            self._journalctl("--sync", timeout=5)
+        text = self._journalctl("--lines", str(lines), "--output", "cat", "--no-pager", "--quiet", *which)
+        return [line for line in text.splitlines() if not _BOOKKEEPING.search(line)]
+
+    def _journalctl(self, *arguments: str, timeout: float | None = None) -> str:
+        return subprocess.run(
+            ["journalctl", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
             check=False,
-        )
-        return [line for line in result.stdout.splitlines() if not _BOOKKEEPING.search(line)]
+            timeout=timeout,
+        ).stdout
 
     def remove(self) -> None:
         drop_ins = UNITS.glob("magi-llama@*.service.d")

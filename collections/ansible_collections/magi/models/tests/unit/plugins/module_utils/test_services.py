@@ -255,6 +255,7 @@ Id=magi-llama@f.service
 ActiveState=active
 SubState=running
 MainPID=43
+ExecMainPID=43
 InvocationID=1f0c
 
 Id=other.service
@@ -272,7 +273,8 @@ def test_status_is_read_from_systemctl_show():
         "e": Status("starting"),
         "f": Status("running", 43),
     }
-    assert systemd.parse_invocations(SHOW) == {"f": "1f0c"}
+    ids = ["_SYSTEMD_INVOCATION_ID=1f0c", "+", "INVOCATION_ID=1f0c"]
+    assert systemd.parse_runs(SHOW) == {"f": [*ids, "+", "_SYSTEMD_UNIT=magi-llama@f.service", "_PID=43"]}
 
 
 @pytest.mark.parametrize(
