@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._text import SECRET
+
 REDACTED = "…"
-# What names a secret, as opposed to a file that holds one.
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+# What names a file that holds a secret, and not one itself.
 _FILE = re.compile(r"_?(?:FILE|PATH)$", re.IGNORECASE)
 
 
@@ -60,7 +61,7 @@ def redacted(value: Any, key: str = "") -> Any:
         return {name: redacted(part, str(name)) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [redacted(part, key) for part in value]
-    secret = _SECRET.search(key) and not _FILE.search(key)
+    secret = SECRET.search(key) and not _FILE.search(key)
     return REDACTED if secret and value not in (None, "") else value
 
 

@@ -10,8 +10,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from magi.errors import DeploymentFailed, HostUnreachable, ProfileError
 
 from ..command import Ran, begin
 from ..playbook import clean_environment
+from ..waiting import until
 from .conftest import ROOT, Deployment, ask
 
 pytestmark = pytest.mark.e2e
@@ -51,15 +50,6 @@ def at_work(deployment: Deployment) -> list[int]:
             if mark in variables and any(item.startswith(b"MAGI_RUN=") for item in variables):
                 found.append(int(entry.name))
     return found
-
-
-def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
-    """Wait for the condition and return what it returned."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
-    return value
 
 
 @pytest.fixture
@@ -107,7 +97,7 @@ def test_from_a_plan_to_the_end(two: Deployment):
         state(two), "up", "development", "--json", "-i", str(two.inventory()), "-e", f"a_secret={GIVEN}", **CANARIES
     )  # fmt: skip
     seen = []
-    until(lambda: seen.extend(secrets_below(state(two))) or process.poll() is not None, 120)
+    until(lambda: seen.extend(secrets_below(state(two))) or process.poll() is not None, 120, "magi ends")
     up = Ran(process)
     assert up.code == 0, up.err
     assert up.document == two.report()
@@ -334,7 +324,7 @@ def test_a_killed_magi_leaves_what_the_next_one_repairs(two: Deployment):
     again = magi(two, "up", "--json")
     assert again.code == 0, again.err
     assert again.document["ready_servers"] == 2
-    until(lambda: not at_work(two))
+    until(lambda: not at_work(two), 30, "nothing of the run is left")
 
 
 def test_a_dotenv_in_the_working_directory_is_under_the_environment(two: Deployment):

@@ -17,6 +17,7 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, Status
 from ansible_collections.magi.models.plugins.module_utils._services.supervisor import Supervisor
 
+from ..waiting import until
 from .conftest import PORTS, ROOT, Deployment, alive, ask
 
 pytestmark = pytest.mark.e2e
@@ -204,10 +205,7 @@ def test_servers_whose_manager_was_killed_are_taken_back(two: Deployment):
     before = {name: server["pid"] for name, server in two.servers().items()}
     pid = int((two.home / "supervisor" / "supervisord.pid").read_text())
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while alive(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: not alive(pid), 10, "supervisord is gone")
     run = two.play()
     assert run.code == 0, run.output
     assert f"restart {Q2}: process {before[Q2]} runs outside its service manager" in run.output
@@ -215,13 +213,14 @@ def test_servers_whose_manager_was_killed_are_taken_back(two: Deployment):
     assert not any(alive(pid) for pid in before.values())
 
 
-def until(services: Supervisor, wanted: Callable[[Status], bool]) -> Status:
+def first(services: Supervisor, wanted: Callable[[Status], bool], what: str) -> Status:
     """Return the first status of Q2 that is ``wanted``."""
-    deadline = time.monotonic() + 60
-    while not wanted(status := services.status()[Q2]):
-        assert time.monotonic() < deadline, status
-        time.sleep(0.02)
-    return status
+
+    def found() -> Status | None:
+        status = services.status()[Q2]
+        return status if wanted(status) else None
+
+    return until(found, 60, what, pause=0.02)
 
 
 def test_a_server_that_is_killed_while_it_starts_is_given_up_and_tried_again_by_the_next_run(two: Deployment):
@@ -229,11 +228,11 @@ def test_a_server_that_is_killed_while_it_starts_is_given_up_and_tried_again_by_
     services = Supervisor(two.home, "")
     for _time in range(3):
         # However slowly it dies: it has as long as the deployment would wait for it.
-        killed = until(services, lambda now: now.pid is not None and time.time() - now.started_at > 4)
+        killed = first(services, lambda now: now.pid is not None and time.time() - now.started_at > 4, "it starts")
         assert killed.state == "starting"
         os.kill(killed.pid, signal.SIGKILL)
-        until(services, lambda now: now.pid != killed.pid)  # noqa: B023 - called here
-    given_up = until(services, lambda now: now.state not in ("starting", "backoff"))
+        first(services, lambda now: now.pid != killed.pid, "its end is seen")  # noqa: B023 - called here
+    given_up = first(services, lambda now: now.state not in ("starting", "backoff"), "it is given up")
     assert (given_up.state, given_up.exit_status) == ("failed", "terminated by SIGKILL")
     run = two.play(profile="fast-only")
     assert run.code == 0, run.output
@@ -249,13 +248,13 @@ def test_a_server_that_is_killed_while_it_starts_is_given_up_and_tried_again_by_
 def test_supervisord_starts_whatever_state_a_program_is_in_and_says_what_it_refuses(two: Deployment):
     assert two.play(profile="fast-only").code == 0
     services = Supervisor(two.home, "")
-    first = services.status()[Q2]
+    before = services.status()[Q2]
     assert services.start([Q2]) == {}
-    second = until(services, lambda now: now.pid not in (None, first.pid))
+    second = first(services, lambda now: now.pid not in (None, before.pid), "it starts")
     os.kill(second.pid, signal.SIGKILL)
-    until(services, lambda now: now.state == "backoff")
+    first(services, lambda now: now.state == "backoff", "it is tried again")
     assert services.start([Q2]) == {}
-    until(services, lambda now: now.pid not in (None, second.pid))
+    first(services, lambda now: now.pid not in (None, second.pid), "it starts at once")
     (refused,) = services.start(["nope"]).items()
     assert refused == (
         "nope",

@@ -10,10 +10,8 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,17 +32,6 @@ SNAPSHOT = """
 find /etc/magi /etc/systemd/system /var/lib/magi /var/lib/magi-llama /var/lib/private /var/cache/magi-llama \
   /var/cache/private -type d -printf '%p %y %m\\n' -o -printf '%p %y %m %T@ %s %l\\n' 2>/dev/null | sort
 """
-
-
-def until(condition: Callable[[], Any], seconds: float, what: str, pause: float = 0.2) -> Any:
-    """Return the first true value of ``condition``."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(pause)
 
 
 @dataclass

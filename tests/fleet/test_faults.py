@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from .conftest import LIMIT, Q2, Q3, Q4, Client, Fleet, bare, until
+from ..waiting import until
+from .conftest import LIMIT, Q2, Q3, Q4, Client, Fleet, bare
 
 pytestmark = pytest.mark.fleet
 

@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from .conftest import LIMIT, Q2, Q3, Q4, Fleet, bare, until
+from ..waiting import until
+from .conftest import LIMIT, Q2, Q3, Q4, Fleet, bare
 
 pytestmark = pytest.mark.fleet
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ..command import Ran, Terminal, begin
-from .conftest import Q2, Q3, Fleet, bare, until
+from ..waiting import until
+from .conftest import Q2, Q3, Fleet, bare
 
 pytestmark = pytest.mark.fleet
 

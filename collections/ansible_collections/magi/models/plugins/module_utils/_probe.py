@@ -34,10 +34,9 @@ from ansible_collections.magi.models.plugins.module_utils._host import (
     reachable,
 )
 from ansible_collections.magi.models.plugins.module_utils._services import Services, Status, chosen, detected
+from ansible_collections.magi.models.plugins.module_utils._text import SECRET
 
 PROC = Path("/proc")
-# Never leave a host in a process's environment: names that hold secrets, or point to them.
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 
 
 def read_binary(path: str) -> tuple[Binary | None, str]:
@@ -109,13 +108,13 @@ def command_of(pid: int) -> str | None:
     hide = False
     for word in words[:-1]:
         shown.append("…" if hide else word)
-        hide = word.startswith("-") and bool(_SECRET.search(word)) and "=" not in word
-        if word.startswith("-") and "=" in word and _SECRET.search(word.split("=")[0]):
+        hide = word.startswith("-") and bool(SECRET.search(word)) and "=" not in word
+        if word.startswith("-") and "=" in word and SECRET.search(word.split("=")[0]):
             shown[-1] = word.split("=")[0] + "=…"
     return re.sub(r"[\x00-\x1f\x7f]", "?", " ".join(shown))[:200]
 
 
-def _listening() -> dict[str, tuple[str, int]]:
+def listening_sockets() -> dict[str, tuple[str, int]]:
     """Return address and port of each listening TCP socket by its inode; {} where no /proc tells."""
     found = {}
     for table in ("tcp", "tcp6"):
@@ -140,7 +139,7 @@ def _sockets(pid: int) -> set[str]:
 def read_listeners(wanted: Iterable[int], instances: Mapping[int, str]) -> tuple[Listener, ...]:
     """Return the listeners on the ports ``wanted``; ``instances`` maps the pids of our instances to their names."""
     ports = set(wanted)
-    sockets = {inode: at for inode, at in _listening().items() if at[1] in ports}
+    sockets = {inode: at for inode, at in listening_sockets().items() if at[1] in ports}
     owners: dict[str, int] = {}
     for pid in _pids() if sockets else ():
         owners |= dict.fromkeys(_sockets(pid) & sockets.keys(), pid)
@@ -276,16 +275,17 @@ def environment_file(home: str, name: str) -> dict[str, str]:
     return {}
 
 
-def asked_at(home: str, name: str, pid: int | None) -> dict[str, str]:
+def asked_at(home: str, name: str, pid: int | None, sockets: Mapping[str, tuple[str, int]]) -> dict[str, str]:
     """Return the environment by which an instance is asked: where it listens, and the files of its keys.
+
+    ``sockets`` are all that listen on this host (``listening_sockets``).
 
     What a server has in its own memory it can rewrite, and we may be root: its environment names no file that we read
     and no address that we talk to. All comes from the file that we wrote. That one may be newer than the process, whose
     restart a killed deployment has lost; so where the kernel tells what the process ``pid`` listens on, that counts.
     """
     own = environment_file(home, name)
-    listening = _listening() if pid else {}
-    heard = [listening[inode] for inode in _sockets(pid) & listening.keys()] if pid else []
+    heard = [sockets[inode] for inode in _sockets(pid) & sockets.keys()] if pid else []
     if not heard:
         return own
     address, port = min(heard, key=lambda at: (at[1] != port_of(own), at[1], at[0]))
@@ -327,7 +327,8 @@ def read_instances(
     for name, pid in orphans(home, managed).items():
         if name not in status or not status[name].pid:
             status[name] = Status("orphaned", pid)
-    asked = {name: asked_at(home, name, item.pid) for name, item in status.items()}
+    sockets = listening_sockets()
+    asked = {name: asked_at(home, name, item.pid, sockets) for name, item in status.items()}
 
     def read(name: str) -> Running:
         item, where = status[name], asked[name]
@@ -347,7 +348,7 @@ def read_instances(
             {
                 key: value
                 for key, value in (told or where).items()
-                if key.startswith(("LLAMA_ARG_", "MAGI_")) and not _SECRET.search(key.replace("API_KEY_FILE", ""))
+                if key.startswith(("LLAMA_ARG_", "MAGI_")) and not SECRET.search(key.replace("API_KEY_FILE", ""))
             },
             tuple(services.logs(name, LOG_LINES)) if silent else (),
             health,

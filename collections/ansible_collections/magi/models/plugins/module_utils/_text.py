@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+import re
+
+SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+"""Found in the names of variables and options that hold secrets, or name their files."""
+
 
 def printable(text: str) -> str:
     """``text`` with everything that a terminal or a log would not show as itself written as an escape."""

@@ -97,7 +97,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._chat import ChatError, chat
-from ansible_collections.magi.models.plugins.module_utils._probe import asked_at
+from ansible_collections.magi.models.plugins.module_utils._probe import asked_at, listening_sockets
 from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, chosen, detected
 
 UNREAD_SECONDS = 30
@@ -146,7 +146,7 @@ def main() -> None:
         if status is None or not status.pid:
             module.fail_json(msg=f"{name} does not run; magi up starts it.")
         answer = chat(
-            asked_at(params["home"], name, status.pid),
+            asked_at(params["home"], name, status.pid, listening_sockets()),
             params["question"],
             params["max_tokens"],
             stream.tell if stream else lambda _kind, _piece: None,

@@ -17,6 +17,7 @@ from ansible_collections.magi.models.plugins.module_utils._probe import (
     asked_at,
     await_ready,
     environment_file,
+    listening_sockets,
     orphans,
     port_of,
     read_instances,
@@ -215,13 +216,13 @@ def test_a_server_is_asked_where_it_listens_though_its_file_is_newer(tmp_path):
     write_instance(tmp_path, LLAMA_ARG_HOST="10.0.0.1", LLAMA_ARG_PORT="1", MAGI_API_KEY_FILE="/k")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
-        asked = asked_at(str(tmp_path), "a", os.getpid())
+        asked = asked_at(str(tmp_path), "a", os.getpid(), listening_sockets())
         assert asked == {"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": port, "MAGI_API_KEY_FILE": "/k"}
         with socket.create_server(("127.0.0.1", 0)) as second:
             for one in (listener, second):  # where it has several, such as a tool's, its own
                 port = str(one.getsockname()[1])
                 write_instance(tmp_path, LLAMA_ARG_PORT=port)
-                assert asked_at(str(tmp_path), "a", os.getpid())["LLAMA_ARG_PORT"] == port
+                assert asked_at(str(tmp_path), "a", os.getpid(), listening_sockets())["LLAMA_ARG_PORT"] == port
 
 
 def test_the_key_is_the_one_that_the_server_was_given(tmp_path):

@@ -1,0 +1,18 @@
+"""Waiting for what shall come, instead of for a while."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], seconds: float, what: str, pause: float = 0.05) -> T:
+    """Return the first true value of ``condition``; fails, and says ``what`` did not come, after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(pause)
+    return value
