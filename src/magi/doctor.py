@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._cause import find_cause
+from ansible_collections.magi.models.plugins.module_utils._cause import find_cause, way_to_reach
 from ansible_collections.magi.models.plugins.module_utils._host import (
     Host,
     Running,
@@ -149,9 +149,8 @@ def _host(host: Examined, profile: Profile | None) -> Iterator[Finding]:
 
     if host.unreachable is not None:
         said = host.unreachable.rstrip(".") or "no answer"
-        yield finding(
-            PROBLEM, "connection", f"can't be reached ({said}); check its address, its SSH key, and that it is up."
-        )
+        remedy = way_to_reach(said, "check its address, its SSH key, and that it is up")
+        yield finding(PROBLEM, "connection", f"can't be reached ({said}); {remedy}.")
         return
     for error in host.errors:
         yield finding(PROBLEM, "task", error)

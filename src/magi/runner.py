@@ -31,6 +31,9 @@ QUESTIONS = "questions"
 """The folder beside those of the runs for what may be in no variable (workbench.passed_by_file)."""
 GRACE = 10
 """Seconds that Ansible has to end by itself when a run is stopped."""
+CALLBACK = ("ANSIBLE_CALLBACK_PLUGINS", "ANSIBLE_STDOUT_CALLBACK", "ORIGINAL_STDOUT_CALLBACK", "AWX_ISOLATED_DATA_DIR")
+"""Environment variables of ansible-runner by which its callback is found and tells it what happens. It sets more that
+is ours or the user's to decide: a cache of facts, and that SSH takes any host key (ansible_runner/config/_base.py)."""
 MARK = "MAGI_RUN"
 """Environment variable by which the processes of a run are known, wherever they went: workers leave their group."""
 
@@ -241,7 +244,7 @@ def _give_command(command: list[str], arguments: Sequence[str]) -> Callable[...,
 
 def _environment(project: Project, options: Options, runner: Mapping[str, str], ident: str) -> dict[str, str]:
     """Return the environment of ansible-playbook: .env, over it the real one, over it what a run needs."""
-    given = {key: value for key, value in runner.items() if os.environ.get(key) != value}  # ansible-runner's own
+    given = {key: runner[key] for key in CALLBACK if key in runner}
     environment = {**options.environment, **os.environ, **given}
     return {
         **environment,

@@ -115,8 +115,13 @@ def _told(failure: Event) -> str:
 
 def not_reached(run: Run) -> str:
     """Return the sentence on the hosts that could not be reached; empty where all were."""
-    reasons = "; ".join(f"{host}: {why}" for host, why in run.unreachable.items())
-    return f"Not reached: {reasons.rstrip('.')}. Bring them back and run again." if reasons else ""
+    if not run.unreachable:
+        return ""
+    from ansible_collections.magi.models.plugins.module_utils._cause import way_to_reach
+
+    reasons = "; ".join(f"{host}: {why.rstrip('.')}" for host, why in run.unreachable.items())
+    remedy = way_to_reach(reasons, "bring them back")
+    return f"Not reached: {reasons}. {remedy[0].upper()}{remedy[1:]} and run again."
 
 
 def lost(run: Run) -> MagiError | None:

@@ -65,6 +65,12 @@ def running(**more):
             "connection",
             "can't be reached (ssh: no route); check its",
         ),
+        (
+            Examined("gpu1", unreachable="Host key verification failed."),
+            PROBLEM,
+            "connection",
+            "can't be reached (Host key verification failed); compare its host key with the one in known_hosts",
+        ),
         (Examined("gpu1", errors=("Setting x must be y.",)), PROBLEM, "task", "Setting x must be y."),
         (examined(python="3.8.10"), PROBLEM, "python", "its Python 3.8.10 is too old; install 3.9 or later"),
         (

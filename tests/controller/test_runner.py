@@ -220,7 +220,8 @@ def test_a_run_that_is_stopped_before_it_begins_starts_nothing(state):
 
 def environment(monkeypatch, given=(), **real) -> dict[str, str]:
     monkeypatch.setattr(os, "environ", {"PATH": "/bin", "HOME": "/home/somebody", **real})
-    return runner._environment(Project(Path("/srv/magi")), Options(environment=dict(given)), {}, "id")
+    theirs = {**os.environ, "ANSIBLE_STDOUT_CALLBACK": "awx_display", "ANSIBLE_HOST_KEY_CHECKING": "False"}
+    return runner._environment(Project(Path("/srv/magi")), Options(environment=dict(given)), theirs, "id")
 
 
 def test_the_environment_of_a_run(monkeypatch):
@@ -230,6 +231,8 @@ def test_the_environment_of_a_run(monkeypatch):
     assert found["HOME"] == "/home/somebody"
     assert found["ANSIBLE_CONFIG"] == "/srv/magi/ansible.cfg"
     assert found[MARK] == "id"
+    assert found["ANSIBLE_STDOUT_CALLBACK"] == "awx_display"
+    assert "ANSIBLE_HOST_KEY_CHECKING" not in found
     assert found["PATH"].endswith(":/bin")
 
 

@@ -31,8 +31,8 @@ def failed(msg: str, action: str = "", host: str = "gpu1", *, ignored: bool = Fa
     return Event("failed", host=host, action=action, result={"msg": msg, **result}, ignored=ignored)
 
 
-def unreachable(host: str = "gpu2") -> Event:
-    return Event("unreachable", host=host, result={"msg": "no route to it."})
+def unreachable(host: str = "gpu2", said: str = "no route to it.") -> Event:
+    return Event("unreachable", host=host, result={"msg": said})
 
 
 def said_by_ansible(*texts: str) -> tuple[Event, ...]:
@@ -290,6 +290,12 @@ def test_a_recorded_deployment_with_a_host_that_is_gone():
     ("events", "kind", "said"),
     [
         ((unreachable(),), HostUnreachable, "Not reached: gpu2: no route to it. Bring them back and run again."),
+        (
+            (unreachable(said="Host key verification failed."),),
+            HostUnreachable,
+            "Not reached: gpu2: Host key verification failed. Compare its host key with the one in known_hosts, and "
+            "record the right one there and run again.",
+        ),
         ((failed("no plan."), failed("no plan.", host="gpu2")), DeploymentFailed, "no plan."),
         (
             (unreachable(), failed("no plan.")),

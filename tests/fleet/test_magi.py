@@ -58,6 +58,26 @@ def magi(fleet: Fleet, tmp_path: Path):
         fleet.sh(host, "rm /etc/magi-keys")
 
 
+def test_a_host_with_another_key_than_the_known_one_is_not_talked_to(fleet: Fleet, tmp_path: Path):
+    arguments = fleet.group_vars["ansible_ssh_common_args"]
+    path = re.search(r"UserKnownHostsFile=(\S+)", arguments)[1]
+    keys = dict(line.split(" ", 1) for line in Path(path).read_text().splitlines())
+    first, second = (fleet.hosts[name]["ansible_host"] for name in ("host1", "host2"))
+    swapped = tmp_path / "known_hosts"
+    swapped.write_text("".join(f"{host} {keys[second if host == first else host]}\n" for host in keys))
+    known = {**fleet.group_vars, "ansible_ssh_common_args": arguments.replace(path, str(swapped))}
+    inventory = tmp_path / "hosts.json"
+    inventory.write_text(json.dumps({"model_servers": {"hosts": fleet.hosts, "vars": known}}))
+    # No connection that is there already does.
+    ran = Ran(
+        begin(tmp_path / "state", "status", "-i", str(inventory), "--json", ANSIBLE_SSH_ARGS="-o ControlPath=none")
+    )
+    assert ran.code == 5, ran.err
+    assert "host1" in ran.sentence
+    assert "host2" not in ran.sentence
+    assert "Host key verification failed. Compare its host key with the one in known_hosts" in ran.sentence
+
+
 def test_each_verb_on_the_hosts(magi: Magi, fleet: Fleet):
     names = list(fleet.hosts)
     planned = magi.document("plan", code=4)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._cause import Cause
+from ansible_collections.magi.models.plugins.module_utils._cause import Cause, way_to_reach
 from ansible_collections.magi.models.plugins.module_utils._host import Host
 from ansible_collections.magi.models.plugins.module_utils._plan import Plan
 from ansible_collections.magi.models.plugins.module_utils._report import HostResult
@@ -24,7 +24,8 @@ def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
     for result in (seen.get(f"__model_server_{item}") or {} for item in REGISTERED):
         said = " ".join(str(result.get("msg", "")).removeprefix(f"Host {name}: ").split()).rstrip(".")
         if result.get("unreachable"):
-            return Cause("host_unreachable", f"it can't be reached ({said}); bring it back and run again")
+            remedy = way_to_reach(said, "bring it back")
+            return Cause("host_unreachable", f"it can't be reached ({said}); {remedy} and run again")
         if result.get("failed"):
             return Cause("host_failed", said or "a task failed without a message; see the output above")
     if not (seen.get("__model_server_planned") or {}).get("plan"):
