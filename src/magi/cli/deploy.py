@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -44,6 +45,7 @@ def session(
     from magi.runner import Options
     from magi.verbs import Session
 
+    _close_terminals_at_once()
     options = Options(
         tuple(inventory or ()),
         limit,
@@ -55,6 +57,14 @@ def session(
         max(verbosity, int(diff)),
     )
     return Session.of(project, options, **more)
+
+
+def _close_terminals_at_once() -> None:
+    """Leave out ptyprocess's pause before it looks whether the program of a terminal that it closes still runs: when
+    ansible-runner closes one, it has waited for its end. For all of this process, so not for who imports Controller."""
+    from ptyprocess import PtyProcess
+
+    PtyProcess.delayafterclose = property(lambda self: 0, lambda self, seconds: None)
 
 
 @contextmanager
@@ -83,24 +93,30 @@ def stopping(stop: threading.Event, say: Callable[[str], None] = lambda text: No
 def carry_out(
     output: Output, run: Session, verb: Callable[[Session], Outcome], title: str, *, steps: bool = False
 ) -> Outcome:
-    """Run a verb with its progress shown."""
+    """Run a verb with its progress shown: at a terminal at once, elsewhere when there is some."""
     from dataclasses import replace
 
-    from magi.cli.live import shown
+    show: Callable[[Event], None] | None = None
 
-    with (
-        stopping(run.stop, output.say),
-        shown(output.people, title, steps=steps, verbosity=run.options.verbosity) as show,
-    ):
+    def begin() -> Callable[[Event], None]:
+        from magi.cli.live import shown
 
-        def on_event(event: Event) -> None:
-            # What the end needs is imported while Ansible is at work, when it costs nobody's time.
-            from ansible_collections.magi.models.plugins.module_utils import _report  # noqa: F401
+        return shows.enter_context(shown(output.people, title, steps=steps, verbosity=run.options.verbosity))
 
-            from magi import catalog  # noqa: F401
+    def on_event(event: Event) -> None:
+        nonlocal show
+        # What the end needs is imported while Ansible is at work, when it costs nobody's time.
+        from ansible_collections.magi.models.plugins.module_utils import _report  # noqa: F401
 
-            show(event)
+        from magi import catalog  # noqa: F401
+        from magi.cli import tables  # noqa: F401
 
+        show = show or begin()
+        show(event)
+
+    with stopping(run.stop, output.say), ExitStack() as shows:
+        if sys.stdout.isatty():
+            show = begin()
         return verb(replace(run, on_event=on_event))
 
 
@@ -117,11 +133,13 @@ def _told(
     run: Session,
     verb: Callable[[Session], Outcome],
     title: str,
-    table: Callable[[Mapping[str, Any]], RenderableType],
+    table: Callable[[ModuleType, Mapping[str, Any]], RenderableType],
 ) -> int:
-    """Run a verb, show people what it came to, and return the exit code."""
+    """Run a verb, show people what it came to by a function of the module tables, and return the exit code."""
     outcome = carry_out(output, run, verb, title)
-    output.people.print(table(outcome.document))
+    from magi.cli import tables
+
+    output.people.print(table(tables, outcome.document))
     return finish(output, outcome)
 
 
@@ -141,7 +159,6 @@ def up(
 ) -> int:
     """Deploy a profile. Finds the models, starts what it enables, waits until all are ready, reports."""
     from magi import verbs
-    from magi.cli import tables
 
     if check and junit:
         raise UsageError("--check deploys nothing, so there is no result for --junit: leave out one of the two.")
@@ -156,6 +173,8 @@ def up(
     except MagiError as error:  # what shows results shall show this too
         _write_junit(output, junit, failed_report(profile, str(error)))
         raise
+    from magi.cli import tables
+
     if "servers" in outcome.document:
         output.people.print(tables.report(output.people, outcome.document))
         _write_junit(output, junit, outcome.document)
@@ -181,13 +200,14 @@ def plan(
 ) -> int:
     """Show what a deployment would do, and why. Changes nothing; exits with 4 if there is something to do."""
     from magi import verbs
-    from magi.cli import tables
 
     if markdown and as_json:
         raise UsageError("--markdown and --json both want standard output: give one of the two.")
     output = Output(as_json or markdown)
     run = session(project, inventory, limit, extra_vars, verbosity=verbose, profile=profile)
     outcome = carry_out(output, run, verbs.plan, f"magi plan {profile or ''}".rstrip())
+    from magi.cli import tables
+
     if markdown:
         output.as_json = False
         print(tables.plan_markdown(outcome.document, profile), end="")
@@ -208,7 +228,6 @@ def status(
 ) -> int:
     """Show what runs. Where, since when, ready or not; exits with 3 if a server is not ready."""
     from magi import verbs
-    from magi.cli import tables
 
     if watch and as_json:
         raise UsageError("--watch never ends, and --json is one document: give one of the two.")
@@ -216,7 +235,7 @@ def status(
     run = session(project, inventory, limit, extra_vars, verbosity=verbose)
     if watch:
         return _watch(output, run, interval)
-    return _told(output, run, verbs.status, "magi status", lambda found: tables.status(output.people, found))
+    return _told(output, run, verbs.status, "magi status", lambda tables, it: tables.status(output.people, it))
 
 
 def _watch(output: Output, run: Session, interval: float) -> int:
@@ -266,11 +285,16 @@ def stop(
 ) -> int:
     """Stop instances gracefully. Their requests may end first; the next deployment starts them again."""
     from magi import verbs
-    from magi.cli import tables
 
     output = Output(as_json)
     run = session(project, inventory, limit, extra_vars, check=check, verbosity=verbose)
-    return _told(output, run, lambda s: verbs.stop(s, instances or ()), "magi stop", partial(tables.actions, "stopped"))
+    return _told(
+        output,
+        run,
+        lambda s: verbs.stop(s, instances or ()),
+        "magi stop",
+        lambda tables, it: tables.actions("stopped", it),
+    )
 
 
 def down(
@@ -285,11 +309,10 @@ def down(
 ) -> int:
     """Stop and remove what was deployed. Nothing else is touched."""
     from magi import verbs
-    from magi.cli import tables
 
     output = Output(as_json)
     run = session(project, inventory, limit, extra_vars, check=check, diff=diff, verbosity=verbose)
-    return _told(output, run, verbs.down, "magi down", partial(tables.actions, "removed"))
+    return _told(output, run, verbs.down, "magi down", lambda tables, it: tables.actions("removed", it))
 
 
 def discover(
@@ -302,11 +325,10 @@ def discover(
 ) -> int:
     """Show the models of each host. Also what was set aside and why, and what differs between hosts."""
     from magi import verbs
-    from magi.cli import tables
 
     output = Output(as_json)
     run = session(project, inventory, limit, extra_vars, verbosity=verbose)
-    return _told(output, run, verbs.discover, "magi discover", tables.models)
+    return _told(output, run, verbs.discover, "magi discover", lambda tables, it: tables.models(it))
 
 
 def _empty(junit: Path | None) -> None:
