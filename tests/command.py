@@ -12,6 +12,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,11 @@ class Terminal:
         *arguments: str,
         cwd: Path = ROOT,
         interrupt_when: Callable[[str], bool] = lambda screen: False,
+        hang_up_when: Callable[[str], bool] = lambda screen: False,
         **more: str,
     ):
-        """``interrupt_when`` is asked with what is on the screen, until it has Ctrl-C pressed."""
+        """``interrupt_when`` is asked with what is on the screen, until it has Ctrl-C pressed; ``hang_up_when``, until it
+        has the terminal gone."""
         ours, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         self._screen = pyte.Screen(COLUMNS, LINES)
@@ -104,13 +107,18 @@ class Terminal:
                 if not pressed and interrupt_when(self.screen):
                     os.write(ours, b"\x03")
                     pressed = True
+                if hang_up_when(self.screen):
+                    break
+            os.close(ours)
             self.code = process.wait(timeout=max(1, deadline - time.monotonic()))
         finally:
             process.kill()
-            os.close(ours)
+            with suppress(OSError):  # it is closed already
+                os.close(ours)
         self.printed = printed.decode(errors="replace")
         assert "Traceback" not in self.printed, self.printed
-        assert self.printed.count(HIDDEN) <= self.printed.count(SHOWN), "the cursor stays hidden"
+        gone = hang_up_when(self.screen)
+        assert gone or self.printed.count(HIDDEN) <= self.printed.count(SHOWN), "the cursor stays hidden"
 
     @property
     def screen(self) -> str:

@@ -13,10 +13,12 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import pexpect
 import pytest
 import typer
+from ptyprocess import PtyProcess
 
-from magi.cli import app, main, profile
+from magi.cli import app, deploy, main, profile
 from magi.errors import ExitCode, HostUnreachable, Interrupted, MagiError
 from magi.events import Run
 from magi.runner import Options
@@ -375,3 +377,16 @@ def test_whoever_stops_reading_gets_no_stack_trace(tmp_path: Path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "Traceback" not in result.stderr
+
+
+def test_a_terminal_whose_program_has_ended_is_closed_without_a_pause(monkeypatch):
+    monkeypatch.setattr(PtyProcess, "delayafterclose", None, raising=False)  # what is set now goes with the test
+    deploy._close_terminals_at_once()
+    pauses: list[float] = []
+    monkeypatch.setattr("ptyprocess.ptyprocess.time.sleep", pauses.append)
+    child = pexpect.spawn("true")
+    child.expect(pexpect.EOF)
+    child.wait()
+    child.close()
+    assert pauses == [0]
+    assert child.exitstatus == 0

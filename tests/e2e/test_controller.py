@@ -289,7 +289,7 @@ def test_a_missing_collection_is_one_sentence(tmp_path: Path):
     assert "The collection magi.models is missing" in run.sentence
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_a_deployment_cleanly(two: Deployment, number: signal.Signals):
     process = begin(state(two), "up", "-i", str(two.inventory()))
     before = read_until(process, "[4/5]")

@@ -73,6 +73,14 @@ def test_each_verb_from_a_plan_to_the_end(two: Deployment):
     assert "Nothing runs." in seen(two, "status")
 
 
+def test_a_terminal_that_hangs_up_ends_a_deployment(two: Deployment):
+    state, inventory = two.folder / "state", str(two.inventory())
+    begun = lambda screen: STEPS[3] in screen and f"◌ {Q2}" in screen  # noqa: E731
+    assert Terminal(state, "up", "-i", inventory, hang_up_when=begun).code == 130
+    assert not (state / "magi" / "defect.log").exists()
+    assert "2/2 ready" in seen(two, "up")
+
+
 def test_ctrl_c_ends_a_deployment_with_a_sentence(two: Deployment):
     screen = seen(two, "up", code=130, interrupt_when=lambda screen: STEPS[3] in screen and f"◌ {Q2}" in screen)
     assert "Run it again: it goes on from there." in re.sub(r"\s+", " ", screen)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -69,18 +71,23 @@ def _close_terminals_at_once() -> None:
 
 @contextmanager
 def stopping(stop: threading.Event, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
-    """Within the block, SIGINT and SIGTERM end the run at work instead of us; ``say`` is told so at once."""
+    """Within the block, SIGINT, SIGTERM and SIGHUP end the run at work instead of us; ``say`` is told so at once."""
     from magi.runner import GRACE
 
     # In a thread of its own: a signal may come in the middle of printing.
     told = threading.Thread(target=say, args=(f"Stopping; Ansible gets {GRACE} seconds to end.",))
 
-    def end(*_: Any) -> None:
+    def end(number: int, _frame: Any) -> None:
+        if number == signal.SIGHUP:
+            _leave_terminal()
         if not stop.is_set():
             stop.set()
             told.start()
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup(1) has it
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
     finally:
@@ -88,6 +95,14 @@ def stopping(stop: threading.Event, say: Callable[[str], None] = lambda text: No
             signal.signal(number, handler)
         if told.ident:
             told.join()
+
+
+def _leave_terminal() -> None:
+    """Have nothing written to a terminal that is gone, which would be an error; a file or a pipe still gets all."""
+    with open(os.devnull, "wb") as nowhere:
+        for descriptor in (1, 2):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(nowhere.fileno(), descriptor)
 
 
 def carry_out(
