@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -368,6 +369,17 @@ def test_a_run_that_is_to_end_says_so_at_once(number, monkeypatch, capsys):
     monkeypatch.setattr("magi.verbs.up", fake_up)
     assert main(["up"]) == ExitCode.INTERRUPTED
     assert capsys.readouterr().err == "Stopping; Ansible gets 10 seconds to end.\nmagi: Stopped by a signal.\n"
+
+
+def test_under_nohup_a_hang_up_ends_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = threading.Event()
+    try:
+        with deploy.stopping(stop):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not stop.is_set()
 
 
 def test_whoever_stops_reading_gets_no_stack_trace(tmp_path: Path):
