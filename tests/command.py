@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -30,6 +31,16 @@ def environment(state: Path, **more: str) -> dict[str, str]:
     return {**clean_environment(), "PYTHONPATH": str(ROOT / "src"), "XDG_STATE_HOME": str(state), **more}
 
 
+def _hears_a_hang_up() -> None:
+    """What nohup has ignored is ignored in all processes below it, and so in those of tests that it runs."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def _takes_the_terminal() -> None:
+    _hears_a_hang_up()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 def begin(state: Path, *arguments: str, cwd: Path = ROOT, **more: str) -> subprocess.Popen[str]:
     """Start magi with its output piped."""
     return subprocess.Popen(
@@ -40,6 +51,7 @@ def begin(state: Path, *arguments: str, cwd: Path = ROOT, **more: str) -> subpro
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_hears_a_hang_up,
     )
 
 
@@ -90,7 +102,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_takes_the_terminal,
         )
         os.close(theirs)
         printed, pressed, deadline = b"", False, time.monotonic() + 120
