@@ -28,8 +28,8 @@ HERE = Path(__file__).parent
 COLLECTIONS = HERE.parent / "collections"
 sys.path.insert(0, str(COLLECTIONS))
 
-from ansible_collections.magi.models.plugins.module_utils._gguf import read_header
-from ansible_collections.magi.models.plugins.module_utils._registry import discover, save
+from ansible_collections.magi.models.plugins.module_utils._gguf.reader import read_header
+from ansible_collections.magi.models.plugins.module_utils._models.registry import discover, save
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import (
     Tensor,
     build,

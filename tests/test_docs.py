@@ -98,7 +98,7 @@ def test_the_changelog_lists_what_came_with_each_release():
 
 
 def test_the_settings_table_is_the_code_s():
-    from ansible_collections.magi.models.plugins.module_utils._settings import PREFIX, SETTINGS
+    from ansible_collections.magi.models.plugins.module_utils._config.settings import PREFIX, SETTINGS
 
     rows = re.findall(r"^\| `(\w+)`[^|]*\| (?:`(\w+)`)?", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE)
     assert dict(rows) == {PREFIX + setting.name: setting.environment or "" for setting in SETTINGS}

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._files import write_atomic
-from ansible_collections.magi.models.plugins.module_utils._host import Binary
+from ansible_collections.magi.models.plugins.module_utils._base.files import write_atomic
+from ansible_collections.magi.models.plugins.module_utils._host.values import Binary
 
 from magi.config import redacted
 from magi.errors import UsageError
@@ -82,11 +82,12 @@ def save(path: Path, hosts: Mapping[str, Known]) -> None:
 def from_registry(path: Path) -> dict[str, Known]:
     """Return what a registry file knows, as of one host named after it. Raises UsageError."""
     # Slow to import, and not needed to remember what a run found.
-    from ansible_collections.magi.models.plugins.module_utils import _registry
+    from ansible_collections.magi.models.plugins.module_utils._models.registry import RegistryError
+    from ansible_collections.magi.models.plugins.module_utils._models.registry import load as load_registry
 
     try:
-        registry = _registry.load(str(path))
-    except _registry.RegistryError as error:
+        registry = load_registry(str(path))
+    except RegistryError as error:
         why = {
             "missing": "does not exist",
             "unreadable": "can't be read",

@@ -6,17 +6,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._cause import find_cause, way_to_reach
-from ansible_collections.magi.models.plugins.module_utils._host import (
+from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
+from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
+from ansible_collections.magi.models.plugins.module_utils._host.values import (
     Host,
     Running,
     Unreadable,
     exposed,
     foreign_listeners,
 )
-from ansible_collections.magi.models.plugins.module_utils._plan import PlanError, Settings, build_plan, open_to_all
-from ansible_collections.magi.models.plugins.module_utils._profile import Profile
-from ansible_collections.magi.models.plugins.module_utils._text import counted, printable
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause, way_to_reach
+from ansible_collections.magi.models.plugins.module_utils._plan.build import (
+    PlanError,
+    Settings,
+    build_plan,
+    open_to_all,
+)
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 TARGET_PYTHON = (3, 9)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError, write_atomic
-from ansible_collections.magi.models.plugins.module_utils._instance import InstanceError, resolve_options
-from ansible_collections.magi.models.plugins.module_utils._plan import PlanError, Wanted, enabled
-from ansible_collections.magi.models.plugins.module_utils._profile import Profile, examine_profile
-from ansible_collections.magi.models.plugins.module_utils._text import printable
+from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
+from ansible_collections.magi.models.plugins.module_utils._base.text import printable
+from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile, examine_profile
+from ansible_collections.magi.models.plugins.module_utils._plan.build import PlanError, Wanted, enabled
+from ansible_collections.magi.models.plugins.module_utils._plan.instance import InstanceError, resolve_options
 
 from magi.catalog import Known
 from magi.documents import DocumentError, Remark, Where, load

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._report import table
-from ansible_collections.magi.models.plugins.module_utils._text import counted, printable
+from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import table
 
 from magi import config, doctor, instances, migrate, profiles
 from magi.catalog import Known

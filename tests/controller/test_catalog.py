@@ -7,8 +7,8 @@ import stat
 from dataclasses import asdict
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._registry import Registry
-from ansible_collections.magi.models.plugins.module_utils._registry import save as save_registry
+from ansible_collections.magi.models.plugins.module_utils._models.registry import Registry
+from ansible_collections.magi.models.plugins.module_utils._models.registry import save as save_registry
 
 from magi.catalog import Known, from_registry, learn, load, save
 from magi.config import REDACTED

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._host import (
+from ansible_collections.magi.models.plugins.module_utils._config.profile import parse_profile
+from ansible_collections.magi.models.plugins.module_utils._host.values import (
     Binary,
     Host,
     Listener,
@@ -13,7 +14,6 @@ from ansible_collections.magi.models.plugins.module_utils._host import (
     Unreadable,
     Worker,
 )
-from ansible_collections.magi.models.plugins.module_utils._profile import parse_profile
 
 from magi.doctor import OK, PROBLEM, WARNING, Controller, Examined, collect, findings
 

@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._registry import Registry, save
+from ansible_collections.magi.models.plugins.module_utils._models.registry import Registry, save
 
 from magi.cli import main
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, Status
+from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError, Status
 from ansible_collections.magi.models.plugins.module_utils._services.supervisor import Supervisor
 
 from ..waiting import until
@@ -269,8 +269,8 @@ def test_supervisord_starts_whatever_state_a_program_is_in_and_says_what_it_refu
 HOLD = """
 import os, sys
 sys.path.insert(0, "collections")
-from ansible_collections.magi.models.plugins.module_utils._generation import exclusive, start_time
-from ansible_collections.magi.models.plugins.module_utils._host import Worker
+from ansible_collections.magi.models.plugins.module_utils._host.lock import exclusive, start_time
+from ansible_collections.magi.models.plugins.module_utils._host.values import Worker
 from ansible_collections.magi.models.plugins.plugin_utils._deployment import controller
 home, controller_pid = sys.argv[1:]
 with exclusive(home, Worker("ada@desk, process 7", controller(), int(controller_pid), os.getpid(), start_time(os.getpid()))):

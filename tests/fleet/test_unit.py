@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.magi.models.plugins.action import llama_instances
-from ansible_collections.magi.models.plugins.module_utils._host import Generation
-from ansible_collections.magi.models.plugins.module_utils._plan import Plan
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
+from ansible_collections.magi.models.plugins.module_utils._plan.build import Plan
 from ansible_collections.magi.models.plugins.module_utils._services import systemd
 
 from .. import hostile

@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils import _gguf
-from ansible_collections.magi.models.plugins.module_utils._gguf import GGUFError, read_header
+from ansible_collections.magi.models.plugins.module_utils._gguf import reader
+from ansible_collections.magi.models.plugins.module_utils._gguf.reader import GGUFError, read_header
+from ansible_collections.magi.models.tests.unit.plugins.module_utils._gguf.test_reader import BAD, GOOD
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import (
     Q4_0,
     Tensor,
@@ -23,7 +24,6 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files 
     shard,
     string,
 )
-from ansible_collections.magi.models.tests.unit.plugins.module_utils.test_gguf import BAD, GOOD
 
 pytestmark = pytest.mark.e2e
 
@@ -80,7 +80,7 @@ def compare(oracle, path: Path) -> tuple[str, str]:
 def test_the_types_of_tensors_are_llama_cpps(oracle):
     theirs = [kind.split(":") for kind in oracle.ask("types").split()]
     assert {int(number): (name.upper(), int(block), int(size)) for number, name, block, size in theirs} == {
-        number: (name.upper(), block, size) for number, (name, block, size) in _gguf.TENSOR_TYPES.items()
+        number: (name.upper(), block, size) for number, (name, block, size) in reader.TENSOR_TYPES.items()
     }
 
 

@@ -12,9 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError, write_atomic
-from ansible_collections.magi.models.plugins.module_utils._gguf import GGUFError, read_header
-from ansible_collections.magi.models.plugins.module_utils._model import (
+from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
+from ansible_collections.magi.models.plugins.module_utils._gguf.reader import GGUFError, read_header
+from ansible_collections.magi.models.plugins.module_utils._models.model import (
     Entry,
     Facts,
     File,
@@ -24,7 +24,7 @@ from ansible_collections.magi.models.plugins.module_utils._model import (
     stem,
     table,
 )
-from ansible_collections.magi.models.plugins.module_utils._registry import Registry, dump, parse
+from ansible_collections.magi.models.plugins.module_utils._models.registry import Registry, dump, parse
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import build
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._rollout import Rollout, held_back
-from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction, variables_of
-from ansible_collections.magi.models.plugins.plugin_utils._host_result import host_result
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction, variables_of
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import host_result
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.rollout import Rollout, held_back
 
 
 class ActionModule(ControllerAction):

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.magi.models.plugins.module_utils._host import Host
-from ansible_collections.magi.models.plugins.module_utils._plan import (
+from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
+from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.module_utils._plan.build import (
     AskedForError,
     Plan,
     PlanError,
     Settings,
     build_plan,
 )
-from ansible_collections.magi.models.plugins.module_utils._profile import Profile
-from ansible_collections.magi.models.plugins.module_utils._text import counted, printable
-from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 
 
 def plan_lines(plan: Plan) -> list[str]:

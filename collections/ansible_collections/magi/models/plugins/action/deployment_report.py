@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError, write_atomic
-from ansible_collections.magi.models.plugins.module_utils._report import (
+from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction, variables_of
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import host_result
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
     build_report,
     not_deployed,
     problems,
     summary_lines,
 )
-from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction, variables_of
-from ansible_collections.magi.models.plugins.plugin_utils._host_result import host_result
 
 
 def curl(url: str) -> str:

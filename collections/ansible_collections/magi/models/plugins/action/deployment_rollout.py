@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._rollout import roll_out
-from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction, variables_of
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction, variables_of
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.rollout import roll_out
 
 
 class ActionModule(ControllerAction):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._host import Host
-from ansible_collections.magi.models.plugins.module_utils._report import build_status, status_lines
-from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction, variables_of
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction, variables_of
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_status, status_lines
 
 
 class ActionModule(ControllerAction):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._model import drift, drift_lines, table
-from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction, variables_of
+from ansible_collections.magi.models.plugins.module_utils._models.model import drift, drift_lines, table
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction, variables_of
 
 
 class ActionModule(ControllerAction):

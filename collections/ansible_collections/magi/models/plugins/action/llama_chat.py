@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.magi.models.plugins.plugin_utils._controller_action import variables_of
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import variables_of
 
 JOB_LIMIT = 3600  # seconds
 POLL = 0.2  # seconds

@@ -12,9 +12,9 @@ from typing import Any
 import jinja2
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.magi.models.plugins.module_utils._plan import Plan
+from ansible_collections.magi.models.plugins.module_utils._plan.build import Plan
 from ansible_collections.magi.models.plugins.module_utils._services import supervisor, systemd
-from ansible_collections.magi.models.plugins.plugin_utils._deployment import job
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import job
 
 ROLE_TEMPLATES = Path(__file__).parents[2] / "roles" / "model_server" / "templates"
 MANAGERS = {"supervisor": supervisor, "systemd": systemd}

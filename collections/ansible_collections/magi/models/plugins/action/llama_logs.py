@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.magi.models.plugins.module_utils._text import printable
+from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 
 POLL = 1  # seconds
 WINDOW = 1000  # lines that are looked at each time; more within one second are passed by

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.magi.models.plugins.plugin_utils._deployment import gone, job
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import gone, job
 
 
 class ActionModule(ActionBase):

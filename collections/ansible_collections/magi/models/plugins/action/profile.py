@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.magi.models.plugins.module_utils._profile import Profile, ProfileError, parse_profile
-from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
+from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile, ProfileError, parse_profile
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 
 
 def load_profile(folder: Path, name: str) -> Profile:

@@ -6,8 +6,13 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._settings import PREFIX, SETTINGS, SettingError, resolve
-from ansible_collections.magi.models.plugins.plugin_utils._controller_action import ControllerAction
+from ansible_collections.magi.models.plugins.module_utils._config.settings import (
+    PREFIX,
+    SETTINGS,
+    SettingError,
+    resolve,
+)
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 
 
 class ActionModule(ControllerAction):

@@ -119,8 +119,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._gguf import GGUFError, read_header
-from ansible_collections.magi.models.plugins.module_utils._model import Facts, quantization_of, stem, tier_of
+from ansible_collections.magi.models.plugins.module_utils._gguf.reader import GGUFError, read_header
+from ansible_collections.magi.models.plugins.module_utils._models.model import Facts, quantization_of, stem, tier_of
 
 RETURNED = (
     "version",

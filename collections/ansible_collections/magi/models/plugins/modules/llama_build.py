@@ -110,8 +110,16 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils import _archive, _binary, _command
-from ansible_collections.magi.models.plugins.module_utils._cores import cores
+from ansible_collections.magi.models.plugins.module_utils._base.command import run_into
+from ansible_collections.magi.models.plugins.module_utils._base.cores import cores
+from ansible_collections.magi.models.plugins.module_utils._install.archive import ArchiveError, unpack, verify
+from ansible_collections.magi.models.plugins.module_utils._install.binary import (
+    BinaryError,
+    build_of,
+    check_link,
+    link,
+    points_to,
+)
 
 UNWATCHED_SECONDS = 60
 TOOLS = {"cmake": "cmake", "ninja": "ninja-build", "c++": "g++"}
@@ -142,7 +150,7 @@ class Build:
 
     def steps(self) -> list[str]:
         """What is still to be done, in order."""
-        runs = _binary.build_of(self.path) == int(self.number)
+        runs = build_of(self.path) == int(self.number)
         found = runs and self.cache.resolve() not in self.path.resolve().parents
         if found:
             return []
@@ -153,7 +161,7 @@ class Build:
                     steps.append(f"download {self.package} {self.version}")
                 steps.append("unpack")
             steps.append("build")
-        if not _binary.points_to(self.path, self.bin / self.targets[0]):
+        if not points_to(self.path, self.bin / self.targets[0]):
             steps.append("link")
         return steps
 
@@ -168,7 +176,7 @@ class Build:
 
     def _built(self) -> bool:
         same = _read_json(self.bin / "recipe.json") == self.recipe
-        return same and _binary.build_of(self.bin / self.targets[0]) == int(self.number)
+        return same and build_of(self.bin / self.targets[0]) == int(self.number)
 
     # -- doing --------------------------------------------------------------------------------
 
@@ -212,10 +220,10 @@ class Build:
     def unpack(self) -> None:
         """Verify the archive and unpack the llama.cpp tree."""
         self._say(f"unpacking {self.archive.name}")
-        _archive.verify(self.archive, self.sha256, "remove it to download it again, or correct the checksum")
+        verify(self.archive, self.sha256, "remove it to download it again, or correct the checksum")
         new = self.root / ".source.new"
         shutil.rmtree(new, ignore_errors=True)
-        _archive.unpack(self.archive, new, below="llama.cpp")
+        unpack(self.archive, new, below="llama.cpp")
         if not (new / "CMakeLists.txt").is_file():
             raise BuildError(f"{self.archive} holds no llama.cpp source tree: use a source package that does")
         new.replace(self.source)
@@ -251,7 +259,7 @@ class Build:
             shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.build / "bin", new, symlinks=True)
         (new / "recipe.json").write_text(json.dumps(self.recipe))
-        if _binary.build_of(new / self.targets[0]) != int(self.number):
+        if build_of(new / self.targets[0]) != int(self.number):
             raise BuildError(f"{new / self.targets[0]} was built but does not run: see `{self.targets[0]} --version`")
         os.sync()  # the rename below must not reach the disk before the programs do
         if self.bin.exists():
@@ -262,7 +270,7 @@ class Build:
 
     def link(self) -> None:
         """Point path at the built program."""
-        _binary.link(self.path, self.bin / self.targets[0])
+        link(self.path, self.bin / self.targets[0])
 
     def _say(self, text: str) -> None:
         with self.log.open("a") as log:
@@ -272,7 +280,7 @@ class Build:
         """Run a command into the log; stop it when nobody watches any more."""
         try:
             # The command inherits the lock: even if this module is killed, no second build joins it.
-            status = _command.run_into(self.log, argv, self._locked, self._check_watched)
+            status = run_into(self.log, argv, self._locked, self._check_watched)
         except OSError as failure:
             raise BuildError(f"{error} ({failure})") from failure
         if status:
@@ -327,7 +335,7 @@ def main() -> None:
         result["log"] = str(build.log)
         steps = build.steps()
         if steps:
-            _binary.check_link(build.path)
+            check_link(build.path)
         missing = build.missing(steps)
         result.update(
             changed=bool(steps),
@@ -335,7 +343,7 @@ def main() -> None:
             missing=missing,
             installable=os.geteuid() == 0 and bool(shutil.which("apt-get")),
             diff={
-                "before": f"{build.path} runs build {_binary.build_of(build.path)}\n",
+                "before": f"{build.path} runs build {build_of(build.path)}\n",
                 "after": f"{build.path} runs build {build.number}\n",
             },
         )
@@ -349,7 +357,7 @@ def main() -> None:
             with build.lock():
                 build.log.unlink(missing_ok=True)
                 build.run(build.steps())  # again: another run may have built it while this one waited
-    except (BuildError, _archive.ArchiveError, _binary.BinaryError) as error:
+    except (BuildError, ArchiveError, BinaryError) as error:
         module.fail_json(msg=str(error), log=result.get("log"), log_tail=_tail(result.get("log")))
     except OSError as error:
         module.fail_json(msg=f"llama.cpp could not be built: {error}", log=result.get("log"))

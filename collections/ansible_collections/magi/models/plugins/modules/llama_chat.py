@@ -96,9 +96,9 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._chat import ChatError, chat
-from ansible_collections.magi.models.plugins.module_utils._probe import asked_at, listening_sockets
-from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, chosen, detected
+from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at, listening_sockets
+from ansible_collections.magi.models.plugins.module_utils._llama.chat import ChatError, chat
+from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError, chosen, detected
 
 UNREAD_SECONDS = 30
 

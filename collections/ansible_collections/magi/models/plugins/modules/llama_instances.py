@@ -160,7 +160,8 @@ generation:
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._apply import (
+from ansible_collections.magi.models.plugins.module_utils._base.files import why
+from ansible_collections.magi.models.plugins.module_utils._host.apply import (
     File,
     Job,
     Result,
@@ -169,12 +170,11 @@ from ansible_collections.magi.models.plugins.module_utils._apply import (
     present,
     stopped,
 )
-from ansible_collections.magi.models.plugins.module_utils._files import why
-from ansible_collections.magi.models.plugins.module_utils._generation import ConflictError
-from ansible_collections.magi.models.plugins.module_utils._host import Generation, Worker
-from ansible_collections.magi.models.plugins.module_utils._instance import InstanceError
-from ansible_collections.magi.models.plugins.module_utils._probe import read_host
-from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, chosen, detected
+from ansible_collections.magi.models.plugins.module_utils._host.inspect import read_host
+from ansible_collections.magi.models.plugins.module_utils._host.lock import ConflictError
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
+from ansible_collections.magi.models.plugins.module_utils._plan.instance import InstanceError
+from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError, chosen, detected
 
 
 def main() -> None:

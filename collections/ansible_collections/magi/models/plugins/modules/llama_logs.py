@@ -56,7 +56,7 @@ instances:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, chosen, detected
+from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError, chosen, detected
 
 
 def main() -> None:

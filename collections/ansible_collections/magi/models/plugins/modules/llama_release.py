@@ -79,7 +79,14 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
-from ansible_collections.magi.models.plugins.module_utils import _archive, _binary
+from ansible_collections.magi.models.plugins.module_utils._install.archive import ArchiveError, unpack, verify
+from ansible_collections.magi.models.plugins.module_utils._install.binary import (
+    BinaryError,
+    build_of,
+    check_link,
+    link,
+    points_to,
+)
 
 NAME = "llama-server"
 
@@ -114,7 +121,7 @@ class Releases:
             steps.append(f"install {self.name}")
         if wanted.resolve() not in [here := self.current.resolve(), *here.parents]:
             steps.append(f"switch to {self.name}")
-        if not _binary.points_to(self.path, self.current / NAME):
+        if not points_to(self.path, self.current / NAME):
             steps.append("link")
         return steps + [f"remove {name}" for name in (*self._surplus(), *self._abandoned())]
 
@@ -141,9 +148,9 @@ class Releases:
                 self._install()
             elif action == "switch":
                 binary = find(self.dir / name)
-                _binary.link(self.current, binary.parent.relative_to(self.dir))
+                link(self.current, binary.parent.relative_to(self.dir))
             elif action == "link":
-                _binary.link(self.path, self.current / NAME)
+                link(self.path, self.current / NAME)
             else:
                 shutil.rmtree(self.dir / name)
 
@@ -163,15 +170,15 @@ class Releases:
                     f"check llama_server_release_tag, or set llama_server_release_url to a mirror"
                 ) from error
             try:
-                _archive.verify(archive, self.sha256, "nothing was installed; correct llama_server_release_sha256")
-                _archive.unpack(archive, tree)
-            except _archive.ArchiveError as error:
+                verify(archive, self.sha256, "nothing was installed; correct llama_server_release_sha256")
+                unpack(archive, tree)
+            except ArchiveError as error:
                 raise ReleaseError(str(error).replace(str(archive), self.url)) from error
             binary = find(tree)
             if binary is None:
                 raise ReleaseError(f"{self.url} holds no file {NAME}: set llama_server_release_url to one that does")
             binary.chmod(0o755)
-            if _binary.build_of(binary) is None:
+            if build_of(binary) is None:
                 raise ReleaseError(
                     f"the {NAME} of {self.url} does not run here: choose another "
                     f"llama_server_release_platform, install its libraries, "
@@ -205,10 +212,10 @@ def main() -> None:
         steps = releases.steps()
         before = releases.replaced or "none"
         if steps:
-            _binary.check_link(releases.path)
+            check_link(releases.path)
         if not module.check_mode:
             releases.run(steps)
-    except (ReleaseError, _binary.BinaryError) as error:
+    except (ReleaseError, BinaryError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=f"the llama.cpp release {module.params['tag']} could not be installed: {error}")

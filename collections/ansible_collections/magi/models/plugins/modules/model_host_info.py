@@ -150,8 +150,8 @@ host:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._probe import LOOK_OPTIONS, await_ready, look
-from ansible_collections.magi.models.plugins.module_utils._services import ServiceError, chosen, detected
+from ansible_collections.magi.models.plugins.module_utils._host.inspect import LOOK_OPTIONS, await_ready, look
+from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError, chosen, detected
 
 
 def main() -> None:

@@ -302,16 +302,11 @@ progress:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._files import FileWriteError, make_folder, why
-from ansible_collections.magi.models.plugins.module_utils._model import table
-from ansible_collections.magi.models.plugins.module_utils._probe import LOOK_OPTIONS, look
-from ansible_collections.magi.models.plugins.module_utils._registry import (
-    ScanError,
-    difference,
-    discover,
-    save,
-)
-from ansible_collections.magi.models.plugins.module_utils._services import ServiceError
+from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, make_folder, why
+from ansible_collections.magi.models.plugins.module_utils._host.inspect import LOOK_OPTIONS, look
+from ansible_collections.magi.models.plugins.module_utils._models.model import table
+from ansible_collections.magi.models.plugins.module_utils._models.registry import ScanError, difference, discover, save
+from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError
 
 
 def main() -> None:

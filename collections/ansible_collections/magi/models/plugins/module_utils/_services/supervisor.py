@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._services import (
+from ansible_collections.magi.models.plugins.module_utils._services.manager import (
     Filters,
     ServiceError,
     Status,

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from ansible_collections.magi.models.plugins.module_utils._services import (
+from ansible_collections.magi.models.plugins.module_utils._base.text import is_utf8
+from ansible_collections.magi.models.plugins.module_utils._services.manager import (
     Filters,
     ServiceError,
     Status,
@@ -23,7 +24,6 @@ from ansible_collections.magi.models.plugins.module_utils._services import (
     environment_value,
     names,
 )
-from ansible_collections.magi.models.plugins.module_utils._text import is_utf8
 
 UNITS = Path("/etc/systemd/system")
 FOLDERS = tuple(

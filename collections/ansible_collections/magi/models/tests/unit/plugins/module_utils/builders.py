@@ -7,9 +7,15 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from ansible_collections.magi.models.plugins.module_utils._host import Binary, Host, Listener, Running, parse_help
-from ansible_collections.magi.models.plugins.module_utils._plan import Settings
-from ansible_collections.magi.models.plugins.module_utils._profile import parse_profile
+from ansible_collections.magi.models.plugins.module_utils._config.profile import parse_profile
+from ansible_collections.magi.models.plugins.module_utils._host.values import (
+    Binary,
+    Host,
+    Listener,
+    Running,
+    parse_help,
+)
+from ansible_collections.magi.models.plugins.module_utils._plan.build import Settings
 
 HELP = (Path(__file__).parents[2] / "fixtures" / "llama-server-help.txt").read_text()
 """What llama-server b11434 prints for --help."""

@@ -1,0 +1,47 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The words for what an instance is, and for what a deployment does with it. Pure."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class _Word(str, Enum):
+    """A string with a closed list of values; it prints, compares and travels through JSON as the plain string."""
+
+    __str__ = str.__str__
+    __format__ = str.__format__
+
+
+class State(_Word):
+    """What an instance is."""
+
+    RUNNING = "running"
+    STARTING = "starting"
+    BACKOFF = "backoff"
+    """It has ended, and its service manager is about to start it again."""
+    FAILED = "failed"
+    """Its service manager gave up on it."""
+    STOPPED = "stopped"
+    ORPHANED = "orphaned"
+    """It runs without its service manager."""
+    ABSENT = "absent"
+    """It is desired, and the host knows nothing of it."""
+
+
+class ActionKind(_Word):
+    """What a deployment, a stop or a teardown does with an instance."""
+
+    START = "start"
+    RESTART = "restart"
+    STOP = "stop"
+    KEEP = "keep"
+    QUARANTINE = "quarantine"
+    """Left stopped: it failed for good with just what is desired."""
+    REMOVE = "remove"
+
+    @property
+    def changes(self) -> bool:
+        """Whether it does anything to the instance."""
+        return self not in (ActionKind.KEEP, ActionKind.QUARANTINE)

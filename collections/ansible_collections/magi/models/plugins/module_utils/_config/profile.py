@@ -1,0 +1,187 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A profile: which models are enabled, how many instances of each, and with which options."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._config.settings import resources
+
+
+class ProfileError(ValueError):
+    """A profile can't be used; the message names it, the entry, what is wrong and the remedy."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a profile."""
+
+    where: tuple[str | int, ...]
+    """Keys and indexes (from 0) that lead to it from the top of the document."""
+    message: str
+    """A sentence that names the entry (from 1), what is wrong and the remedy."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of ``enabled_models``: a selector (a tier, a glob over ids or an exact id) and its settings."""
+
+    kind: str
+    """``tier``, ``glob`` or ``model``."""
+    pattern: str
+    instances: int = 1
+    port: int | None = None
+    """Fixed port of the first instance."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, str] = field(default_factory=dict)
+    """memory_max, cpu_quota, nice: see _settings.resources."""
+
+    def __str__(self) -> str:
+        return f"tier {self.pattern}" if self.kind == "tier" else self.pattern
+
+    def matches(self, model_id: str, tier: str) -> bool:
+        if self.kind == "tier":
+            return tier == self.pattern
+        return fnmatch.fnmatchcase(model_id, self.pattern)
+
+
+@dataclass(frozen=True)
+class Profile:
+    name: str
+    description: str
+    entries: tuple[Entry, ...]
+    options: Mapping[str, Any]
+    strict: bool = False
+    resources: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Profile:
+        entries = tuple(Entry(**entry) for entry in data["entries"])
+        return cls(**{**data, "entries": entries})
+
+
+_PROFILE = {
+    "name": {"type": "str"},
+    "description": {"type": "str", "default": ""},
+    "enabled_models": {"type": "list", "elements": "raw"},
+    "options": {"type": "dict"},
+    "resources": {"type": "dict"},
+    "strict": {"type": "bool", "default": False},
+}
+_ENTRY = {
+    "model": {"type": "str"},
+    "tier": {"type": "str"},
+    "instances": {"type": "int", "default": 1},
+    "port": {"type": "int"},
+    "options": {"type": "dict"},
+    "resources": {"type": "dict"},
+}
+_WORDS = {"bool": "true or false", "dict": "a mapping", "int": "a whole number", "list": "a list", "str": "a text"}
+
+
+class _Reader:
+    """Takes a document apart and collects the problems instead of stopping at the first."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def refuse(self, where: Iterable[str | int], message: str) -> None:
+        self.problems.append(Problem(tuple(where), message))
+
+    def mapping(self, where: tuple[str | int, ...], what: str, data: Any, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of ``data`` by the keys of ``spec``; what is not given, or is wrong, has its default."""
+        # Slow to import, and most that import this module read no profile.
+        from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+        values = {key: rule.get("default") for key, rule in spec.items()}
+        for key, value in data.items():
+            if key not in spec:
+                near = difflib.get_close_matches(str(key), spec, 1, 0.5)
+                hint = f'did you mean "{near[0]}"?' if near else f"the keys are {', '.join(spec)}."
+                self.refuse((*where, key), f'{what}unknown key "{key}": {hint}')
+            elif value is not None:
+                result = ArgumentSpecValidator({key: spec[key]}).validate({key: value})
+                if result.error_messages:
+                    self.refuse((*where, key), f"{what}{key} must be {_WORDS[spec[key]['type']]}, not {value!r}.")
+                elif spec[key]["type"] == "dict" and not all(isinstance(name, str) for name in value):
+                    self.refuse((*where, key), f"{what}{key} has a name that is not a text; quote it.")
+                else:
+                    values[key] = result.validated_parameters[key]
+        return values
+
+    def entry(self, index: int, data: Any) -> Entry | None:
+        where, what = ("enabled_models", index), f"entry {index + 1}"
+        if isinstance(data, str):
+            data = {"model": data}
+        if not isinstance(data, Mapping):
+            self.refuse(where, f"{what} must be a mapping, not {type(data).__name__}.")
+            return None
+        before = len(self.problems)
+        valid = self.mapping(where, f"{what}: ", data, _ENTRY)
+        instances, port = valid["instances"], valid["port"]
+        if instances < 1:
+            self.refuse((*where, "instances"), f"{what}: instances must be 1 or more, not {instances}.")
+        if port is not None and not 1 <= port <= 65535:
+            self.refuse((*where, "port"), f"{what}: port must be from 1 to 65535, not {port}.")
+        given = [key for key in ("model", "tier") if valid[key] is not None]
+        pattern = valid[given[0]] if given else ""
+        kind = "tier" if given == ["tier"] else "glob" if any(c in pattern for c in "*?[") else "model"
+        if len(given) > 1:
+            self.refuse(where, f"{what}: model and tier exclude each other; make two entries of it.")
+        elif not given and len(self.problems) == before:
+            self.refuse(where, f"{what}: it selects nothing; give a model (an id or a glob) or a tier.")
+        elif given and not pattern:
+            self.refuse(where, f"{what}: the selector is empty; give a model id, a glob or a tier.")
+        elif port is not None and kind != "model":
+            what_for = f"since {pattern!r} may match several models"
+            self.refuse((*where, "port"), f"{what}: port needs an exact model id, {what_for}.")
+        pattern = pattern.upper() if kind == "tier" else pattern
+        limits = self.resources((*where, "resources"), f"{what}: ", valid)
+        return Entry(kind, pattern, instances, port, valid["options"] or {}, limits)
+
+    def resources(self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any]) -> dict[str, str]:
+        try:
+            return resources(valid["resources"] or {})
+        except ValueError as error:
+            self.refuse(where, f"{what}resources must be {error}.")
+            return {}
+
+
+def examine_profile(name: str, data: Any) -> tuple[Profile | None, tuple[Problem, ...]]:
+    """Return the profile ``name`` from ``data``, the YAML document of its file, or None and all that is wrong."""
+    reader = _Reader()
+    if not isinstance(data, Mapping):
+        return None, (Problem((), f"a profile must be a mapping, not {type(data).__name__}."),)
+    valid = reader.mapping((), "", data, _PROFILE)
+    if valid["name"] not in (None, name):
+        reader.refuse(("name",), f"its file says name: {valid['name']}; make the two equal.")
+    entries = [reader.entry(index, entry) for index, entry in enumerate(valid["enabled_models"] or ())]
+    if "enabled_models" not in data:
+        if not difflib.get_close_matches("enabled_models", map(str, data), 1, 0.5):  # a misspelt one was named above
+            reader.refuse((), 'enabled_models is missing; enable a model, or "*" for all.')
+    elif not entries and not reader.problems:
+        reader.refuse(("enabled_models",), 'enabled_models is empty; enable a model, or "*" for all.')
+    limits = reader.resources(("resources",), "", valid)
+    if reader.problems:
+        return None, tuple(reader.problems)
+    found = tuple(entry for entry in entries if entry is not None)
+    return Profile(name, valid["description"], found, valid["options"] or {}, valid["strict"], limits), ()
+
+
+def parse_profile(name: str, data: Any) -> Profile:
+    """Return the profile ``name`` from ``data``, the YAML document of its file.
+
+    Raises ProfileError naming the profile, the entry (counted from 1) and what is wrong.
+    """
+    profile, problems = examine_profile(name, data)
+    if profile is None:
+        raise ProfileError(" ".join(f"Profile {name}: {problem.message}" for problem in problems))
+    return profile

@@ -1,0 +1,546 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Reading a GGUF header, as strictly as llama.cpp and without reading a weight.
+
+The verdict follows llama.cpp ``ggml/src/gguf.cpp`` (``gguf_init_from_reader``) check for check, and those
+checks of ``src/llama-model-loader.cpp`` that need only the header: tensors within the file, types of the keys
+it asks for. Where this reader refuses more, ``tests/gguf/test_differential.py`` lists it.
+Everything in a file is hostile: a length is believed only once the file can hold it, and what is kept in
+memory is bounded whatever the file says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Union
+
+from ansible_collections.magi.models.plugins.module_utils._base.text import printable
+
+# ggml/include/ggml.h enum ggml_type, ggml/src/ggml.c type_traits: id → name, elements and bytes per block.
+# The ids that are missing (4, 5, 31-33, 36-38) were removed from the format and are refused.
+TENSOR_TYPES: Mapping[int, tuple[str, int, int]] = {
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    9: ("Q8_1", 32, 36),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18),
+    21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1),
+    25: ("I16", 1, 2),
+    26: ("I32", 1, 4),
+    27: ("I64", 1, 8),
+    28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56),
+    30: ("BF16", 1, 2),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18),
+    42: ("Q2_0", 64, 18),
+}
+TENSOR_TYPE_COUNT = 43  # GGML_TYPE_COUNT
+
+STRING, ARRAY = 8, 9
+# ggml/include/gguf.h enum gguf_type: id → name, struct format.
+_SCALARS: Mapping[int, tuple[str, struct.Struct]] = {
+    0: ("u8", struct.Struct("<B")),
+    1: ("i8", struct.Struct("<b")),
+    2: ("u16", struct.Struct("<H")),
+    3: ("i16", struct.Struct("<h")),
+    4: ("u32", struct.Struct("<I")),
+    5: ("i32", struct.Struct("<i")),
+    6: ("f32", struct.Struct("<f")),
+    7: ("bool", struct.Struct("<?")),
+    10: ("u64", struct.Struct("<Q")),
+    11: ("i64", struct.Struct("<q")),
+    12: ("f64", struct.Struct("<d")),
+}
+_TYPE_NAMES = {**{key: scalar[0] for key, scalar in _SCALARS.items()}, STRING: "str", ARRAY: "arr"}
+
+# Keys that llama-server reads with a fixed type; another one makes it throw or abort
+# (src/llama-model-loader.cpp, GGUFMeta::GKV::get_kv and gguf_get_val_u16).
+_FIXED_TYPES: Mapping[bytes, str] = {
+    b"general.architecture": "str",
+    b"general.alignment": "u32",
+    b"general.file_type": "u32",
+    b"split.no": "u16",
+    b"split.count": "u16",
+    b"split.tensors.count": "i32",
+}
+
+_MAX_LENGTH = 1 << 30  # GGUF_MAX_STRING_LENGTH (bytes) and GGUF_MAX_ARRAY_ELEMENTS
+_MAX_KEY = 65535  # bytes; docs/gguf.md of ggml: a key is at most 2^16-1 bytes long
+_MAX_KEYS = 1 << 16  # ours, against hostile files: real ones have some 50
+_MAX_TENSORS = 1 << 18  # ours, likewise: real ones have up to some 20,000
+_MAX_TENSOR_NAME = 63  # bytes; GGML_MAX_NAME - 1
+_MAX_DIMS = 4  # GGML_MAX_DIMS
+_INT64_MAX = (1 << 63) - 1
+_SIZE_MAX = (1 << 64) - 1
+_DEFAULT_ALIGNMENT = 32  # bytes; GGUF_DEFAULT_ALIGNMENT
+
+_WINDOW = 1 << 20  # bytes read at a time: fits a CPU's cache, and bounds memory
+_KEEP_STRING = 1 << 16  # bytes of one value
+_KEEP_ELEMENTS = 1024  # of one array: per-layer values do, tokenizers don't
+_KEEP_TOTAL = 1 << 22  # bytes of all values of a file together
+
+_U32 = struct.Struct("<I").unpack_from
+_U64 = struct.Struct("<Q").unpack_from
+_TENSOR = [struct.Struct(f"<{dims}qiQ") for dims in range(_MAX_DIMS + 1)]  # shape, type, offset
+
+
+class GGUFError(Exception):
+    """A file that llama-server could not serve.
+
+    ``code`` is stable and for programs; the message is one sentence that names the file, what is wrong with
+    it, and the remedy.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array of the metadata: element type, number of elements, and the elements if they are few."""
+
+    type: str
+    length: int
+    values: tuple[Value, ...] | None
+
+
+Value = Union[int, float, bool, str, Array]  # evaluated at run time, also by Python 3.9
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a GGUF header says about its file."""
+
+    version: int
+    metadata: Mapping[str, Value]  # long strings cut to their first 64 KiB
+    tensor_count: int
+    parameter_count: int  # elements of all tensors
+    bytes_by_type: Mapping[str, int]  # tensor type → bytes
+    tensor_names: tuple[str, ...]  # of a shard, to find shards that overlap; else empty
+    alignment: int  # bytes
+    data_offset: int  # bytes; where the tensors' data begins
+    expected_size: int  # bytes the file must have at least; padding behind the last tensor may be missing
+    fingerprint: str  # SHA-256 of metadata and tensor table, without the elements of large arrays
+    size: int  # bytes
+    mtime_ns: int
+    inode: int
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read the header of the GGUF file at ``path``, in at most some megabytes of memory.
+
+    Raises GGUFError when llama-server could not load the file, when it cannot be read, is no regular file
+    (nothing else is ever opened for reading: a FIFO would block), or changes meanwhile.
+    """
+    name = printable(os.fspath(path))
+    try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # before opening: opening some devices has effects
+            raise GGUFError("not_regular", f"{name} is not a regular file; move it out of the scanned folders.")
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            before = os.fstat(fd)
+            if not stat.S_ISREG(before.st_mode):
+                raise _Refusal("not_regular", "is not a regular file; move it out of the scanned folders")
+            try:
+                header = _parse(_Cursor(fd, before.st_size), before)
+            except _Refusal as refusal:
+                error: _Refusal | None = refusal
+            else:
+                error = None
+            after = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            error = _Refusal("changing", "is incomplete: it is still being written; scan again when it is done")
+        if error:
+            raise error
+        return header
+    except _Refusal as refusal:
+        raise GGUFError(refusal.code, f"{name} {refusal}.") from None
+    except OSError as error:
+        cause = error.strerror or str(error)
+        raise GGUFError("unreadable", f"{name} cannot be read: {cause}; check the path and its permissions.") from error
+
+
+class _Refusal(Exception):
+    """Why a file is refused: a code, and the sentence's part behind the file's name."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def _truncated(size: int, needed: int | None = None) -> _Refusal:
+    needs = (
+        f"it needs at least {needed} bytes and has {size}" if needed else f"its header goes on behind its {size} bytes"
+    )
+    return _Refusal("truncated", f"is incomplete: {needs}; wait for the download to end, or download it again")
+
+
+def _corrupt(code: str, what: str) -> _Refusal:
+    return _Refusal(code, f"is corrupt: {what}; download it again")
+
+
+class _Cursor:
+    """A position in a file, and a window of the file's bytes around it.
+
+    ``pos`` counts from the start of ``data``, which starts at byte ``base`` of the file. Reading by ``pread``
+    and not through a mapping, so that a file cut short meanwhile is an error and not a SIGBUS.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.fd, self.size = fd, size
+        self.base = self.pos = 0
+        self.data = b""
+
+    @property
+    def remaining(self) -> int:
+        return self.size - self.base - self.pos
+
+    def window(self, length: int) -> None:
+        """Have the next ``length`` bytes, or all that are left, in ``data`` from ``pos`` on."""
+        if self.pos + length > len(self.data) and self.base + len(self.data) < self.size:
+            self.base, self.pos = self.base + self.pos, 0
+            self.data = os.pread(self.fd, max(length, _WINDOW), self.base)
+
+    def take(self, length: int) -> bytes:
+        self.window(length)
+        taken = self.data[self.pos : self.pos + length]
+        if len(taken) < length:
+            raise _truncated(self.size)
+        self.pos += length
+        return taken
+
+    def skip(self, length: int) -> None:
+        if length > self.remaining:
+            raise _truncated(self.size)
+        self.pos += length
+
+    def u32(self) -> int:
+        return _U32(self.take(4))[0]
+
+    def u64(self) -> int:
+        return _U64(self.take(8))[0]
+
+    def length(self, what: str) -> int:
+        """Read the length of a string, in bytes; the file can hold it."""
+        length = self.u64()
+        if length > _MAX_LENGTH:
+            raise _corrupt("length", f"{what} would be {length} bytes long, at most {_MAX_LENGTH} are allowed")
+        if length > self.remaining:
+            raise _truncated(self.size)
+        return length
+
+
+def _parse(cursor: _Cursor, status: os.stat_result) -> Header:
+    """Parse a header; raises _Refusal."""
+    version, tensor_count, key_count = _parse_counts(cursor)
+    digest = hashlib.sha256()
+    metadata = _parse_metadata(cursor, key_count, digest)
+    if metadata.get("split.count", 0) > 1:
+        # The loader asks every shard for the one, the first for the other as well.
+        for key in ("split.no", "split.tensors.count")[: 2 if metadata.get("split.no") == 0 else 1]:
+            if key not in metadata:
+                raise _corrupt("key_missing", f"it is a shard and has no key {key!r}")
+    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+    if alignment & (alignment - 1) or not alignment:
+        raise _corrupt("alignment", f"general.alignment is {alignment}, not a power of two")
+    table = _parse_tensors(cursor, tensor_count, alignment, digest)
+    data_offset = cursor.base + cursor.pos
+    if tensor_count:
+        data_offset = _pad(data_offset, alignment)
+    expected_size = data_offset + table.end
+    if expected_size > cursor.size:
+        raise _truncated(cursor.size, expected_size)
+    return Header(
+        version=version,
+        metadata=metadata,
+        tensor_count=tensor_count,
+        parameter_count=table.parameters,
+        bytes_by_type=table.bytes_by_type,
+        tensor_names=tuple(name.decode("utf-8", "replace") for name in table.names)
+        if metadata.get("split.count", 0) > 1
+        else (),
+        alignment=alignment,
+        data_offset=data_offset,
+        expected_size=expected_size,
+        fingerprint=digest.hexdigest(),
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        inode=status.st_ino,
+    )
+
+
+def _parse_counts(cursor: _Cursor) -> tuple[int, int, int]:
+    """Version, number of tensors, number of metadata keys."""
+    cursor.window(4)
+    magic = cursor.data[:4]
+    if magic != b"GGUF"[: len(magic)]:
+        shown = "".join(chr(c) if 32 <= c < 127 else "?" for c in magic)
+        raise _Refusal("magic", f"is no GGUF file: it begins with {shown!r}; convert it to GGUF or remove it")
+    cursor.take(4)
+    version = cursor.u32()
+    if version & 0xFFFF == 0 and version:
+        raise _Refusal("byte_order", "is a GGUF file of the other byte order; convert it for this machine")
+    if version not in (2, 3):
+        raise _Refusal(
+            "version",
+            f"is a GGUF file of version {version}, and llama.cpp reads 2 and 3; convert the model anew",
+        )
+    tensor_count, key_count = cursor.u64(), cursor.u64()
+    # The least that a tensor takes: length of the name, dimensions, type, offset; that a key takes: length,
+    # one byte, type, one byte of value.
+    for what, count, most, least in (
+        ("tensors", tensor_count, _MAX_TENSORS, 24),
+        ("keys", key_count, _MAX_KEYS, 14),
+    ):
+        if count > most:
+            raise _corrupt("count", f"it claims to have {count} {what}, at most {most} are allowed")
+        if count * least > cursor.remaining:
+            raise _truncated(cursor.size)
+    return version, tensor_count, key_count
+
+
+def _parse_metadata(cursor: _Cursor, count: int, digest) -> dict[str, Value]:
+    metadata: dict[str, Value] = {}
+    budget = _KEEP_TOTAL
+    for number in range(count):
+        length = cursor.length(f"the name of key {number}")
+        if not 0 < length <= _MAX_KEY:
+            raise _corrupt("key", f"the name of key {number} has {length} bytes, not 1 to {_MAX_KEY}")
+        raw = cursor.take(length)
+        try:
+            key = raw.decode()
+        except UnicodeDecodeError:
+            raise _corrupt("key", f"the name of key {number} is not UTF-8") from None
+        if not key.isprintable():
+            raise _corrupt("key", f"the name of key {number} contains a control character: {key[:80]!r}")
+        if key in metadata:
+            raise _corrupt("key_duplicate", f"the key {key[:80]!r} occurs twice")
+        type_id = cursor.u32()
+        wanted = _FIXED_TYPES.get(raw)
+        if wanted and wanted != _TYPE_NAMES.get(type_id):
+            found = _TYPE_NAMES.get(type_id, f"type {type_id}")
+            raise _corrupt("key_type", f"the key {key!r} must be of type {wanted} and is {found}")
+        digest.update(b"%d %b %d " % (length, raw, type_id))
+        if type_id in _SCALARS:
+            layout = _SCALARS[type_id][1]
+            raw = cursor.take(layout.size)
+            metadata[key] = layout.unpack(raw)[0]
+        elif type_id == STRING:
+            length = cursor.length(f"the value of {key[:80]!r}")
+            raw = cursor.take(min(length, _KEEP_STRING, budget))
+            cursor.skip(length - len(raw))
+            budget -= len(raw)
+            metadata[key] = raw.decode("utf-8", "replace")
+        elif type_id == ARRAY:
+            start = cursor.base + cursor.pos
+            metadata[key] = array = _parse_array(cursor, key, budget)
+            raw = b"%b %d " % (array.type.encode(), array.length)
+            if array.values is not None:
+                budget -= cursor.base + cursor.pos - start + 32 * array.length  # and what an object takes
+                raw += repr(array.values).encode("utf-8", "replace")
+        else:
+            raise _corrupt("value_type", f"the key {key[:80]!r} has the unknown type {type_id}")
+        digest.update(raw)
+    return metadata
+
+
+def _parse_array(cursor: _Cursor, key: str, budget: int) -> Array:
+    type_id, length = cursor.u32(), cursor.u64()
+    if length > _MAX_LENGTH:
+        raise _corrupt("length", f"the array {key[:80]!r} claims {length} elements, at most {_MAX_LENGTH} are allowed")
+    keep = length <= _KEEP_ELEMENTS and 40 * length <= budget
+    if type_id in _SCALARS:
+        name, layout = _SCALARS[type_id]
+        nbytes = length * layout.size
+        if nbytes > cursor.remaining:
+            raise _truncated(cursor.size)
+        if not keep:
+            cursor.skip(nbytes)
+            return Array(name, length, None)
+        return Array(name, length, struct.unpack(f"<{length}{layout.format[1]}", cursor.take(nbytes)))
+    if type_id != STRING:
+        raise _corrupt("value_type", f"the array {key[:80]!r} has elements of type {type_id}, which is not allowed")
+    if length * 8 > cursor.remaining:
+        raise _truncated(cursor.size)
+    if not keep:
+        _skip_strings(cursor, length)
+        return Array("str", length, None)
+    values = []
+    for _number in range(length):
+        size = cursor.length(f"an element of {key[:80]!r}")
+        raw = cursor.take(min(size, 40))
+        cursor.skip(size - len(raw))
+        values.append(raw.decode("utf-8", "replace"))
+    return Array("str", length, tuple(values))
+
+
+_BATCH = 64  # strings per match
+
+
+@lru_cache(maxsize=1)
+def _short_strings() -> re.Pattern[bytes]:
+    """Matches exactly 64 strings of less than 64 bytes each, as GGUF stores them: u64 length, bytes.
+
+    The regular expression engine walks a tokenizer two to three times as fast as a loop in Python does.
+    Alternatives are tried in turn, so the lengths that tokens mostly have come first.
+    """
+    lengths = sorted(range(64), key=lambda length: abs(length - 6.2))
+    strings = (re.escape(bytes([length])) + rb"\0\0\0\0\0\0\0.{%d}" % length for length in lengths)
+    return re.compile(rb"(?:%b){%d}" % (b"|".join(strings), _BATCH), re.DOTALL)
+
+
+def _skip_strings(cursor: _Cursor, count: int) -> None:
+    """Go past ``count`` strings: short ones in batches, others in a loop, few one by one with every check."""
+    match, longest = _short_strings().match, _BATCH * 72
+    while count:
+        cursor.window(longest)
+        data, pos = cursor.data, cursor.pos
+        while count >= _BATCH and (found := match(data, pos)):
+            pos = found.end()
+            count -= _BATCH
+        cursor.pos = pos
+        if count >= _BATCH and len(data) - pos < longest <= cursor.remaining:
+            continue  # the window has ended, not the short strings
+        batch = min(count, _BATCH)
+        count -= batch
+        try:
+            for _number in range(batch):
+                pos += 8 + _U64(data, pos)[0]
+        except (struct.error, OverflowError):  # beyond the window, or beyond any offset
+            pos = len(data) + 1
+        if pos <= len(data):
+            cursor.pos = pos
+            continue
+        for _number in range(batch):  # a long string, the end of the file, or a lie
+            cursor.skip(cursor.length("an element of an array"))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The sums over a tensor table."""
+
+    names: Mapping[bytes, None]
+    parameters: int
+    bytes_by_type: Mapping[str, int]
+    end: int  # bytes from the start of the data to the end of the last tensor
+
+
+def _parse_tensors(cursor: _Cursor, count: int, alignment: int, digest) -> _Table:
+    names: dict[bytes, None] = {}
+    parameters = expected = end = 0
+    bytes_by_type: dict[str, int] = {}
+    for _number in range(count):
+        cursor.window(128)  # more than any entry takes
+        data, pos = cursor.data, cursor.pos
+        try:
+            (length,) = _U64(data, pos)
+            if length > _MAX_TENSOR_NAME:
+                raise _corrupt(
+                    "tensor_name",
+                    f"the name of a tensor has {length} bytes, at most {_MAX_TENSOR_NAME} are allowed",
+                )
+            name = data[pos + 8 : pos + 8 + length]
+            pos += 8 + length
+            (dims,) = _U32(data, pos)
+            if dims > _MAX_DIMS:
+                raise _corrupt(
+                    "tensor_dims",
+                    f"tensor {_shown(name)} has {dims} dimensions, at most {_MAX_DIMS} are allowed",
+                )
+            *shape, type_id, offset = _TENSOR[dims].unpack_from(data, pos + 4)
+        except struct.error:
+            raise _truncated(cursor.size) from None
+        pos += 4 + _TENSOR[dims].size
+        if b"\0" in name:  # llama.cpp cuts the name there, and may then find it twice
+            raise _corrupt("tensor_name", f"the name of tensor {_shown(name)} contains a NUL byte")
+        if name in names:
+            raise _corrupt("tensor_duplicate", f"tensor {_shown(name)} occurs twice")
+        names[name] = None
+        elements, nbytes, type_name = _tensor_size(name, shape, type_id)
+        if offset != expected:
+            raise _corrupt(
+                "tensor_offset",
+                f"tensor {_shown(name)} lies at offset {offset}, where {expected} is expected",
+            )
+        end = offset + nbytes
+        expected = _pad(end, alignment)
+        if expected > _SIZE_MAX:
+            raise _corrupt("tensor_size", f"tensor {_shown(name)} ends behind the largest possible size")
+        parameters += elements
+        bytes_by_type[type_name] = bytes_by_type.get(type_name, 0) + nbytes
+        digest.update(data[cursor.pos : pos])
+        cursor.pos = pos
+    return _Table(names, parameters, bytes_by_type, end)
+
+
+def _tensor_size(name: bytes, shape: list[int], type_id: int) -> tuple[int, int, str]:
+    """Elements and bytes of a tensor, and the name of its type, after the checks of gguf.cpp in its order."""
+    elements = 1
+    for extent in shape:
+        if extent < 0:
+            raise _corrupt("tensor_shape", f"tensor {_shown(name)} has the negative extent {extent}")
+        if extent > 1 and elements > _INT64_MAX // extent:
+            raise _corrupt("tensor_shape", f"tensor {_shown(name)} has more than 2^63 elements: {shape}")
+        elements *= extent
+    if type_id not in TENSOR_TYPES:
+        known = f"0 to {TENSOR_TYPE_COUNT - 1} are known"
+        if 0 <= type_id < TENSOR_TYPE_COUNT:
+            known = "which was removed from GGUF"
+        raise _Refusal(
+            "tensor_type",
+            f"cannot be read: tensor {_shown(name)} has the type {type_id}, {known}; "
+            "use a newer llama.cpp, or quantize the model anew",
+        )
+    type_name, block, block_bytes = TENSOR_TYPES[type_id]
+    row = shape[0] if shape else 1
+    if row % block:
+        raise _corrupt(
+            "tensor_shape",
+            f"tensor {_shown(name)} of type {type_name} has rows of {row} elements, no multiple of {block}",
+        )
+    nbytes = elements // block * block_bytes
+    if nbytes > _SIZE_MAX:
+        raise _corrupt("tensor_size", f"tensor {_shown(name)} has more than 2^64 bytes")
+    return elements, nbytes, type_name
+
+
+def _pad(value: int, alignment: int) -> int:
+    """The next multiple of ``alignment``, a power of two (GGML_PAD)."""
+    return (value + alignment - 1) & -alignment
+
+
+def _shown(name: bytes) -> str:
+    return repr(name.decode("utf-8", "replace"))

@@ -1,0 +1,109 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The applied state of a host: a counter and a digest, and the lock that a deployment holds while it changes things."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic, writing
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
+
+
+class ConflictError(RuntimeError):
+    """Another deployment is at work, or got in between; the message names it."""
+
+
+def read_generation(home: str) -> Generation:
+    """Return the generation of ``home``; number 0 where nothing was deployed or the file can't be read."""
+    try:
+        data = json.loads((Path(home) / "generation.json").read_text())
+        return Generation(**data)
+    except (OSError, ValueError, TypeError):
+        return Generation()
+
+
+def write_generation(home: str, generation: Generation) -> None:
+    """Write the generation of ``home``. Raises FileWriteError."""
+    write_atomic(str(Path(home) / "generation.json"), json.dumps(asdict(generation)).encode() + b"\n", 0o644)
+
+
+def check_generation(home: str, expected: Generation) -> None:
+    """Raise ConflictError when another deployment changed the host since ``expected`` was read."""
+    now = read_generation(home)
+    if (now.number, now.digest) != (expected.number, expected.digest):
+        raise ConflictError(
+            f"another deployment got in between: {now.applied_by or 'unknown'} applied profile "
+            f"{now.profile or 'unknown'} at {now.applied_at or 'an unknown time'} (generation {now.number}, planned on "
+            f"{expected.number}); run again to plan on the new state."
+        )
+
+
+def start_time(pid: int) -> int:
+    """Return when a process was started, in clock ticks since boot (proc(5), stat); 0 where that can't be told."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return 0
+
+
+def read_worker(home: str) -> Worker | None:
+    """Return who holds the lock of ``home``, or None."""
+    try:
+        descriptor = os.open(Path(home) / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        try:
+            return Worker(**json.loads(os.pread(descriptor, 4096, 0)))
+        except (ValueError, TypeError):
+            return Worker("unknown")
+    finally:
+        os.close(descriptor)
+    return None
+
+
+@contextlib.contextmanager
+def exclusive(home: str, worker: Worker) -> Iterator[None]:
+    """Hold the lock of ``home`` in the name of ``worker``, which is this process. It ends with the process, so a killed
+    one leaves nothing stale.
+
+    Raises ConflictError naming the holder when another deployment has it, FileWriteError.
+    """
+    path = Path(home) / "lock"
+    descriptor = _locked(home, path)
+    try:
+        with writing(path):
+            # Written over what is there, which works on a full disk too: a teardown frees space.
+            os.ftruncate(descriptor, os.pwrite(descriptor, json.dumps(asdict(worker)).encode(), 0))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(home: str, path: Path) -> int:
+    """Return a descriptor of the lock file that has the lock: of the one that is there, as a teardown that ended in
+    between has removed the one it held."""
+    while True:
+        make_folder(home)
+        with writing(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            holder = read_worker(home) or Worker("unknown")
+            raise ConflictError(
+                f"another deployment is at work: {holder.deployment}; wait for it, then run again."
+            ) from None
+        os.close(descriptor)

@@ -1,0 +1,232 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Finding GGUF files below folders, in every layout that people keep them in.
+
+A plain tree; the Hugging Face cache (``models--org--repo/snapshots/<revision>/``, links into ``blobs/``);
+LM Studio (``publisher/repo/``); Ollama's store (``manifests/`` that name ``blobs/``). No file is opened here
+but Ollama's manifests: names, links and ``stat`` tell the rest, which is what makes a warm scan fast.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ansible_collections.magi.models.plugins.module_utils._base.text import printable
+from ansible_collections.magi.models.plugins.module_utils._models.model import File, Rejected, rejection, stem
+
+# What downloaders append while they work; aria2 keeps a control file of that name beside the real name.
+_PARTIAL = frozenset({"part", "partial", "incomplete", "download", "crdownload", "tmp", "aria2", "!ut"})
+_MAX_MANIFEST = 1 << 20  # bytes; real ones have less than one thousand
+_MAX_DEPTH = 64  # folders
+_BLOB = re.compile(r"sha256[:-]([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class Library:
+    """What lies below the scanned folders, sorted by path."""
+
+    files: tuple[File, ...]
+    rejected: tuple[Rejected, ...]
+    missing: tuple[str, ...]  # scan paths that do not exist or cannot be listed
+
+
+@dataclass
+class _Walk:
+    """What a walk has found so far, and the folders it has been in, by device and inode."""
+
+    files: dict[str, File] = field(default_factory=dict)
+    rejected: dict[str, Rejected] = field(default_factory=dict)
+    seen: set[tuple[int, int]] = field(default_factory=set)
+
+    def reject(self, path: str, code: str, what: str) -> None:
+        self.rejected[path] = rejection(printable(path), stem(path), code, what)
+
+
+def find(scan_paths: Sequence[str]) -> Library:
+    """Find the GGUF files below ``scan_paths``. Never raises for what lies there: it is reported instead."""
+    walk, missing = _Walk(), []
+    for path in scan_paths:
+        top = Path(os.path.normpath(path)).absolute()  # links stay: this is the path that the user knows
+        try:
+            if top.is_file():
+                _take(walk, top, str(top.parent), ())
+            else:
+                os.scandir(top).close()
+                _walk_folder(walk, str(top), top.stat(), (), (top.name,))
+        except OSError:
+            missing.append(path)
+    return Library(
+        files=tuple(file for _path, file in sorted(walk.files.items())),
+        rejected=tuple(item for _path, item in sorted(walk.rejected.items())),
+        missing=tuple(missing),
+    )
+
+
+def _walk_folder(
+    walk: _Walk, path: str, status: os.stat_result, above: tuple[tuple[int, int], ...], names: tuple[str, ...]
+) -> None:
+    """Walk one folder and those below it; ``above`` are the folders it lies in; ``names`` has its own too."""
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        walk.reject(path, "link_loop", "is a link to a folder that it lies in; remove the link")
+        return
+    if len(above) >= _MAX_DEPTH:
+        walk.reject(path, "too_deep", f"lies more than {_MAX_DEPTH} folders deep; scan it by its own path")
+        return
+    if here in walk.seen:  # reached by another link, or by another scan path: its files are known
+        return
+    walk.seen.add(here)
+    try:
+        with os.scandir(path) as listing:
+            entries = sorted(listing, key=lambda entry: (entry.is_symlink(), entry.name))
+    except OSError as error:
+        walk.reject(path, "unreadable", f"cannot be listed: {error.strerror}; check its permissions")
+        return
+    present = {entry.name for entry in entries}
+    if {"manifests", "blobs"} <= present:
+        _walk_ollama(walk, path)
+        return
+    qualifiers = _qualifiers(names)
+    for entry in entries:
+        lower = entry.name.lower()
+        if lower.endswith(".gguf"):
+            if f"{entry.name}.aria2" in present:
+                walk.reject(entry.path, "partial_download", "is incomplete: its download still runs or was cut short")
+            elif not _take(walk, entry, path, qualifiers):
+                continue
+        elif _is_partial(lower, path):
+            if not lower.endswith(".gguf.aria2"):
+                walk.reject(entry.path, "partial_download", "is a download that still runs or was cut short")
+            continue
+        try:
+            if entry.is_dir():
+                below = Path(entry.path).stat()
+                _walk_folder(walk, entry.path, below, (*above, here), (*names, entry.name))
+        except OSError as error:
+            _reject_stat(walk, entry.path, error)
+
+
+def _is_partial(name: str, folder: str) -> bool:
+    """Whether a lower-case name is that of an unfinished GGUF download."""
+    base, _dot, suffix = name.rpartition(".")
+    in_hugging_face_blobs = folder.endswith("/blobs") and "/models--" in folder
+    return suffix in _PARTIAL and (base.endswith(".gguf") or (suffix == "incomplete" and in_hugging_face_blobs))
+
+
+def _take(
+    walk: _Walk,
+    entry: os.DirEntry[str] | Path,
+    folder: str,
+    qualifiers: tuple[str, ...],
+    name: str | None = None,
+) -> bool:
+    """Take a file into the library, or report why not. True if it is a folder, to be walked as well."""
+    path = os.fspath(entry)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        walk.reject(path, "name_not_utf8", "has a name that is not UTF-8 and cannot be passed on; rename it")
+        return False
+    try:
+        status = entry.stat()
+    except OSError as error:
+        _reject_stat(walk, path, error)
+        return False
+    if stat.S_ISREG(status.st_mode):
+        walk.files[path] = File(
+            path=path,
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            inode=status.st_ino,
+            device=status.st_dev,
+            name=name or stem(path),
+            folder=folder,
+            qualifiers=qualifiers,
+        )
+        return False
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
+    walk.reject(path, "not_regular", f"is {kind} and not a file; rename or move it")
+    return stat.S_ISDIR(status.st_mode)
+
+
+def _reject_stat(walk: _Walk, path: str, error: OSError) -> None:
+    if error.errno == errno.ELOOP:
+        walk.reject(path, "link_loop", "is a link that leads back to itself; remove it")
+    elif error.errno == errno.ENOENT:
+        walk.reject(path, "link_broken", "is a link to a file that does not exist; remove it, or restore the file")
+    else:
+        walk.reject(path, "unreadable", f"cannot be read: {error.strerror}; check its permissions")
+
+
+def _qualifiers(names: tuple[str, ...]) -> tuple[str, ...]:
+    """What tells files of one name apart, best first: the folders above, or a Hugging Face repository."""
+    if len(names) >= 3 and "snapshots" in names:
+        at = names.index("snapshots")
+        if names[at - 1].startswith("models--") and at + 1 < len(names):
+            organization, _dashes, repository = names[at - 1][len("models--") :].partition("--")
+            return (*reversed(names[at + 2 :]), repository, organization, names[at + 1][:8])
+    return tuple(reversed(names))
+
+
+# ---- Ollama ---------------------------------------------------------------------------------------
+
+
+def _walk_ollama(walk: _Walk, store: str) -> None:
+    """Take the models that an Ollama store's manifests name.
+
+    ``manifests/<registry>/<namespace>/<model>/<tag>`` is JSON with the digests of the layers; a layer's media
+    type says what its blob is (ollama server/manifest.go, types/model/name.go).
+    """
+    manifests = f"{store}/manifests"
+    for path in _files_below(manifests):
+        parts = path[len(manifests) + 1 :].split("/")
+        if len(parts) < 2:
+            continue
+        *owner, model, tag = parts
+        namespace = "" if owner[-1:] in ([], ["library"]) else f"{owner[-1]}-"
+        try:
+            layers = _layers(path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            cause = error.strerror if isinstance(error, OSError) else "it is no Ollama manifest"
+            walk.reject(path, "manifest", f"cannot be used: {cause}; pull the model again with ollama")
+            continue
+        for kind, digest in layers:
+            blob = f"{store}/blobs/sha256-{digest}"
+            if not os.path.lexists(blob):
+                blob = f"{store}/blobs/sha256:{digest}"  # older stores
+            if not os.path.lexists(blob):
+                walk.reject(path, "blob_missing", f"names the blob {digest[:12]}…, which is missing; pull it again")
+                break
+            if blob not in walk.files:
+                suffix = "" if kind == "model" else f"-{kind}"
+                _take(walk, Path(blob), path, tuple(reversed(owner)), name=f"{namespace}{model}-{tag}{suffix}")
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    for path, folders, files in os.walk(folder):
+        folders.sort()
+        yield from (f"{path}/{name}" for name in sorted(files) if not name.startswith("."))
+
+
+def _layers(path: str) -> list[tuple[str, str]]:
+    """Kind and digest of the layers that are GGUF files: model, projector, adapter."""
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_MANIFEST:
+        raise ValueError(path)
+    layers = []
+    for layer in json.loads(Path(path).read_bytes())["layers"]:
+        prefix, _dot, kind = layer["mediaType"].rpartition(".")
+        if prefix == "application/vnd.ollama.image" and kind in ("model", "projector", "adapter"):
+            match = _BLOB.fullmatch(layer["digest"])  # a digest is hostile too: it becomes part of a path
+            if not match:
+                raise ValueError(layer["digest"])
+            layers.append((kind, match[1]))
+    return layers

@@ -1,0 +1,76 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The order in which the hosts of a fleet are deployed, and when a rollout goes no further. Pure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import HostResult, cause_of
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The hosts in order, and how many of them make up each batch."""
+
+    order: tuple[str, ...]
+    batches: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: list(value) for name, value in asdict(self).items()}
+
+    def before(self, host: str) -> list[tuple[str, ...]]:
+        """Return the batches before that of ``host``."""
+        batches, start = [], 0
+        for size in self.batches:
+            batch = self.order[start : start + size]
+            if host in batch:
+                break
+            batches.append(batch)
+            start += size
+        return batches
+
+
+def roll_out(serving: Mapping[str, bool], serial: Sequence[int | str]) -> Rollout:
+    """Return the rollout over hosts, given by name whether something runs there.
+
+    All together where nothing runs yet, or ``serial`` is 100%. Else the hosts where nothing runs are the first batch,
+    since nobody misses them; the others follow in batches of ``serial``: numbers of hosts or percentages of these
+    others (at least one host), the last size again and again until none is left.
+    """
+    idle = [name for name, runs in serving.items() if not runs]
+    busy = [name for name, runs in serving.items() if runs]
+    if not busy or list(serial) == ["100%"]:
+        return Rollout(tuple(serving), (len(serving),))
+    batches = [len(idle)] if idle else []
+    sizes = itertools.chain(serial, itertools.repeat(serial[-1]))
+    while (left := len(serving) - sum(batches)) > 0:
+        size = next(sizes)
+        count = size if isinstance(size, int) else max(1, len(busy) * int(size.rstrip("%")) // 100)
+        batches.append(min(count, left))
+    return Rollout((*idle, *busy), tuple(batches))
+
+
+def held_back(batches: Sequence[Sequence[HostResult]], max_fail_percentage: int) -> str:
+    """Return why a rollout stops after these batches, or an empty text where it goes on.
+
+    A host counts as failed when it was not deployed, or when one of its instances is not ready, in quarantine too: else
+    each run would take what broke one batch to the next. As with Ansible's max_fail_percentage, a batch may have that
+    many percent of failed hosts, and no more.
+    """
+    for batch in batches:
+        failed = [(result.name, why) for result in batch for why in _not_ready(result)[:1]]
+        if len(failed) * 100 > max_fail_percentage * len(batch):
+            named = "; ".join(f"{name} failed: {why}" for name, why in failed)
+            return f"not deployed, because in an earlier batch {named}; fix that and run again"
+    return ""
+
+
+def _not_ready(result: HostResult) -> list[str]:
+    if result.trouble:
+        return [result.trouble.detail]
+    causes = [(item.name, cause_of(item, result)) for item in (result.plan.instances if result.plan else ())]
+    return [f"{name} ({cause.code})" for name, cause in causes if cause]

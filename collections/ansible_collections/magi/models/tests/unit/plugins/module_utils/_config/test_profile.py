@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+from ansible_collections.magi.models.plugins.module_utils._config.profile import (
+    Entry,
+    Profile,
+    ProfileError,
+    examine_profile,
+    parse_profile,
+)
+
+EXAMPLE = """
+name: production
+description: Q3 and Q4 only
+enabled_models:
+  - tier: q3
+  - "*-q4_k_m"
+  - deepseek-r1-qwen3-8b-q2_k
+  - model: deepseek-r1-qwen3-8b-q2_k
+    instances: 2
+    port: 8083
+    options: {ctx_size: 8192}
+options: {parallel: 2}
+"""
+
+
+def test_every_form_of_an_entry():
+    profile = parse_profile("production", yaml.safe_load(EXAMPLE))
+    assert profile.entries == (
+        Entry("tier", "Q3"),
+        Entry("glob", "*-q4_k_m"),
+        Entry("model", "deepseek-r1-qwen3-8b-q2_k"),
+        Entry("model", "deepseek-r1-qwen3-8b-q2_k", 2, 8083, {"ctx_size": 8192}),
+    )
+    assert profile.options == {"parallel": 2}
+    assert Profile.from_dict(profile.to_dict()) == profile
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (None, "must be a mapping, not NoneType"),
+        ([], "must be a mapping, not list"),
+        ({}, "enabled_models"),
+        ({"enabled_models": []}, "enabled_models is empty"),
+        ({"enabled_models": ["*"], "enabled": 1}, "enabled"),
+        ({"enabled_models": ["*"], "options": "x"}, "options"),
+        ({"enabled_models": ["*"], "strict": "perhaps"}, "strict"),
+        ({"enabled_models": ["*"], "options": {True: 1}}, "options has a name that is not a text"),
+        ({"name": "other", "enabled_models": ["*"]}, "name: other"),
+        ({"enabled_models": ["a", 7]}, "entry 2 must be a mapping, not int"),
+        ({"enabled_models": [{"tier": "Q3", "model": "a"}]}, "entry 1"),
+        ({"enabled_models": [{"instances": 2}]}, "entry 1"),
+        ({"enabled_models": [{"modle": "a"}]}, "modle"),
+        ({"enabled_models": [{"model": "a", "instances": 0}]}, "instances must be 1 or more"),
+        ({"enabled_models": [{"model": "a", "port": 0}]}, "port must be from 1 to 65535"),
+        ({"enabled_models": [{"tier": "Q3", "port": 8080}]}, "port needs an exact model id"),
+        ({"enabled_models": [{"model": "*", "port": 8080}]}, "port needs an exact model id"),
+        ({"enabled_models": [""]}, "the selector is empty"),
+        ({"enabled_models": ["*"], "resources": {"memory": 1}}, "resources must be a mapping of memory_max, cpu_quota"),
+        (
+            {"enabled_models": [{"model": "a", "resources": {"nice": 20}}]},
+            "entry 1: resources must be a mapping whose nice",
+        ),
+        ({"enabled_models": ["*"], "resources": {"memory_max": "8 GB"}}, "memory_max is bytes"),
+        ({"enabled_models": ["*"], "resources": {"memory_max": "8G\nExecStart=/x"}}, "memory_max is bytes"),
+        ({"enabled_models": ["*"], "resources": {"cpu_quota": 2}}, "cpu_quota is a percentage"),
+    ],
+)
+def test_a_wrong_profile_is_one_sentence_that_names_it(data, said):
+    with pytest.raises(ProfileError) as error:
+        parse_profile("p", data)
+    assert str(error.value).startswith("Profile p")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "problems"),
+    [
+        ([], {(): "a profile must be a mapping, not list."}),
+        ({"enabled_models": None}, {("enabled_models",): "enabled_models is empty"}),
+        ({"description": "x"}, {(): "enabled_models is missing"}),
+        ({"enabled_model": ["*"]}, {("enabled_model",): 'unknown key "enabled_model": did you mean "enabled_models"?'}),
+        (
+            {"enabled_models": ["*"], "colour": 1},
+            {("colour",): "the keys are name, description, enabled_models, options, resources, strict."},
+        ),
+        (
+            {
+                "name": "q",
+                "strict": "perhaps",
+                "enabled_models": ["a", {"model": "b", "instances": 0, "port": 70000, "prot": 1}, 7, {"tier": ["x"]}],
+            },
+            {
+                ("strict",): "strict must be true or false, not 'perhaps'.",
+                ("name",): "its file says name: q",
+                ("enabled_models", 1, "prot"): 'entry 2: unknown key "prot": did you mean "port"?',
+                ("enabled_models", 1, "instances"): "entry 2: instances must be 1 or more",
+                ("enabled_models", 1, "port"): "entry 2: port must be from 1 to 65535",
+                ("enabled_models", 2): "entry 3 must be a mapping, not int.",
+            },
+        ),
+    ],
+)
+def test_every_problem_is_found_with_its_place(data, problems):
+    profile, found = examine_profile("p", data)
+    assert profile is None
+    said = {problem.where: problem.message for problem in found}
+    assert said.keys() >= problems.keys()
+    for where, message in problems.items():
+        assert message in said[where]
+
+
+def test_a_good_profile_has_no_problems():
+    profile, problems = examine_profile("production", yaml.safe_load(EXAMPLE))
+    assert (profile, problems) == (parse_profile("production", yaml.safe_load(EXAMPLE)), ())

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._config.settings import SETTINGS, SettingError, resolve
+
+
+@pytest.mark.parametrize(
+    ("inventory", "environment", "extra", "name", "value"),
+    [
+        ({"model_server_host": "::1"}, {}, {}, "host", "::1"),
+        ({"model_server_host": "::1"}, {"MODEL_HOST": "0.0.0.0"}, {}, "host", "0.0.0.0"),
+        ({"model_server_host": "::1"}, {"MODEL_HOST": ""}, {}, "host", "::1"),
+        (
+            {"model_server_host": "::1"},
+            {"MODEL_HOST": "0.0.0.0"},
+            {"model_server_host": "127.0.0.1"},
+            "host",
+            "127.0.0.1",
+        ),
+        ({"model_server_profile": "a"}, {"MAGI_PROFILE": "b"}, {"profile": "c"}, "profile", "c"),
+        ({"model_server_profile": "a"}, {"MAGI_PROFILE": "b"}, {}, "profile", "b"),
+        # an extra variable called profile counts, an inventory's does not: it may mean anything there
+        ({"model_server_profile": "a", "profile": "x"}, {}, {}, "profile", "a"),
+        ({}, {"MODEL_SCAN_PATH": "/a:/b c:"}, {}, "scan_paths", ["/a", "/b c"]),
+        ({"model_server_scan_paths": ["/a"]}, {}, {}, "scan_paths", ["/a"]),
+        ({}, {"MODEL_PORT_RANGE": "9000-9010"}, {}, "port_range", [9000, 9010]),
+        ({}, {}, {"model_server_port_range": "[9000, 9010]"}, "port_range", [9000, 9010]),
+        ({"model_server_port_range": [9000, 9010]}, {}, {}, "port_range", [9000, 9010]),
+        ({}, {"MODEL_CONCURRENT_STARTS": "false"}, {}, "concurrent_starts", False),
+        ({}, {"MODEL_MAX_STARTUP_TIME": "7"}, {}, "max_startup_time", 7),
+        ({"model_server_stop_timeout": 30}, {}, {}, "stop_timeout", 30),
+        ({"model_server_resources": {"nice": -20}}, {}, {}, "resources", {"nice": "-20"}),
+        ({"model_server_resources": {"memory_max": 1024}}, {}, {}, "resources", {"memory_max": "1024"}),
+        ({"model_server_serial": "100%"}, {}, {}, "serial", ["100%"]),
+        ({"model_server_serial": 2}, {}, {}, "serial", [2]),
+        ({}, {}, {"model_server_serial": "1, 25%"}, "serial", [1, "25%"]),
+        ({"model_server_serial": [1, "25%"]}, {}, {}, "serial", [1, "25%"]),
+        ({"model_server_max_fail_percentage": 0}, {}, {}, "max_fail_percentage", 0),
+        ({}, {}, {"model_server_max_fail_percentage": "30%"}, "max_fail_percentage", 30),
+    ],
+)
+def test_the_source_that_counts_most_wins(inventory, environment, extra, name, value):
+    assert resolve(inventory, environment, extra)[0][name] == value
+
+
+def test_origins_name_the_source():
+    _settings, origins = resolve(
+        {"model_server_host": "::1"},
+        {"MODEL_STOP_TIMEOUT": "3"},
+        {"profile": "p"},
+        {"model_server_host": "127.0.0.1", "model_server_manager": "auto"},
+    )
+    assert origins == {
+        "profile": "-e profile",
+        "host": "inventory model_server_host",
+        "manager": "default model_server_manager",
+        "stop_timeout": "environment MODEL_STOP_TIMEOUT",
+    }
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"MODEL_PORT_RANGE": "8080"}, "model_server_port_range"),
+        ({"MODEL_PORT_RANGE": "9-8"}, "model_server_port_range"),
+        ({"MODEL_PORT_RANGE": "1-70000"}, "model_server_port_range"),
+        ({"MODEL_PORT_RANGE": "a-b"}, "model_server_port_range"),
+        ({"MODEL_MAX_STARTUP_TIME": "soon"}, "model_server_max_startup_time"),
+        ({"MODEL_MAX_STARTUP_TIME": "0"}, "model_server_max_startup_time"),
+        ({"MODEL_MAX_STARTUP_TIME": "1.5"}, "model_server_max_startup_time"),
+        ({"MODEL_CONCURRENT_STARTS": "maybe"}, "model_server_concurrent_starts"),
+        ({"MODEL_SCAN_PATH": ":"}, "model_server_scan_paths"),
+        ({"MAGI_PROFILE": "../etc/passwd"}, "model_server_profile"),
+        ({"MODEL_HOST": "a\nb"}, "model_server_host"),
+    ],
+)
+def test_a_wrong_type_is_one_sentence_that_names_the_setting(environment, named):
+    with pytest.raises(SettingError) as error:
+        resolve({}, environment, {})
+    assert str(error.value).startswith(f"Setting {named} must be ")
+    assert next(iter(environment)) in str(error.value)
+
+
+WRONG = {
+    "nan": float("nan"),
+    "infinite": float("inf"),
+    "a fraction": 1.5,
+    "huge": 10**30,
+    "endless": "9" * 5000,
+    "negative": -1,
+    "a switch": True,
+    "a list of lists": [[1]],
+    "a mapping": {1: 2},
+    "control characters": "1\x00",
+    "other digits": "\u0663",
+}
+TAKEN = {("bool", "a switch"), *((kind, "endless") for kind in ("path", "paths", "slug", "str"))}
+TAKEN |= {(kind, "other digits") for kind in ("path", "paths", "str")}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_whatever_a_setting_is_given_it_is_taken_or_refused_by_its_name(setting, wrong):
+    variable = f"model_server_{setting.name}"
+    if (setting.type, wrong) in TAKEN:
+        resolve({variable: WRONG[wrong]}, {}, {})
+    else:
+        with pytest.raises(SettingError, match=f"^Setting {variable} must be .*; correct it there"):
+            resolve({variable: WRONG[wrong]}, {}, {})
+
+
+LIMITS = [(name, value) for name in ("memory_max", "cpu_quota", "nice") for value in WRONG.values()]
+LIMITS += [("memory_max", "99999999T"), ("cpu_quota", "150"), ("nice", 20)]
+
+
+@pytest.mark.parametrize(("name", "value"), [item for item in LIMITS if item != ("nice", -1)])
+def test_limits_that_systemd_would_ignore_are_refused(name, value):
+    with pytest.raises(SettingError, match=f"^Setting model_server_resources must be a mapping whose {name} is"):
+        resolve({"model_server_resources": {name: value}}, {}, {})

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._base import files
+from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError
+from ansible_collections.magi.models.plugins.module_utils._host import apply, inspect, lock
+from ansible_collections.magi.models.plugins.module_utils._host.apply import File, Job, absent, drain, present, stopped
+from ansible_collections.magi.models.plugins.module_utils._host.lock import (
+    ConflictError,
+    exclusive,
+    read_generation,
+    write_generation,
+)
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
+from ansible_collections.magi.models.plugins.module_utils._plan.instance import InstanceError
+from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError, Status
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import FakeServer
+
+
+class FakeServices:
+    """Remembers what it is asked to do; its instances have no process."""
+
+    def __init__(self, home: Path, **states: str):
+        self.home = home
+        self.states = states
+        self.asked: list[tuple[str, ...]] = []
+        self.refuses: dict[str, str] = {}
+
+    def owned(self):
+        return sorted((self.home / "instances").glob("*.env"))
+
+    def common(self):
+        return [path for path in [self.home / "template"] if path.exists()]
+
+    def status(self):
+        return {name: Status(state) for name, state in self.states.items()}
+
+    def logs(self, name, lines):
+        return []
+
+    def start(self, names):
+        self.asked.append(("start", *names))
+        return {name: self.refuses[name] for name in names if name in self.refuses}
+
+    def remove(self):
+        self.asked.append(("remove",))
+        for path in [*self.owned(), *self.common()]:
+            path.unlink()
+
+    def __getattr__(self, verb):
+        return lambda *arguments: self.asked.append((verb, *arguments))
+
+
+def job(home: Path, **more) -> Job:
+    values = {
+        "home": str(home),
+        "files": (File(str(home / "instances" / "a.env"), "X=1\n", 0o600, True),),
+        "instances": {"a": {"name": "a", "address": "127.0.0.1", "port": 1, "api_key_file": None}},
+        "actions": ({"instance": "a", "action": "start", "reason": "new"},),
+        "generation": Generation(),
+        "profile": "p",
+        "deployment": "me@here",
+        "controller": "",
+        "controller_pid": 0,
+        "concurrent_starts": True,
+        "max_startup_time": 1,
+        "readiness_check_interval": 1,
+        "stop_timeout": 1,
+    }
+    return Job(**{**values, **more})
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "can't be read"), (b"# none\n", "no key"), (b"k\r\n", "carriage")]
+)
+def test_a_bad_file_of_keys_is_refused_before_anything_is_written(tmp_path, content, said, check_mode):
+    keys = tmp_path / "keys"
+    if content is not None:
+        keys.write_bytes(content)
+    home = tmp_path / "home"
+    services = FakeServices(home)
+    instance = {"name": "a", "address": "127.0.0.1", "port": 1, "api_key_file": str(keys)}
+    with pytest.raises(InstanceError, match=said) as error:
+        present(services, job(home, instances={"a": instance}), check_mode=check_mode)
+    assert str(error.value).startswith(f"instance a: its API key file {keys}")
+    assert not home.exists()
+    assert services.asked == []
+
+
+BUSY = (200, b"# HELP\nllamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n")
+IDLE = (200, b"llamacpp:requests_processing 0\nllamacpp:requests_deferred 0\n")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "slots", "drained"),
+    [
+        (IDLE, None, True),
+        ([BUSY, BUSY, IDLE], None, True),
+        (BUSY, None, False),
+        ((200, b"llamacpp:requests_processing 0\nllamacpp:requests_deferred 2\n"), None, False),
+        ((503, b""), None, True),  # loads its model
+        ((401, b""), None, False),  # its keys were changed
+        ((500, b""), None, False),
+        ([(401, b""), IDLE], None, True),
+        ((501, b""), (200, b'[{"is_processing": false}, {"is_processing": true}]'), False),
+        ((501, b""), (200, b'[{"is_processing": false}]'), True),
+        ((404, b""), (401, b""), False),
+        ((501, b""), (501, b""), True),  # nothing tells
+        ((501, b""), (200, b"[" * 100_000), False),
+        ((501, b""), (200, b"1"), False),
+        ((200, b"llamacpp:requests_processing nan\n"), None, False),
+        ((200, b"llamacpp:requests_processing 1e999\n"), None, False),
+        ((200, b"llamacpp:requests_processing x\n"), None, False),
+        (lambda reply: reply.write(b"what?\r\n\r\n"), None, False),
+        (lambda reply: None, None, True),  # it ended
+    ],
+)
+def test_a_server_is_drained_when_it_says_so_or_is_gone(metrics, slots, drained):
+    with FakeServer({"/metrics": metrics, "/slots": slots}) as server:
+        assert drain(server.environment, 60 if drained else 0.3, pause=0.01) is drained
+
+
+def test_a_server_that_hangs_is_not_drained_and_one_that_is_gone_is():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        environment = {"LLAMA_ARG_PORT": str(listener.getsockname()[1])}
+        assert not drain(environment, 0.3)
+        assert not drain(environment, 0)
+    assert drain(environment, 60)
+    assert drain({}, 60)
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_a_plan_on_an_older_state_is_refused_before_anything_is_touched(tmp_path, check_mode):
+    write_generation(str(tmp_path), Generation(3, "abc", "ada@desk, process 7"))
+    services = FakeServices(tmp_path, a="running")
+    with pytest.raises(ConflictError, match="ada@desk, process 7"):
+        present(services, job(tmp_path, generation=Generation(2, "old")), check_mode=check_mode)
+    assert services.asked == []
+    assert not (tmp_path / "instances").exists()
+    assert read_generation(str(tmp_path)).number == 3
+
+
+class FakeKilled(BaseException):
+    """The end of a process in the middle of what it does."""
+
+
+@pytest.mark.parametrize("at", ["prepare", "stop", "reload", "start"])
+@pytest.mark.parametrize("error", [FakeKilled, ServiceError])
+def test_wherever_a_deployment_ends_a_plan_made_before_is_refused(tmp_path, monkeypatch, at, error):
+    services = FakeServices(tmp_path, a="backoff")
+
+    def ends(*_arguments):
+        raise error
+
+    monkeypatch.setattr(services, at, ends, raising=False)
+    work = job(tmp_path, actions=({"instance": "a", "action": "restart", "reason": "-"},))
+    with pytest.raises(error):
+        present(services, work, check_mode=False)
+    with pytest.raises(ConflictError, match="generation 1, planned on 0"):
+        present(FakeServices(tmp_path), work, check_mode=False)
+
+
+def test_a_plan_made_before_a_stop_is_refused_and_one_that_stops_nothing_changes_nothing(tmp_path):
+    write_generation(str(tmp_path), Generation(3, "abc", "ada@desk", "long ago", "p"))
+    result = stopped(FakeServices(tmp_path, a="backoff", b="stopped"), job(tmp_path), ["a"], check_mode=False)
+    assert result.instances == ("a", "b")
+    assert (result.generation.number, result.generation.applied_by, result.generation.profile) == (4, "me@here", "p")
+    assert read_generation(str(tmp_path)) == result.generation
+    again = stopped(FakeServices(tmp_path, a="stopped"), job(tmp_path), ["a", "c"], check_mode=False)
+    assert (again.changed, again.instances) == (False, ("a",))
+    assert read_generation(str(tmp_path)) == again.generation == result.generation
+
+
+@pytest.mark.parametrize("act", [absent, lambda *arguments, **more: stopped(*arguments, None, **more)])
+def test_what_the_one_before_has_changed_is_seen_once_the_lock_is_held(tmp_path, monkeypatch, act):
+    home = tmp_path / "magi"
+    services = FakeServices(home, a="backoff")
+
+    @contextlib.contextmanager
+    def lock(*arguments):
+        services.states = {"b": "backoff"}  # what the other deployment has left
+        with exclusive(*arguments):
+            yield
+
+    monkeypatch.setattr(apply, "exclusive", lock)
+    result = act(services, job(home), check_mode=False)
+    assert [item.instance for item in result.outcomes] == ["b"]
+    assert [asked for asked in services.asked if asked[0] == "stop"] == [("stop", "b")]
+
+
+def test_a_server_is_asked_as_it_runs_and_not_as_its_new_file_says(tmp_path, monkeypatch):
+    """Also where no /proc tells what it listens on."""
+    monkeypatch.setattr(inspect, "PROC", tmp_path / "no-proc")
+    path = tmp_path / "instances" / "a.env"
+    path.parent.mkdir()
+    with FakeServer({"/metrics": IDLE}) as server:
+        path.write_text(f'LLAMA_ARG_PORT="{server.environment["LLAMA_ARG_PORT"]}"\n')
+        services = FakeServices(tmp_path)
+        monkeypatch.setattr(services, "status", lambda: {"a": Status("running", 1 << 30)})
+        present(
+            services, job(tmp_path, actions=({"instance": "a", "action": "stop", "reason": "-"},)), check_mode=False
+        )
+        assert server.asked == [("/metrics", None)]
+
+
+@pytest.mark.parametrize(("module", "step"), [(files.Path, "mkdir"), (lock.os, "open"), (lock.os, "pwrite")])
+def test_a_full_disk_is_one_sentence_and_nothing_is_touched(tmp_path, monkeypatch, module, step):
+    def full(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    services = FakeServices(tmp_path, a="running")
+    with monkeypatch.context() as patch, pytest.raises(FileWriteError) as error:
+        patch.setattr(module, step, full)
+        present(services, job(tmp_path), check_mode=False)
+    assert str(tmp_path) in str(error.value)
+    assert str(error.value).endswith(": No space left on device; free space there, then run again.")
+    assert services.asked == []
+    assert present(services, job(tmp_path), check_mode=False).changed
+
+
+def test_an_instance_between_two_tries_is_stopped_too(tmp_path):
+    services = FakeServices(tmp_path, a="backoff", b="failed")
+    result = stopped(services, job(tmp_path), None, check_mode=False)
+    assert [item.instance for item in result.outcomes] == ["a"]
+    assert services.asked == [("stop", "a")]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_the_manager_refuses_to_start_is_named_and_the_others_start(tmp_path, monkeypatch, together):
+    def await_ready(services, home, names, seconds, interval):
+        return {name: (Status("running"), 200) for name in names}
+
+    monkeypatch.setattr(inspect, "await_ready", await_ready)
+    services = FakeServices(tmp_path)
+    services.refuses = {"a": "Unit a is masked."}
+    names = ("a", "b")
+    result = present(
+        services,
+        job(
+            tmp_path,
+            instances={name: {"name": name, "host": "127.0.0.1", "port": 1, "api_key_file": None} for name in names},
+            actions=tuple({"instance": name, "action": "start", "reason": "new"} for name in names),
+            concurrent_starts=together,
+        ),
+        check_mode=False,
+    )
+    a, b = result.outcomes
+    assert (a.launched, a.cause, a.ready, b.launched, b.cause, b.ready) == (
+        False,
+        "start_refused",
+        False,
+        True,
+        "",
+        True,
+    )
+    assert "refuses to start it (Unit a is masked); mend" in a.detail
+
+
+def test_a_server_that_had_all_its_time_is_not_waited_for_again(tmp_path, monkeypatch):
+    asked = []
+
+    def await_ready(services, home, names, seconds, interval):
+        asked.append(list(names))
+        return {name: (Status("starting"), 503) for name in names}
+
+    monkeypatch.setattr(inspect, "await_ready", await_ready)
+    result = present(FakeServices(tmp_path), job(tmp_path, concurrent_starts=False), check_mode=False)
+    assert [item.cause for item in result.outcomes] == ["timeout"]
+    assert asked == [["a"], []]
+
+
+def test_what_goes_is_stopped_before_it_is_forgotten(tmp_path):
+    services = FakeServices(tmp_path, a="backoff")
+    present(services, job(tmp_path, actions=({"instance": "a", "action": "stop", "reason": "-"},)), check_mode=False)
+    assert services.asked == [("prepare",), ("stop", "a"), ("forget", "a"), ("reload",)]
+
+
+@pytest.mark.parametrize("left", ["template", "lock", "generation.json", "registry.json"])
+def test_teardown_sees_whatever_is_left(tmp_path, left):
+    home = tmp_path / "magi"
+    home.mkdir()
+    (home / left).touch()
+    also = [str(home / "registry.json")]
+    services = FakeServices(home)
+    assert absent(services, job(home), check_mode=True, also=also).changed
+    assert (home / left).exists()
+    assert absent(services, job(home), check_mode=False, also=also).changed
+    assert not home.exists()
+    assert not absent(services, job(home), check_mode=False, also=also).changed
+    assert not home.exists()

@@ -1,0 +1,387 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._host import inspect
+from ansible_collections.magi.models.plugins.module_utils._host.inspect import (
+    api_key,
+    ask_health,
+    ask_models,
+    asked_at,
+    await_ready,
+    environment_file,
+    listening_sockets,
+    orphans,
+    port_of,
+    read_instances,
+    unreadable,
+)
+from ansible_collections.magi.models.plugins.module_utils._host.values import Unreadable
+from ansible_collections.magi.models.plugins.module_utils._services.manager import Status, environment_value
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import FakeServer
+
+
+def write_instance(home, **environment):
+    """Write the file of the instance a; return its path."""
+    path = home / "instances" / "a.env"
+    path.parent.mkdir(exist_ok=True)
+    lines = ["# a: written by magi.models, changed by the next deployment."]
+    lines += [f"{key}={environment_value(value)}" for key, value in environment.items()]
+    path.write_bytes("\n".join([*lines, ""]).encode("utf-8", "surrogateescape"))
+    return path
+
+
+class FakeServices:
+    """Knows one instance, which is as it is told."""
+
+    def __init__(self, status: Status):
+        self.one = status
+
+    def status(self):
+        return {"a": self.one}
+
+    def logs(self, name, lines):
+        return [f"{lines} lines"]
+
+
+@pytest.mark.parametrize(
+    ("listing", "devices"),
+    [
+        ("echo 'Available devices:'; echo '  CUDA0: NVIDIA L4 (22563 MiB, 22325 MiB free)'", ("CUDA0",)),
+        ("echo 'Available devices:'; echo '  (none)'", ()),
+        ("echo 'error: invalid argument: --list-devices' >&2; exit 1", None),  # an older build
+        ("echo 'Available devices:'; kill -SEGV $$", None),  # a driver that crashes it
+    ],
+)
+def test_a_binary_tells_its_devices_and_is_no_worse_for_not_knowing(tmp_path, listing, devices):
+    program = tmp_path / "llama-server"
+    program.write_text(
+        "#!/bin/sh\ncase $1 in --version) echo 'version: 1';; "
+        f"--help) echo '-m, --model FNAME  path (env: LLAMA_ARG_MODEL)';; *) {listing};; esac\n"
+    )
+    program.chmod(0o755)
+    binary, error = inspect.read_binary(str(program))
+    assert (binary.devices, binary.version, error) == (devices, "1", "")
+
+
+@pytest.mark.parametrize(
+    ("status", "config_hash", "log"),
+    [
+        # started behind the file's last change: the file tells what it was started with
+        (Status("failed", started_at=101.0), "cafe", ("40 lines",)),
+        (Status("failed", started_at=100.0), None, ("40 lines",)),
+        (Status("failed"), None, ("40 lines",)),
+        (Status("stopped", started_at=101.0), None, ()),
+        (Status("backoff", started_at=101.0), None, ()),
+    ],
+)
+def test_what_a_failed_instance_was_started_with(tmp_path, status, config_hash, log):
+    path = tmp_path / "instances" / "a.env"
+    path.parent.mkdir()
+    path.write_text('MAGI_CONFIG_HASH="cafe"\nLLAMA_ARG_PORT="8080"\n')
+    os.utime(path, (100, 100))
+    (found,), _environments = read_instances(FakeServices(status), str(tmp_path))
+    assert (found.config_hash, found.port, found.log) == (config_hash, 8080, log)
+
+
+@pytest.mark.parametrize(
+    ("there", "started", "changed"),
+    [
+        (True, 60, False),
+        (True, -60, True),  # put in place since (mv, cp -p), whatever its mtime
+        (False, -60, False),
+    ],
+)
+def test_keys_that_were_changed_after_the_start_are_seen(tmp_path, there, started, changed):
+    keys = tmp_path / "keys"
+    if there:
+        keys.write_text("k")
+        os.utime(keys, (100, 100))
+    write_instance(tmp_path, MAGI_API_KEY_FILE=str(keys))
+    status = Status("running", os.getpid(), time.time() + started)
+    (found,), _asked = read_instances(FakeServices(status), str(tmp_path))
+    assert found.keys_changed is changed
+
+
+@pytest.mark.parametrize(("written", "config_hash"), [(100, "cafe"), (102, None)])
+def test_where_no_process_shows_its_environment_its_file_tells_unless_it_is_newer(
+    tmp_path, monkeypatch, written, config_hash
+):
+    monkeypatch.setattr(inspect, "PROC", tmp_path / "no-proc")
+    os.utime(write_instance(tmp_path, MAGI_CONFIG_HASH="cafe"), (written, written))
+    (found,), _asked = read_instances(FakeServices(Status("running", 7, 100.0)), str(tmp_path))
+    assert (found.config_hash, found.environment) == (config_hash, {"MAGI_CONFIG_HASH": "cafe"})
+
+
+HOSTILE = {
+    "A": "",
+    "B": 'a "quoted" \\ back\\\\slash, $HOME and `id`',
+    "C": 'first\nD="no"\nlast\\',
+    "E": "пароль \udcff\t;#",
+}
+
+
+def test_a_file_is_read_back_as_it_was_written(tmp_path):
+    write_instance(tmp_path, **HOSTILE)
+    assert environment_file(str(tmp_path), "a") == HOSTILE
+    assert environment_file(str(tmp_path), "b") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [("8080", 8080), ("65535", 65535), *((text, None) for text in ("65536", "0", "-1", "²", "", "9" * 5000))],
+)
+def test_a_port_is_one_that_there_can_be(text, port):
+    assert port_of({"LLAMA_ARG_PORT": text}) == port
+
+
+@pytest.fixture
+def process(tmp_path, monkeypatch):
+    """Make a process, which /proc shows as ours."""
+    proc = tmp_path / "proc"
+    monkeypatch.setattr(inspect, "PROC", proc)
+
+    def process(pid, parent=1, program="/opt/llama-server", **environment):
+        folder = proc / str(pid)
+        folder.mkdir(parents=True)
+        (folder / "exe").symlink_to(program)
+        (folder / "stat").write_text(f"{pid} (llama) (x) S {parent} 1 1 0\n")
+        environment = {"MAGI_HOME": str(tmp_path), "MAGI_INSTANCE": "a", **environment}
+        (folder / "environ").write_bytes("\0".join(f"{k}={v}" for k, v in environment.items()).encode())
+
+    return process
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ({}, {"a": 7}),
+        ({"program": "/opt/llama-server (deleted)"}, {"a": 7}),
+        ({"program": "/bin/bash"}, {}),  # somebody read the instance's file into a shell
+        ({"MAGI_HOME": "/other"}, {}),
+        ({"MAGI_INSTANCE": "../../etc/x"}, {}),
+        ({"MAGI_INSTANCE": ""}, {}),
+        ({"parent": 100}, {}),  # a managed server's tool
+        ({"parent": 101}, {}),
+        ({"parent": 102}, {"a": 102}),  # an orphan's own
+    ],
+)
+def test_an_orphan_is_a_server_of_ours_that_no_managed_one_has_started(tmp_path, process, more, found):
+    process(100)
+    process(101, 100, "/bin/sh", MAGI_HOME="")
+    if more.get("parent") == 102:
+        process(102)
+    process(7, **more)
+    assert orphans(str(tmp_path), [100]) == found
+
+
+def test_a_process_of_another_user_is_no_orphan(tmp_path, process, monkeypatch):
+    process(7)
+    monkeypatch.setattr(inspect.os, "geteuid", lambda: os.getuid() + 1)
+    assert orphans(str(tmp_path), []) == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "found"),
+    [
+        (Status("running", 100), ("running", 100)),
+        (Status("failed"), ("orphaned", 7)),
+        (Status("stopped"), ("orphaned", 7)),
+    ],
+)
+def test_an_orphan_does_not_stand_for_an_instance_that_runs(tmp_path, process, status, found):
+    process(100)
+    process(7)
+    (item,), _asked = read_instances(FakeServices(status), str(tmp_path))
+    assert (item.state, item.pid) == found
+
+
+def test_what_a_process_says_of_itself_is_shown_and_never_followed(tmp_path, process):
+    process(7, LLAMA_ARG_HOST="203.0.113.1", LLAMA_ARG_PORT="²", MAGI_API_KEY_FILE="/etc/shadow", MAGI_CONFIG_HASH="c")
+    own = {"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": "8080", "MAGI_API_KEY_FILE": "/etc/keys"}
+    write_instance(tmp_path, **own)
+    (item,), asked = read_instances(FakeServices(Status("running", 7)), str(tmp_path))
+    assert asked == {"a": own}
+    assert (item.port, item.config_hash, item.environment["LLAMA_ARG_PORT"]) == (8080, "c", "²")
+
+
+def test_a_server_is_asked_where_it_listens_though_its_file_is_newer(tmp_path):
+    write_instance(tmp_path, LLAMA_ARG_HOST="10.0.0.1", LLAMA_ARG_PORT="1", MAGI_API_KEY_FILE="/k")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        asked = asked_at(str(tmp_path), "a", os.getpid(), listening_sockets())
+        assert asked == {"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": port, "MAGI_API_KEY_FILE": "/k"}
+        with socket.create_server(("127.0.0.1", 0)) as second:
+            for one in (listener, second):  # where it has several, such as a tool's, its own
+                port = str(one.getsockname()[1])
+                write_instance(tmp_path, LLAMA_ARG_PORT=port)
+                assert asked_at(str(tmp_path), "a", os.getpid(), listening_sockets())["LLAMA_ARG_PORT"] == port
+
+
+def test_the_key_is_the_one_that_the_server_was_given(tmp_path):
+    (tmp_path / "new").write_bytes(b"new\n")
+    (tmp_path / "given").write_bytes("# theirs\n\nп\r\nsecond\n".encode())
+    environment = {"LLAMA_ARG_API_KEY_FILE": str(tmp_path / "given"), "MAGI_API_KEY_FILE": str(tmp_path / "new")}
+    assert api_key(environment) == "п\r".encode()
+    (tmp_path / "given").unlink()
+    assert api_key(environment) == b"new"
+    assert api_key({}) is None
+
+
+def drip(reply):
+    """Send a byte now and then, until nobody takes it."""
+    reply.write(b"HTTP/1.1 200 OK\r\nX: ")
+    while True:
+        reply.write(b"x")
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("answer", [drip, lambda reply: reply.write(b"\0\r\n\r\n"), lambda reply: None])
+def test_an_answer_that_never_ends_or_is_none_is_no_answer(answer):
+    with FakeServer({"/health": answer}) as server:
+        assert ask_health(server.environment) == 0
+
+
+@pytest.mark.parametrize("key", ["пароль", "a\rb", "k"])
+def test_any_key_is_sent_as_it_is_or_is_no_answer(tmp_path, key):
+    (tmp_path / "keys").write_text(key, newline="")
+    with FakeServer({"/v1/models": (200, b'{"data": [{"id": "m"}]}')}) as server:
+        found = ask_models({**server.environment, "MAGI_API_KEY_FILE": str(tmp_path / "keys")})
+    sent = [authorization.encode("latin-1").decode() for _path, authorization in server.asked]
+    assert (found, sent) == ((None, []) if "\r" in key else (("m",), [f"Bearer {key}"]))
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"{}", b"[]", b"\xff", b'{"data": [1]}', b'{"data": 1}'])
+def test_a_list_of_models_that_is_none_is_no_answer(body):
+    with FakeServer({"/v1/models": (200, body)}) as server:
+        assert ask_models(server.environment) is None
+
+
+SERVER = """
+import http.server, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(int(sys.argv[1]))
+        self.end_headers()
+
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.mark.parametrize(
+    ("answers", "state", "own", "seconds", "found"),
+    [
+        (200, "running", True, 60, ("running", 200)),
+        (200, "starting", True, 60, ("starting", 200)),
+        (503, "running", True, 0.3, ("running", 503)),  # loading
+        (200, "running", False, 0.3, ("running", 0)),  # another process holds its port
+        (200, "running", True, 0, ("running", 200)),  # looked at once, however short the time
+        (503, "failed", True, 60, ("failed", 503)),  # for good: nothing to wait for
+        (200, "stopped", False, 60, ("stopped", 0)),
+    ],
+)
+def test_ready_is_what_answers_in_a_process_of_its_own(tmp_path, answers, state, own, seconds, found):
+    command = [sys.executable, "-c", SERVER, str(answers)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        path = tmp_path / "instances" / "a.env"
+        path.parent.mkdir()
+        path.write_text(f'LLAMA_ARG_PORT="{server.stdout.readline().strip()}"\n')
+        services = FakeServices(Status(state, server.pid if own else os.getpid()))
+        status, health = await_ready(services, str(tmp_path), ["a"], seconds, 1)["a"]
+        server.kill()
+    assert (status.state, health) == found
+
+
+def test_while_a_server_answers_its_manager_is_left_alone_and_asked_when_it_does_not(tmp_path):
+    asked = []
+
+    class FakeManager(FakeServices):
+        def status(self):
+            asked.append(len(asked))
+            if len(asked) == 1:
+                threading.Timer(0.5, server.kill).start()
+                return {"a": Status("running", server.pid)}
+            return {"a": Status("failed")}
+
+    command = [sys.executable, "-c", SERVER, "503"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        path = tmp_path / "instances" / "a.env"
+        path.parent.mkdir()
+        path.write_text(f'LLAMA_ARG_PORT="{server.stdout.readline().strip()}"\n')
+        found = await_ready(FakeManager(None), str(tmp_path), ["a"], 60, 1)
+    assert found == {"a": (Status("failed"), 0)}
+    assert asked == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("status", "found"), [(Status("running", 7), ("running", 200)), (Status("stopped"), ("stopped", 0))]
+)
+def test_where_no_proc_tells_who_listens_the_port_is_asked_of_what_runs(tmp_path, monkeypatch, status, found):
+    monkeypatch.setattr(inspect, "PROC", tmp_path / "no-proc")
+    with FakeServer({"/health": (200, b"")}) as server:
+        write_instance(tmp_path, **server.environment)
+        status, health = await_ready(FakeServices(status), str(tmp_path), ["a"], 60, 1)["a"]
+    assert (status.state, health) == found
+
+
+def test_nothing_to_wait_for_is_no_look(tmp_path):
+    assert await_ready(None, str(tmp_path), [], 60, 1) == {}
+
+
+@pytest.fixture
+def models(tmp_path):
+    """A folder with a model, and a link to it beside the folder; all for everybody to read."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.getuid() and str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    folder = tmp_path / "models"
+    folder.mkdir(mode=0o755)
+    (folder / "a.gguf").write_bytes(b"GGUF")
+    (folder / "a.gguf").chmod(0o644)
+    (tmp_path / "link.gguf").symlink_to(folder / "a.gguf")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["models/a.gguf", "link.gguf"])
+@pytest.mark.parametrize(
+    ("part", "mode", "shown"),
+    [
+        ("models/a.gguf", 0o644, None),
+        ("models/a.gguf", 0o640, "-rw-r-----"),
+        ("models", 0o750, "drwxr-x---"),
+        ("models", 0o711, None),  # a file in a folder that can't be listed can still be opened
+    ],
+)
+def test_a_service_s_own_user_needs_the_bits_for_others(models, name, part, mode, shown):
+    top = models.parent
+    (top / part).chmod(mode)
+    found = unreadable([str(top / name), str(top / "gone.gguf")], [str(models)], "systemd")
+    assert found == ((Unreadable(str(top / part), shown, (str(top / name),)),) if shown else ())
+
+
+@pytest.mark.parametrize(
+    ("bound", "at"),
+    [("models", None), ("", None), ("other", "models/a.gguf")],
+)
+def test_of_a_home_folder_a_service_sees_what_is_bound(models, monkeypatch, bound, at):
+    top = models.parent
+    monkeypatch.setattr(inspect, "_HOMES", (top.parent,))
+    top.chmod(0o700)
+    found = unreadable([str(models / "a.gguf")], [str(top / bound)], "systemd")
+    hidden = Unreadable(str(top / at), "hidden", (str(models / "a.gguf"),)) if at else None
+    closed = Unreadable(str(top), "drwx------", (str(models / "a.gguf"),)) if bound == "" else None
+    assert found == tuple(filter(None, (hidden, closed)))
+
+
+def test_under_supervisor_servers_read_what_we_may(models):
+    (models / "a.gguf").chmod(0o600)
+    assert unreadable([str(models / "a.gguf")], [], "supervisor") == ()

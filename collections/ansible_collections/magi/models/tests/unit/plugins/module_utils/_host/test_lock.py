@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._host import lock
+from ansible_collections.magi.models.plugins.module_utils._host.apply import fence
+from ansible_collections.magi.models.plugins.module_utils._host.lock import (
+    ConflictError,
+    check_generation,
+    exclusive,
+    read_generation,
+    read_worker,
+    write_generation,
+)
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
+
+GENERATION = Generation(3, "abc", "ada@desk, process 7", "2026-11-22T10:00:00Z", "production")
+
+
+def test_a_generation_is_read_back(tmp_path):
+    assert read_generation(str(tmp_path)) == Generation()
+    write_generation(str(tmp_path), GENERATION)
+    assert read_generation(str(tmp_path)) == GENERATION
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"other": 1}'])
+def test_a_generation_that_can_not_be_read_is_none(tmp_path, content):
+    (tmp_path / "generation.json").write_text(content)
+    assert read_generation(str(tmp_path)) == Generation()
+
+
+def test_a_deployment_in_between_is_named(tmp_path):
+    write_generation(str(tmp_path), GENERATION)
+    check_generation(str(tmp_path), GENERATION)
+    with pytest.raises(ConflictError, match="ada@desk, process 7 applied profile production at 2026-11-22T10:00:00Z"):
+        check_generation(str(tmp_path), Generation(2, "old"))
+
+
+HOLD = """
+import os, sys
+from ansible_collections.magi.models.plugins.module_utils._host.lock import exclusive, start_time
+from ansible_collections.magi.models.plugins.module_utils._host.values import Worker
+with exclusive(sys.argv[1], Worker("ada@desk, process 7", "here", 7, os.getpid(), start_time(os.getpid()))):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of the folder until it is killed."""
+    root = str(Path(__file__).parents[8])
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": ":".join([root, *sys.path])},
+    )
+    assert process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_the_second_is_refused_and_a_kill_leaves_nothing_stale(tmp_path, holder):
+    with (
+        pytest.raises(ConflictError, match="another deployment is at work: ada@desk, process 7"),
+        exclusive(str(tmp_path), Worker("me")),
+    ):
+        pytest.fail("two hold the lock")
+    assert read_worker(str(tmp_path)).pid == holder.pid
+    holder.kill()
+    holder.wait()
+    assert read_worker(str(tmp_path)) is None
+    with exclusive(str(tmp_path), Worker("me")):
+        assert read_worker(str(tmp_path)) == Worker("me")
+
+
+def test_a_lock_that_a_teardown_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    real = lock.fcntl.flock
+    left = []
+
+    def flock(descriptor, operation):
+        if not left:
+            left.append(descriptor)
+            (tmp_path / "lock").unlink()  # the teardown that held it ends now
+        real(descriptor, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lock.fcntl, "flock", flock)
+        with exclusive(str(tmp_path), Worker("me")):
+            assert read_worker(str(tmp_path)) == Worker("me")
+
+
+def test_a_long_name_of_an_earlier_worker_leaves_no_rest(tmp_path):
+    for name in ("a much longer name", "me"):
+        with exclusive(str(tmp_path), Worker(name)):
+            assert read_worker(str(tmp_path)) == Worker(name)
+
+
+def test_a_worker_whose_controller_is_gone_is_fenced(tmp_path, holder):
+    fence(str(tmp_path), read_worker(str(tmp_path)))
+    assert holder.wait(10) == -9
+    assert read_worker(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("change", [{"start_time": 1}, {"pid": 0}, {"deployment": "one before"}])
+def test_only_the_very_worker_is_fenced(tmp_path, holder, change):
+    worker = read_worker(str(tmp_path))
+    with contextlib.suppress(ConflictError):
+        fence(str(tmp_path), replace(worker, **change), grace=0)
+    assert holder.poll() is None
+    assert read_worker(str(tmp_path)) == worker

@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
+from ansible_collections.magi.models.plugins.module_utils._services import supervisor, systemd
+from ansible_collections.magi.models.plugins.module_utils._services.manager import (
+    ServiceError,
+    Status,
+    chosen,
+    environment_value,
+    tail,
+)
+
+TEMPLATES = Path(__file__).parents[5] / "roles" / "model_server" / "templates"
+
+HOSTILE = [
+    "plain",
+    "two words",
+    'it\'s "quoted"',
+    "back\\slash\\",
+    "$HOME ${HOME} `id` $(id)",
+    "%n %i %(here)s %%",
+    "new\nline [Service]\nUser=root",
+    "tab\there",
+    "a ;comment #comment",
+    "🐫 é",
+    "{{ 7 * 7 }}",
+    "=",
+    "",
+]
+
+
+def render(source: str, **values) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters.update({**supervisor.FILTERS, **systemd.FILTERS})
+    return environment.get_template(source).render(**values)
+
+
+class FakeInstance:
+    name = "a"
+    api_key_file = None
+    extra_args = ("--x", "it's $5 100% ;x")
+    resources = {}
+
+    def __init__(self, environment=None):
+        self.environment = environment or {}
+
+
+def test_a_shell_reads_every_value_back(tmp_path):
+    """The script of the supervisor manager, run for real."""
+    environment = {f"MAGI_{i}": text for i, text in enumerate(HOSTILE)} | {"MAGI_HOME": str(tmp_path)}
+    file = tmp_path / "a b.env"
+    file.write_text(render("instance.env.j2", instance=FakeInstance(environment)))
+    script = tmp_path / "run"
+    script.write_text(render("run-instance.sh.j2"))
+    show = "import json, os, sys; print(json.dumps([dict(os.environ), sys.argv[1:]]))"
+    result = subprocess.run(
+        ["/bin/sh", str(script), str(file), sys.executable, "-c", show, "one", "two words"],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        check=True,
+    )
+    seen, arguments = json.loads(result.stdout)
+    assert {name: seen[name] for name in environment} == environment
+    assert seen["HOME"] == f"{tmp_path}/supervisor/home"
+    assert arguments == ["one", "two words"]
+
+
+@pytest.mark.parametrize(
+    ("content", "started"), [("k", True), ("# ours\n\nk\n", True), ("", False), ("\n# k\n", False), (None, False)]
+)
+def test_a_server_that_would_ask_nobody_for_a_key_is_not_started(tmp_path, content, started):
+    """By the script of the supervisor manager, and by the one in systemd's drop-in as systemd hands it to the shell."""
+    keys = tmp_path / "the keys"
+    if content is not None:
+        keys.write_text(content)
+    environment = {"PATH": "/usr/bin:/bin", "MAGI_HOME": str(tmp_path), "LLAMA_ARG_API_KEY_FILE": str(keys)}
+    (tmp_path / "run").write_text(render("run-instance.sh.j2"))
+    instance = FakeInstance()
+    instance.api_key_file, instance.extra_args = str(keys), ("two words", "$5")
+    text = render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/bin/echo")
+    drop_in = shlex.split(text.rpartition("ExecStart=")[2].replace("$$", "$"))
+    for command in (["/bin/sh", tmp_path / "run", os.devnull, "/bin/echo", "two words", "$5"], drop_in):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == ((0, "two words $5\n") if started else (1, ""))
+        assert find_cause(done.stderr.splitlines(), "exit status 1").code == (
+            "crashed" if started else "bad_api_key_file"
+        )
+
+
+@pytest.mark.parametrize("text", [text for text in HOSTILE if "\n" not in text])
+def test_a_word_of_supervisor_s_command_is_read_back(text):
+    # what supervisor does with a setting: cut at a comment behind white space, expand %, split like a shell
+    line = supervisor.word(text)
+    assert not any(f"{space}{mark}" in line for space in " \t" for mark in ";#")
+    assert shlex.split(line % {}) == [text]
+
+
+@pytest.mark.parametrize("escape", [supervisor.word, supervisor.setting, systemd.systemd_path, systemd.systemd_value])
+def test_a_newline_is_refused_where_it_can_not_be_written_down(escape):
+    with pytest.raises(ValueError, match="can't hold"):
+        escape("a\nb")
+
+
+def test_a_comment_in_a_setting_is_refused():
+    with pytest.raises(ValueError, match="can't hold"):
+        supervisor.setting("/models ;x")
+
+
+@pytest.mark.parametrize(
+    ("escape", "text", "written"),
+    [
+        (systemd.systemd_path, "/a b/c", '"/a b/c"'),
+        (systemd.systemd_path, "/a%n", '"/a%%n"'),
+        (systemd.systemd_path, '/a"b\\c', '"/a"\'"\'"b\\\\c"'),
+        (systemd.systemd_value, "/a b%n$HOME", "/a b%%n$HOME"),
+        (systemd.systemd_program, "/a b%$x", '"/a b%%$x"'),
+        (systemd.systemd_argument, "$HOME", '"$$HOME"'),
+        (environment_value, 'a"b$c`d\\e', '"a\\"b\\$c\\`d\\\\e"'),
+    ],
+)
+def test_what_systemd_reads(escape, text, written):
+    assert escape(text) == written
+
+
+@pytest.mark.parametrize("text", ["a ", "a\\", "a\x1b", "a\udcff", "a\ufffe", "a\ufdd0"])
+def test_what_a_unit_file_can_not_hold_is_refused(text):
+    with pytest.raises(ValueError, match="unit files can't hold"):
+        systemd.systemd_value(text)
+
+
+def test_the_drop_in_is_empty_without_arguments_and_exact_with_them():
+    instance = FakeInstance()
+    text = render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/opt/llama server")
+    assert 'ExecStart="/opt/llama server" "--x" "it\'s $$5 100%% ;x"\n' in text
+    instance.extra_args = ()
+    assert not render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/x").strip()
+    instance.api_key_file = "/etc/100% keys"
+    text = render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/x")
+    assert "[Service]\n" in text
+    assert "LoadCredential=api-keys:/etc/100%% keys\n" in text
+    assert text.endswith('"/x"\n')
+    instance.extra_args = ("--x", "$5")
+    text = render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/opt/$x")
+    assert text.endswith(' "/opt/$$x" "--x" "$$5"\n')
+    instance.api_key_file, instance.extra_args = None, ()
+    instance.resources = {"nice": "5", "memory_max": "50%", "cpu_quota": "150%"}
+    text = render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/x")
+    assert text.endswith("[Service]\nCPUQuota=150%\nMemoryMax=50%\nNice=5\n")
+
+
+def test_a_service_gets_its_keys_where_its_user_may_read_them():
+    plain = {"LLAMA_ARG_PORT": "8080"}
+    assert systemd.environment("a", plain) == supervisor.environment("a", plain) == plain
+    keys = {"LLAMA_ARG_API_KEY_FILE": "/etc/keys", "MAGI_API_KEY_FILE": "/etc/keys"}
+    assert supervisor.environment("a", keys) == keys
+    assert systemd.environment("a", keys) == {
+        "LLAMA_ARG_API_KEY_FILE": "/run/credentials/magi-llama@a.service/api-keys",
+        "MAGI_API_KEY_FILE": "/etc/keys",
+    }
+
+
+@pytest.mark.parametrize("path", ["/opt/it's/llama-server", '/opt/"/x', "/opt/a\\b"])
+def test_a_program_that_systemd_refuses_is_refused_by_name(path):
+    with pytest.raises(ValueError, match="set model_server_llama_server_path"):
+        systemd.systemd_program(path)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_unit_holds_what_it_is_given(gpu):
+    text = render(
+        "magi-llama@.service.j2",
+        llama_server_path="/opt/llama/llama-server",
+        home="/etc/magi",
+        stop_timeout=30,
+        max_startup_time=120,
+        model_folders=["/models", "/my models"],
+        gpu=gpu,
+    )
+    for line in (
+        "EnvironmentFile=/etc/magi/instances/%i.env",
+        'ExecStart="/opt/llama/llama-server"',
+        "TimeoutStopSec=30",
+        "StartLimitIntervalSec=650",
+        "StartLimitBurst=4",
+        "Type=exec",
+        "DynamicUser=yes",
+        'BindReadOnlyPaths=-"/my models"',
+        f"ProcSubset={'all' if gpu else 'pid'}",
+    ):
+        assert f"\n{line}\n" in text
+
+
+SHOW = """Id=magi-llama@a.service
+ActiveState=active
+SubState=running
+MainPID=42
+ExecMainStatus=0
+ExecMainStartTimestamp=Sun 2026-11-22 22:11:04 UTC
+Result=success
+
+Id=magi-llama@b-2.service
+ActiveState=activating
+SubState=auto-restart
+MainPID=0
+ExecMainStatus=1
+ExecMainStartTimestamp=Sun 2026-11-22 22:11:04 UTC
+Result=exit-code
+
+Id=magi-llama@c.service
+ActiveState=failed
+SubState=failed
+MainPID=0
+ExecMainStatus=9
+ExecMainStartTimestamp=
+Result=oom-kill
+
+Id=magi-llama@d.service
+ActiveState=inactive
+SubState=dead
+MainPID=0
+ExecMainStatus=0
+ExecMainStartTimestamp=
+Result=success
+
+Id=magi-llama@e.service
+ActiveState=inactive
+SubState=dead
+MainPID=0
+ExecMainStatus=0
+Result=success
+Job=917
+InvocationID=
+
+Id=magi-llama@f.service
+ActiveState=active
+SubState=running
+MainPID=43
+ExecMainPID=43
+InvocationID=1f0c
+
+Id=other.service
+ActiveState=active
+InvocationID=2f0c
+"""
+
+
+def test_status_is_read_from_systemctl_show():
+    assert systemd.parse_status(SHOW) == {
+        "a": Status("running", 42, 1795385464.0),
+        "b-2": Status("backoff", exit_status="exit-code, exit status 1"),
+        "c": Status("failed", exit_status="oom-kill, exit status 9"),
+        "d": Status("stopped"),
+        "e": Status("starting"),
+        "f": Status("running", 43),
+    }
+    ids = ["_SYSTEMD_INVOCATION_ID=1f0c", "+", "INVOCATION_ID=1f0c"]
+    assert systemd.parse_runs(SHOW) == {"f": [*ids, "+", "_SYSTEMD_UNIT=magi-llama@f.service", "_PID=43"]}
+
+
+@pytest.mark.parametrize(
+    ("manager", "ours", "theirs"),
+    [
+        (
+            "supervisor",
+            [
+                *("supervisor/supervisord.conf", "supervisor/run-instance", "supervisor/programs/a.conf"),
+                *("supervisor/supervisord.pid", "supervisor/supervisord.log", "supervisor/supervisord.log.1"),
+                "supervisor/home/.cache/x",
+                *("logs/a.log", "logs/a.log.1", "logs/b.log", "instances/a.env", "instances/.a.env.12.tmp"),
+            ],
+            ["logs/theirs.log", "logs/a.log.bz2", "instances/theirs", "supervisor/theirs", "supervisor/programs/x"],
+        ),
+        (
+            "systemd",
+            [
+                *("units/magi-llama@.service", "units/magi-llama@a.service.d/magi.conf"),
+                *("instances/a.env", "instances/.a.env.12.tmp"),
+            ],
+            ["instances/theirs", "units/magi-llama@a.service.d/theirs.conf"],
+        ),
+    ],
+)
+def test_teardown_removes_what_is_ours_by_name_and_nothing_else(tmp_path, monkeypatch, manager, ours, theirs):
+    monkeypatch.setattr(systemd, "UNITS", tmp_path / "units")
+    monkeypatch.setattr(systemd, "FOLDERS", ())
+    monkeypatch.setattr(systemd, "Systemd", FakeSystemd)
+    for path in (*ours, *theirs):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    services = chosen(manager, str(tmp_path), "")
+    if manager == "supervisor":
+        services.socket = str(tmp_path / "socket")  # it is elsewhere for a home with a long path
+        Path(services.socket).touch()
+    services.forget("b")  # an instance of an earlier deployment
+    services.remove()
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(theirs)
+    for path in theirs:
+        (tmp_path / path).unlink()
+    services.remove()
+    assert [path.name for path in tmp_path.rglob("*")] == (["units"] if manager == "systemd" else [])
+
+
+def test_a_program_is_given_up_where_it_ends_within_its_time_to_start():
+    text = render("program.conf.j2", instance=FakeInstance(), home="/m", llama_server_path="/x", max_startup_time=120)
+    assert "\nstartsecs=120\nstartretries=2\n" in text
+
+
+class FakeSystemd(systemd.Systemd):
+    """A systemd that says what it is told to, remembers what it is asked, and refuses some commands and units."""
+
+    def __init__(self, home: Path, said: str = "", refuses: Sequence[str] = ()):
+        super().__init__(home)
+        self.said = said
+        self.refuses = {*refuses}
+        self.asked: list[tuple[str, ...]] = []
+
+    def _systemctl(self, *arguments: str) -> str:
+        self.asked.append(arguments)
+        if self.refuses & {*arguments}:
+            raise ServiceError(f"systemctl {' '.join(arguments)}: no")
+        return self.said
+
+
+@pytest.mark.parametrize("version", ["247 (247.3-7+deb11u6)", "249 (249.11-0ubuntu3)", "252 (252.39-1~deb12u2)"])
+def test_systemd_is_new_enough(tmp_path, version):
+    FakeSystemd(tmp_path, f"systemd {version}\n+PAM").prepare()
+
+
+def test_an_old_systemd_is_refused(tmp_path):
+    with pytest.raises(ServiceError, match="systemd 239 is too old for the units, which need 247: upgrade"):
+        FakeSystemd(tmp_path, "systemd 239 (239-82.el8_10)\n+PAM").prepare()
+
+
+def test_what_systemd_is_asked_no_version_refuses(tmp_path):
+    services = FakeSystemd(tmp_path)
+    services.status()
+    (asked,) = services.asked
+    assert not [argument for argument in asked if argument.startswith("--timestamp")]
+
+
+def test_a_unit_that_systemd_refuses_does_not_keep_the_others_from_starting(tmp_path):
+    services = FakeSystemd(tmp_path, refuses=["magi-llama@b.service"])
+    refused = services.start(["a", "b", "c"])
+    assert list(refused) == ["b"]
+    assert refused["b"].endswith("magi-llama@b.service: no")
+    started = [arguments[-1] for arguments in services.asked if "enable" in arguments]
+    assert started[1:] == [f"magi-llama@{name}.service" for name in "abc"]
+
+
+def test_stopping_a_unit_that_is_not_loaded_is_no_error_unless_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(systemd, "STOP_GRACE", 0)
+    show = "Id=magi-llama@a.service\nActiveState={}\nSubState=dead\nMainPID={}\n"
+    FakeSystemd(tmp_path, show.format("inactive", 0), ["stop"]).stop("a")
+    with pytest.raises(ServiceError, match="systemctl stop"):
+        FakeSystemd(tmp_path, show.format("active", 7), ["stop"]).stop("a")
+
+
+SUPERVISORD_LOG = """\
+2026-11-24 14:00:00,001 INFO spawned: 'a' with pid 1
+2026-11-24 14:00:01,001 WARN exited: a (exit status 1; not expected)
+2026-11-24 14:00:02,001 WARN exited: a (terminated by SIGKILL; not expected)
+2026-11-24 14:00:03,001 WARN exited: b-2 (terminated by SIGSEGV (core dumped); not expected)
+2026-11-24 14:00:04,001 INFO exited: c (exit status 0; expected)
+2026-11-24 14:00:05,001 INFO gave up: a entered FATAL state, too many start retries too quickly
+"""
+
+
+def test_how_a_program_ended_is_read_from_supervisord_s_log():
+    assert supervisor.parse_ends(SUPERVISORD_LOG.splitlines()) == {
+        "a": "terminated by SIGKILL",
+        "b-2": "terminated by SIGSEGV (core dumped)",
+        "c": "exit status 0",
+    }
+
+
+def test_a_socket_path_that_would_be_too_long_moves(monkeypatch):
+    assert supervisor.socket_path("/srv/magi/") == "/srv/magi/supervisor/supervisord.sock"
+    long = supervisor.socket_path("/srv/" + "x" * 100)
+    assert len(long) < 100
+    assert long != supervisor.socket_path("/srv/" + "y" * 100)
+    # The controller writes it down for the host, which may have another user and another temporary folder.
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    monkeypatch.setattr(tempfile, "tempdir", "/elsewhere")
+    assert long == supervisor.socket_path("/srv/" + "x" * 100 + "/")
+
+
+def test_a_socket_of_another_user_is_not_spoken_to(tmp_path, monkeypatch):
+    path = tmp_path / "magi.sock"
+    monkeypatch.setattr(supervisor, "socket_path", lambda home: str(path))
+    monkeypatch.setattr(os, "geteuid", lambda: path.lstat().st_uid + 1)
+    with socket.socket(socket.AF_UNIX) as impostor:
+        impostor.bind(str(path))
+        impostor.listen()
+        impostor.setblocking(False)
+        services = supervisor.Supervisor(tmp_path / "home", sys.executable)
+        assert services.status() == {}
+        with pytest.raises(ServiceError, match=f"can't listen at {path}, which is another user's: remove that, or set"):
+            services.prepare()
+        services.remove()
+        assert path.exists()
+        with pytest.raises(BlockingIOError):
+            impostor.accept()
+
+
+@pytest.mark.parametrize(("lines", "expected"), [(2, ["b", "c"]), (9, ["a", "b", "c"])])
+def test_tail(tmp_path, lines, expected):
+    (tmp_path / "log").write_bytes(b"a\nb\nc\n")
+    assert tail(tmp_path / "log", lines) == expected
+    assert tail(tmp_path / "none", lines) == []

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._host.values import Listener
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
+from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
+    HostResult,
+    build_report,
+    build_status,
+    problems,
+    summary_lines,
+    table,
+)
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
+    host,
+    profile,
+    registry,
+    running,
+    settings,
+)
+
+PLAN = build_plan(
+    host_name="gpu1", profile=profile("a-q2_k", "gone"), registry=registry(), host=host(), settings=settings()
+)
+(INSTANCE,) = PLAN.instances
+OURS = Listener("127.0.0.1", 8080, 100, "llama-server", "a-q2_k")
+
+
+def result(now=None, health=200, outcome=None, listeners=(OURS,)):
+    return HostResult(
+        "gpu1",
+        PLAN,
+        [{"instance": "a-q2_k", "action": "start", "launched": True, "cause": "", **(outcome or {})}],
+        host(*([replace(now, health=health)] if now else []), listeners=listeners),
+        120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        (result(running(INSTANCE, model_ids=("a-q2_k",))), None),
+        # it can't be asked (API keys that we may not read, or that were changed), but its own process holds the port
+        (result(running(INSTANCE)), None),
+        (result(running(INSTANCE), listeners=()), "wrong_server"),
+        (result(running(INSTANCE, model_ids=("other",))), "wrong_server"),
+        (result(running(INSTANCE), health=503), "timeout"),
+        (result(running(INSTANCE), health=0), "timeout"),
+        (result(None), "crashed"),
+        (HostResult("gpu1", PLAN), "host_failed"),  # lost while its plan was applied
+        (
+            result(running(INSTANCE, state="failed", log=("error: invalid argument: --x",)), health=None, listeners=()),
+            "bad_option",
+        ),
+        (result(None, outcome={"launched": False, "cause": "port_taken", "detail": "x"}), "port_taken"),
+    ],
+)
+def test_ready_means_healthy_and_the_one_that_answers(value, cause):
+    report = build_report("test", [value])
+    (server,) = report["servers"]
+    assert server["is_ready"] is (cause is None)
+    assert report["ready_servers"] == (cause is None)
+    assert [item["cause"] for item in report["summary"]["failed"]] == ([cause] if cause else [])
+    if cause:
+        assert report["summary"]["failed"][0]["detail"].startswith("Host gpu1, instance a-q2_k: ")
+    if value.after:  # a status says the same
+        assert {item["is_ready"] for item in build_status({"gpu1": value.after})["servers"]} <= {cause is None}
+
+
+HELD = Cause("held_back", "not deployed")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "now", "ready"),
+    [
+        # held back: what serves goes on serving, though nobody waited for it
+        (HELD, running(INSTANCE, health=200, model_ids=("a-q2_k",)), 1),
+        (HELD, running(INSTANCE, health=200), 0),
+        (HELD, running(INSTANCE, health=200, model_ids=()), 0),
+        (HELD, None, 0),
+    ],
+)
+def test_a_host_as_a_whole_is_named_once(trouble, now, ready):
+    there = host(*([now] if now else []))
+    report = build_report("test", [HostResult("gpu1", PLAN, after=there, trouble=trouble)])
+    assert (report["ready_servers"], report["total_servers"]) == (ready, 1)
+    assert report["summary"]["failed"] == [
+        {
+            "instance": None,
+            "host": "gpu1",
+            "cause": "held_back",
+            "detail": "Host gpu1: not deployed.",
+            "log": [],
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("health", "state"),
+    [(200, "running"), (503, "starting")],  # supervisor: the first seconds of a process
+)
+def test_what_answers_runs(health, state):
+    now = running(INSTANCE, state="starting", model_ids=("a-q2_k",))
+    assert build_report("test", [result(now, health=health)])["servers"][0]["state"] == state
+
+
+def test_a_quarantined_instance_is_named_with_its_cause_and_the_way_out():
+    now = running(INSTANCE, state="failed", pid=None, log=("", "error: invalid argument: --x", " "))
+    (item,) = build_report("test", [result(now, outcome={"action": "quarantine"})])["summary"]["failed"]
+    assert item["cause"] == "bad_option"
+    assert item["log"] == ["error: invalid argument: --x"]
+    assert "model_server_retry_quarantined" in item["detail"]
+
+
+def test_the_shape_of_a_report():
+    report = build_report("test", [result(running(INSTANCE, model_ids=("a-q2_k",), started_at=5.0))])
+    assert report == {
+        "total_servers": 1,
+        "ready_servers": 1,
+        "servers": [
+            {
+                "model_id": "a-q2_k",
+                "instance": "a-q2_k",
+                "display_name": "A-Q2_K",
+                "tier": "Q2",
+                "host": "gpu1",
+                "address": "127.0.0.1",
+                "port": 8080,
+                "url": "http://127.0.0.1:8080",
+                "pid": 100,
+                "started_at": 5.0,
+                "state": "running",
+                "is_ready": True,
+                "action": "start",
+            }
+        ],
+        "summary": {
+            "profile": "test",
+            "models_discovered": 4,
+            "models_enabled": 1,
+            "servers_launched": 1,
+            "servers_ready": 1,
+            "failed": [],
+            "degraded": [{"host": "gpu1", "detail": PLAN.degraded[0]}],
+            "warnings": [],
+        },
+    }
+
+
+LOST = HostResult("gpu2", trouble=Cause("host_unreachable", "it can't be reached"))
+GOOD = result(running(INSTANCE, model_ids=("a-q2_k",)))
+GOOD3 = replace(GOOD, name="gpu3")
+BAD = result(running(INSTANCE), health=503)
+
+
+def strict(result, **more):
+    return replace(result, plan=replace(PLAN, strict=True, **more))
+
+
+@pytest.mark.parametrize(
+    ("hosts", "said"),
+    [
+        ([GOOD], {}),
+        ([strict(GOOD, degraded=())], {}),
+        ([strict(GOOD)], {"gpu1": "strict is set"}),
+        ([strict(GOOD), GOOD3], {"gpu1": "strict is set"}),
+        ([GOOD3, BAD], {}),
+        ([GOOD3, strict(BAD, degraded=())], {"gpu1": "strict is set"}),
+        ([BAD], {"gpu1": "No server is ready, of 1;"}),
+        ([GOOD, LOST], {"gpu2": "Host gpu2: it can't be reached."}),
+        ([BAD, LOST], {"gpu1": "No server is ready, of 1;", "gpu2": "Host gpu2: it can't be reached."}),
+    ],
+)
+def test_which_hosts_a_run_fails_for(hosts, said):
+    found = problems(build_report("test", hosts), hosts)
+    assert found.keys() == said.keys()
+    assert all(found[name].startswith(text) for name, text in said.items())
+
+
+def test_a_summary_names_what_failed_with_its_last_lines():
+    lines = "\n".join(
+        summary_lines(
+            build_report("test", [result(None, outcome={"cause": "x", "detail": "y", "log": ["l\x1b[31m"]}), LOST])
+        )
+    )
+    assert "4 models discovered, 1 enabled, 1 server launched, 0/1 ready" in lines
+    assert "x: Host gpu1, instance a-q2_k: y." in lines
+    assert "| l\\x1b[31m" in lines
+    assert "host_unreachable: Host gpu2: it can't be reached." in lines
+    assert "\x1b" not in lines
+
+
+def test_table_and_printable():
+    assert table(["a", "bb"], [["1\n2", "x"], ["long", ""]]) == ["a     bb", "----  --", "1\\n2  x", "long"]
+
+
+def test_a_summary_says_what_is_missing_before_its_warnings():
+    hosts = [replace(GOOD, plan=replace(PLAN, warnings=("Mind\x1b this.",)))]
+    assert summary_lines(build_report("test", hosts))[-3:] == [
+        "",
+        f"Degraded: {PLAN.degraded[0]}",
+        "Warning: Mind\\x1b this.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "url"),
+    [
+        ("0.0.0.0", 8080, "http://127.0.0.1:8080"),
+        ("::", 8080, "http://[::1]:8080"),
+        (None, 8080, None),  # nothing is known of its process
+        ("127.0.0.1", None, None),
+    ],
+)
+def test_a_status_says_where_each_server_answers_as_its_host_reaches_it(address, port, url):
+    environment = {"LLAMA_ARG_HOST": address} if address else {}
+    (server,) = build_status({"gpu1": host(running(INSTANCE, environment=environment, port=port))})["servers"]
+    assert (server["address"], server["port"], server["url"]) == (address, port, url)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
+from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import HostResult
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.rollout import Rollout, held_back, roll_out
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
+    host,
+    profile,
+    registry,
+    running,
+    settings,
+)
+
+IDLE, BUSY = False, True
+
+
+@pytest.mark.parametrize(
+    ("serving", "serial", "order", "batches"),
+    [
+        # all together, in the inventory's order
+        ([BUSY, IDLE, BUSY], ["100%"], "012", [3]),
+        ([IDLE, IDLE, IDLE], [1], "012", [3]),
+        # what nobody misses goes first
+        ([BUSY, IDLE, BUSY, IDLE], [1], "1302", [2, 1, 1]),
+        ([BUSY, IDLE, BUSY, IDLE], [5], "1302", [2, 2]),
+        ([BUSY, BUSY, BUSY], [1], "012", [1, 1, 1]),
+        ([BUSY, BUSY, BUSY], [2], "012", [2, 1]),
+        ([BUSY] * 5, [1, 2], "01234", [1, 2, 2]),
+        ([BUSY] * 4, ["50%"], "0123", [2, 2]),
+        ([BUSY] * 4, [1, "100%"], "0123", [1, 3]),
+        ([BUSY] * 3, ["10%"], "012", [1, 1, 1]),
+        ([BUSY], [3], "0", [1]),
+    ],
+)
+def test_order_and_batches(serving, serial, order, batches):
+    rollout = roll_out({str(i): runs for i, runs in enumerate(serving)}, serial)
+    assert "".join(rollout.order) == order
+    assert list(rollout.batches) == batches
+    assert sum(batches) == len(serving)
+
+
+@pytest.mark.parametrize(("name", "before"), [("a", []), ("b", []), ("c", [("a", "b")]), ("d", [("a", "b"), ("c",)])])
+def test_the_batches_before_a_host(name, before):
+    assert Rollout(("a", "b", "c", "d"), (2, 1, 1)).before(name) == before
+
+
+PLAN = build_plan(host_name="x", profile=profile("a-q2_k"), registry=registry(), host=host(), settings=settings())
+(INSTANCE,) = PLAN.instances
+
+
+def became(name, now, action="restart", health=200):
+    outcomes = [{"instance": "a-q2_k", "action": action, "launched": True, "cause": ""}]
+    return HostResult(name, PLAN, outcomes, host(replace(now, health=health)), 120)
+
+
+GOOD = became("good", running(INSTANCE, model_ids=("a-q2_k",)))
+SLOW = became("slow", running(INSTANCE, model_ids=("a-q2_k",)), health=503)
+BROKEN = became("broken", running(INSTANCE, pid=None, state="failed", log=("error: invalid argument: --x",)))
+OLD = became("old", running(INSTANCE, pid=None, state="failed"), action="quarantine")
+LOST = HostResult("lost", PLAN, trouble=Cause("host_unreachable", "it can't be reached"))
+
+
+@pytest.mark.parametrize(
+    ("batches", "percentage", "named"),
+    [
+        ([], 0, []),
+        ([[GOOD, GOOD]], 0, []),
+        ([[GOOD, SLOW]], 0, ["slow failed: a-q2_k (timeout)"]),
+        ([[GOOD, BROKEN]], 0, ["broken failed: a-q2_k (bad_option)"]),
+        ([[GOOD, LOST]], 0, ["lost failed: it can't be reached"]),
+        ([[SLOW, LOST]], 0, ["slow failed", "lost failed"]),
+        # a second run does not take to the next batch what broke this one
+        ([[OLD]], 0, ["old failed: a-q2_k (crashed)"]),
+        # as many as may fail, and one more
+        ([[GOOD, LOST]], 50, []),
+        ([[GOOD, LOST]], 49, ["lost"]),
+        ([[LOST, LOST]], 50, ["lost"]),
+        ([[LOST]], 100, []),
+        # each batch counts for itself
+        ([[GOOD, GOOD], [LOST], [GOOD]], 40, ["lost"]),
+    ],
+)
+def test_a_rollout_goes_no_further_after_a_batch_that_failed(batches, percentage, named):
+    said = held_back(batches, percentage)
+    assert bool(said) is bool(named)
+    assert not said or said.startswith("not deployed, because in an earlier batch ")
+    for text in named:
+        assert text in said
