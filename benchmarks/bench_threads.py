@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT / "collections"))
 
 from ansible_collections.magi.models.plugins.module_utils._config.profile import parse_profile
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import read_host
-from ansible_collections.magi.models.plugins.module_utils._models.registry import discover
+from ansible_collections.magi.models.plugins.module_utils._models.scan import discover
 from ansible_collections.magi.models.plugins.module_utils._plan.build import Settings, build_plan
 
 TARGET = 10
@@ -50,7 +50,7 @@ def planned(binary: Path, models: Path, folder: str) -> list[dict[str, str]]:
     plan = build_plan(
         host_name="localhost",
         profile=parse_profile("bench", {"enabled_models": ["*"]}),
-        registry={"models": found.models, "rejected": found.rejected},
+        registry=found.inventory.to_dict(),
         host=host,
         settings=Settings(port_range=PORTS),
     )

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
-from ansible_collections.magi.models.plugins.module_utils._models.model import slug, stem
+from ansible_collections.magi.models.plugins.module_utils._models.naming import slug, stem
 
 from magi.catalog import Known
 from magi.documents import Document, Remark, load

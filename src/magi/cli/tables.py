@@ -91,8 +91,8 @@ COLOURS = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", 
 
 def plan(console: Console, document: Mapping[str, Any]) -> RenderableType:
     """Return what a deployment would do on each host, with reasons and warnings."""
+    from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
     from ansible_collections.magi.models.plugins.module_utils._base.text import printable
-    from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import table
 
     parts: list[RenderableType] = []
     for host, item in document["hosts"].items():
@@ -108,7 +108,7 @@ def plan(console: Console, document: Mapping[str, Any]) -> RenderableType:
                 grid.add_row(shown, Text(name), Text(port), Text(printable(reason), style="dim"))
             parts.append(grid)
         elif rows:  # whole lines, however long: there is no width to keep to
-            parts += [Text(f"  {line}") for line in table(("action", "instance", "port", "reason"), rows)]
+            parts += [Text(f"  {line}") for line in text_table(("action", "instance", "port", "reason"), rows)]
         for line in (*item["degraded"], *item["warnings"]):
             parts.append(Text("  ! ", style="yellow").append(printable(line), style="default"))
         parts += [Text(f"  {printable(note)}", style="dim") for note in item["notes"]]
@@ -142,12 +142,14 @@ def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> st
 
 def models(document: Mapping[str, Any]) -> RenderableType:
     """Return the models of each host, what was set aside, and drift."""
-    from ansible_collections.magi.models.plugins.module_utils._models.model import drift_lines, table
+    from ansible_collections.magi.models.plugins.module_utils._models.drift import Drift, drift_lines
+    from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
+    from ansible_collections.magi.models.plugins.module_utils._models.show import inventory_lines
 
     lines: list[str] = []
     for host, registry in document["hosts"].items():
-        lines += [f"{host}:", *(f"  {line}" for line in table(registry)), ""]
-    lines += drift_lines(document["drift"])
+        lines += [f"{host}:", *(f"  {line}" for line in inventory_lines(Inventory.from_dict(registry))), ""]
+    lines += drift_lines(map(Drift.from_dict, document["drift"]))
     return Text("\n".join(lines).rstrip())
 
 

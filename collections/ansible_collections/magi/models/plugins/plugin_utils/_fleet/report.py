@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
@@ -195,7 +196,7 @@ def _server_table(servers: Sequence[Mapping[str, Any]]) -> list[str]:
     def since(seconds: float | None) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds)) if seconds else "-"
 
-    return table(
+    return text_table(
         ("instance", "display name", "tier", "host", "port", "pid", "state", "since", "ready"),
         [
             [
@@ -206,14 +207,6 @@ def _server_table(servers: Sequence[Mapping[str, Any]]) -> list[str]:
             for s in servers
         ],
     )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """Return lines of a table with aligned columns."""
-    cells = [[printable(str(cell)) for cell in row] for row in [head, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
-    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:

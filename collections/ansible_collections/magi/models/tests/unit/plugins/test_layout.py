@@ -14,8 +14,11 @@ UTILS = COLLECTION / "plugins" / "module_utils"
 
 # The files in the order in which a value flows; each imports only those before it.
 ORDER = [
-    *("_base.text", "_base.states", "_base.files", "_base.cores", "_config.settings", "_gguf.reader"),
-    *("_models.model", "_models.library", "_models.registry", "_config.profile", "_host.values"),
+    *("_base.text", "_base.table", "_base.states", "_base.files", "_base.cores", "_config.settings"),
+    *("_gguf.format", "_gguf.reader", "_models.facts", "_models.quantization", "_models.naming", "_models.model"),
+    *("_models.found", "_models.shards", "_models.draft", "_models.projectors", "_models.assemble"),
+    *("_models.drift", "_models.show", "_models.library", "_models.digests", "_models.registry", "_models.scan"),
+    *("_config.profile", "_host.values"),
     *("_plan.capacity", "_plan.instance", "_llama.cause", "_plan.build"),
     *("_services.manager", "_services.supervisor", "_services.systemd"),
     *("_host.lock", "_host.inspect", "_llama.chat", "_host.apply"),
@@ -30,8 +33,10 @@ PURE = [
         "_config.profile",
         "_host.values",
         "_llama.cause",
-        "_models.model",
     ),
+    *("_base.table", "_gguf.format", "_models.facts", "_models.quantization", "_models.naming", "_models.model"),
+    *("_models.found", "_models.shards", "_models.draft", "_models.projectors", "_models.assemble"),
+    *("_models.drift", "_models.show"),
     *("_plan.capacity", "_plan.instance", "_plan.build"),
 ]
 

@@ -15,6 +15,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import (
     Running,
     parse_help,
 )
+from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Model
 from ansible_collections.magi.models.plugins.module_utils._plan.build import Settings
 
 HELP = (Path(__file__).parents[2] / "fixtures" / "llama-server-help.txt").read_text()
@@ -24,23 +25,31 @@ BINARY = Binary("/opt/llama-server", "11434", "11434 15405344 1795385464", parse
 
 
 def model(model_id, tier="Q4", **more):
-    path = more.pop("path", f"/models/{model_id}.gguf")
-    return {
+    path = more.get("path", f"/models/{model_id}.gguf")
+    values = {
         "id": model_id,
         "display_name": model_id.upper(),
+        "quantization": tier,
         "tier": tier,
         "path": path,
-        "files": [{"path": path, "size": 1000, "mtime_ns": 5}],
+        "files": (FileVersion(path, 1000, 5),),
+        "size_bytes": 1000,
+        "architecture": "llama",
+        "parameter_count": 1000,
+        "context_length": 4096,
+        "shape": {},
         "mmproj": None,
-        **more,
+        "duplicates": (),
+        "fingerprint": "f" * 64,
     }
+    return Model(**{**values, **more})
 
 
 MODELS = [model("a-q2_k", "Q2"), model("b-q3_k_m", "Q3"), model("c-q4_k_m"), model("d-q4_1")]
 
 
 def registry(*models, rejected=()):
-    return {"models": list(models or MODELS), "rejected": list(rejected)}
+    return {"models": [item.to_dict() for item in models or MODELS], "rejected": list(rejected)}
 
 
 def profile(*entries, name="test", **more):
