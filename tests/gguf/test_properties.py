@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -86,7 +85,7 @@ def test_every_file_ends_up_in_exactly_one_place_under_a_unique_id(entries, reje
     assert set(paths) <= {entry.file.path for entry in entries} | {item.path for item in rejected}
     assert assemble(reversed(entries), rejected) == inventory
     assert inventory_lines(inventory)
-    files = {entry.file.path: Memory(1, 1, entry.file.inode, asdict(entry.facts)) for entry in entries}
+    files = {entry.file.path: Memory(1, 1, entry.file.inode, entry.facts.to_row()) for entry in entries}
     registry = Registry(("/m",), inventory, files)
     assert parse(dump(registry), "r") == registry
 

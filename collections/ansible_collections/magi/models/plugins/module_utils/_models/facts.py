@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import one_line
@@ -74,6 +74,16 @@ class Facts:
             tensor_names="".join(f"{zlib.crc32(name.encode()):08x}" for name in header.tensor_names),
             fingerprint=header.fingerprint,
         )
+
+    def to_row(self) -> list[Any]:
+        """As plain values for JSON, without names: a registry holds a row for each file, and is read on each run."""
+        return [list(value.values()) if name == "shape" else value for name, value in vars(self).items()]
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> Facts:
+        """The inverse of ``to_row``."""
+        facts = cls(*row)
+        return replace(facts, shape=dict(zip((*_SHAPE_KEYS, "head_count_kv_total"), facts.shape)))
 
 
 def _integer(value: Any) -> int | None:

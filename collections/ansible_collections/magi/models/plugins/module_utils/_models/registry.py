@@ -3,8 +3,8 @@
 """The registry: what a scan found, kept on disk so that the next one need not read a header again.
 
 On disk it is JSON with one model, file or rejection per line. ``checksum`` is the SHA-256 of the file's bytes
-with 64 zeros in its own place. ``files`` holds the facts of each file with the size, mtime and inode they
-were read at: while these are the same, the facts are believed. ``aside`` is what was rejected unread.
+with 64 zeros in its own place. ``files`` has a row for each file, a ``Memory``: its facts, and the size, mtime and
+inode they were read at; while these are the same, the facts are believed. ``aside`` is what was rejected unread.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.files import wri
 from ansible_collections.magi.models.plugins.module_utils._models.found import FoundFile
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MODE = 0o640  # paths and names of models are nobody else's business
 _MAX_SIZE = 1 << 28  # bytes; 1,000 models take some 3 MB
 _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"')
@@ -46,7 +46,7 @@ class Memory:
     size: int  # bytes
     mtime_ns: int
     inode: int
-    facts: Mapping[str, Any] | None = None  # as JSON: only a scan makes Facts of them
+    facts: Sequence[Any] | None = None  # a row: only a scan makes Facts of it
     sha256: str | None = None
     code: str | None = None
     reason: str | None = None
@@ -84,7 +84,7 @@ def dump(registry: Registry) -> bytes:
         lines = ",\n".join(json.dumps(item, sort_keys=True) for item in items)
         parts.append(f',\n"{key}": [\n{lines}\n]')
     lines = ",\n".join(
-        f"{json.dumps(path)}: {json.dumps(vars(memory), sort_keys=True)}"
+        f"{json.dumps(path)}: {json.dumps(list(vars(memory).values()))}"
         for path, memory in sorted(registry.files.items())
     )
     parts.append(f',\n"aside": {json.dumps(registry.aside)}')
@@ -115,7 +115,7 @@ def parse(data: bytes, path: str) -> Registry:
         return Registry(
             scan_paths=tuple(plain["scan_paths"]),
             inventory=Inventory.from_dict(plain),
-            files={path: Memory(**memory) for path, memory in plain["files"].items()},
+            files={path: Memory(*row) for path, row in plain["files"].items()},
             aside=tuple((path, code) for path, code in plain["aside"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._base.cores import cores
@@ -127,16 +127,17 @@ def scan(
             unread.append(file)
     files.update(zip((file.path for file in unread), _read_all(unread, progress)))
     alike: dict[object, list[FoundFile]] = defaultdict(list)
+    facts = {path: Facts.from_row(memory.facts) for path, memory in files.items() if memory.facts}
     for file in library.files:
-        if files[file.path].facts:
-            alike[file.size, files[file.path].facts["fingerprint"]].append(file)
+        if file.path in facts:
+            alike[file.size, facts[file.path].fingerprint].append(file)
     digests = find_digests(alike, {path: memory.sha256 for path, memory in files.items()}, checksum, progress)
     files.update({path: replace(files[path], sha256=digest) for path, digest in digests.items()})
     read, rejected = [], list(library.rejected)
     for file in library.files:
         memory = files[file.path]
-        if memory.facts:
-            read.append(KnownFile(file, Facts(**memory.facts), memory.sha256))
+        if file.path in facts:
+            read.append(KnownFile(file, facts[file.path], memory.sha256))
         else:
             rejected.append(Rejected(slug(file.name), file.path, memory.code or "", memory.reason or ""))
     return Registry(tuple(scan_paths), assemble(read, rejected), files, _aside(library))
@@ -152,7 +153,7 @@ def _read(file: FoundFile) -> Memory:
         header = read_header(file.path)
     except GGUFError as error:
         return Memory(file.size, file.mtime_ns, file.inode, code=error.code, reason=error.message)
-    return Memory(header.size, header.mtime_ns, header.inode, facts=asdict(Facts.of(header)))
+    return Memory(header.size, header.mtime_ns, header.inode, Facts.of(header).to_row())
 
 
 def _read_all(files: Sequence[FoundFile], progress: Progress) -> list[Memory]:

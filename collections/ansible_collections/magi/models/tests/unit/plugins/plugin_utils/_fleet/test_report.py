@@ -12,7 +12,6 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
     build_status,
     problems,
     summary_lines,
-    table,
 )
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     host,
@@ -191,10 +190,6 @@ def test_a_summary_names_what_failed_with_its_last_lines():
     assert "| l\\x1b[31m" in lines
     assert "host_unreachable: Host gpu2: it can't be reached." in lines
     assert "\x1b" not in lines
-
-
-def test_table_and_printable():
-    assert table(["a", "bb"], [["1\n2", "x"], ["long", ""]]) == ["a     bb", "----  --", "1\\n2  x", "long"]
 
 
 def test_a_summary_says_what_is_missing_before_its_warnings():
