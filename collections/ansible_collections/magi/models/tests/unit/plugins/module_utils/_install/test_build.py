@@ -93,5 +93,5 @@ def test_only_tools_of_the_steps_are_missed(tmp_path, monkeypatch, there, lackin
 
 
 def test_a_version_without_a_build_number_is_refused(tmp_path):
-    with pytest.raises(InstallError, match="version .v7. does not start with"):
+    with pytest.raises(InstallError, match=r"version .v7. does not start with"):
         build(tmp_path, version="v7")
