@@ -44,7 +44,8 @@ class Project:
         """Return the tags that tasks have, in playbooks and roles; those that Ansible gives a meaning left out."""
         import yaml
 
-        patterns = ("playbooks/*.yml", "roles/*/tasks/*.yml", "collections/ansible_collections/*/*/roles/*/tasks/*.yml")
+        folders = (".", "collections/ansible_collections/*/*")
+        patterns = [f"{folder}/{files}" for folder in folders for files in ("playbooks/*.yml", "roles/*/tasks/*.yml")]
         found: set[str] = set()
         for path in (path for pattern in patterns for path in self.root.glob(pattern)):
             with contextlib.suppress(OSError, yaml.YAMLError):  # Ansible says what is wrong with it
