@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from magi import doctor, profiles
+from magi.domain import FOLDER
 from magi.errors import ProfileError
 from magi.events import Run
-from magi.project import COLLECTION, Project
+from magi.project import Project
 
 
 def controller(project: Project) -> doctor.Controller:
@@ -20,7 +21,7 @@ def controller(project: Project) -> doctor.Controller:
         from ansible.release import __version__ as core
     except ImportError:
         core = None
-    there = (project.root / COLLECTION / "galaxy.yml").is_file()
+    there = (project.root / FOLDER / "galaxy.yml").is_file()
     return doctor.Controller(
         platform.python_version(),
         core,

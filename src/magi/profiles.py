@@ -14,14 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
-from ansible_collections.magi.models.plugins.module_utils._base.text import printable
-from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile, examine_profile
-from ansible_collections.magi.models.plugins.module_utils._plan.build import PlanError, Wanted, enabled
-from ansible_collections.magi.models.plugins.module_utils._plan.instance import InstanceError, resolve_options
 
 from magi.catalog import Known
 from magi.documents import DocumentError, Remark, Where, load
+from magi.domain import (
+    FileWriteError,
+    InstanceError,
+    PlanError,
+    Profile,
+    Wanted,
+    enabled,
+    examine_profile,
+    printable,
+    resolve_options,
+    write_atomic,
+)
 from magi.errors import ProfileError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

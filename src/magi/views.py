@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
-from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
-
 from magi import config, doctor, instances, migrate, profiles
 from magi.catalog import Known
+from magi.domain import counted, printable, text_table
 from magi.errors import ExitCode, MagiError
 
 

@@ -22,7 +22,8 @@ ORDER = [
     *("_plan.capacity", "_plan.instance", "_llama.cause", "_plan.build"),
     *("_services.manager", "_services.supervisor", "_services.systemd"),
     *("_host.lock", "_host.inspect", "_llama.chat", "_host.apply"),
-    *("_base.command", "_install.archive", "_install.binary"),
+    *("_base.command", "_install.step", "_install.download", "_install.archive", "_install.binary"),
+    *("_install.build", "_install.release"),
 ]
 # Decide, and nothing else: no process, no socket, no file.
 PURE = [
