@@ -16,12 +16,8 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import (
     foreign_listeners,
 )
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause, way_to_reach
-from ansible_collections.magi.models.plugins.module_utils._plan.build import (
-    PlanError,
-    Settings,
-    build_plan,
-    open_to_all,
-)
+from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan, open_to_all
+from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 TARGET_PYTHON = (3, 9)
