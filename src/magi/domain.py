@@ -45,15 +45,14 @@ if TYPE_CHECKING:
         load as load_registry,
     )
     from ansible_collections.magi.models.plugins.module_utils._models.show import inventory_lines
-    from ansible_collections.magi.models.plugins.module_utils._plan.build import (
-        PlanError,
-        Settings as PlanSettings,
-        Wanted,
-        build_plan,
-        enabled,
-        open_to_all,
+    from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan, open_to_all
+    from ansible_collections.magi.models.plugins.module_utils._plan.options import (
+        InstanceError,
+        option_layers,
+        resolve_options,
     )
-    from ansible_collections.magi.models.plugins.module_utils._plan.instance import InstanceError, resolve_options
+    from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, select as select_models
+    from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings as PlanSettings
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
         status_lines,
         summary_lines as report_lines,
@@ -72,8 +71,10 @@ _TAKEN = {
     "module_utils._models.naming": "slug:model_slug stem:file_stem",
     "module_utils._models.registry": "RegistryError load:load_registry",
     "module_utils._models.show": "inventory_lines",
-    "module_utils._plan.build": "PlanError Settings:PlanSettings Wanted build_plan enabled open_to_all",
-    "module_utils._plan.instance": "InstanceError resolve_options",
+    "module_utils._plan.build": "build_plan open_to_all",
+    "module_utils._plan.options": "InstanceError option_layers resolve_options",
+    "module_utils._plan.select": "Wanted select:select_models",
+    "module_utils._plan.values": "PlanError Settings:PlanSettings",
     "plugin_utils._fleet.report": "status_lines summary_lines:report_lines",
 }
 _PLACES = {
