@@ -43,15 +43,14 @@ if TYPE_CHECKING:
         RegistryError,
         load as load_registry,
     )
-    from ansible_collections.magi.models.plugins.module_utils._plan.build import (
-        PlanError,
-        Settings as PlanSettings,
-        Wanted,
-        build_plan,
-        enabled,
-        open_to_all,
+    from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan, open_to_all
+    from ansible_collections.magi.models.plugins.module_utils._plan.options import (
+        InstanceError,
+        option_layers,
+        resolve_options,
     )
-    from ansible_collections.magi.models.plugins.module_utils._plan.instance import InstanceError, resolve_options
+    from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, select as select_models
+    from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings as PlanSettings
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
         status_lines,
         summary_lines as report_lines,
@@ -67,8 +66,10 @@ _TAKEN = {
     "module_utils._llama.cause": "find_cause way_to_reach",
     "module_utils._models.model": "drift_lines slug:model_slug stem:file_stem table:model_lines",
     "module_utils._models.registry": "RegistryError load:load_registry",
-    "module_utils._plan.build": "PlanError Settings:PlanSettings Wanted build_plan enabled open_to_all",
-    "module_utils._plan.instance": "InstanceError resolve_options",
+    "module_utils._plan.build": "build_plan open_to_all",
+    "module_utils._plan.options": "InstanceError option_layers resolve_options",
+    "module_utils._plan.select": "Wanted select:select_models",
+    "module_utils._plan.values": "PlanError Settings:PlanSettings",
     "plugin_utils._fleet.report": "status_lines summary_lines:report_lines table",
 }
 _PLACES = {

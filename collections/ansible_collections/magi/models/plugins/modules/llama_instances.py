@@ -173,7 +173,8 @@ from ansible_collections.magi.models.plugins.module_utils._host.apply import (
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import read_host
 from ansible_collections.magi.models.plugins.module_utils._host.lock import ConflictError
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
-from ansible_collections.magi.models.plugins.module_utils._plan.instance import InstanceError
+from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError, chosen, detected
 
 
@@ -203,7 +204,7 @@ def main() -> None:
         home=params["home"],
         files=tuple(File(**item) for item in given["files"]),
         instances={item["name"]: item for item in given["instances"]},
-        actions=tuple(given["actions"]),
+        actions=tuple(map(Action.from_dict, given["actions"])),
         generation=Generation(**given["generation"]),
         profile=given["profile"],
         deployment=given["deployment"],
@@ -230,7 +231,7 @@ def main() -> None:
             result = stopped(services, job, params["names"], check_mode=check)
         else:
             result = absent(services, job, check_mode=check, also=params["also_remove"])
-    except (ConflictError, InstanceError, ServiceError) as error:
+    except (ConflictError, KeyFileError, ServiceError) as error:
         module.fail_json(msg=f"{error}")
     except OSError as error:
         module.fail_json(msg=f"{error.filename or job.home}: {why(error, 'model_server_home')}.")
@@ -241,7 +242,7 @@ def main() -> None:
         waited=result.waited,
         waiting=[i.instance for i in result.outcomes if host and i.instance in job.instances and i.loads],
         **({"host": host.to_dict()} if host else {}),
-        actions=[asdict(item) for item in result.outcomes],
+        actions=[item.to_dict() for item in result.outcomes],
         generation=asdict(result.generation),
         **({"instances": list(result.instances)} if params["state"] in ("stopped", "absent") else {}),
         diff=list(result.diff),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic, writing
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._host import inspect
 from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     ConflictError,
@@ -31,11 +32,8 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import (
 )
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Running, Worker
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause, not_ready, start_refused
-from ansible_collections.magi.models.plugins.module_utils._plan.instance import (
-    LEFT_ALONE,
-    InstanceError,
-    check_api_keys,
-)
+from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError, check_api_keys
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Outcome
 from ansible_collections.magi.models.plugins.module_utils._services.manager import Services
 
 FIRST_LOOK = 10
@@ -51,26 +49,6 @@ class File:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one action."""
-
-    instance: str
-    action: str
-    reason: str
-    launched: bool = True
-    """Started and not ended; its readiness is the health check's matter. True for stop and keep, not for quarantine."""
-    cause: str = ""
-    detail: str = ""
-    log: tuple[str, ...] = ()
-    ready: bool = False
-    """It answers /health with 200; the health check waits for the others."""
-
-    @property
-    def loads(self) -> bool:
-        return self.launched and not self.ready and not self.cause
-
-
-@dataclass(frozen=True)
 class Job:
     """Everything that one call on a host needs (see the module llama_instances for the meaning)."""
 
@@ -78,7 +56,7 @@ class Job:
     files: Sequence[File]
     instances: Mapping[str, Mapping[str, Any]]
     """By name: address, port, api_key_file."""
-    actions: Sequence[Mapping[str, str]]
+    actions: Sequence[Action]
     generation: Generation
     profile: str
     deployment: str
@@ -130,14 +108,14 @@ def _diff(path: str, before: str, after: str) -> dict[str, str]:
 
 
 def _actions_diff(outcomes: Iterable[Outcome]) -> list[dict[str, str]]:
-    lines = [f"{item.action} {item.instance}: {item.reason}\n" for item in outcomes if item.action not in LEFT_ALONE]
+    lines = [f"{item.action} {item.instance}: {item.reason}\n" for item in outcomes if item.action.changes]
     return [{"prepared": "".join(lines)}] if lines else []
 
 
 def present(services: Services, job: Job, *, check_mode: bool) -> Result:
     """Make the host run the plan: write the definitions, stop what goes, start what comes, wait until it listens.
 
-    Raises ConflictError, FileWriteError, InstanceError, ServiceError; a server that doesn't start is an Outcome, not an
+    Raises ConflictError, FileWriteError, KeyFileError, ServiceError; a server that doesn't start is an Outcome, not an
     exception.
     """
     check_key_files(job)
@@ -180,10 +158,10 @@ def fence(home: str, worker: Worker, grace: float = 10) -> None:
 def _present(services: Services, job: Job, *, check_mode: bool) -> Result:
     write, stale, diff = file_changes(job.files, services.owned())
     outcomes = [
-        Outcome(item["instance"], item["action"], item["reason"], item["action"] != "quarantine")
+        Outcome(item.instance, item.action, item.reason, item.action is not ActionKind.QUARANTINE)
         for item in job.actions
     ]
-    changed = bool(write or stale) or any(item.action not in LEFT_ALONE for item in outcomes)
+    changed = bool(write or stale) or any(item.action.changes for item in outcomes)
     diff += _actions_diff(outcomes)
     if check_mode or not changed:
         return Result(changed, tuple(outcomes), job.generation, tuple(diff))
@@ -197,7 +175,7 @@ def _present(services: Services, job: Job, *, check_mode: bool) -> Result:
     )
     # Before the first change: wherever this ends, no other plan that was made before may pass.
     write_generation(job.home, generation)
-    ending = [item.instance for item in outcomes if item.action in ("stop", "restart")]
+    ending = [item.instance for item in outcomes if item.action in (ActionKind.STOP, ActionKind.RESTART)]
     look = inspect.read_instances(services, job.home) if ending else ((), {})  # while their files tell how they run
     _write(file for file in write if not file.per_instance)
     services.prepare()
@@ -211,7 +189,7 @@ def _present(services: Services, job: Job, *, check_mode: bool) -> Result:
         with contextlib.suppress(OSError):  # a folder of drop-ins that held only ours
             path.parent.rmdir() if path.parent.name.endswith(".service.d") else None
     for item in outcomes:
-        if item.action == "stop":
+        if item.action is ActionKind.STOP:
             services.forget(item.instance)
     services.reload()  # behind forget: what a manager still remembers would look like an instance to stop
     outcomes = _start_all(services, outcomes, job)
@@ -223,7 +201,7 @@ def _now() -> str:
 
 
 def check_key_files(job: Job) -> None:
-    """Raise InstanceError for a file of API keys that is missing or would leave a server open (check_api_keys)."""
+    """Raise KeyFileError for a file of API keys that is missing or would leave a server open (check_api_keys)."""
     for name, instance in job.instances.items():
         path = instance.get("api_key_file")
         if path:
@@ -231,7 +209,7 @@ def check_key_files(job: Job) -> None:
             try:
                 text = Path(path).read_bytes().decode("utf-8", "replace")
             except OSError as error:
-                raise InstanceError(
+                raise KeyFileError(
                     f"{where} can't be read ({error.strerror}): write it on the host, or correct the option "
                     "api_key_file."
                 ) from None
@@ -330,7 +308,7 @@ def _until(condition: Callable[[], bool], seconds: float, pause: float = 0.05) -
 
 
 def _start_all(services: Services, outcomes: Sequence[Outcome], job: Job) -> Sequence[Outcome]:
-    starting = [item.instance for item in outcomes if item.action in ("start", "restart")]
+    starting = [item.instance for item in outcomes if item.action in (ActionKind.START, ActionKind.RESTART)]
     if job.concurrent_starts:
         return _refused(outcomes, services.start(starting) if starting else {})
     for name in starting:
@@ -400,7 +378,7 @@ def stopped(services: Services, job: Job, names: Sequence[str] | None, *, check_
 def _stopping(services: Services, job: Job, names: Sequence[str] | None) -> tuple[Result, Look]:
     look = inspect.read_instances(services, job.home)
     outcomes = tuple(
-        Outcome(item.name, "stop", "asked for")
+        Outcome(item.name, ActionKind.STOP, "asked for")
         for item in look[0]
         if (item.pid or item.state == "backoff") and (names is None or item.name in names)
     )
@@ -438,7 +416,7 @@ def _removing(services: Services, job: Job, also: Iterable[Path]) -> tuple[Resul
     home = Path(job.home)
     state = any(path.exists() for path in (home / "generation.json", home / "lock", *also))
     ours = [*services.owned(), *services.common()]
-    outcomes = tuple(Outcome(item.name, "remove", "teardown") for item in look[0])
+    outcomes = tuple(Outcome(item.name, ActionKind.REMOVE, "teardown") for item in look[0])
     diff = [_diff(str(path), _content(path) or "", "") for path in ours] + _actions_diff(outcomes)
     there = tuple(item.name for item in look[0])
     return Result(bool(ours or state or outcomes), outcomes, Generation(), tuple(diff), instances=there), look

@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause, way_to_reach
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import HostResult
 
 REGISTERED = ("registry", "profile", "planned", "applied", "after")

@@ -18,8 +18,8 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     quarantined,
     wrong_server,
 )
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Plan
-from ansible_collections.magi.models.plugins.module_utils._plan.instance import Instance, local_url
+from ansible_collections.magi.models.plugins.module_utils._plan.instance import local_url
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance, Plan
 
 
 @dataclass(frozen=True)

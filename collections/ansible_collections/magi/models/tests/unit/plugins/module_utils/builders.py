@@ -15,7 +15,8 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import (
     Running,
     parse_help,
 )
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Settings
+from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Settings
 
 HELP = (Path(__file__).parents[2] / "fixtures" / "llama-server-help.txt").read_text()
 """What llama-server b11434 prints for --help."""
@@ -74,6 +75,20 @@ def running(instance, **more):
         "environment": {k: v for k, v in instance.environment.items() if k.startswith("LLAMA_ARG_")},
     }
     return Running(**{**values, **more})
+
+
+def plan(*entries, models=None, rejected=(), on=None, with_settings=None, **more):
+    return build_plan(
+        host_name="gpu1",
+        profile=profile(*entries, **more),
+        registry=registry(*(models or ()), rejected=rejected),
+        host=on or host(),
+        settings=with_settings or settings(),
+    )
+
+
+def names(value):
+    return [item.name for item in value.instances]
 
 
 def foreign(port, address="127.0.0.1"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base import files
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._host import apply, inspect, lock
 from ansible_collections.magi.models.plugins.module_utils._host.apply import File, Job, absent, drain, present, stopped
 from ansible_collections.magi.models.plugins.module_utils._host.lock import (
@@ -18,7 +19,8 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     write_generation,
 )
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
-from ansible_collections.magi.models.plugins.module_utils._plan.instance import InstanceError
+from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError, Status
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import FakeServer
 
@@ -62,7 +64,7 @@ def job(home: Path, **more) -> Job:
         "home": str(home),
         "files": (File(str(home / "instances" / "a.env"), "X=1\n", 0o600, True),),
         "instances": {"a": {"name": "a", "address": "127.0.0.1", "port": 1, "api_key_file": None}},
-        "actions": ({"instance": "a", "action": "start", "reason": "new"},),
+        "actions": (Action("a", ActionKind.START, "new"),),
         "generation": Generation(),
         "profile": "p",
         "deployment": "me@here",
@@ -87,7 +89,7 @@ def test_a_bad_file_of_keys_is_refused_before_anything_is_written(tmp_path, cont
     home = tmp_path / "home"
     services = FakeServices(home)
     instance = {"name": "a", "address": "127.0.0.1", "port": 1, "api_key_file": str(keys)}
-    with pytest.raises(InstanceError, match=said) as error:
+    with pytest.raises(KeyFileError, match=said) as error:
         present(services, job(home, instances={"a": instance}), check_mode=check_mode)
     assert str(error.value).startswith(f"instance a: its API key file {keys}")
     assert not home.exists()
@@ -160,7 +162,7 @@ def test_wherever_a_deployment_ends_a_plan_made_before_is_refused(tmp_path, monk
         raise error
 
     monkeypatch.setattr(services, at, ends, raising=False)
-    work = job(tmp_path, actions=({"instance": "a", "action": "restart", "reason": "-"},))
+    work = job(tmp_path, actions=(Action("a", ActionKind.RESTART, "-"),))
     with pytest.raises(error):
         present(services, work, check_mode=False)
     with pytest.raises(ConflictError, match="generation 1, planned on 0"):
@@ -204,9 +206,7 @@ def test_a_server_is_asked_as_it_runs_and_not_as_its_new_file_says(tmp_path, mon
         path.write_text(f'LLAMA_ARG_PORT="{server.environment["LLAMA_ARG_PORT"]}"\n')
         services = FakeServices(tmp_path)
         monkeypatch.setattr(services, "status", lambda: {"a": Status("running", 1 << 30)})
-        present(
-            services, job(tmp_path, actions=({"instance": "a", "action": "stop", "reason": "-"},)), check_mode=False
-        )
+        present(services, job(tmp_path, actions=(Action("a", ActionKind.STOP, "-"),)), check_mode=False)
         assert server.asked == [("/metrics", None)]
 
 
@@ -246,7 +246,7 @@ def test_what_the_manager_refuses_to_start_is_named_and_the_others_start(tmp_pat
         job(
             tmp_path,
             instances={name: {"name": name, "host": "127.0.0.1", "port": 1, "api_key_file": None} for name in names},
-            actions=tuple({"instance": name, "action": "start", "reason": "new"} for name in names),
+            actions=tuple(Action(name, ActionKind.START, "new") for name in names),
             concurrent_starts=together,
         ),
         check_mode=False,
@@ -278,7 +278,7 @@ def test_a_server_that_had_all_its_time_is_not_waited_for_again(tmp_path, monkey
 
 def test_what_goes_is_stopped_before_it_is_forgotten(tmp_path):
     services = FakeServices(tmp_path, a="backoff")
-    present(services, job(tmp_path, actions=({"instance": "a", "action": "stop", "reason": "-"},)), check_mode=False)
+    present(services, job(tmp_path, actions=(Action("a", ActionKind.STOP, "-"),)), check_mode=False)
     assert services.asked == [("prepare",), ("stop", "a"), ("forget", "a"), ("reload",)]
 
 
