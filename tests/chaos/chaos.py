@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -227,7 +227,9 @@ def rebooted(bed: Bed, profile: str) -> Round:
     return happened
 
 
-FAULTS: tuple[Callable[[Bed, str], Round], ...] = (killed, paused, reexecuted, together, swapped, crashed, rebooted)
+FAULTS: dict[str, Callable[[Bed, str], Round]] = {
+    fault.__name__: fault for fault in (killed, paused, reexecuted, together, swapped, crashed, rebooted)
+}
 
 
 def _wait(playing: Playing, seconds: float) -> None:
@@ -293,8 +295,9 @@ def check_clean(bed: Bed, happened: Round, profile: str) -> None:
         raise Finding(f"after {happened.name}: the clean run of {profile} left something: {again.output[-3000:]}")
 
 
-def play(bed: Bed, number: int, say: Callable[[str], None]) -> None:
-    fault, profile, clean = (bed.dice.choice(items) for items in (FAULTS, sorted(PROFILES), sorted(PROFILES)))
+def play(bed: Bed, faults: Sequence[str], number: int, say: Callable[[str], None]) -> None:
+    fault = FAULTS[bed.dice.choice(faults)]
+    profile, clean = (bed.dice.choice(sorted(PROFILES)) for _ in range(2))
     before, foreign, begun = bed.pids(), bed.foreign(), time.monotonic()
     happened = fault(bed, profile)
     check_causes(happened)
@@ -312,6 +315,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--hosts", type=int, default=2)
+    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS))
     given = parser.parse_args()
     say = lambda text: print(text, flush=True)  # noqa: E731
     say(f"seed {given.seed}, {given.minutes:g} minutes, {given.hosts} hosts")
@@ -344,7 +348,7 @@ def main() -> int:
             fleet.sh(host, f"mkdir -p {MODELS}; cp -p {names} {MODELS}; {FOREIGN}")
         while time.monotonic() < ends:
             number += 1
-            play(bed, number, say)
+            play(bed, given.faults, number, say)
     except (Finding, AssertionError) as finding:
         say(f"FINDING, seed {given.seed}, round {number}: {finding}")
         return 1
