@@ -33,6 +33,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.fleet.conftest import HOSTS, Fleet, build
 from tests.playbook import Playing, Run
@@ -310,6 +311,15 @@ def play(bed: Bed, faults: Sequence[str], number: int, say: Callable[[str], None
     say(f"round {number}: {happened.name}, then {clean}: {time.monotonic() - begun:.0f} s")
 
 
+def _hosts(count: int) -> dict[str, Any]:
+    """Return the group of the test bed's hosts; ``count`` are brought up where there are fewer, none is removed."""
+    there = subprocess.run([HOSTS, "inventory"], capture_output=True, text=True, check=False)
+    if there.returncode or len(json.loads(Path(there.stdout.strip()).read_text())["model_servers"]["hosts"]) < count:
+        subprocess.run([HOSTS, "up", "--install", str(count)], check=True)
+        there = subprocess.run([HOSTS, "inventory"], capture_output=True, text=True, check=True)
+    return json.loads(Path(there.stdout.strip()).read_text())["model_servers"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
@@ -319,9 +329,7 @@ def main() -> int:
     given = parser.parse_args()
     say = lambda text: print(text, flush=True)  # noqa: E731
     say(f"seed {given.seed}, {given.minutes:g} minutes, {given.hosts} hosts")
-    subprocess.run([HOSTS, "up", "--install", str(given.hosts)], check=True)
-    path = subprocess.run([HOSTS, "inventory"], capture_output=True, text=True, check=True).stdout.strip()
-    group = json.loads(Path(path).read_text())["model_servers"]
+    group = _hosts(given.hosts)
     folder = Path(tempfile.mkdtemp(prefix="magi-chaos-"))
     (folder / "profiles").mkdir()
     fleet = Fleet(
