@@ -349,12 +349,13 @@ def main() -> int:
     for name, content in PROFILES.items():
         (folder / "profiles" / f"{name}.yml").write_text(json.dumps({"name": name, **content}))
     bed = Bed(fleet, random.Random(given.seed))
-    number, ends = 0, time.monotonic() + given.minutes * 60
+    number = 0
     try:
         for host in bed.hosts:
             names = " ".join(f"/models/{file}" for file in FILES.values())
             fleet.sh(host, f"mkdir -p {MODELS}; cp -p {names} {MODELS}; {FOREIGN}")
-        while time.monotonic() < ends:
+        ends = time.monotonic() + given.minutes * 60
+        while not number or time.monotonic() < ends:
             number += 1
             play(bed, given.faults, number, say)
     except (Finding, AssertionError) as finding:
@@ -366,7 +367,7 @@ def main() -> int:
             fleet.sh(
                 host, f"systemctl stop foreign.service; rm -rf /etc/systemd/system/foreign.service {MODELS} /srv/kept"
             )
-    say(f"no finding in {number} rounds")
+    say(f"no finding; rounds: {number}")
     return 0
 
 

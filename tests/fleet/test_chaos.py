@@ -19,4 +19,4 @@ def test_a_round_of_chaos_finds_nothing(fleet: Fleet):
     command = [sys.executable, "-m", "tests.chaos.chaos", "--minutes", "0.01", "--seed", "5", "--faults", "killed"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "no finding in 1 rounds" in done.stdout
+    assert "no finding; rounds: 1" in done.stdout
