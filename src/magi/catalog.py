@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.files import write_atomic
-from ansible_collections.magi.models.plugins.module_utils._host.values import Binary
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 
 from magi.config import redacted
 from magi.errors import UsageError

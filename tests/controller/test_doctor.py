@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._config.profile import parse_profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import (
-    Binary,
     Host,
     Listener,
     Running,
     Unreadable,
     Worker,
 )
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 
 from magi.doctor import OK, PROBLEM, WARNING, Controller, Examined, collect, findings
 

@@ -39,7 +39,7 @@ class Entry:
     """Fixed port of the first instance."""
     options: Mapping[str, Any] = field(default_factory=dict)
     resources: Mapping[str, str] = field(default_factory=dict)
-    """memory_max, cpu_quota, nice: see _settings.resources."""
+    """memory_max, cpu_quota, nice: see settings.resources."""
 
     def __str__(self) -> str:
         return f"tier {self.pattern}" if self.kind == "tier" else self.pattern

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES
+
 PREFIX = "model_server_"
 
 
@@ -140,8 +142,8 @@ def resources(value: Any) -> dict[str, str]:
 
 
 def _manager(value: Any) -> str:
-    if value not in ("auto", "systemd", "supervisor"):
-        raise ValueError("auto, systemd or supervisor")
+    if value not in CHOICES:
+        raise ValueError(" or ".join([", ".join(CHOICES[:-1]), CHOICES[-1]]))
     return str(value)
 
 

@@ -7,14 +7,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._config.profile import parse_profile
-from ansible_collections.magi.models.plugins.module_utils._host.values import (
-    Binary,
-    Host,
-    Listener,
-    Running,
-    parse_help,
-)
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Listener, Running
+from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_help
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._plan.build import Settings
 
 HELP = (Path(__file__).parents[2] / "fixtures" / "llama-server-help.txt").read_text()
@@ -67,7 +64,7 @@ def running(instance, **more):
     """Return ``instance`` of a plan as it looks when it runs."""
     values = {
         "name": instance.name,
-        "state": "running",
+        "state": State.RUNNING,
         "pid": 100,
         "port": instance.port,
         "config_hash": instance.config_hash,

@@ -12,15 +12,12 @@ from pathlib import Path
 
 import jinja2
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
 from ansible_collections.magi.models.plugins.module_utils._services import supervisor, systemd
-from ansible_collections.magi.models.plugins.module_utils._services.manager import (
-    ServiceError,
-    Status,
-    chosen,
-    environment_value,
-    tail,
-)
+from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
+from ansible_collections.magi.models.plugins.module_utils._services.manager import environment_value, tail
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError, Status
 
 TEMPLATES = Path(__file__).parents[5] / "roles" / "model_server" / "templates"
 
@@ -50,7 +47,7 @@ def render(source: str, **values) -> str:
         lstrip_blocks=True,
         autoescape=False,
     )
-    environment.filters.update({**supervisor.FILTERS, **systemd.FILTERS})
+    environment.filters.update({**supervisor.Supervisor.filters, **systemd.Systemd.filters})
     return environment.get_template(source).render(**values)
 
 
@@ -169,10 +166,14 @@ def test_the_drop_in_is_empty_without_arguments_and_exact_with_them():
 
 def test_a_service_gets_its_keys_where_its_user_may_read_them():
     plain = {"LLAMA_ARG_PORT": "8080"}
-    assert systemd.environment("a", plain) == supervisor.environment("a", plain) == plain
+    assert (
+        systemd.Systemd(Path("/m")).environment("a", plain)
+        == supervisor.Supervisor(Path("/m"), "").environment("a", plain)
+        == plain
+    )
     keys = {"LLAMA_ARG_API_KEY_FILE": "/etc/keys", "MAGI_API_KEY_FILE": "/etc/keys"}
-    assert supervisor.environment("a", keys) == keys
-    assert systemd.environment("a", keys) == {
+    assert supervisor.Supervisor(Path("/m"), "").environment("a", keys) == keys
+    assert systemd.Systemd(Path("/m")).environment("a", keys) == {
         "LLAMA_ARG_API_KEY_FILE": "/run/credentials/magi-llama@a.service/api-keys",
         "MAGI_API_KEY_FILE": "/etc/keys",
     }
@@ -265,12 +266,12 @@ InvocationID=2f0c
 
 def test_status_is_read_from_systemctl_show():
     assert systemd.parse_status(SHOW) == {
-        "a": Status("running", 42, 1795385464.0),
-        "b-2": Status("backoff", exit_status="exit-code, exit status 1"),
-        "c": Status("failed", exit_status="oom-kill, exit status 9"),
-        "d": Status("stopped"),
-        "e": Status("starting"),
-        "f": Status("running", 43),
+        "a": Status(State.RUNNING, 42, 1795385464.0),
+        "b-2": Status(State.BACKOFF, exit_status="exit-code, exit status 1"),
+        "c": Status(State.FAILED, exit_status="oom-kill, exit status 9"),
+        "d": Status(State.STOPPED),
+        "e": Status(State.STARTING),
+        "f": Status(State.RUNNING, 43),
     }
     ids = ["_SYSTEMD_INVOCATION_ID=1f0c", "+", "INVOCATION_ID=1f0c"]
     assert systemd.parse_runs(SHOW) == {"f": [*ids, "+", "_SYSTEMD_UNIT=magi-llama@f.service", "_PID=43"]}
