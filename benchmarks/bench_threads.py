@@ -31,7 +31,8 @@ sys.path.insert(0, str(ROOT / "collections"))
 from ansible_collections.magi.models.plugins.module_utils._config.profile import parse_profile
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import inspect_host
 from ansible_collections.magi.models.plugins.module_utils._models.registry import discover
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Settings, build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Settings
 
 TARGET = 10
 PORTS = (18200, 18219)

@@ -17,13 +17,9 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import (
     foreign_listeners,
 )
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
-from ansible_collections.magi.models.plugins.module_utils._plan.build import (
-    PlanError,
-    Settings,
-    build_plan,
-    open_to_all,
-)
-from ansible_collections.magi.models.plugins.plugin_utils._ansible.reach import way_to_reach
+from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan, open_to_all
+from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 TARGET_PYTHON = (3, 9)

@@ -117,7 +117,7 @@ def not_reached(run: Run) -> str:
     """Return the sentence on the hosts that could not be reached; empty where all were."""
     if not run.unreachable:
         return ""
-    from ansible_collections.magi.models.plugins.plugin_utils._ansible.reach import way_to_reach
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
 
     reasons = "; ".join(f"{host}: {why.rstrip('.')}" for host, why in run.unreachable.items())
     remedy = way_to_reach(reasons, "bring them back")

@@ -10,13 +10,8 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import Ac
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
-from ansible_collections.magi.models.plugins.module_utils._plan.build import (
-    AskedForError,
-    Plan,
-    PlanError,
-    Settings,
-    build_plan,
-)
+from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, Plan, PlanError, Settings
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
 from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import job

@@ -172,8 +172,9 @@ from ansible_collections.magi.models.plugins.module_utils._host.apply import (
 )
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import read_host
 from ansible_collections.magi.models.plugins.module_utils._host.lock import ConflictError
-from ansible_collections.magi.models.plugins.module_utils._host.values import Action, Generation, Worker
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action
 from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 

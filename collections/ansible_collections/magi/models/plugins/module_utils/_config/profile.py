@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._config.settings import resources
+from ansible_collections.magi.models.plugins.module_utils._config.resources import resources
 
 
 class ProfileError(ValueError):
@@ -39,7 +39,7 @@ class Entry:
     """Fixed port of the first instance."""
     options: Mapping[str, Any] = field(default_factory=dict)
     resources: Mapping[str, str] = field(default_factory=dict)
-    """memory_max, cpu_quota, nice: see settings.resources."""
+    """memory_max, cpu_quota, nice: see resources."""
 
     def __str__(self) -> str:
         return f"tier {self.pattern}" if self.kind == "tier" else self.pattern

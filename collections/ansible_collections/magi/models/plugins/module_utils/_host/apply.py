@@ -27,11 +27,12 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     write_generation,
 )
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
-from ansible_collections.magi.models.plugins.module_utils._host.values import Action, ActionResult, Generation, Worker
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
 from ansible_collections.magi.models.plugins.module_utils._host.wait import await_ready
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause, not_ready, start_refused
 from ansible_collections.magi.models.plugins.module_utils._llama.drain import drain
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError, check_api_keys
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
 
 FIRST_LOOK = 10

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a host is: its llama-server, instances, listeners, cores and memory; and what is done with an instance. Pure."""
+"""What a host is: its llama-server, instances, listeners, cores and memory. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps
-from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
-from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
 
@@ -91,58 +90,6 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Action:
-    """What a deployment does with an instance."""
-
-    instance: str
-    action: ActionKind
-    reason: str
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, str]) -> Action:
-        return cls(data["instance"], ActionKind(data["action"]), data["reason"])
-
-
-@dataclass(frozen=True)
-class ActionResult:
-    """What became of an action."""
-
-    action: Action
-    launched: bool = True
-    """Started and not ended; its readiness is the health check's matter. True for stop and keep, not for quarantine."""
-    cause: Cause | None = None
-    """Why it does not serve."""
-    log: tuple[str, ...] = ()
-    ready: bool = False
-    """It answers /health with 200; the health check waits for the others."""
-
-    @property
-    def instance(self) -> str:
-        return self.action.instance
-
-    @property
-    def loads(self) -> bool:
-        return self.launched and not self.ready and not self.cause
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as the module llama_instances does: flat."""
-        cause = self.cause or Cause("", "")
-        return {
-            **asdict(self.action),
-            "launched": self.launched,
-            "cause": cause.code,
-            "detail": cause.detail,
-            "log": list(self.log),
-            "ready": self.ready,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ActionResult:
-        cause = Cause(data["cause"], data["detail"]) if data["cause"] else None
-        return cls(Action.from_dict(data), data["launched"], cause, tuple(data["log"]), data["ready"])
-
-
-@dataclass(frozen=True)
 class Host:
     manager: str
     """Name of the service manager."""
@@ -172,7 +119,8 @@ class Host:
         return bool(self.gpus and self.binary and (self.binary.devices is None or self.binary.devices))
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        states = [{**asdict(item), "state": item.state.value} for item in self.instances]  # Ansible takes plain strings
+        return {**asdict(self), "instances": states}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Host:

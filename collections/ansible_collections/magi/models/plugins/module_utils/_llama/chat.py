@@ -47,7 +47,7 @@ def events(lines: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
 def chat(
     environment: Mapping[str, str], question: str, max_tokens: int, tell: Callable[[str, str], None]
 ) -> dict[str, Any]:
-    """Ask the server of ``environment`` (where it listens, and its file of keys); return the answer, why it ended, and how fast it was.
+    """Ask the server of ``environment``; return the answer, why it ended, and how fast it was.
 
     ``tell`` gets each piece as it comes: ``text`` or ``reasoning``, and what it says; what it raises ends the answer.
     The key, if the server wants one, is read from the server's own file and goes nowhere else. Raises ChatError.

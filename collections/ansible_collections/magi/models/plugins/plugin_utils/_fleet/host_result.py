@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._host.values import ActionResult, Host
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Plan
-from ansible_collections.magi.models.plugins.plugin_utils._ansible.reach import way_to_reach
+from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Plan
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import HostResult
 
 REGISTERED = ("registry", "profile", "planned", "applied", "after")

@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import local_url
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
-from ansible_collections.magi.models.plugins.module_utils._host.values import ActionResult, Host, Running
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     Cause,
     find_cause,
@@ -20,8 +20,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     quarantined,
     wrong_server,
 )
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Plan
-from ansible_collections.magi.models.plugins.module_utils._plan.instance import Instance
+from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Instance, Plan
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,9 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
                     "url": instance.url,
                     "pid": now.pid if now else None,
                     "started_at": now.started_at if now else None,
-                    "state": _state(now, cause is None) if now else State.ABSENT,
+                    "state": (_state(now, cause is None) if now else State.ABSENT).value,
                     "is_ready": cause is None,
-                    "action": outcome.action.action if outcome else None,
+                    "action": outcome.action.action.value if outcome else None,
                 }
             )
             if cause and cause != result.trouble:
@@ -163,7 +162,7 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
                     "url": local_url(address, item.port) if address and item.port else None,
                     "pid": item.pid,
                     "started_at": item.started_at,
-                    "state": _state(item, serves),
+                    "state": _state(item, serves).value,
                     "is_ready": serves,
                 }
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from ansible_collections.magi.models.plugins.module_utils._config.profile import
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Listener, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_help
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Settings
+from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Settings
 
 HELP = (Path(__file__).parents[2] / "fixtures" / "llama-server-help.txt").read_text()
 """What llama-server b11434 prints for --help."""
@@ -70,7 +72,22 @@ def running(instance, **more):
         "config_hash": instance.config_hash,
         "environment": {k: v for k, v in instance.environment.items() if k.startswith("LLAMA_ARG_")},
     }
-    return Running(**{**values, **more})
+    found = Running(**{**values, **more})
+    return replace(found, state=State(found.state))
+
+
+def plan(*entries, models=None, rejected=(), on=None, with_settings=None, **more):
+    return build_plan(
+        host_name="gpu1",
+        profile=profile(*entries, **more),
+        registry=registry(*(models or ()), rejected=rejected),
+        host=on or host(),
+        settings=with_settings or settings(),
+    )
+
+
+def names(value):
+    return [item.name for item in value.instances]
 
 
 def foreign(port, address="127.0.0.1"):

@@ -18,9 +18,10 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     read_generation,
     write_generation,
 )
-from ansible_collections.magi.models.plugins.module_utils._host.values import Action, Generation
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
 from ansible_collections.magi.models.plugins.module_utils._llama.drain import drain
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError, Status
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import FakeServer
 
@@ -252,15 +253,9 @@ def test_what_the_manager_refuses_to_start_is_named_and_the_others_start(tmp_pat
         check_mode=False,
     )
     a, b = result.actions
-    assert (a.launched, a.cause, a.ready, b.launched, b.cause, b.ready) == (
-        False,
-        "start_refused",
-        False,
-        True,
-        "",
-        True,
-    )
-    assert "refuses to start it (Unit a is masked); mend" in a.detail
+    assert (a.launched, a.cause.code, a.ready) == (False, "start_refused", False)
+    assert "refuses to start it (Unit a is masked); mend" in a.cause.detail
+    assert (b.launched, b.cause, b.ready) == (True, None, True)
 
 
 def test_a_server_that_had_all_its_time_is_not_waited_for_again(tmp_path, monkeypatch):
@@ -268,11 +263,11 @@ def test_a_server_that_had_all_its_time_is_not_waited_for_again(tmp_path, monkey
 
     def await_ready(services, home, names, seconds, interval):
         asked.append(list(names))
-        return {name: (Status("starting"), 503) for name in names}
+        return {name: (Status(State.STARTING), 503) for name in names}
 
     monkeypatch.setattr(apply, "await_ready", await_ready)
     result = present(FakeServices(tmp_path), job(tmp_path, concurrent_starts=False), check_mode=False)
-    assert [item.cause for item in result.actions] == ["timeout"]
+    assert [item.cause.code for item in result.actions] == ["timeout"]
     assert asked == [["a"], []]
 
 

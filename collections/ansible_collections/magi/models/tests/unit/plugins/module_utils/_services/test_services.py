@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -12,11 +13,16 @@ from pathlib import Path
 
 import jinja2
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES, MANAGERS
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
 from ansible_collections.magi.models.plugins.module_utils._services import supervisor, systemd
 from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
-from ansible_collections.magi.models.plugins.module_utils._services.manager import environment_value, tail
+from ansible_collections.magi.models.plugins.module_utils._services.manager import (
+    ServiceManager,
+    environment_value,
+    tail,
+)
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError, Status
 
 TEMPLATES = Path(__file__).parents[5] / "roles" / "model_server" / "templates"
@@ -427,3 +433,38 @@ def test_tail(tmp_path, lines, expected):
     (tmp_path / "log").write_bytes(b"a\nb\nc\n")
     assert tail(tmp_path / "log", lines) == expected
     assert tail(tmp_path / "none", lines) == []
+
+
+COLLECTION = Path(__file__).parents[5]
+
+
+@pytest.mark.parametrize("name", MANAGERS)
+def test_a_manager_is_all_that_the_protocol_says(tmp_path, name):
+    manager = chosen(name, str(tmp_path))
+    assert manager.name == name
+    protocol = {*ServiceManager.__annotations__, *(item for item in vars(ServiceManager) if not item.startswith("_"))}
+    assert [item for item in sorted(protocol) if not hasattr(manager, item)] == []
+    assert [template.source for template in manager.templates if not (TEMPLATES / template.source).exists()] == []
+
+
+def test_an_automatic_choice_is_the_first_manager_that_the_machine_has():
+    assert chosen("auto", "/m").name == ("systemd" if Path("/run/systemd/system").is_dir() else "supervisor")
+
+
+def test_the_choices_are_documented():
+    files = [path for kind in ("modules", "doc_fragments") for path in (COLLECTION / "plugins" / kind).glob("*.py")]
+    found = [line for path in files for line in re.findall(r"^ +choices: \[auto, .*", path.read_text(), re.MULTILINE)]
+    assert found
+    assert {line.strip() for line in found} == {f"choices: [{', '.join(CHOICES)}]"}
+
+
+def test_no_other_file_names_a_manager():
+    """What depends on one is its own matter, or one of its capabilities."""
+    named = re.compile(rf"[\"']({'|'.join(MANAGERS)})[\"']")
+    plugins = COLLECTION / "plugins"
+    allowed = {
+        "module_utils/_base/managers.py",
+        *(f"module_utils/_services/{name}.py" for name in (*MANAGERS, "choice")),
+    }
+    files = {str(path.relative_to(plugins)) for path in plugins.rglob("*.py") if named.search(path.read_text())}
+    assert files <= allowed
