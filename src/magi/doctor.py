@@ -6,20 +6,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed
-from ansible_collections.magi.models.plugins.module_utils._base.states import State
-from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
-from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
-from ansible_collections.magi.models.plugins.module_utils._host.values import (
+from magi.domain import (
     Host,
+    PlanError,
+    PlanSettings,
+    Profile,
     Running,
+    State,
     Unreadable,
+    build_plan,
+    counted,
+    exposed,
+    find_cause,
     foreign_listeners,
+    open_to_all,
+    printable,
+    way_to_reach,
 )
-from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
-from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan, open_to_all
-from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 TARGET_PYTHON = (3, 9)
@@ -269,7 +272,7 @@ def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Fou
                 profile=profile,
                 registry=examined.registry,
                 host=host,
-                settings=Settings.of(examined.settings),
+                settings=PlanSettings.of(examined.settings),
             )
         except PlanError as error:
             yield PROBLEM, "plan", str(error)

@@ -14,19 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
-from ansible_collections.magi.models.plugins.module_utils._base.text import printable
-from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile, examine_profile
-from ansible_collections.magi.models.plugins.module_utils._plan.options import (
-    InstanceError,
-    option_layers,
-    resolve_options,
-)
-from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, select
-from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError
 
 from magi.catalog import Known
 from magi.documents import DocumentError, Remark, Where, load
+from magi.domain import (
+    FileWriteError,
+    InstanceError,
+    PlanError,
+    Profile,
+    Wanted,
+    examine_profile,
+    option_layers,
+    printable,
+    resolve_options,
+    select,
+    write_atomic,
+)
 from magi.errors import ProfileError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from magi import domain
 from magi.errors import UsageError
 
-COLLECTION = Path("collections", "ansible_collections", "magi", "models")
 ANSIBLE_TAGS = {"all", "always", "never", "tagged", "untagged"}
 """Tags that mean something to Ansible, whatever tasks there are."""
 
@@ -45,7 +44,8 @@ class Project:
         """Return the tags that tasks have, in playbooks and roles; those that Ansible gives a meaning left out."""
         import yaml
 
-        patterns = ("playbooks/*.yml", "roles/*/tasks/*.yml", "collections/ansible_collections/*/*/roles/*/tasks/*.yml")
+        folders = (".", "collections/ansible_collections/*/*")
+        patterns = [f"{folder}/{files}" for folder in folders for files in ("playbooks/*.yml", "roles/*/tasks/*.yml")]
         found: set[str] = set()
         for path in (path for pattern in patterns for path in self.root.glob(pattern)):
             with contextlib.suppress(OSError, yaml.YAMLError):  # Ansible says what is wrong with it
@@ -68,7 +68,7 @@ def find_project(given: str | os.PathLike[str] | None = None) -> Project:
     """Return the project at ``given``, else at ``MAGI_PROJECT``, else at or above the working directory, else the one
     that magi was installed from.
 
-    Raises UsageError when there is none, or its collection is missing.
+    Raises UsageError when there is none, or its collection is missing or of another version.
     """
     named = given or os.environ.get("MAGI_PROJECT")
     here = Path.cwd()
@@ -76,12 +76,7 @@ def find_project(given: str | os.PathLike[str] | None = None) -> Project:
     for folder in candidates:
         if (folder / "playbooks" / "site.yml").is_file():
             project = Project(folder.resolve())
-            if not (project.root / COLLECTION / "galaxy.yml").is_file():
-                raise UsageError(f"The collection magi.models is missing in {project.root}: restore {COLLECTION}.")
-            # The collection's pure modules are imported under the name that Ansible gives them.
-            collections = str(project.root / "collections")
-            if collections not in sys.path:
-                sys.path.insert(0, collections)
+            domain.check_version(project.root / domain.FOLDER)
             return project
     where = f"{named} is no magi project" if named else f"There is no magi project in {here} or above it"
     raise UsageError(f"{where} (a folder with playbooks/site.yml): go to one, or set --project or MAGI_PROJECT.")

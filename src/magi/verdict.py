@@ -11,7 +11,7 @@ from magi.errors import DeploymentFailed, ExitCode, HostUnreachable, Interrupted
 from magi.events import Event, Run, complaints, line, said
 
 # What fails in these was never a host's fault.
-_USAGE = {"magi.models.settings": UsageError, "magi.models.profile": ProfileError}
+_USAGE = {"magi.models.settings_info": UsageError, "magi.models.profile_info": ProfileError}
 # How Ansible ends where --limit leaves nothing of an inventory, where nothing has a name that was given, and where a
 # file of an inventory can't be read: then one plugin after the other has said why before.
 _NO_HOSTS = "no hosts to target"
@@ -117,7 +117,7 @@ def not_reached(run: Run) -> str:
     """Return the sentence on the hosts that could not be reached; empty where all were."""
     if not run.unreachable:
         return ""
-    from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
+    from magi.domain import way_to_reach
 
     reasons = "; ".join(f"{host}: {why.rstrip('.')}" for host, why in run.unreachable.items())
     remedy = way_to_reach(reasons, "bring them back")

@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import table
-
 from magi import config, doctor, instances, migrate, profiles
 from magi.catalog import Known
+from magi.domain import counted, printable, table
 from magi.errors import ExitCode, MagiError
 
 

@@ -171,7 +171,8 @@ def test_a_project_without_its_collection_is_one_sentence(tmp_path, capsys):
     (tmp_path / "playbooks" / "site.yml").touch()
     assert main(["up", "--project", str(tmp_path)]) == ExitCode.USAGE
     assert capsys.readouterr().err == (
-        f"magi: The collection magi.models is missing in {tmp_path}: restore collections/ansible_collections/magi/models.\n"
+        f"magi: The collection magi.models is missing in {tmp_path}/collections/ansible_collections/magi/models: "
+        "restore it, or install magi-models again.\n"
     )
 
 

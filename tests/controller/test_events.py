@@ -99,7 +99,7 @@ def test_a_recorded_failure_is_each_hosts():
     run = recorded.run("profile-missing", 2)
     assert run.ended
     assert {item.host for item in run.failures} == {"localhost", "gone"}
-    assert {item.action for item in run.failures} == {"magi.models.profile"}
+    assert {item.action for item in run.failures} == {"magi.models.profile_info"}
 
 
 @pytest.mark.parametrize(

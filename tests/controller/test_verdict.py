@@ -68,7 +68,7 @@ def test_a_recorded_run_is_believed(name):
     ("given", "kind", "parts"),
     [
         (recorded.run("profile-missing", 2), ProfileError, ["Profile nope not found", "Profiles there: p."]),
-        (run(failed("Setting x must be y.", "magi.models.settings"), rc=2), UsageError, ["Setting x must be y."]),
+        (run(failed("Setting x must be y.", "magi.models.settings_info"), rc=2), UsageError, ["Setting x must be y."]),
         # An option that the host's llama-server doesn't have is known only when the host was looked at.
         (
             run(ok(plan=None), failed("Host gpu1: no option ctx_sise.", PLAN, wrong="profile"), rc=2),
@@ -77,7 +77,7 @@ def test_a_recorded_run_is_believed(name):
         ),
         (
             run(
-                failed("Setting x must be y.", "magi.models.settings"),
+                failed("Setting x must be y.", "magi.models.settings_info"),
                 failed("Host gpu2: port 8080 is taken.", PLAN, "gpu2"),
                 unreachable("gpu3"),
                 rc=2,
@@ -148,7 +148,7 @@ def test_a_recorded_run_is_believed(name):
         (run(rc=None), DeploymentFailed, ["did not come to its end"]),
         (run(interrupted=True), Interrupted, ["Stopped by a signal"]),
         # An interrupt comes before all that it may have caused.
-        (Run(None, (failed("x", "magi.models.settings"),), True), Interrupted, ["not begun on gpu1"]),
+        (Run(None, (failed("x", "magi.models.settings_info"),), True), Interrupted, ["not begun on gpu1"]),
     ],
 )
 def test_what_is_not_believed(given, kind, parts):
@@ -177,7 +177,7 @@ def test_what_a_limit_names_and_nobody_has_is_named():
 
 def test_a_wrong_setting_of_one_host_hides_nothing_that_was_done_on_another():
     """Without the report nobody would hear of the servers that were started."""
-    wrong = failed("Setting x must be y.", "magi.models.settings", "gpu2")
+    wrong = failed("Setting x must be y.", "magi.models.settings_info", "gpu2")
     given = run(wrong, ok("gpu1", LAUNCH, actions=[]), ok(report=report("host_failed"), problems={"gpu2": "no."}), rc=2)
     assert verdict.deployed(checked(given)).exit_code is ExitCode.FAILED
 
@@ -194,7 +194,7 @@ def test_a_wrong_setting_of_one_host_hides_nothing_that_was_done_on_another():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (failed("Setting x must be y.", "magi.models.settings", "gpu2"), "Host gpu2: Setting x must be y."),
+        (failed("Setting x must be y.", "magi.models.settings_info", "gpu2"), "Host gpu2: Setting x must be y."),
         (failed("Host gpu2: no option z.", PLAN, "gpu2", wrong="profile"), "Host gpu2: no option z."),
     ],
 )
@@ -219,7 +219,7 @@ def test_a_limit_that_leaves_nothing_is_said_though_ansible_has_a_status_for_it(
 
 
 def test_an_ignored_failure_is_none():
-    checked(run(failed("x", "magi.models.settings", ignored=True)))
+    checked(run(failed("x", "magi.models.settings_info", ignored=True)))
 
 
 @pytest.mark.parametrize(

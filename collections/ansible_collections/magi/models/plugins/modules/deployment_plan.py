@@ -20,7 +20,7 @@ extends_documentation_fragment:
   - magi.models.attributes.info_module
 options:
   profile:
-    description: The profile, as M(magi.models.profile) returns it.
+    description: The profile, as M(magi.models.profile_info) returns it.
     type: dict
     required: true
   registry:
@@ -32,7 +32,7 @@ options:
     type: dict
     required: true
   settings:
-    description: The settings, as M(magi.models.settings) returns them.
+    description: The settings, as M(magi.models.settings_info) returns them.
     type: dict
     required: true
 """

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.magi.models.plugins.action.llama_logs import fresh
+from ansible_collections.magi.models.plugins.action.llama_logs_info import fresh
 
 
 @pytest.mark.parametrize(

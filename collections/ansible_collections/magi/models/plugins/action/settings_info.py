@@ -13,6 +13,7 @@ from ansible_collections.magi.models.plugins.module_utils._config.settings impor
     resolve,
 )
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.profiles import profile_folders
 
 
 class ActionModule(ControllerAction):
@@ -31,10 +32,14 @@ class ActionModule(ControllerAction):
 
         variables = {PREFIX + setting.name for setting in SETTINGS}
         names = variables | {setting.alias for setting in SETTINGS if setting.alias}
+        folder = next((folder for folder in profile_folders(task_vars) if folder.is_dir()), None)
         settings, origins = resolve(
             values(variables & given.keys()),
             os.environ,
             values(names & manager.extra_vars.keys()),
-            values(variables & (task_vars.keys() - given.keys())),
+            {
+                **({f"{PREFIX}profiles_dir": str(folder)} if folder else {}),
+                **values(variables & (task_vars.keys() - given.keys())),
+            },
         )
         return {"settings": settings, "origins": origins}

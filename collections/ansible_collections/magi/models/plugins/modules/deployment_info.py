@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: deployment_status
+module: deployment_info
 short_description: Show what runs on all hosts of the play
 version_added: 0.1.0
 author:
@@ -26,7 +26,7 @@ options:
 
 EXAMPLES = r"""
 - name: Show what runs
-  magi.models.deployment_status:
+  magi.models.deployment_info:
     hosts: "{{ ansible_play_hosts_all }}"
   run_once: true
 """

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile, ProfileError, parse_profile
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.profiles import profile_folders
 
 
 def load_profile(folder: Path, name: str) -> Profile:
@@ -31,8 +32,15 @@ def load_profile(folder: Path, name: str) -> Profile:
 class ActionModule(ControllerAction):
     """Load and validate a profile; see the module of the same name."""
 
-    SPEC = {"name": {"type": "str", "required": True}, "dir": {"type": "path", "required": True}}
+    SPEC = {"name": {"type": "str", "required": True}, "dir": {"type": "path"}}
     ERRORS = (ProfileError,)
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
-        return {"profile": load_profile(Path(arguments["dir"]), arguments["name"]).to_dict()}
+        folders = [Path(arguments["dir"])] if arguments["dir"] else profile_folders(task_vars)
+        folder = next((folder for folder in folders if folder.is_dir()), None)
+        if folder is None:
+            raise ProfileError(
+                f"Profile {arguments['name']} not found: there is no folder {' or '.join(map(str, folders))}; "
+                "make one with your profiles, or set model_server_profiles_dir."
+            )
+        return {"profile": load_profile(folder, arguments["name"]).to_dict()}

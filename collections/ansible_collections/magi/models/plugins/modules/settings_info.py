@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: settings
+module: settings_info
 short_description: Settle the settings of a deployment
 version_added: 0.1.0
 author:
@@ -22,7 +22,7 @@ options: {}
 
 EXAMPLES = r"""
 - name: Settle the settings
-  magi.models.settings:
+  magi.models.settings_info:
   register: settled
 
 - name: Show the port range that counts

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: llama_logs
+module: llama_logs_info
 short_description: Read what an instance printed
 version_added: 0.1.0
 author:
@@ -35,7 +35,7 @@ options:
 
 EXAMPLES = r"""
 - name: Read the last lines of an instance
-  magi.models.llama_logs:
+  magi.models.llama_logs_info:
     name: smollm2-135m-instruct.q2_k
     lines: 20
     home: /etc/magi

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: profile
+module: profile_info
 short_description: Load and validate a profile
 version_added: 0.1.0
 author:
@@ -22,16 +22,15 @@ options:
     type: str
     required: true
   dir:
-    description: The folder of profiles.
+    description: The folder of profiles. Where not given, C(profiles) beside the inventory of the host, else beside
+      C(ansible.cfg), else in the working directory.
     type: path
-    required: true
 """
 
 EXAMPLES = r"""
 - name: Load the profile production
-  magi.models.profile:
+  magi.models.profile_info:
     name: production
-    dir: "{{ playbook_dir }}/../profiles"
   register: loaded
 """
 

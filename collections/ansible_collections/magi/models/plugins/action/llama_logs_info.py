@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Runs the module llama_logs, and again and again to follow a log."""
+"""Runs the module llama_logs_info, and again and again to follow a log."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ActionModule(ActionBase):
 
     def _read(self, task_vars: dict[str, Any] | None, lines: int) -> dict[str, Any]:
         arguments = {**self._task.args, "lines": lines}
-        return self._execute_module("magi.models.llama_logs", module_args=arguments, task_vars=task_vars)
+        return self._execute_module("magi.models.llama_logs_info", module_args=arguments, task_vars=task_vars)
 
     def _show(self, task_vars: dict[str, Any] | None, lines: Sequence[str]) -> None:
         host = (task_vars or {})["inventory_hostname"]

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: discovery_report
+module: discovery_info
 short_description: Show the models of all hosts of the play
 version_added: 0.1.0
 author:
@@ -28,7 +28,7 @@ options:
 
 EXAMPLES = r"""
 - name: Show the models
-  magi.models.discovery_report:
+  magi.models.discovery_info:
     hosts: "{{ ansible_play_hosts_all }}"
   run_once: true
 """
