@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         option_layers,
         resolve_options,
     )
-    from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, select
+    from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, select as select_models
     from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings as PlanSettings
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
@@ -73,7 +73,7 @@ _TAKEN = {
     "module_utils._models.registry": "RegistryError load:load_registry",
     "module_utils._plan.build": "build_plan open_to_all",
     "module_utils._plan.options": "InstanceError option_layers resolve_options",
-    "module_utils._plan.select": "Wanted select",
+    "module_utils._plan.select": "Wanted select:select_models",
     "module_utils._plan.values": "PlanError Settings:PlanSettings",
     "plugin_utils._fleet.reach": "way_to_reach",
     "plugin_utils._fleet.report": "status_lines summary_lines:report_lines table",

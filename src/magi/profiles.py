@@ -27,7 +27,7 @@ from magi.domain import (
     option_layers,
     printable,
     resolve_options,
-    select,
+    select_models,
     write_atomic,
 )
 from magi.errors import ProfileError
@@ -147,7 +147,7 @@ def resolve(profile: Profile, host: Known) -> Resolution:
         return resolve_options(host.binary, option_layers(profile, host.name, host.options, item))
 
     try:
-        wanted, missing = select(profile, host.models, host.rejected, host.name)
+        wanted, missing = select_models(profile, host.models, host.rejected, host.name)
         instances = tuple(
             Resolved(item.name, item.model["id"], item.model["tier"], item.port, options_of(item)) for item in wanted
         )

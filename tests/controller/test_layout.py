@@ -15,5 +15,5 @@ ACTING = {
 
 
 def test_what_decides_does_not_act():
-    files = [*TARGET, *CONTROLLER, *sources(ROOT / "src" / "magi")]
+    files = [*TARGET, *CONTROLLER, *(item for item in sources(ROOT / "src" / "magi") if item.name != "domain")]
     assert [item for item in impure(files, EFFECTS | ACTING) if item not in IMPURE] == []
