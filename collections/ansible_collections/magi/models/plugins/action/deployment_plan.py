@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
@@ -16,12 +17,15 @@ from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import
 
 def plan_lines(plan: Plan) -> list[str]:
     """Return the plan for people: what is enabled, and each action that changes something."""
-    kinds = ["start", "restart", "stop", "keep", *(["quarantine"] if plan.names("quarantine") else [])]
+    kinds = [ActionKind.START, ActionKind.RESTART, ActionKind.STOP, ActionKind.KEEP]
+    kinds += [ActionKind.QUARANTINE] if plan.names(ActionKind.QUARANTINE) else []
     actions = ", ".join(f"{kind} {len(plan.names(kind))}" for kind in kinds)
     lines = [
         f"{plan.host}: {counted(plan.models_discovered, 'model')} discovered, {plan.models_enabled} enabled: {actions}"
     ]
-    lines += [f"  {a.action} {a.instance}: {printable(a.reason)}" for a in plan.actions if a.action != "keep"]
+    lines += [
+        f"  {a.action} {a.instance}: {printable(a.reason)}" for a in plan.actions if a.action is not ActionKind.KEEP
+    ]
     return lines + [f"  note: {printable(note)}" for note in plan.notes]
 
 
