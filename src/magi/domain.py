@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause, way_to_reach
     from ansible_collections.magi.models.plugins.module_utils._models.drift import Drift, drift_lines
-    from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
+    from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model, Rejected
     from ansible_collections.magi.models.plugins.module_utils._models.naming import (
         slug as model_slug,
         stem as file_stem,
@@ -67,7 +67,7 @@ _TAKEN = {
     "module_utils._host.values": "Binary Host Running Unreadable exposed foreign_listeners",
     "module_utils._llama.cause": "find_cause way_to_reach",
     "module_utils._models.drift": "Drift drift_lines",
-    "module_utils._models.model": "Inventory",
+    "module_utils._models.model": "Inventory Model Rejected",
     "module_utils._models.naming": "slug:model_slug stem:file_stem",
     "module_utils._models.registry": "RegistryError load:load_registry",
     "module_utils._models.show": "inventory_lines",

@@ -14,7 +14,16 @@ TARGET = sources(COLLECTION / "plugins" / "module_utils")
 CONTROLLER = sources(COLLECTION / "plugins" / "plugin_utils")
 
 EFFECTS = {
-    *("_ansible", "_base.command", "_base.cores", "_base.files", "_gguf.reader", "_install", "_llama.chat"),
+    *(
+        "_ansible",
+        "_profiles",
+        "_base.command",
+        "_base.cores",
+        "_base.files",
+        "_gguf.reader",
+        "_install",
+        "_llama.chat",
+    ),
     *(
         "_host.apply",
         "_host.inspect",
