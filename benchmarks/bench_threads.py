@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "collections"))
 
 from ansible_collections.magi.models.plugins.module_utils._config.profile import examine_profile
-from ansible_collections.magi.models.plugins.module_utils._host.inspect import read_host
+from ansible_collections.magi.models.plugins.module_utils._host.inspect import inspect_host
 from ansible_collections.magi.models.plugins.module_utils._models.scan import discover
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Settings
@@ -40,7 +40,7 @@ PORTS = (18200, 18219)
 
 def planned(binary: Path, models: Path, folder: str) -> list[dict[str, str]]:
     """Return the environments that the plan gives to all models of the folder."""
-    host = read_host(
+    host = inspect_host(
         llama_server_path=str(binary),
         home=folder,
         manager="supervisor",

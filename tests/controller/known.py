@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._host.values import Binary, parse_help
+from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_help
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Model
 
 from magi.catalog import Known

@@ -303,11 +303,11 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, make_folder, why
-from ansible_collections.magi.models.plugins.module_utils._host.inspect import LOOK_OPTIONS, look
+from ansible_collections.magi.models.plugins.module_utils._host.inspect import HOST_OPTIONS, inspect_host
 from ansible_collections.magi.models.plugins.module_utils._models.registry import save
 from ansible_collections.magi.models.plugins.module_utils._models.scan import ScanError, discover
 from ansible_collections.magi.models.plugins.module_utils._models.show import difference, inventory_lines
-from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 
 def main() -> None:
@@ -317,7 +317,7 @@ def main() -> None:
             "registry_path": {"type": "path", "required": True},
             "refresh": {"type": "bool", "default": False},
             "checksum": {"type": "bool", "default": False},
-            "host": {"type": "dict", "options": LOOK_OPTIONS},
+            "host": {"type": "dict", "options": HOST_OPTIONS},
             "fence": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -355,7 +355,7 @@ def main() -> None:
     }
     if options["host"]:
         try:
-            result["host"] = look(**options["host"]).to_dict()
+            result["host"] = inspect_host(**options["host"]).to_dict()
         except (ServiceError, ValueError) as error:
             module.fail_json(msg=str(error))
     if module._diff:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES
 from ansible_collections.magi.models.plugins.module_utils._config.resources import resources
 
 PREFIX = "model_server_"
@@ -116,8 +117,8 @@ def _options(value: Any) -> dict[str, Any]:
 
 
 def _manager(value: Any) -> str:
-    if value not in ("auto", "systemd", "supervisor"):
-        raise ValueError("auto, systemd or supervisor")
+    if value not in CHOICES:
+        raise ValueError(" or ".join([", ".join(CHOICES[:-1]), CHOICES[-1]]))
     return str(value)
 
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
-from ansible_collections.magi.models.plugins.module_utils._host.values import Host, exposed
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.actions import decide
@@ -128,7 +129,7 @@ def _warnings(host_name: str, instances: Sequence[Instance], host: Host, setting
             "reaches the port can use them; set the option api_key_file, or model_server_host: 127.0.0.1."
         )
     limited = [item.name for item in instances if item.resources]
-    if limited and host.manager != "systemd":
+    if limited and not host.can.limits:
         yield (
             f"Host {host_name}: {host.manager} can't hold the resources of {', '.join(limited)}, which are left out "
             "there: only systemd limits memory and processor time."

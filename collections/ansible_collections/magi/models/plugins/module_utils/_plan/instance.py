@@ -9,9 +9,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import reachable
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
-from ansible_collections.magi.models.plugins.module_utils._host.values import Binary, Host, reachable
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import key_file_path
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
 from ansible_collections.magi.models.plugins.module_utils._plan.options import environment_and_args
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, files_of

@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import is_utf8
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
-from ansible_collections.magi.models.plugins.module_utils._host.values import Binary, Option
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary, Option
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 
 
 class PlanError(ValueError):
@@ -66,34 +67,46 @@ class Action:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Action:
-        return cls(**{**data, "action": ActionKind(data["action"])})
+        return cls(data["instance"], ActionKind(data["action"]), data["reason"])
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one action."""
+class ActionResult:
+    """What became of an action."""
 
-    instance: str
-    action: ActionKind
-    reason: str
+    action: Action
     launched: bool = True
     """Started and not ended; its readiness is the health check's matter. True for stop and keep, not for quarantine."""
-    cause: str = ""
-    detail: str = ""
+    cause: Cause | None = None
+    """Why it does not serve."""
     log: tuple[str, ...] = ()
     ready: bool = False
     """It answers /health with 200; the health check waits for the others."""
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "action": self.action.value}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Outcome:
-        return cls(**{**data, "action": ActionKind(data["action"]), "log": tuple(data["log"])})
+    @property
+    def instance(self) -> str:
+        return self.action.instance
 
     @property
     def loads(self) -> bool:
         return self.launched and not self.ready and not self.cause
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as the module llama_instances does: flat."""
+        cause = self.cause or Cause("", "")
+        return {
+            **self.action.to_dict(),
+            "launched": self.launched,
+            "cause": cause.code,
+            "detail": cause.detail,
+            "log": list(self.log),
+            "ready": self.ready,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ActionResult:
+        cause = Cause(data["cause"], data["detail"]) if data["cause"] else None
+        return cls(Action.from_dict(data), data["launched"], cause, tuple(data["log"]), data["ready"])
 
 
 @dataclass(frozen=True)

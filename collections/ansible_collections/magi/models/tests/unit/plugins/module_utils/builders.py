@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._config.profile import examine_profile
-from ansible_collections.magi.models.plugins.module_utils._host.values import (
-    Binary,
-    Host,
-    Listener,
-    Running,
-    parse_help,
-)
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Listener, Running
+from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_help
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Inventory, Model
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Settings
@@ -77,13 +75,14 @@ def running(instance, **more):
     """Return ``instance`` of a plan as it looks when it runs."""
     values = {
         "name": instance.name,
-        "state": "running",
+        "state": State.RUNNING,
         "pid": 100,
         "port": instance.port,
         "config_hash": instance.config_hash,
         "environment": {k: v for k, v in instance.environment.items() if k.startswith("LLAMA_ARG_")},
     }
-    return Running(**{**values, **more})
+    found = Running(**{**values, **more})
+    return replace(found, state=State(found.state))
 
 
 def plan(*entries, models=None, rejected=(), on=None, with_settings=None, **more):

@@ -5,16 +5,10 @@ import json
 import sys
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._host.values import (
-    Host,
-    Listener,
-    foreign_listeners,
-    overlaps,
-    parse_devices,
-    parse_help,
-    parse_listeners,
-    reachable,
-)
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps, reachable
+from ansible_collections.magi.models.plugins.module_utils._host.procfs import parse_listeners
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Listener, foreign_listeners
+from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_devices, parse_help
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     BINARY,
     HELP,

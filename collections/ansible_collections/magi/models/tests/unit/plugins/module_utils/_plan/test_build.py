@@ -6,6 +6,7 @@ import json
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
 from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, Plan, PlanError
+from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     BINARY,
     host,
@@ -188,7 +189,7 @@ def test_limits_of_the_profile_the_host_and_the_entry_reach_the_instance():
     value = plan(
         entry,
         "d-q4_1",
-        on=host(manager="systemd"),
+        on=host(manager="systemd", can=Capabilities(limits=True)),
         resources={"memory_max": "8G", "nice": 9},
         with_settings=settings(resources={"memory_max": "4G"}),
     )
@@ -198,7 +199,7 @@ def test_limits_of_the_profile_the_host_and_the_entry_reach_the_instance():
     assert second.resources == {"memory_max": "4G", "nice": "9"}
     assert not value.warnings
     # limits that change restart the instance, and say so
-    now = host(running(first, environment=dict(first.environment)), manager="systemd")
+    now = host(running(first, environment=dict(first.environment)), manager="systemd", can=Capabilities(limits=True))
     (action,) = plan({"model": "a-q2_k", "resources": {"nice": 2}}, on=now).actions
     assert (action.action, action.reason) == ("restart", "resources memory_max=4G nice=1 → nice=2")
 

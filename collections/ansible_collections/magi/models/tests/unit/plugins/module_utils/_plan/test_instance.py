@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import local_url
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
-from ansible_collections.magi.models.plugins.module_utils._plan.instance import config_hash, local_url
+from ansible_collections.magi.models.plugins.module_utils._plan.instance import config_hash
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import BINARY
 
 FILES = [FileVersion("/a", 1, 2)]

@@ -3,9 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._host.values import Listener
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
     HostResult,
     build_report,
@@ -32,7 +34,7 @@ def result(now=None, health=200, outcome=None, listeners=(OURS,)):
     return HostResult(
         "gpu1",
         PLAN,
-        [{"instance": "a-q2_k", "action": "start", "launched": True, "cause": "", **(outcome or {})}],
+        [replace(ActionResult(Action("a-q2_k", ActionKind.START, "new")), **(outcome or {}))],
         host(*([replace(now, health=health)] if now else []), listeners=listeners),
         120,
     )
@@ -54,7 +56,7 @@ def result(now=None, health=200, outcome=None, listeners=(OURS,)):
             result(running(INSTANCE, state="failed", log=("error: invalid argument: --x",)), health=None, listeners=()),
             "bad_option",
         ),
-        (result(None, outcome={"launched": False, "cause": "port_taken", "detail": "x"}), "port_taken"),
+        (result(None, outcome={"launched": False, "cause": Cause("port_taken", "x")}), "port_taken"),
     ],
 )
 def test_ready_means_healthy_and_the_one_that_answers(value, cause):
@@ -108,7 +110,9 @@ def test_what_answers_runs(health, state):
 
 def test_a_quarantined_instance_is_named_with_its_cause_and_the_way_out():
     now = running(INSTANCE, state="failed", pid=None, log=("", "error: invalid argument: --x", " "))
-    (item,) = build_report("test", [result(now, outcome={"action": "quarantine"})])["summary"]["failed"]
+    (item,) = build_report(
+        "test", [result(now, outcome={"action": Action("a-q2_k", ActionKind.QUARANTINE, "failed")})]
+    )["summary"]["failed"]
     assert item["cause"] == "bad_option"
     assert item["log"] == ["error: invalid argument: --x"]
     assert "model_server_retry_quarantined" in item["detail"]
@@ -182,7 +186,7 @@ def test_which_hosts_a_run_fails_for(hosts, said):
 def test_a_summary_names_what_failed_with_its_last_lines():
     lines = "\n".join(
         summary_lines(
-            build_report("test", [result(None, outcome={"cause": "x", "detail": "y", "log": ["l\x1b[31m"]}), LOST])
+            build_report("test", [result(None, outcome={"cause": Cause("x", "y"), "log": ("l\x1b[31m",)}), LOST])
         )
     )
     assert "4 models discovered, 1 enabled, 1 server launched, 0/1 ready" in lines
