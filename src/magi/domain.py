@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
     from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
     from ansible_collections.magi.models.plugins.module_utils._models.drift import Drift, drift_lines
-    from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
+    from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model, Rejected
     from ansible_collections.magi.models.plugins.module_utils._models.naming import (
         slug as model_slug,
         stem as file_stem,
@@ -72,7 +72,7 @@ _TAKEN = {
     "module_utils._llama.cause": "find_cause",
     "module_utils._llama.options": "Binary",
     "module_utils._models.drift": "Drift drift_lines",
-    "module_utils._models.model": "Inventory",
+    "module_utils._models.model": "Inventory Model Rejected",
     "module_utils._models.naming": "slug:model_slug stem:file_stem",
     "module_utils._models.registry": "RegistryError load:load_registry",
     "module_utils._models.show": "inventory_lines",

@@ -14,7 +14,7 @@ TARGET = sources(COLLECTION / "plugins" / "module_utils")
 CONTROLLER = sources(COLLECTION / "plugins" / "plugin_utils")
 
 EFFECTS = {
-    *("_ansible", "_base.command", "_base.cores", "_base.files", "_gguf.reader", "_install"),
+    *("_ansible", "_base.command", "_base.cores", "_base.files", "_gguf.reader", "_install", "_profiles"),
     *("_llama.chat", "_llama.client", "_llama.drain"),
     *(
         "_host.apply",

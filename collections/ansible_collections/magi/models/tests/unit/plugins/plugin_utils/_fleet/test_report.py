@@ -17,14 +17,14 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
 )
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     host,
+    inventory,
     profile,
-    registry,
     running,
     settings,
 )
 
 PLAN = build_plan(
-    host_name="gpu1", profile=profile("a-q2_k", "gone"), registry=registry(), host=host(), settings=settings()
+    host_name="gpu1", profile=profile("a-q2_k", "gone"), inventory=inventory(), host=host(), settings=settings()
 )
 (INSTANCE,) = PLAN.instances
 OURS = Listener("127.0.0.1", 8080, 100, "llama-server", "a-q2_k")

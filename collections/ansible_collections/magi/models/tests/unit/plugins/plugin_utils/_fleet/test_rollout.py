@@ -11,8 +11,8 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import H
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.rollout import Rollout, held_back, roll_out
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     host,
+    inventory,
     profile,
-    registry,
     running,
     settings,
 )
@@ -50,7 +50,7 @@ def test_the_batches_before_a_host(name, before):
     assert Rollout(("a", "b", "c", "d"), (2, 1, 1)).before(name) == before
 
 
-PLAN = build_plan(host_name="x", profile=profile("a-q2_k"), registry=registry(), host=host(), settings=settings())
+PLAN = build_plan(host_name="x", profile=profile("a-q2_k"), inventory=inventory(), host=host(), settings=settings())
 (INSTANCE,) = PLAN.instances
 
 
