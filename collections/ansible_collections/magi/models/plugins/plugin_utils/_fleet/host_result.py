@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
-from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause, way_to_reach
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Plan
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
+from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Plan
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import HostResult
 
 REGISTERED = ("registry", "profile", "planned", "applied", "after")
@@ -45,7 +46,7 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
     return HostResult(
         name,
         Plan.from_dict(planned),
-        applied.get("actions") or (),
+        tuple(map(ActionResult.from_dict, applied.get("actions") or ())),
         Host.from_dict(after) if after else None,
         int(seen["__model_server"]["settings"]["max_startup_time"]),
         problem,
