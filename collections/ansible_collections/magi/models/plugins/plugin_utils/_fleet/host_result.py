@@ -23,7 +23,9 @@ def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
     if held:
         return Cause("held_back", held)
     for result in (seen.get(f"__model_server_{item}") or {} for item in REGISTERED):
-        said = " ".join(str(result.get("msg", "")).removeprefix(f"Host {name}: ").split()).rstrip(".")
+        said = " ".join(str(result.get("msg", "")).split()).rstrip(".")
+        for words in ("Task failed: ", "Module failed: ", f"Host {name}: "):  # Ansible's own come first
+            said = said.removeprefix(words)
         if result.get("unreachable"):
             remedy = way_to_reach(said, "bring it back")
             return Cause("host_unreachable", f"it can't be reached ({said}); {remedy} and run again")
