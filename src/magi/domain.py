@@ -105,7 +105,7 @@ def __getattr__(name: str) -> Any:
 def collection() -> ModuleType:
     """Return the package of the collection that came with this controller. Raises UsageError where that is of another
     version, and where this process has imported another one."""
-    folder = _folder()
+    folder = carried()
     if NAME not in sys.modules:
         check_version(folder)
         for name in ("ansible_collections", "ansible_collections.magi"):  # others may have parts in these
@@ -133,7 +133,7 @@ def _package(name: str, folder: Path) -> None:
         setattr(sys.modules[parent], last, module)
 
 
-def _folder() -> Path:
+def carried() -> Path:
     """Return the folder of the collection that came with this controller: in its package, or in its checkout."""
     places = [above / FOLDER for above in Path(__file__).resolve().parents]
     return next((place for place in places if (place / "plugins").is_dir()), places[0])
