@@ -55,10 +55,8 @@ if TYPE_CHECKING:
     from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, select as select_models
     from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings as PlanSettings
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
-    from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
-        status_lines,
-        summary_lines as report_lines,
-    )
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import status_lines
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import summary_lines as report_lines
 
 # What stands above, for the interpreter: module below plugins, and its names, with ours where it is another.
 _TAKEN = {
@@ -81,7 +79,8 @@ _TAKEN = {
     "module_utils._plan.select": "Wanted select:select_models",
     "module_utils._plan.values": "PlanError Settings:PlanSettings",
     "plugin_utils._fleet.reach": "way_to_reach",
-    "plugin_utils._fleet.report": "status_lines summary_lines:report_lines",
+    "plugin_utils._fleet.report": "summary_lines:report_lines",
+    "plugin_utils._fleet.status": "status_lines",
 }
 _PLACES = {
     name.rpartition(":")[2]: (module, name.partition(":")[0])
@@ -106,7 +105,7 @@ def __getattr__(name: str) -> Any:
 def collection() -> ModuleType:
     """Return the package of the collection that came with this controller. Raises UsageError where that is of another
     version, and where this process has imported another one."""
-    folder = _folder()
+    folder = carried()
     if NAME not in sys.modules:
         check_version(folder)
         for name in ("ansible_collections", "ansible_collections.magi"):  # others may have parts in these
@@ -134,7 +133,7 @@ def _package(name: str, folder: Path) -> None:
         setattr(sys.modules[parent], last, module)
 
 
-def _folder() -> Path:
+def carried() -> Path:
     """Return the folder of the collection that came with this controller: in its package, or in its checkout."""
     places = [above / FOLDER for above in Path(__file__).resolve().parents]
     return next((place for place in places if (place / "plugins").is_dir()), places[0])
