@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from magi.controller import Controller, Report, Server
 
+__version__ = "0.1.0"
+"""That of the collection too."""
+
 __all__ = ["Controller", "Report", "Server"]
 
 

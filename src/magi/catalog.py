@@ -8,10 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.files import write_atomic
-from ansible_collections.magi.models.plugins.module_utils._host.values import Binary
-
 from magi.config import redacted
+from magi.domain import Binary, write_atomic
 from magi.errors import UsageError
 
 SCHEMA = 1
@@ -82,8 +80,7 @@ def save(path: Path, hosts: Mapping[str, Known]) -> None:
 def from_registry(path: Path) -> dict[str, Known]:
     """Return what a registry file knows, as of one host named after it. Raises UsageError."""
     # Slow to import, and not needed to remember what a run found.
-    from ansible_collections.magi.models.plugins.module_utils._models.registry import RegistryError
-    from ansible_collections.magi.models.plugins.module_utils._models.registry import load as load_registry
+    from magi.domain import RegistryError, load_registry
 
     try:
         registry = load_registry(str(path))
@@ -94,4 +91,5 @@ def from_registry(path: Path) -> dict[str, Known]:
             "schema": "is of a newer schema",
         }.get(error.code, "is not a registry, or is corrupt")
         raise UsageError(f"The registry {path} {why}; name another with --registry, or run magi discover.") from None
-    return {path.name: Known(path.name, tuple(registry.models), tuple(registry.rejected))}
+    found = registry.inventory.to_dict()
+    return {path.name: Known(path.name, tuple(found["models"]), tuple(found["rejected"]))}

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET
+from magi.domain import SECRET
 
 REDACTED = "…"
 # What names a file that holds a secret, and not one itself.

@@ -127,7 +127,7 @@ class Run:
 
 def line(text: str) -> str:
     """Return ``text`` in one line that does nothing to a terminal: it may come from a host."""
-    from ansible_collections.magi.models.plugins.module_utils._base.text import printable
+    from magi.domain import printable
 
     return printable(" ".join(text.split()))
 

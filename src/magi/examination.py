@@ -11,7 +11,7 @@ from typing import Any
 from magi import doctor, profiles
 from magi.errors import ProfileError
 from magi.events import Run
-from magi.project import COLLECTION, Project
+from magi.project import Project
 
 
 def controller(project: Project) -> doctor.Controller:
@@ -20,11 +20,10 @@ def controller(project: Project) -> doctor.Controller:
         from ansible.release import __version__ as core
     except ImportError:
         core = None
-    there = (project.root / COLLECTION / "galaxy.yml").is_file()
     return doctor.Controller(
         platform.python_version(),
         core,
-        str(project.root / "collections") if there else None,
+        str(project.collections),
         shutil.which("ssh") is not None,
     )
 

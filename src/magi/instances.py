@@ -7,8 +7,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.text import printable
-
+from magi.domain import printable
 from magi.errors import UsageError
 
 

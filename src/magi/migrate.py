@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ansible_collections.magi.models.plugins.module_utils._base.text import printable
-from ansible_collections.magi.models.plugins.module_utils._models.model import slug, stem
-
 from magi.catalog import Known
 from magi.documents import Document, Remark, load
+from magi.domain import file_stem, model_slug, printable
 from magi.errors import UsageError
 from magi.profiles import scalar
 
@@ -133,21 +131,21 @@ def match(entry: Legacy, models: Sequence[Mapping[str, Any]]) -> Match:
 
 
 def _is_id(name: str, model: Mapping[str, Any]) -> bool:
-    return slug(name) == model["id"]
+    return model_slug(name) == model["id"]
 
 
 def _is_file(name: str, model: Mapping[str, Any]) -> bool:
-    return slug(stem(name)) == slug(stem(model["path"]))
+    return model_slug(file_stem(name)) == model_slug(file_stem(model["path"]))
 
 
 def _is_display_name(name: str, model: Mapping[str, Any]) -> bool:
     shown = model["display_name"]
-    return slug(name) in (slug(shown), slug(re.sub(r" \([^()]*\)$", "", shown)))
+    return model_slug(name) in (model_slug(shown), model_slug(re.sub(r" \([^()]*\)$", "", shown)))
 
 
 def _has_words(name: str, model: Mapping[str, Any]) -> bool:
     words = _words(name)
-    return bool(words) and words <= _words(f"{model['id']} {model['display_name']} {stem(model['path'])}")
+    return bool(words) and words <= _words(f"{model['id']} {model['display_name']} {file_stem(model['path'])}")
 
 
 def _words(text: str) -> set[str]:

@@ -117,7 +117,7 @@ def not_reached(run: Run) -> str:
     """Return the sentence on the hosts that could not be reached; empty where all were."""
     if not run.unreachable:
         return ""
-    from ansible_collections.magi.models.plugins.module_utils._llama.cause import way_to_reach
+    from magi.domain import way_to_reach
 
     reasons = "; ".join(f"{host}: {why.rstrip('.')}" for host, why in run.unreachable.items())
     remedy = way_to_reach(reasons, "bring them back")
@@ -129,6 +129,14 @@ def lost(run: Run) -> MagiError | None:
     problem = _once([not_reached(run), *map(_told, run.failures)])
     kind = HostUnreachable if run.unreachable else DeploymentFailed
     return kind(problem) if problem else None
+
+
+def prepared(run: Run) -> Outcome:
+    """Return which hosts have what a deployment needs. Raises HostUnreachable or DeploymentFailed if one lacks it."""
+    error = lost(run)
+    if error:
+        raise error
+    return Outcome({"hosts": sorted({item.host for item in run.events if item.kind == "ok"})})
 
 
 def deployed(run: Run, *, check: bool = False, tags: str | None = None) -> Outcome:

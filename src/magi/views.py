@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import table
-
 from magi import config, doctor, instances, migrate, profiles
 from magi.catalog import Known
+from magi.domain import counted, printable, text_table
 from magi.errors import ExitCode, MagiError
 
 
@@ -44,7 +42,7 @@ def profile_list(folder: Path) -> View:
         }
         for item in checked
     ]
-    lines = table(("profile", "entries", "description"), rows) if rows else [f"No profiles in {folder}."]
+    lines = text_table(("profile", "entries", "description"), rows) if rows else [f"No profiles in {folder}."]
     return View({"folder": str(folder), "profiles": data}, lines)
 
 
@@ -60,7 +58,7 @@ def profile_show(path: Path, hosts: Mapping[str, Known]) -> View:
             (one.instance, one.tier, one.port or "free", ", ".join(f"{k}={v}" for k, v in one.options.items()) or "-")
             for one in item.instances
         ]
-        lines += table(("instance", "tier", "port", "options"), rows) if rows else ["nothing is enabled"]
+        lines += text_table(("instance", "tier", "port", "options"), rows) if rows else ["nothing is enabled"]
         lines += [f"  {printable(sentence)}" for sentence in item.missing]
     if not hosts:
         lines += ["", *map(str, profile.entries), "", "No host is known yet: magi discover, or --registry FILE."]
@@ -130,7 +128,7 @@ def settings(results: Iterable[tuple[str, Mapping[str, Any]]], dotenv: Collectio
         for row in config.rows(hosts)
     ]
     data = {host: {name: asdict(value) for name, value in values.items()} for host, values in hosts.items()}
-    return View({"hosts": data}, table(("setting", "value", "from"), rows))
+    return View({"hosts": data}, text_table(("setting", "value", "from"), rows))
 
 
 def _shown(value: Any) -> str:

@@ -121,10 +121,9 @@ def carry_out(
     def on_event(event: Event) -> None:
         nonlocal show
         # What the end needs is imported while Ansible is at work, when it costs nobody's time.
-        from ansible_collections.magi.models.plugins.plugin_utils._fleet import report  # noqa: F401
-
         from magi import catalog  # noqa: F401
         from magi.cli import tables  # noqa: F401
+        from magi.domain import report_lines  # noqa: F401
 
         show = show or begin()
         show(event)

@@ -26,7 +26,7 @@ def _since(seconds: float | None) -> str:
 
 def servers(items: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return the table of servers of a report or a status."""
-    from ansible_collections.magi.models.plugins.module_utils._base.text import printable
+    from magi.domain import printable
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for head in ("", "instance", "tier", "host", "port", "pid", "state", "up", "model"):
@@ -58,11 +58,10 @@ def ready_line(document: Mapping[str, Any]) -> Text:
 
 def report(console: Console, document: Mapping[str, Any]) -> RenderableType:
     """Return a report: the servers, what failed and why, what is missing, and warnings."""
-    from ansible_collections.magi.models.plugins.module_utils._base.text import printable
-    from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import summary_lines
+    from magi.domain import printable, report_lines
 
     if not console.is_terminal:
-        return Text("\n".join(summary_lines(document)))
+        return Text("\n".join(report_lines(document)))
     parts: list[RenderableType] = [Text(), servers(document["servers"]), Text(), ready_line(document)]
     for item in document["summary"]["failed"]:
         parts.append(Text(f"✗ {item['cause']}: ", style="red").append(printable(item["detail"]), style="default"))
@@ -76,7 +75,7 @@ def report(console: Console, document: Mapping[str, Any]) -> RenderableType:
 
 def status(console: Console, document: Mapping[str, Any]) -> RenderableType:
     """Return what runs."""
-    from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import status_lines
+    from magi.domain import status_lines
 
     if not console.is_terminal:
         return Text("\n".join(status_lines(document)))
@@ -91,8 +90,7 @@ COLOURS = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", 
 
 def plan(console: Console, document: Mapping[str, Any]) -> RenderableType:
     """Return what a deployment would do on each host, with reasons and warnings."""
-    from ansible_collections.magi.models.plugins.module_utils._base.text import printable
-    from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import table
+    from magi.domain import printable, text_table
 
     parts: list[RenderableType] = []
     for host, item in document["hosts"].items():
@@ -108,7 +106,7 @@ def plan(console: Console, document: Mapping[str, Any]) -> RenderableType:
                 grid.add_row(shown, Text(name), Text(port), Text(printable(reason), style="dim"))
             parts.append(grid)
         elif rows:  # whole lines, however long: there is no width to keep to
-            parts += [Text(f"  {line}") for line in table(("action", "instance", "port", "reason"), rows)]
+            parts += [Text(f"  {line}") for line in text_table(("action", "instance", "port", "reason"), rows)]
         for line in (*item["degraded"], *item["warnings"]):
             parts.append(Text("  ! ", style="yellow").append(printable(line), style="default"))
         parts += [Text(f"  {printable(note)}", style="dim") for note in item["notes"]]
@@ -120,7 +118,7 @@ def plan(console: Console, document: Mapping[str, Any]) -> RenderableType:
 
 def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> str:
     """Return a plan as Markdown, for a comment on a merge request. What comes from hosts is code, never markup."""
-    from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
+    from magi.domain import counted, printable
 
     def code(text: Any) -> str:
         shown = printable(str(text)).replace("|", "¦").replace("`", "'")
@@ -142,12 +140,12 @@ def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> st
 
 def models(document: Mapping[str, Any]) -> RenderableType:
     """Return the models of each host, what was set aside, and drift."""
-    from ansible_collections.magi.models.plugins.module_utils._models.model import drift_lines, table
+    from magi.domain import Drift, Inventory, drift_lines, inventory_lines
 
     lines: list[str] = []
     for host, registry in document["hosts"].items():
-        lines += [f"{host}:", *(f"  {line}" for line in table(registry)), ""]
-    lines += drift_lines(document["drift"])
+        lines += [f"{host}:", *(f"  {line}" for line in inventory_lines(Inventory.from_dict(registry))), ""]
+    lines += drift_lines(map(Drift.from_dict, document["drift"]))
     return Text("\n".join(lines).rstrip())
 
 

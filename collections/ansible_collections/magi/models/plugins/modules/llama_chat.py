@@ -96,9 +96,11 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at, listening_sockets
+from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
+from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
 from ansible_collections.magi.models.plugins.module_utils._llama.chat import ChatError, chat
-from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError, chosen, detected
+from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 UNREAD_SECONDS = 30
 
@@ -132,7 +134,7 @@ def main() -> None:
             "max_tokens": {"type": "int", "no_log": False, "default": 512},
             "hosts": {"type": "dict"},
             "home": {"type": "path", "required": True},
-            "manager": {"type": "str", "choices": ["auto", "systemd", "supervisor"], "default": "auto"},
+            "manager": MANAGER_OPTION,
             "stream_path": {"type": "path"},
         },
         supports_check_mode=False,
@@ -141,8 +143,7 @@ def main() -> None:
     name = params["name"]
     stream = Stream(params["stream_path"]) if params["stream_path"] else None
     try:
-        # Nothing is started here, so supervisord's own path does not matter.
-        status = chosen(detected(params["manager"]), params["home"], "supervisord").status().get(name)
+        status = chosen(params["manager"], params["home"]).status().get(name)
         if status is None or not status.pid:
             module.fail_json(msg=f"{name} does not run; magi up starts it.")
         answer = chat(

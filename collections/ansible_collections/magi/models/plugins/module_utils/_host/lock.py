@@ -45,13 +45,6 @@ def check_generation(home: str, expected: Generation) -> None:
         )
 
 
-def start_time(pid: int) -> int:
-    """Return when a process was started, in clock ticks since boot (proc(5), stat); 0 where that can't be told."""
-    with contextlib.suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    return 0
-
-
 def read_worker(home: str) -> Worker | None:
     """Return who holds the lock of ``home``, or None."""
     try:

@@ -12,9 +12,7 @@ import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-
-class ArchiveError(Exception):
-    """The archive can't be used; the message is one sentence that names it."""
+from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError
 
 
 def sha256(path: Path) -> str:
@@ -27,10 +25,10 @@ def sha256(path: Path) -> str:
 
 
 def verify(path: Path, expected: str, remedy: str) -> None:
-    """Raise ArchiveError unless the file's SHA-256 is the expected one."""
+    """Raise InstallError unless the file's SHA-256 is the expected one."""
     actual = sha256(path)
     if actual != expected.lower():
-        raise ArchiveError(f"{path} has SHA-256 {actual}, expected was {expected}: {remedy}")
+        raise InstallError(f"{path} has SHA-256 {actual}, expected was {expected}: {remedy}")
 
 
 def unpack(archive: Path, dest: Path, below: str = "") -> None:
@@ -48,10 +46,10 @@ def unpack(archive: Path, dest: Path, below: str = "") -> None:
                     continue
                 path = PurePosixPath(*path.parts[path.parts.index(below) + 1 :])
             if path.is_absolute() or ".." in path.parts:
-                raise ArchiveError(f"{archive} holds the unsafe name {name!r}: get the archive from another source")
+                raise InstallError(f"{archive} holds the unsafe name {name!r}: get the archive from another source")
             _write(archive, dest / path, mode, kind, content)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise ArchiveError(f"{archive} can't be unpacked ({error}): download it again") from error
+        raise InstallError(f"{archive} can't be unpacked ({error}): download it again") from error
 
 
 def _write(archive: Path, target: Path, mode: int, kind: str, content) -> None:
@@ -62,7 +60,7 @@ def _write(archive: Path, target: Path, mode: int, kind: str, content) -> None:
     if kind == "link":
         to = content()
         if "/" in to or to in ("", ".", ".."):
-            raise ArchiveError(f"{archive} holds the unsafe link {target.name} -> {to}: get it from another source")
+            raise InstallError(f"{archive} holds the unsafe link {target.name} -> {to}: get it from another source")
         target.symlink_to(to)
     else:
         # "x": never through something that an earlier member put there.
@@ -93,4 +91,4 @@ def _members(archive: Path):
             elif member.isfile():
                 yield member.name, member.mode, "file", lambda m=member: bundle.extractfile(m)
             else:
-                raise ArchiveError(f"{archive} holds {member.name!r}, which is no file, folder or symbolic link")
+                raise InstallError(f"{archive} holds {member.name!r}, which is no file, folder or symbolic link")

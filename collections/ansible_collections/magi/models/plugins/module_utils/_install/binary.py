@@ -9,12 +9,10 @@ import re
 import subprocess
 from pathlib import Path
 
+from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError
+
 # "version: 0.6.0-dev (build 11434, commit unknown)", before mid-2026 "version: 5123 (a1b2c3d)"
 _BUILD = re.compile(r"\(build (\d+)|^version: (\d+) \((?!build)", re.MULTILINE)
-
-
-class BinaryError(Exception):
-    """The binary or its path can't be used; the message is one sentence that names it."""
 
 
 def build_of(path: Path) -> int | None:
@@ -30,12 +28,12 @@ def build_of(path: Path) -> int | None:
 
 
 def check_link(path: Path) -> None:
-    """Raise BinaryError unless link(path, …) may and can put a link at path."""
+    """Raise InstallError unless link(path, …) may and can put a link at path."""
     if path.exists() and not path.is_symlink():
-        raise BinaryError(f"{path} is a file that this role did not make: move it away or set llama_server_path")
+        raise InstallError(f"{path} is a file that this role did not make: move it away or set llama_server_path")
     parent = next(folder for folder in path.parents if folder.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise BinaryError(f"{parent} is not writable: set llama_server_path, or become a user who may write there")
+        raise InstallError(f"{parent} is not writable: set llama_server_path, or become a user who may write there")
 
 
 def link(path: Path, target: Path) -> None:

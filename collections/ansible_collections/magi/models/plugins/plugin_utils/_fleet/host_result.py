@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
-from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause, way_to_reach
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Plan
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
+from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Plan
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import HostResult
 
 TASKS = ("settings", "registry", "profile", "planned", "applied", "after")
@@ -22,7 +23,9 @@ def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
     if held:
         return Cause("held_back", held)
     for result in (seen.get(task) or {} for task in TASKS):
-        said = " ".join(str(result.get("msg", "")).removeprefix(f"Host {name}: ").split()).rstrip(".")
+        said = " ".join(str(result.get("msg", "")).split()).rstrip(".")
+        for words in ("Task failed: ", "Module failed: ", f"Host {name}: "):  # Ansible's own come first
+            said = said.removeprefix(words)
         if result.get("unreachable"):
             remedy = way_to_reach(said, "bring it back")
             return Cause("host_unreachable", f"it can't be reached ({said}); {remedy} and run again")
@@ -46,7 +49,7 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
     return HostResult(
         name,
         Plan.from_dict(planned),
-        applied.get("actions") or (),
+        tuple(map(ActionResult.from_dict, applied.get("actions") or ())),
         Host.from_dict(after) if after else None,
         int(seen["settings"]["settings"]["max_startup_time"]),
         problem,

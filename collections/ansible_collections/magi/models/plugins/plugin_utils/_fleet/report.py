@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import local_url
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
+from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
@@ -18,8 +21,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     quarantined,
     wrong_server,
 )
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Plan
-from ansible_collections.magi.models.plugins.module_utils._plan.instance import Instance, local_url
+from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Instance, Plan
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class HostResult:
 
     name: str
     plan: Plan | None = None
-    outcomes: Sequence[Mapping[str, Any]] = ()
+    results: Sequence[ActionResult] = ()
     """The actions that llama_instances returned."""
     after: Host | None = None
     max_startup_time: int = 0
@@ -48,12 +50,12 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
             continue
         degraded += [{"host": result.name, "detail": sentence} for sentence in result.plan.degraded]
         warnings += result.plan.warnings
-        outcomes = {item["instance"]: item for item in result.outcomes}
+        done = {item.instance: item for item in result.results}
         running = {item.name: item for item in result.after.instances} if result.after else {}
         for instance in result.plan.instances:
-            outcome, now = outcomes.get(instance.name, {}), running.get(instance.name)
+            outcome, now = done.get(instance.name), running.get(instance.name)
             cause = cause_of(instance, result)
-            launched += bool(outcome.get("launched"))
+            launched += bool(outcome and outcome.launched)
             servers.append(
                 {
                     "model_id": instance.model_id,
@@ -66,14 +68,14 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
                     "url": instance.url,
                     "pid": now.pid if now else None,
                     "started_at": now.started_at if now else None,
-                    "state": _state(now, cause is None) if now else "absent",
+                    "state": (_state(now, cause is None) if now else State.ABSENT).value,
                     "is_ready": cause is None,
-                    "action": outcome.get("action"),
+                    "action": outcome.action.action.value if outcome else None,
                 }
             )
             if cause and cause != result.trouble:
                 failed.append(
-                    _failed(result.name, instance.name, cause, outcome.get("log") or (now.log if now else ()))
+                    _failed(result.name, instance.name, cause, (outcome and outcome.log) or (now.log if now else ()))
                 )
     plans = [result.plan for result in hosts if result.plan]
     ready = sum(server["is_ready"] for server in servers)
@@ -94,10 +96,10 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
     }
 
 
-def _state(now: Running, ready: bool) -> str:
+def _state(now: Running, ready: bool) -> State:
     """Return the state that the service manager tells; one that answers runs, though for supervisor it starts all the
     time that a start may take."""
-    return "running" if ready and now.state == "starting" else now.state
+    return State.RUNNING if ready and now.state is State.STARTING else now.state
 
 
 def _failed(host: str, instance: str | None, cause: Cause, log: Sequence[str] = ()) -> dict[str, Any]:
@@ -113,17 +115,17 @@ def _failed(host: str, instance: str | None, cause: Cause, log: Sequence[str] = 
 
 def cause_of(instance: Instance, result: HostResult) -> Cause | None:
     """Return why the instance is not ready, or None when it is: it answers healthy, and it is the one that answers."""
-    outcome = next((item for item in result.outcomes if item["instance"] == instance.name), {})
-    if outcome.get("cause"):
-        return Cause(outcome["cause"], outcome["detail"])
+    outcome = next((item for item in result.results if item.instance == instance.name), None)
+    if outcome and outcome.cause:
+        return outcome.cause
     if result.after is None:
         return result.trouble or Cause("host_failed", "the host could not be asked; run again")
     now = next((item for item in result.after.instances if item.name == instance.name), None)
     if result.trouble:  # nothing was launched, so nobody waited: what serves, serves
         return None if now and is_ready(now, result.after) else result.trouble
-    if now is None or now.state in ("failed", "stopped", "backoff"):
+    if now is None or now.state in (State.FAILED, State.STOPPED, State.BACKOFF):
         cause = find_cause(now.log if now else (), now.exit_status if now else None)
-        return quarantined(cause) if outcome.get("action") == "quarantine" else cause
+        return quarantined(cause) if outcome and outcome.action.action is ActionKind.QUARANTINE else cause
     if now.health != 200:
         return not_ready(result.max_startup_time, now.health or 0)
     return None if is_ready(now, result.after) else wrong_server(instance.name, now.model_ids or ())
@@ -161,7 +163,7 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
                     "url": local_url(address, item.port) if address and item.port else None,
                     "pid": item.pid,
                     "started_at": item.started_at,
-                    "state": _state(item, serves),
+                    "state": _state(item, serves).value,
                     "is_ready": serves,
                 }
             )
@@ -195,7 +197,7 @@ def _server_table(servers: Sequence[Mapping[str, Any]]) -> list[str]:
     def since(seconds: float | None) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds)) if seconds else "-"
 
-    return table(
+    return text_table(
         ("instance", "display name", "tier", "host", "port", "pid", "state", "since", "ready"),
         [
             [
@@ -206,14 +208,6 @@ def _server_table(servers: Sequence[Mapping[str, Any]]) -> list[str]:
             for s in servers
         ],
     )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """Return lines of a table with aligned columns."""
-    cells = [[printable(str(cell)) for cell in row] for row in [head, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
-    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:

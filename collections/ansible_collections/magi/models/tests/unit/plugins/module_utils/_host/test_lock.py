@@ -43,7 +43,8 @@ def test_a_deployment_in_between_is_named(tmp_path):
 
 HOLD = """
 import os, sys
-from ansible_collections.magi.models.plugins.module_utils._host.lock import exclusive, start_time
+from ansible_collections.magi.models.plugins.module_utils._host.lock import exclusive
+from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
 from ansible_collections.magi.models.plugins.module_utils._host.values import Worker
 with exclusive(sys.argv[1], Worker("ada@desk, process 7", "here", 7, os.getpid(), start_time(os.getpid()))):
     print("held", flush=True)

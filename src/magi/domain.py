@@ -1,0 +1,156 @@
+"""The one door to the collection: what the controller takes of it, under the names that it uses.
+
+The controller and the collection are one product, so it is always the collection that came with this controller: a
+process may work on several projects, and may have imported another collection magi.models before. What a name needs is
+imported when it is asked for: --help needs nothing of it.
+"""
+
+# ruff: noqa: F401, I001 (type checkers read these imports, which others take from here)
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from magi import __version__
+from magi.errors import UsageError
+
+if TYPE_CHECKING:
+    from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed
+    from ansible_collections.magi.models.plugins.module_utils._base.states import State
+    from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
+    from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
+    from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET, counted, printable
+    from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile, examine_profile
+    from ansible_collections.magi.models.plugins.module_utils._host.values import (
+        Host,
+        Running,
+        Unreadable,
+        foreign_listeners,
+    )
+    from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
+    from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
+    from ansible_collections.magi.models.plugins.module_utils._models.drift import Drift, drift_lines
+    from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model, Rejected
+    from ansible_collections.magi.models.plugins.module_utils._models.naming import (
+        slug as model_slug,
+        stem as file_stem,
+    )
+    from ansible_collections.magi.models.plugins.module_utils._models.registry import (
+        RegistryError,
+        load as load_registry,
+    )
+    from ansible_collections.magi.models.plugins.module_utils._models.show import inventory_lines
+    from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan, open_to_all
+    from ansible_collections.magi.models.plugins.module_utils._plan.options import (
+        InstanceError,
+        option_layers,
+        resolve_options,
+    )
+    from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, select as select_models
+    from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings as PlanSettings
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
+        status_lines,
+        summary_lines as report_lines,
+    )
+
+# What stands above, for the interpreter: module below plugins, and its names, with ours where it is another.
+_TAKEN = {
+    "module_utils._base.addresses": "exposed",
+    "module_utils._base.states": "State",
+    "module_utils._base.files": "FileWriteError write_atomic",
+    "module_utils._base.table": "text_table",
+    "module_utils._base.text": "SECRET counted printable",
+    "module_utils._config.profile": "Profile examine_profile",
+    "module_utils._host.values": "Host Running Unreadable foreign_listeners",
+    "module_utils._llama.cause": "find_cause",
+    "module_utils._llama.options": "Binary",
+    "module_utils._models.drift": "Drift drift_lines",
+    "module_utils._models.model": "Inventory Model Rejected",
+    "module_utils._models.naming": "slug:model_slug stem:file_stem",
+    "module_utils._models.registry": "RegistryError load:load_registry",
+    "module_utils._models.show": "inventory_lines",
+    "module_utils._plan.build": "build_plan open_to_all",
+    "module_utils._plan.options": "InstanceError option_layers resolve_options",
+    "module_utils._plan.select": "Wanted select:select_models",
+    "module_utils._plan.values": "PlanError Settings:PlanSettings",
+    "plugin_utils._fleet.reach": "way_to_reach",
+    "plugin_utils._fleet.report": "status_lines summary_lines:report_lines",
+}
+_PLACES = {
+    name.rpartition(":")[2]: (module, name.partition(":")[0])
+    for module, names in _TAKEN.items()
+    for name in names.split()
+}
+
+NAME = "ansible_collections.magi.models"
+FOLDER = Path("collections", *NAME.split("."))
+"""Where a project has the collection."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, symbol = _PLACES[name]
+    collection()
+    value = globals()[name] = getattr(importlib.import_module(f"{NAME}.plugins.{module}"), symbol)
+    return value
+
+
+def collection() -> ModuleType:
+    """Return the package of the collection that came with this controller. Raises UsageError where that is of another
+    version, and where this process has imported another one."""
+    folder = carried()
+    if NAME not in sys.modules:
+        check_version(folder)
+        for name in ("ansible_collections", "ansible_collections.magi"):  # others may have parts in these
+            try:
+                importlib.import_module(name)
+            except ModuleNotFoundError:
+                _package(name, folder.parents[1 if name.endswith("s") else 0])
+        _package(NAME, folder)
+    package = sys.modules[NAME]
+    where = Path(package.__path__[0]).resolve()
+    if where != folder:
+        raise UsageError(
+            f"This process has imported another collection magi.models, from {where}: run magi in a process of its own."
+        )
+    return package
+
+
+def _package(name: str, folder: Path) -> None:
+    """Import a package without code of its own, wherever on sys.path another one of its name lies."""
+    spec = ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    module = sys.modules[name] = module_from_spec(spec)
+    parent, _dot, last = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], last, module)
+
+
+def carried() -> Path:
+    """Return the folder of the collection that came with this controller: in its package, or in its checkout."""
+    places = [above / FOLDER for above in Path(__file__).resolve().parents]
+    return next((place for place in places if (place / "plugins").is_dir()), places[0])
+
+
+def check_version(folder: Path) -> None:
+    """Raise UsageError unless the collection in ``folder`` is there, and of the version of this controller."""
+    for name, pattern in (("galaxy.yml", r"^version:\s*(\S+)"), ("MANIFEST.json", r'"version": "(\S+)"')):
+        try:
+            version = re.search(pattern, (folder / name).read_text(encoding="utf-8"), re.MULTILINE)
+        except OSError:
+            continue
+        if version and version[1] == __version__:
+            return
+        raise UsageError(
+            f"The collection magi.models in {folder} is {version[1] if version else 'of no version'}, and this magi is "
+            f"{__version__}: install the magi that belongs to it, or give another project with --project."
+        )
+    raise UsageError(f"The collection magi.models is missing in {folder}: restore it, or install magi-models again.")
