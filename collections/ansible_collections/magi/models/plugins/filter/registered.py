@@ -21,7 +21,7 @@ def registered(hosts: Iterable[str], hostvars: Any, variable: str | None = None,
             if variable
             else {key: seen[name] for key, name in variables.items() if name in seen}
         )
-    return json.dumps(found)
+    return json.dumps(found, default=str)  # warnings and exceptions are objects of Ansible
 
 
 class FilterModule:

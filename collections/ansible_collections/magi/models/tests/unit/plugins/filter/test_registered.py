@@ -41,6 +41,11 @@ def test_of_one_variable_each_host_has_the_value(hostvars: HostVars):
     assert json.loads(registered(["a", "c"], hostvars, "planned")) == {"a": {"plan": 1}, "c": {}}
 
 
+def test_what_ansible_keeps_as_objects_is_no_hindrance(hostvars: HostVars):
+    hostvars._variable_manager.set_nonpersistent_facts("c", {"planned": {"warnings": [object()], "plan": 2}})
+    assert json.loads(registered(["c"], hostvars, "planned"))["c"]["plan"] == 2
+
+
 def test_what_comes_from_hosts_is_never_run_as_a_template(
     hostvars: HostVars, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
