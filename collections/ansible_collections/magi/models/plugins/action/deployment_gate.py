@@ -23,5 +23,5 @@ class ActionModule(ControllerAction):
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         rollout = Rollout(tuple(arguments["order"]), tuple(arguments["batches"]))
         before = rollout.before(task_vars["inventory_hostname"])
-        results = [[host_result(name, arguments["hosts"][name]) for name in batch] for batch in before]
+        results = [host_result(name, arguments["hosts"][name]) for name in before]
         return {"held_back": held_back(results, arguments["max_fail_percentage"])}

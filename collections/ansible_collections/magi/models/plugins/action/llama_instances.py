@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 from ansible.errors import AnsibleActionFail
+from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
 from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
@@ -51,12 +52,17 @@ def render(
     return files
 
 
+def seconds(arguments: Mapping[str, Any], name: str) -> int:
+    """Return an option of the task that the module has too, where it is not given with the module's default."""
+    return int(arguments.get(name) or TIMING[name]["default"])
+
+
 def values(plan: Plan, arguments: Mapping[str, Any], model_folders: Sequence[str]) -> dict[str, Any]:
     """Return what the templates know beside the plan and its instances, from the arguments of the task."""
     return {
         "llama_server_path": plan.llama_server_path,
-        "stop_timeout": int(arguments.get("stop_timeout") or 30),
-        "max_startup_time": int(arguments.get("max_startup_time") or 120),
+        "stop_timeout": seconds(arguments, "stop_timeout"),
+        "max_startup_time": seconds(arguments, "max_startup_time"),
         "model_folders": model_folders,
         "gpu": plan.gpu,
     }
@@ -97,5 +103,5 @@ class ActionModule(HostAction):
                 profile=plan.profile,
             )
         result.update(self.on_host("llama_instances", {**arguments, "job": work}, task_vars))
-        result["deadline"] = time.time() + int(arguments.get("max_startup_time") or 120) - result.pop("waited", 0)
+        result["deadline"] = time.time() + seconds(arguments, "max_startup_time") - result.pop("waited", 0)
         return result
