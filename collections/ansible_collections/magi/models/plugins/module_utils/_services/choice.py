@@ -9,8 +9,12 @@ from pathlib import Path
 from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES, MANAGERS
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
 
-MANAGER_OPTION = {"type": "str", "choices": list(CHOICES), "default": "auto"}
-"""The option ``manager`` of a module's argument specification."""
+SERVICE_OPTIONS = {
+    "home": {"type": "path", "required": True},
+    "manager": {"type": "str", "choices": list(CHOICES), "default": "auto"},
+    "supervisord_path": {"type": "path", "default": "supervisord"},
+}
+"""What every module that looks at the services of a host takes (its argument specification)."""
 
 _SIGNS = {"systemd": "/run/systemd/system", "supervisor": "/"}
 """By manager, the folder that every machine has which it can be used on (systemd: sd_booted(3))."""
