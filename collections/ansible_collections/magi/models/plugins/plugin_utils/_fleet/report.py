@@ -28,7 +28,7 @@ def build_report(hosts: Sequence[HostResult]) -> dict[str, Any]:
         warnings += result.plan.warnings
         done = {item.instance: item for item in result.results}
         running = {item.name: item for item in result.after.instances} if result.after else {}
-        for instance in result.plan.instances:
+        for instance in (*result.plan.instances, *result.plan.kept):
             outcome, now = done.get(instance.name), running.get(instance.name)
             cause = cause_of(instance, result)
             launched += bool(outcome and outcome.launched)
