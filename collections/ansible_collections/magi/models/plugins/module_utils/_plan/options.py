@@ -71,8 +71,8 @@ def resolve_options(binary: Binary | None, layers: Layers) -> dict[str, Any]:
     unknown option, naming the build and the nearest name it knows.
     """
     if binary is None:
-        given = {key.replace("-", "_"): value for _where, options in layers for key, value in options.items()}
-        return {key: value for key, value in given.items() if value is not None}
+        merged = {key.replace("-", "_"): value for _where, options in layers for key, value in options.items()}
+        return {key: value for key, value in merged.items() if value is not None}
     known = {name for option in binary.options for name in option.names}
     resolved: dict[str, Any] = {}
     for where, options in layers:

@@ -17,7 +17,10 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import s
 
 def build_report(hosts: Sequence[HostResult]) -> dict[str, Any]:
     """Return the report: total_servers, ready_servers, servers, summary (see the module deployment_report)."""
-    servers, failed, degraded, warnings = [], [], [], []
+    servers: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    degraded: list[dict[str, str]] = []
+    warnings: list[str] = []
     launched = 0
     for result in hosts:
         if result.trouble:

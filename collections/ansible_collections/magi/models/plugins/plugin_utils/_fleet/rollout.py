@@ -24,7 +24,8 @@ class Rollout:
 
     def before(self, host: str) -> tuple[str, ...]:
         """Return the batch before that of ``host``; () where its own is the first."""
-        start, batch = 0, ()
+        start = 0
+        batch: tuple[str, ...] = ()
         for size in self.batches:
             here = self.order[start : start + size]
             if host in here:
