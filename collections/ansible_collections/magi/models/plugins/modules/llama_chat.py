@@ -98,7 +98,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
 from ansible_collections.magi.models.plugins.module_utils._llama.chat import ChatError, chat
-from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen
+from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 UNREAD_SECONDS = 30
@@ -141,7 +141,7 @@ def main() -> None:
     name = params["name"]
     stream = Stream(params["stream_path"]) if params["stream_path"] else None
     try:
-        status = chosen(params["manager"], params["home"], params["supervisord_path"]).status().get(name)
+        status = usable(chosen(params["manager"], params["home"], params["supervisord_path"])).status().get(name)
         if status is None or not status.pid:
             module.fail_json(msg=f"{name} does not run; magi up starts it.")
         answer = chat(

@@ -55,7 +55,7 @@ instances:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen
+from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 
@@ -71,8 +71,8 @@ def main() -> None:
     )
     params = module.params
     name, lines = params["name"], params["lines"]
-    manager = chosen(params["manager"], params["home"], params["supervisord_path"])
     try:
+        manager = usable(chosen(params["manager"], params["home"], params["supervisord_path"]))
         instances = sorted(manager.status())
         log = manager.logs(name, lines) if lines > 0 else []
     except ServiceError as error:
