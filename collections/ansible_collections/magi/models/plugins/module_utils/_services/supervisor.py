@@ -21,7 +21,7 @@ import time
 import xmlrpc.client
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
@@ -76,7 +76,7 @@ def parse_ends(log: Iterable[str]) -> dict[str, str]:
     """Return by program how its last process ended, from supervisord's log (supervisor/process.py, finish): of one that
     ended within startsecs it says no more than "too quickly" elsewhere."""
     pattern = re.compile(r"exited: (\S+) \((.+); (?:not )?expected\)$")
-    return dict(match.groups() for line in log if (match := pattern.search(line)))
+    return {match[1]: match[2] for line in log if (match := pattern.search(line))}
 
 
 def socket_path(home: str) -> str:
@@ -109,15 +109,15 @@ class _Transport(xmlrpc.client.Transport):
 
 
 class Supervisor:
-    name = "supervisor"
-    capabilities = Capabilities()
-    templates = (
+    name: ClassVar[str] = "supervisor"
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    templates: ClassVar[Sequence[Template]] = (
         Template("supervisord.conf.j2", "{home}/supervisor/supervisord.conf", 0o600),
         Template("run-instance.sh.j2", "{home}/supervisor/run-instance", 0o755),
         Template("instance.env.j2", "{home}/instances/{name}.env", 0o600, per_instance=True),
         Template("program.conf.j2", "{home}/supervisor/programs/{name}.conf", 0o600, per_instance=True),
     )
-    filters: Filters = {"environment_value": environment_value, "setting": setting, "word": word}
+    filters: ClassVar[Filters] = {"environment_value": environment_value, "setting": setting, "word": word}
 
     def __init__(self, home: Path, supervisord_path: str):
         self.home = home

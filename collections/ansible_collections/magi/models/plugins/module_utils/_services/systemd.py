@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._base.text import is_utf8
@@ -169,9 +169,9 @@ def parse_status(text: str) -> dict[str, Status]:
 
 
 class Systemd:
-    name = "systemd"
-    capabilities = Capabilities(limits=True, own_user=True, needs_root=True)
-    templates = (
+    name: ClassVar[str] = "systemd"
+    capabilities: ClassVar[Capabilities] = Capabilities(limits=True, own_user=True, needs_root=True)
+    templates: ClassVar[Sequence[Template]] = (
         Template("magi-llama@.service.j2", "/etc/systemd/system/magi-llama@.service", 0o644),
         Template("instance.env.j2", "{home}/instances/{name}.env", 0o600, per_instance=True),
         Template(
@@ -181,7 +181,7 @@ class Systemd:
             per_instance=True,
         ),
     )
-    filters: Filters = {
+    filters: ClassVar[Filters] = {
         "dirname": lambda path: path.rpartition("/")[0] or "/",
         "environment_value": environment_value,
         "systemd_argument": systemd_argument,
