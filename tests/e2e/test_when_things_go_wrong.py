@@ -269,7 +269,8 @@ def test_supervisord_starts_whatever_state_a_program_is_in_and_says_what_it_refu
 HOLD = """
 import os, sys
 sys.path.insert(0, "collections")
-from ansible_collections.magi.models.plugins.module_utils._host.lock import exclusive, start_time
+from ansible_collections.magi.models.plugins.module_utils._host.lock import exclusive
+from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
 from ansible_collections.magi.models.plugins.module_utils._host.values import Worker
 from ansible_collections.magi.models.plugins.plugin_utils._deployment import controller
 home, controller_pid = sys.argv[1:]
