@@ -91,4 +91,5 @@ def from_registry(path: Path) -> dict[str, Known]:
             "schema": "is of a newer schema",
         }.get(error.code, "is not a registry, or is corrupt")
         raise UsageError(f"The registry {path} {why}; name another with --registry, or run magi discover.") from None
-    return {path.name: Known(path.name, tuple(registry.models), tuple(registry.rejected))}
+    found = registry.inventory.to_dict()
+    return {path.name: Known(path.name, tuple(found["models"]), tuple(found["rejected"]))}

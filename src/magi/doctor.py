@@ -8,6 +8,7 @@ from typing import Any
 
 from magi.domain import (
     Host,
+    Inventory,
     PlanError,
     PlanSettings,
     Profile,
@@ -270,7 +271,7 @@ def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Fou
             plan = build_plan(
                 host_name=examined.name,
                 profile=profile,
-                registry=examined.registry,
+                inventory=Inventory.from_dict(examined.registry),
                 host=host,
                 settings=PlanSettings.of(examined.settings),
             )

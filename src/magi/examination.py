@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from magi import doctor, profiles
-from magi.domain import FOLDER
 from magi.errors import ProfileError
 from magi.events import Run
 from magi.project import Project
@@ -21,11 +20,10 @@ def controller(project: Project) -> doctor.Controller:
         from ansible.release import __version__ as core
     except ImportError:
         core = None
-    there = (project.root / FOLDER / "galaxy.yml").is_file()
     return doctor.Controller(
         platform.python_version(),
         core,
-        str(project.root / "collections") if there else None,
+        str(project.collections),
         shutil.which("ssh") is not None,
     )
 

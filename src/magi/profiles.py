@@ -20,8 +20,10 @@ from magi.documents import DocumentError, Remark, Where, load
 from magi.domain import (
     FileWriteError,
     InstanceError,
+    Model,
     PlanError,
     Profile,
+    Rejected,
     Wanted,
     examine_profile,
     option_layers,
@@ -147,9 +149,11 @@ def resolve(profile: Profile, host: Known) -> Resolution:
         return resolve_options(host.binary, option_layers(profile, host.name, host.options, item))
 
     try:
-        wanted, missing = select_models(profile, host.models, host.rejected, host.name)
+        wanted, missing = select_models(
+            profile, tuple(map(Model.from_dict, host.models)), tuple(Rejected(**x) for x in host.rejected), host.name
+        )
         instances = tuple(
-            Resolved(item.name, item.model["id"], item.model["tier"], item.port, options_of(item)) for item in wanted
+            Resolved(item.name, item.model.id, item.model.tier, item.port, options_of(item)) for item in wanted
         )
     except (PlanError, InstanceError) as error:
         raise ProfileError(f"Host {host.name}: {error}") from None

@@ -137,14 +137,25 @@ def _check_mapping(content: str | bytes, what: str) -> None:
         raise UsageError(f"{what} holds no variables: give a mapping of names and values.")
 
 
+def prepare(session: Session) -> Outcome:
+    """Get each host what a deployment needs: llama-server, and demo models where the inventory wants them."""
+    return verdict.prepared(session.play("prepare"))
+
+
 def up(session: Session) -> Outcome:
-    """Deploy the profile, or do the part of it that tags select. Raises UsageError for a tag that no task has."""
+    """Deploy the profile, or do the part of it that tags select; the first time on this machine, prepare it before.
+
+    Raises UsageError for a tag that no task has.
+    """
     check, tags = session.options.check, session.options.tags
     if tags is not None:
         there = session.project.tags()
         unknown = [tag for tag in map(str.strip, tags.split(",")) if tag not in {*there, *ANSIBLE_TAGS}]
         if unknown:
             raise UsageError(f"--tags: no task has the tag {', '.join(unknown)}; there are {', '.join(there)}.")
+    elsewhere = session.options.inventory or "ANSIBLE_INVENTORY" in os.environ
+    if session.project.is_bare and not (check or tags or elsewhere):
+        prepare(session)
     return verdict.deployed(session.play("site"), check=check, tags=tags)
 
 

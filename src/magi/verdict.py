@@ -131,6 +131,14 @@ def lost(run: Run) -> MagiError | None:
     return kind(problem) if problem else None
 
 
+def prepared(run: Run) -> Outcome:
+    """Return which hosts have what a deployment needs. Raises HostUnreachable or DeploymentFailed if one lacks it."""
+    error = lost(run)
+    if error:
+        raise error
+    return Outcome({"hosts": sorted({item.host for item in run.events if item.kind == "ok"})})
+
+
 def deployed(run: Run, *, check: bool = False, tags: str | None = None) -> Outcome:
     """Return the report of a deployment and how it ended; where it only looked, or tags left out the report, the plans.
 

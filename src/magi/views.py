@@ -9,7 +9,7 @@ from typing import Any
 
 from magi import config, doctor, instances, migrate, profiles
 from magi.catalog import Known
-from magi.domain import counted, printable, table
+from magi.domain import counted, printable, text_table
 from magi.errors import ExitCode, MagiError
 
 
@@ -42,7 +42,7 @@ def profile_list(folder: Path) -> View:
         }
         for item in checked
     ]
-    lines = table(("profile", "entries", "description"), rows) if rows else [f"No profiles in {folder}."]
+    lines = text_table(("profile", "entries", "description"), rows) if rows else [f"No profiles in {folder}."]
     return View({"folder": str(folder), "profiles": data}, lines)
 
 
@@ -58,7 +58,7 @@ def profile_show(path: Path, hosts: Mapping[str, Known]) -> View:
             (one.instance, one.tier, one.port or "free", ", ".join(f"{k}={v}" for k, v in one.options.items()) or "-")
             for one in item.instances
         ]
-        lines += table(("instance", "tier", "port", "options"), rows) if rows else ["nothing is enabled"]
+        lines += text_table(("instance", "tier", "port", "options"), rows) if rows else ["nothing is enabled"]
         lines += [f"  {printable(sentence)}" for sentence in item.missing]
     if not hosts:
         lines += ["", *map(str, profile.entries), "", "No host is known yet: magi discover, or --registry FILE."]
@@ -128,7 +128,7 @@ def settings(results: Iterable[tuple[str, Mapping[str, Any]]], dotenv: Collectio
         for row in config.rows(hosts)
     ]
     data = {host: {name: asdict(value) for name, value in values.items()} for host, values in hosts.items()}
-    return View({"hosts": data}, table(("setting", "value", "from"), rows))
+    return View({"hosts": data}, text_table(("setting", "value", "from"), rows))
 
 
 def _shown(value: Any) -> str:

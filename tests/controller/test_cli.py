@@ -20,6 +20,7 @@ import typer
 from ptyprocess import PtyProcess
 
 from magi.cli import app, deploy, main, profile
+from magi.domain import FOLDER
 from magi.errors import ExitCode, HostUnreachable, Interrupted, MagiError
 from magi.events import Run
 from magi.runner import Options
@@ -58,6 +59,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRun:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     fake = FakeRun("up")
     monkeypatch.setattr("magi.verbs.run", fake)
+    monkeypatch.setattr("magi.project.Project.is_bare", False)
     return fake
 
 
@@ -88,7 +90,7 @@ def verbs() -> list[str]:
         (["up", "-e", '{"a": canary'], "What -e gives is neither JSON nor YAML (did not find expected"),
         (["up", "-e", '["canary"]'], "What -e gives holds no variables: give a mapping of names and values."),
         (["up", "-e", "a='canary"], "-e a=… has quotes or braces that nothing closes: close them."),
-        (["up", "--project", "/no/such"], "/no/such is no magi project (a folder with playbooks/site.yml)"),
+        (["up", "--project", "/no/such"], "/no/such is no magi project: make one with magi init"),
         # What goes into Ansible as a variable would be a template there.
         (["up", "{{ lookup('pipe', 'id') }}"], "The profile must be a name of letters, digits"),
         (["up", ""], "The profile must be a name"),
@@ -166,13 +168,12 @@ def test_a_run_that_can_not_begin_is_in_the_junit_file(tmp_path, capsys):
     assert "There is no inventory /no/such" in path.read_text()
 
 
-def test_a_project_without_its_collection_is_one_sentence(tmp_path, capsys):
-    (tmp_path / "playbooks").mkdir()
-    (tmp_path / "playbooks" / "site.yml").touch()
+def test_a_project_with_another_collection_is_one_sentence(tmp_path, capsys):
+    collection = tmp_path / FOLDER
+    (collection / "plugins").mkdir(parents=True)
     assert main(["up", "--project", str(tmp_path)]) == ExitCode.USAGE
     assert capsys.readouterr().err == (
-        f"magi: The collection magi.models is missing in {tmp_path}/collections/ansible_collections/magi/models: "
-        "restore it, or install magi-models again.\n"
+        f"magi: The collection magi.models is missing in {collection}: restore it, or install magi-models again.\n"
     )
 
 
@@ -235,6 +236,7 @@ PASSED_ON = {
 }
 COMMON = ("--inventory", "--limit", "--extra-vars", "--verbose")
 PLAYBOOKS = {
+    ("prepare",): ("prepare", (*COMMON, "--check")),
     ("up",): ("site", (*COMMON, "--check", "--diff", "--tags")),
     ("plan",): ("plan", COMMON),
     ("status",): ("status", COMMON),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
-from ansible_collections.magi.models.plugins.module_utils._config.profile import parse_profile
+from ansible_collections.magi.models.plugins.module_utils._config.profile import examine_profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import (
     Host,
     Listener,
@@ -15,6 +15,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import (
     Worker,
 )
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
+from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
 from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
 
 from magi.doctor import OK, PROBLEM, WARNING, Controller, Examined, collect, findings
@@ -22,7 +23,7 @@ from magi.doctor import OK, PROBLEM, WARNING, Controller, Examined, collect, fin
 from .known import BINARY, Q2, Q3, Q4
 
 CONTROLLER = Controller("3.11.2", "2.19.14", "/srv/project/collections", True)
-PROFILE = parse_profile("development", {"enabled_models": ["*"]})
+PROFILE = examine_profile("development", {"enabled_models": ["*"]})[0]
 SETTINGS = {
     "port_range": [8080, 8089],
     "host": "127.0.0.1",
@@ -31,7 +32,13 @@ SETTINGS = {
     "strict": False,
     "retry_quarantined": False,
 }
-REGISTRY = {"models": [Q2, Q3, Q4], "rejected": [], "scan_paths": ["/models"], "registry_path": "/var/lib/magi/r.json"}
+REGISTRY = {
+    "models": [Q2, Q3, Q4],
+    "rejected": [],
+    "companions": [],
+    "scan_paths": ["/models"],
+    "registry_path": "/var/lib/magi/r.json",
+}
 HOST = Host("systemd", "/etc/magi", 8, 64 << 30, BINARY, can=Capabilities(limits=True, own_user=True, needs_root=True))
 
 
@@ -114,7 +121,7 @@ def running(**more):
         ),
         (examined(warnings=("The folder to scan /x does not exist",)), WARNING, "models", "The folder to scan /x"),
         (
-            examined(registry={**REGISTRY, "rejected": [{"id": "x", "reason": "broken"}]}),
+            examined(registry={**REGISTRY, "rejected": [vars(Rejected("x", "/models/x.gguf", "truncated", "broken"))]}),
             WARNING,
             "models",
             "files in /models that can't be served: 1; magi discover says why",
@@ -246,7 +253,7 @@ def test_what_is_read_and_who_is_open_is_said_without_a_plan_too(more, profile, 
 
 
 def test_a_profile_that_sets_a_key_is_no_exposure():
-    keyed = parse_profile("p", {"enabled_models": ["*"], "options": {"api_key_file": "/etc/keys"}})
+    keyed = examine_profile("p", {"enabled_models": ["*"], "options": {"api_key_file": "/etc/keys"}})[0]
     host = examined(settings={**SETTINGS, **OPEN}, binary=None, binary_error="there is none.")
     assert [item.check for item in found(host, profile=keyed) if item.severity == WARNING] == []
 

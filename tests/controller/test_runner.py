@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from magi import runner
+from magi.domain import FOLDER
 from magi.errors import ExitCode, MagiError, UsageError
 from magi.events import Event, Run
 from magi.project import Project
@@ -22,7 +23,7 @@ from magi.workbench import passed_by_file
 
 from .known import ROOT
 
-PLAYBOOK = Path("/srv/magi/playbooks/site.yml")
+PLAYBOOK = "/srv/magi/playbooks/site.yml"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ PLAYBOOK = Path("/srv/magi/playbooks/site.yml")
     ],
 )
 def test_the_command_line(options, variables, expected):
-    assert command_line(PLAYBOOK, options, variables) == ["ansible-playbook", *expected, str(PLAYBOOK)]
+    assert command_line(PLAYBOOK, options, variables) == ["ansible-playbook", *expected, PLAYBOOK]
 
 
 def test_the_variables_are_what_ansible_reads():
@@ -136,6 +137,7 @@ def tiny(tmp_path: Path, state: Path) -> Project:
     """A project whose playbook would go on for long."""
     project = Project(tmp_path / "project")
     project.playbooks.mkdir(parents=True)
+    (project.root / FOLDER / "plugins").mkdir(parents=True)
     tasks = [{"name": "Begin", "debug": {"msg": "begun"}}, {"name": "Go on", "command": "sleep 300"}]
     play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}
     (project.playbooks / "tiny.yml").write_text(json.dumps([play]))

@@ -8,19 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from magi.cli import deploy, look, profile
+from magi.cli import deploy, init, look, profile
 from magi.errors import ExitCode, MagiError
 
 app = typer.Typer(
     name="magi",
     help="Roll out llama.cpp servers by naming a profile, on this machine or a fleet.",
-    epilog="A first try: magi up, magi status, magi ask INSTANCE 'What is the capital of France?', magi down.",
+    epilog="A first try: magi init, magi up, magi status, magi ask INSTANCE 'What is the capital of France?'.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb, examples in {**deploy.EXAMPLES, **look.EXAMPLES, **profile.EXAMPLES}.items():
+for verb, examples in {**init.EXAMPLES, **deploy.EXAMPLES, **look.EXAMPLES, **profile.EXAMPLES}.items():
     app.command(epilog="Examples:  " + "  ·  ".join(examples))(verb)
 app.add_typer(profile.app)
 

@@ -90,7 +90,7 @@ COLOURS = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", 
 
 def plan(console: Console, document: Mapping[str, Any]) -> RenderableType:
     """Return what a deployment would do on each host, with reasons and warnings."""
-    from magi.domain import printable, table
+    from magi.domain import printable, text_table
 
     parts: list[RenderableType] = []
     for host, item in document["hosts"].items():
@@ -106,7 +106,7 @@ def plan(console: Console, document: Mapping[str, Any]) -> RenderableType:
                 grid.add_row(shown, Text(name), Text(port), Text(printable(reason), style="dim"))
             parts.append(grid)
         elif rows:  # whole lines, however long: there is no width to keep to
-            parts += [Text(f"  {line}") for line in table(("action", "instance", "port", "reason"), rows)]
+            parts += [Text(f"  {line}") for line in text_table(("action", "instance", "port", "reason"), rows)]
         for line in (*item["degraded"], *item["warnings"]):
             parts.append(Text("  ! ", style="yellow").append(printable(line), style="default"))
         parts += [Text(f"  {printable(note)}", style="dim") for note in item["notes"]]
@@ -140,12 +140,12 @@ def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> st
 
 def models(document: Mapping[str, Any]) -> RenderableType:
     """Return the models of each host, what was set aside, and drift."""
-    from magi.domain import drift_lines, model_lines
+    from magi.domain import Drift, Inventory, drift_lines, inventory_lines
 
     lines: list[str] = []
     for host, registry in document["hosts"].items():
-        lines += [f"{host}:", *(f"  {line}" for line in model_lines(registry)), ""]
-    lines += drift_lines(document["drift"])
+        lines += [f"{host}:", *(f"  {line}" for line in inventory_lines(Inventory.from_dict(registry))), ""]
+    lines += drift_lines(map(Drift.from_dict, document["drift"]))
     return Text("\n".join(lines).rstrip())
 
 

@@ -22,5 +22,5 @@ class ActionModule(ControllerAction):
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         rollout = Rollout(tuple(arguments["order"]), tuple(arguments["batches"]))
         before = rollout.before(task_vars["inventory_hostname"])
-        results = [[host_result(*item) for item in variables_of(batch, task_vars).items()] for batch in before]
+        results = [host_result(*item) for item in variables_of(before, task_vars).items()]
         return {"held_back": held_back(results, arguments["max_fail_percentage"])}

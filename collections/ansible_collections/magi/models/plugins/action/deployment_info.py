@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction, variables_of
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_status, status_lines
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status, status_lines
 
 
 class ActionModule(ControllerAction):

@@ -10,15 +10,17 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import Ac
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
 from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, Plan, PlanError, Settings
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 
+_SHOWN = (ActionKind.START, ActionKind.RESTART, ActionKind.STOP, ActionKind.KEEP)
+
 
 def plan_lines(plan: Plan) -> list[str]:
     """Return the plan for people: what is enabled, and each action that changes something."""
-    kinds = [ActionKind.START, ActionKind.RESTART, ActionKind.STOP, ActionKind.KEEP]
-    kinds += [ActionKind.QUARANTINE] if plan.names(ActionKind.QUARANTINE) else []
+    kinds = [*_SHOWN, *([ActionKind.QUARANTINE] if plan.names(ActionKind.QUARANTINE) else [])]
     actions = ", ".join(f"{kind} {len(plan.names(kind))}" for kind in kinds)
     lines = [
         f"{plan.host}: {counted(plan.models_discovered, 'model')} discovered, {plan.models_enabled} enabled: {actions}"
@@ -40,7 +42,7 @@ class ActionModule(ControllerAction):
             plan = build_plan(
                 host_name=task_vars["inventory_hostname"],
                 profile=Profile.from_dict(arguments["profile"]),
-                registry=arguments["registry"],
+                inventory=Inventory.from_dict(arguments["registry"]),
                 host=Host.from_dict(arguments["host"]),
                 settings=Settings.of(arguments["settings"]),
             )

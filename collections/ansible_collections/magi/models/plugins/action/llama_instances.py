@@ -10,10 +10,11 @@ from typing import Any
 
 import jinja2
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
+from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
 from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import job
 
 ROLE_TEMPLATES = Path(__file__).parents[2] / "roles" / "model_server" / "templates"
@@ -51,21 +52,24 @@ def render(
     return files
 
 
+def seconds(arguments: Mapping[str, Any], name: str) -> int:
+    """Return an option of the task that the module has too, where it is not given with the module's default."""
+    return int(arguments.get(name) or TIMING[name]["default"])
+
+
 def values(plan: Plan, arguments: Mapping[str, Any], model_folders: Sequence[str]) -> dict[str, Any]:
     """Return what the templates know beside the plan and its instances, from the arguments of the task."""
     return {
         "llama_server_path": plan.llama_server_path,
-        "stop_timeout": int(arguments.get("stop_timeout") or 30),
-        "max_startup_time": int(arguments.get("max_startup_time") or 120),
+        "stop_timeout": seconds(arguments, "stop_timeout"),
+        "max_startup_time": seconds(arguments, "max_startup_time"),
         "model_folders": model_folders,
         "gpu": plan.gpu,
     }
 
 
-class ActionModule(ActionBase):
+class ActionModule(HostAction):
     """Render a plan's files on the controller and hand all of them to the module in one call."""
-
-    TRANSFERS_FILES = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
@@ -98,12 +102,6 @@ class ActionModule(ActionBase):
                 generation=given["generation"],
                 profile=plan.profile,
             )
-        result.update(
-            self._execute_module(
-                "magi.models.llama_instances", module_args={**arguments, "job": work}, task_vars=task_vars
-            )
-        )
-        result["deadline"] = time.time() + int(arguments.get("max_startup_time") or 120) - result.pop("waited", 0)
-        if result.get("failed") and task_vars:
-            result["msg"] = f"Host {task_vars['inventory_hostname']}: {result.get('msg', 'no message')}"
+        result.update(self.on_host("llama_instances", {**arguments, "job": work}, task_vars))
+        result["deadline"] = time.time() + seconds(arguments, "max_startup_time") - result.pop("waited", 0)
         return result

@@ -161,6 +161,7 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import why
+from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
 from ansible_collections.magi.models.plugins.module_utils._host.apply import (
     Job,
     Result,
@@ -189,9 +190,7 @@ def main() -> None:
             "supervisord_path": {"type": "path", "default": "supervisord"},
             "names": {"type": "list", "elements": "str"},
             "concurrent_starts": {"type": "bool", "default": True},
-            "max_startup_time": {"type": "int", "default": 120},
-            "readiness_check_interval": {"type": "int", "default": 2},
-            "stop_timeout": {"type": "int", "default": 30},
+            **TIMING,
             "also_remove": {"type": "list", "elements": "path", "default": []},
             "job": {"type": "dict"},
         },

@@ -150,6 +150,7 @@ host:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import HOST_OPTIONS, inspect_host
 from ansible_collections.magi.models.plugins.module_utils._host.wait import await_ready
 from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
@@ -163,7 +164,7 @@ def main() -> None:
             "identify": {"type": "bool", "default": False},
             "wait_for": {"type": "list", "elements": "str", "default": []},
             "wait_seconds": {"type": "float", "default": 0},
-            "readiness_check_interval": {"type": "int", "default": 2},
+            "readiness_check_interval": TIMING["readiness_check_interval"],
             "must_read": {"type": "list", "elements": "str", "default": []},
             "model_folders": {"type": "list", "elements": "path", "default": []},
         },

@@ -92,7 +92,7 @@ def _port_range(value: Any) -> list[int]:
 
 def _string(value: Any) -> str:
     if not isinstance(value, str) or not value.strip() or any(ord(c) < 32 for c in value):
-        raise ValueError("a text without control characters")
+        raise ValueError("a string without control characters")
     return value
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
@@ -13,6 +12,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.text import coun
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
+from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.actions import decide
 from ansible_collections.magi.models.plugins.module_utils._plan.capacity import share_threads
 from ansible_collections.magi.models.plugins.module_utils._plan.instance import make_instance
@@ -37,23 +37,22 @@ def build_plan(
     *,
     host_name: str,
     profile: Profile,
-    registry: Mapping[str, Any],
+    inventory: Inventory,
     host: Host,
     settings: Settings,
 ) -> Plan:
     """Return the plan of the host ``host_name``.
 
-    ``registry`` holds ``models`` and ``rejected`` as the module model_registry returns them.
     Raises PlanError when there is nothing to serve, the binary is missing, an option is unknown or a port is taken.
     """
     if host.binary is None:
         raise PlanError(f"Host {host_name}: {host.binary_error}")
-    wanted, degraded = select(profile, registry["models"], registry["rejected"], host_name)
+    wanted, degraded = select(profile, inventory.models, inventory.rejected, host_name)
     usable = []
     for item in wanted:
         try:
             for file in files_of(item.model):
-                checked_string(f"{item.where}: the file name of {item.name} on {host_name}", file["path"])
+                checked_string(f"{item.where}: the file name of {item.name} on {host_name}", file.path)
         except InstanceError as error:
             degraded.append(str(error))
         else:
@@ -61,7 +60,7 @@ def build_plan(
     if not usable:
         raise PlanError(
             f"Host {host_name}: nothing that profile {profile.name} enables is available "
-            f"({counted(len(registry['models']), 'model')} discovered), so there is nothing to serve. "
+            f"({counted(len(inventory.models), 'model')} discovered), so there is nothing to serve. "
             + " ".join(degraded)
         )
     strict = settings.strict or profile.strict
@@ -88,7 +87,7 @@ def build_plan(
         generation=host.generation,
         instances=instances,
         actions=actions,
-        models_discovered=len(registry["models"]),
+        models_discovered=len(inventory.models),
         models_enabled=len({item.model_id for item in instances}),
         degraded=tuple(degraded),
         warnings=tuple(_warnings(host_name, instances, host, settings)),

@@ -14,6 +14,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.text import prin
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import key_file_path
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
+from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
 from ansible_collections.magi.models.plugins.module_utils._plan.options import environment_and_args
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, files_of
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
@@ -41,7 +42,7 @@ def make_instance(
     binary = host.binary
     known = {name for option in binary.options for name in option.names}
     # What we decide unless the profile does: never fetch anything, let the drain and Prometheus see the load.
-    projector = item.model["mmproj"] and item.model["mmproj"]["path"]
+    projector = item.model.mmproj and item.model.mmproj.path
     defaults = {"offline": True, "metrics": True, "mmproj": projector}
     options = {
         **{name: value for name, value in defaults.items() if value is not None and name in known},
@@ -52,7 +53,7 @@ def make_instance(
         # A service manager may hand the keys to the server at another path.
         environment["MAGI_API_KEY_FILE"] = key_file_path(item.where, environment["LLAMA_ARG_API_KEY_FILE"])
     environment |= {
-        "LLAMA_ARG_MODEL": item.model["path"],
+        "LLAMA_ARG_MODEL": item.model.path,
         "LLAMA_ARG_ALIAS": item.name,
         "LLAMA_ARG_HOST": address,
         "LLAMA_ARG_PORT": str(port),
@@ -61,22 +62,22 @@ def make_instance(
         "MAGI_INSTANCE": item.name,
         "MAGI_HOME": host.home,
         # For who asks later what runs; the label is not part of what the process is made of.
-        "MAGI_MODEL_ID": item.model["id"],
-        "MAGI_TIER": item.model["tier"],
-        "MAGI_DISPLAY_NAME": printable(item.model["display_name"]),
+        "MAGI_MODEL_ID": item.model.id,
+        "MAGI_TIER": item.model.tier,
+        "MAGI_DISPLAY_NAME": printable(item.model.display_name),
     }
     if resources:  # known to the process, so that a change of them is one of what it was started with
         environment["MAGI_RESOURCES"] = " ".join(f"{name}={value}" for name, value in sorted(resources.items()))
     if threads is not None:
         environment |= {"LLAMA_ARG_THREADS": str(threads), "MAGI_THREADS": "shared"}
-    files = files_of(item.model) if projector == options.get("mmproj") else item.model["files"]
+    files = files_of(item.model) if projector == options.get("mmproj") else item.model.files
     digest = config_hash(environment, extra_args, files, binary)
     return Instance(
         name=item.name,
-        model_id=item.model["id"],
-        display_name=item.model["display_name"],
-        tier=item.model["tier"],
-        model_path=item.model["path"],
+        model_id=item.model.id,
+        display_name=item.model.display_name,
+        tier=item.model.tier,
+        model_path=item.model.path,
         address=address,
         port=port,
         options=options,
@@ -96,7 +97,7 @@ _NOT_HASHED = ("LLAMA_ARG_THREADS", "MAGI_THREADS", "MAGI_DISPLAY_NAME")
 def config_hash(
     environment: Mapping[str, str],
     extra_args: Iterable[str],
-    files: Iterable[Mapping[str, Any]],
+    files: Iterable[FileVersion],
     binary: Binary,
 ) -> str:
     """Return 16 hexadecimal digits over what a running process was made of: environment (without the shared-out
@@ -106,7 +107,7 @@ def config_hash(
     content = {
         "environment": {key: value for key, value in environment.items() if key not in _NOT_HASHED},
         "extra_args": list(extra_args),
-        "files": [[item["path"], item["size"], item["mtime_ns"]] for item in files],
+        "files": [[item.path, item.size, item.mtime_ns] for item in files],
         "binary": binary.identity,
     }
     if "MAGI_THREADS" not in environment and "LLAMA_ARG_THREADS" in environment:

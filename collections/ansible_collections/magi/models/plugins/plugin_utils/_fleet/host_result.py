@@ -4,14 +4,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
-from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
-from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Plan
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
+    Cause,
+    find_cause,
+    not_ready,
+    quarantined,
+    wrong_server,
+)
+from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Instance, Plan
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import HostResult
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready
+
+
+@dataclass(frozen=True)
+class HostResult:
+    """What became of a host. ``plan`` is None where the run ended before there was one."""
+
+    name: str
+    plan: Plan | None = None
+    results: Sequence[ActionResult] = ()
+    """The actions that llama_instances returned."""
+    after: Host | None = None
+    max_startup_time: int = 0
+    """Seconds."""
+    trouble: Cause | None = None
+    """Why the host as a whole was not deployed: host_unreachable, host_failed or held_back."""
+
 
 REGISTERED = ("registry", "profile", "planned", "applied", "after")
 """What the role's tasks register (``__model_server_<name>``), in their order."""
@@ -23,7 +47,9 @@ def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
     if held:
         return Cause("held_back", held)
     for result in (seen.get(f"__model_server_{item}") or {} for item in REGISTERED):
-        said = " ".join(str(result.get("msg", "")).removeprefix(f"Host {name}: ").split()).rstrip(".")
+        said = " ".join(str(result.get("msg", "")).split()).rstrip(".")
+        for words in ("Task failed: ", "Module failed: ", f"Host {name}: "):  # Ansible's own come first
+            said = said.removeprefix(words)
         if result.get("unreachable"):
             remedy = way_to_reach(said, "bring it back")
             return Cause("host_unreachable", f"it can't be reached ({said}); {remedy} and run again")
@@ -51,3 +77,21 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
         int(seen["__model_server"]["settings"]["max_startup_time"]),
         problem,
     )
+
+
+def cause_of(instance: Instance, result: HostResult) -> Cause | None:
+    """Return why the instance is not ready, or None when it is: it answers healthy, and it is the one that answers."""
+    outcome = next((item for item in result.results if item.instance == instance.name), None)
+    if outcome and outcome.cause:
+        return outcome.cause
+    if result.after is None:
+        return result.trouble or Cause("host_failed", "the host could not be asked; run again")
+    now = next((item for item in result.after.instances if item.name == instance.name), None)
+    if result.trouble:  # nothing was launched, so nobody waited: what serves, serves
+        return None if now and is_ready(now, result.after) else result.trouble
+    if now is None or now.state in (State.FAILED, State.STOPPED, State.BACKOFF):
+        cause = find_cause(now.log if now else (), now.exit_status if now else None)
+        return quarantined(cause) if outcome and outcome.action.action is ActionKind.QUARANTINE else cause
+    if now.health != 200:
+        return not_ready(result.max_startup_time, now.health or 0)
+    return None if is_ready(now, result.after) else wrong_server(instance.name, now.model_ids or ())

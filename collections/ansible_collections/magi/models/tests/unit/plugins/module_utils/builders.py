@@ -9,10 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
-from ansible_collections.magi.models.plugins.module_utils._config.profile import parse_profile
+from ansible_collections.magi.models.plugins.module_utils._config.profile import examine_profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Listener, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_help
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
+from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Inventory, Model
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Settings
 
@@ -24,26 +25,34 @@ BINARY = Binary("/opt/llama-server", "11434", "11434 15405344 1795385464", parse
 
 def model(model_id, tier="Q4", **more):
     path = more.pop("path", f"/models/{model_id}.gguf")
-    return {
+    values = {
         "id": model_id,
         "display_name": model_id.upper(),
+        "quantization": tier,
         "tier": tier,
         "path": path,
-        "files": [{"path": path, "size": 1000, "mtime_ns": 5}],
+        "files": (FileVersion(path, 1000, 5),),
+        "size_bytes": 1000,
+        "architecture": "llama",
+        "parameter_count": 1,
+        "context_length": None,
+        "shape": {},
         "mmproj": None,
-        **more,
+        "duplicates": (),
+        "fingerprint": "",
     }
+    return Model(**{**values, **more})
 
 
 MODELS = [model("a-q2_k", "Q2"), model("b-q3_k_m", "Q3"), model("c-q4_k_m"), model("d-q4_1")]
 
 
-def registry(*models, rejected=()):
-    return {"models": list(models or MODELS), "rejected": list(rejected)}
+def inventory(*models, rejected=()):
+    return Inventory(tuple(models or MODELS), rejected=tuple(rejected))
 
 
 def profile(*entries, name="test", **more):
-    return parse_profile(name, {"enabled_models": list(entries) or ["*"], **more})
+    return examine_profile(name, {"enabled_models": list(entries) or ["*"], **more})[0]
 
 
 def host(*instances, **more):
@@ -80,7 +89,7 @@ def plan(*entries, models=None, rejected=(), on=None, with_settings=None, **more
     return build_plan(
         host_name="gpu1",
         profile=profile(*entries, **more),
-        registry=registry(*(models or ()), rejected=rejected),
+        inventory=inventory(*(models or ()), rejected=rejected),
         host=on or host(),
         settings=with_settings or settings(),
     )

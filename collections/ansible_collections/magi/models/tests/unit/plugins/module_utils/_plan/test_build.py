@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
 from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, Plan, PlanError
 from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
@@ -85,16 +86,16 @@ def test_an_instance_has_what_its_process_needs():
     }
 
 
-PROJECTOR = {"path": "/models/mmproj.gguf", "size": 10, "mtime_ns": 5}
+PROJECTOR = FileVersion("/models/mmproj.gguf", 10, 5)
 
 
 @pytest.mark.parametrize(
     ("projector", "options", "served", "action"),
     [
         (PROJECTOR, {}, "/models/mmproj.gguf", "keep"),
-        ({**PROJECTOR, "size": 11}, {}, "/models/mmproj.gguf", "restart"),
-        ({**PROJECTOR, "mtime_ns": 6}, {}, "/models/mmproj.gguf", "restart"),
-        ({**PROJECTOR, "path": "/models/mmproj-2.gguf"}, {}, "/models/mmproj-2.gguf", "restart"),
+        (dataclasses.replace(PROJECTOR, size=11), {}, "/models/mmproj.gguf", "restart"),
+        (dataclasses.replace(PROJECTOR, mtime_ns=6), {}, "/models/mmproj.gguf", "restart"),
+        (dataclasses.replace(PROJECTOR, path="/models/mmproj-2.gguf"), {}, "/models/mmproj-2.gguf", "restart"),
         (None, {}, None, "restart"),
         (PROJECTOR, {"mmproj": "/models/other.gguf"}, "/models/other.gguf", "restart"),
     ],
@@ -110,7 +111,7 @@ def test_a_projector_comes_with_its_model_and_restarts_it_when_it_changes(projec
 def test_a_projector_that_a_profile_replaces_is_not_what_the_server_is_made_of():
     (first, second) = (
         plan("v-q4_0", models=[model("v-q4_0", mmproj=projector)], options={"mmproj": "/other.gguf"}).instances[0]
-        for projector in (PROJECTOR, {**PROJECTOR, "size": 11})
+        for projector in (PROJECTOR, dataclasses.replace(PROJECTOR, size=11))
     )
     assert first == second
 

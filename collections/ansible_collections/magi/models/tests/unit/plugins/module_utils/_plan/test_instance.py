@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import local_url
+from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
 from ansible_collections.magi.models.plugins.module_utils._plan.instance import config_hash
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import BINARY
 
-FILES = [{"path": "/a", "size": 1, "mtime_ns": 2}]
+FILES = [FileVersion("/a", 1, 2)]
 ENVIRONMENT = {"LLAMA_ARG_CTX_SIZE": "1", "LLAMA_ARG_THREADS": "2", "MAGI_THREADS": "shared"}
 
 
@@ -17,8 +18,8 @@ ENVIRONMENT = {"LLAMA_ARG_CTX_SIZE": "1", "LLAMA_ARG_THREADS": "2", "MAGI_THREAD
         ({**ENVIRONMENT, "LLAMA_ARG_THREADS": "8"}, (), FILES, BINARY, True),
         ({**ENVIRONMENT, "LLAMA_ARG_CTX_SIZE": "2"}, (), FILES, BINARY, False),
         (ENVIRONMENT, ("--no-warmup",), FILES, BINARY, False),
-        (ENVIRONMENT, (), [{**FILES[0], "mtime_ns": 3}], BINARY, False),
-        (ENVIRONMENT, (), [{**FILES[0], "size": 3}], BINARY, False),
+        (ENVIRONMENT, (), [FileVersion("/a", 1, 3)], BINARY, False),
+        (ENVIRONMENT, (), [FileVersion("/a", 3, 2)], BINARY, False),
         (ENVIRONMENT, (), FILES, type(BINARY)(BINARY.path, "11434", "other"), False),
     ],
 )

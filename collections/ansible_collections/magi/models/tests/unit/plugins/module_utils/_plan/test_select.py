@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Rejected
 from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import MODELS, model, names, plan
 
@@ -31,28 +32,21 @@ def test_what_a_profile_enables_in_its_order(entries, expected):
         ("nope", (), "Profile test, entry 2 (nope): no such model on gpu1; playbooks/discover.yml lists"),
         ("b-q3_k_s", (), "no such model on gpu1; did you mean b-q3_k_m? playbooks/discover.yml lists"),
         # of another model, whose name only begins alike
-        ("llama-70b-q4_k_m", [{"id": "llama-7", "path": "/L.gguf", "code": "x", "reason": "no."}], "no such model on"),
-        ("llama-7-q4_k_m", [{"id": "llama-7", "path": "/L.gguf", "code": "x", "reason": "L is short."}], "L is short."),
+        ("llama-70b-q4_k_m", [Rejected("llama-7", "/L.gguf", "x", "no.")], "no such model on"),
+        ("llama-7-q4_k_m", [Rejected("llama-7", "/L.gguf", "x", "L is short.")], "L is short."),
         ({"tier": "Q8"}, (), "Profile test, entry 2 (tier Q8): matches no model on gpu1."),
         ("z-*", (), "entry 2 (z-*)"),
         (
             "broken-*",
             [
-                {"id": "broken-q4_k_m", "path": "/models/B.gguf", "code": "truncated", "reason": "B.gguf is short."},
-                {"id": "other-q4_k_m", "path": "/models/O.gguf", "code": "truncated", "reason": "O.gguf is short."},
+                Rejected("broken-q4_k_m", "/models/B.gguf", "truncated", "B.gguf is short."),
+                Rejected("other-q4_k_m", "/models/O.gguf", "truncated", "O.gguf is short."),
             ],
             "entry 2 (broken-*): matches no model on gpu1. Set aside: B.gguf is short.",
         ),
         (
             "broken-q4_k_m",
-            [
-                {
-                    "id": "broken-q4_k_m",
-                    "path": "/models/B.gguf",
-                    "code": "truncated",
-                    "reason": "/models/B.gguf is short.",
-                }
-            ],
+            [Rejected("broken-q4_k_m", "/models/B.gguf", "truncated", "/models/B.gguf is short.")],
             "set aside on gpu1: /models/B.gguf is short.",
         ),
     ],
@@ -65,7 +59,7 @@ def test_what_is_missing_is_named_and_the_rest_goes_on(entry, rejected, said):
 
 
 @pytest.mark.parametrize(
-    "evil", [{"path": "/models/evil\x1b.gguf"}, {"mmproj": {"path": "/models/\ufffe.gguf", "size": 1, "mtime_ns": 1}}]
+    "evil", [{"path": "/models/evil\x1b.gguf"}, {"mmproj": FileVersion("/models/\ufffe.gguf", 1, 1)}]
 )
 def test_a_file_name_that_no_service_file_can_hold_is_left_out(evil):
     value = plan("*", models=[*MODELS, model("evil-q4_0", **evil)])

@@ -8,24 +8,19 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Li
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
-    HostResult,
-    build_report,
-    build_status,
-    problems,
-    summary_lines,
-    table,
-)
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_report, problems, summary_lines
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     host,
+    inventory,
     profile,
-    registry,
     running,
     settings,
 )
 
 PLAN = build_plan(
-    host_name="gpu1", profile=profile("a-q2_k", "gone"), registry=registry(), host=host(), settings=settings()
+    host_name="gpu1", profile=profile("a-q2_k", "gone"), inventory=inventory(), host=host(), settings=settings()
 )
 (INSTANCE,) = PLAN.instances
 OURS = Listener("127.0.0.1", 8080, 100, "llama-server", "a-q2_k")
@@ -195,10 +190,6 @@ def test_a_summary_names_what_failed_with_its_last_lines():
     assert "| l\\x1b[31m" in lines
     assert "host_unreachable: Host gpu2: it can't be reached." in lines
     assert "\x1b" not in lines
-
-
-def test_table_and_printable():
-    assert table(["a", "bb"], [["1\n2", "x"], ["long", ""]]) == ["a     bb", "----  --", "1\\n2  x", "long"]
 
 
 def test_a_summary_says_what_is_missing_before_its_warnings():
