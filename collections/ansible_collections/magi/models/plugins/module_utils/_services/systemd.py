@@ -92,6 +92,14 @@ OLDEST = 247
 """The first version that knows LoadCredential= and ProtectProc= (systemd's NEWS)."""
 STOP_GRACE = 5
 """Seconds after each signal."""
+PATIENCE = 10
+"""Seconds in which systemd is asked again while it does not answer."""
+_LOST = re.compile(
+    r"Transport endpoint is not connected|[Dd]isconnected from message bus|Failed to connect to bus"
+    r"|Connection reset by peer|Message recipient disconnected|Connection (?:refused|timed out)"
+)
+"""What systemctl says while systemd executes itself anew (daemon-reexec, as an upgrade of its package does): with it,
+all connections end (systemd(1))."""
 
 
 def unit(name: str) -> str:
@@ -233,19 +241,26 @@ class Systemd:
             )
 
     def _systemctl(self, *arguments: str) -> str:
-        result = subprocess.run(
-            ["systemctl", "--no-ask-password", *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            env={**os.environ, "TZ": "UTC"},  # in which timestamps are printed; --timestamp=unix came with 251
-        )
-        if result.returncode:
+        """Run a verb that may be repeated, and repeat it while systemd is just not there. Raises ServiceError."""
+        begun, tries = time.monotonic(), 0
+        while True:
+            tries += 1
+            result = subprocess.run(
+                ["systemctl", "--no-ask-password", *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                env={**os.environ, "TZ": "UTC"},  # in which timestamps are printed; --timestamp=unix came with 251
+            )
+            if not result.returncode:
+                return result.stdout
             said = " ".join(result.stderr.split())
-            raise ServiceError(f"systemctl {' '.join(arguments)}: {said or f'exit status {result.returncode}'}")
-        return result.stdout
+            # One of them may wait for its answer until the bus gives it up (25 s), and is repeated all the same.
+            if not _LOST.search(said) or (tries > 2 and time.monotonic() > begun + PATIENCE):
+                raise ServiceError(f"systemctl {' '.join(arguments)}: {said or f'exit status {result.returncode}'}")
+            time.sleep(0.2)
 
     def _show(self, *units: str) -> str:
         return self._systemctl("show", "--all", f"--property={PROPERTIES}", *units)

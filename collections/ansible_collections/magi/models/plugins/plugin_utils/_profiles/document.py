@@ -59,7 +59,7 @@ def read_document(path: Path) -> Document:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
+        line = error.object[: int(error.start)].count(b"\n") + 1
         raise DocumentError(Remark(shown, line, "it is not UTF-8; save it as UTF-8.")) from None
     except OSError as error:
         raise DocumentError(Remark(shown, None, f"it can't be read: {error.strerror}.")) from None
@@ -137,5 +137,5 @@ def _parts(loader: yaml.SafeLoader, where: Where, node: yaml.Node, seen: set[int
                 place = (*where, loader.construct_object(key))
                 yield place, key
                 inner = _parts(loader, place, value, seen)
-                next(inner)  # the key has its line already
+                next(inner, None)  # the key has its line already
                 yield from inner
