@@ -343,3 +343,18 @@ def test_a_systemd_that_executes_itself_anew_is_asked_again(fleet: Fleet):
     finally:
         ended.set()
         upgrade.join()
+
+
+@pytest.mark.parametrize("playbook", ["status", "plan", "site", "stop", "teardown"])
+def test_a_connection_that_may_not_use_systemd_is_one_sentence(fleet: Fleet, playbook: str):
+    """Without become, nothing of what root's systemd has can be seen."""
+    fleet.sh("host1", "id deploy 2>/dev/null || useradd --create-home deploy; cp -r /root/.ssh /home/deploy/")
+    fleet.sh("host1", "chown -R deploy /home/deploy/.ssh")
+    hosts = {"host1": {**fleet.hosts["host1"], "ansible_user": "deploy"}}
+    run = fleet.start(
+        playbook, hosts=hosts, profile="fast-only", model_server_registry_path="/home/deploy/registry.json"
+    ).finish()
+    assert "systemd is root's to use, and the connection is user" in run.text
+    assert "connect as root (ansible_user: root), or set ansible_become: true." in run.text
+    assert "not ready" not in run.text
+    assert run.code

@@ -176,7 +176,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import Conf
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action
-from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen
+from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 
@@ -215,10 +215,10 @@ def main() -> None:
         readiness_check_interval=params["readiness_check_interval"],
         stop_timeout=params["stop_timeout"],
     )
-    manager = chosen(params["manager"], params["home"], params["supervisord_path"])
     check = module.check_mode
     host = None
     try:
+        manager = usable(chosen(params["manager"], params["home"], params["supervisord_path"]))
         if params["state"] == "present":
             result = present(manager, job, check_mode=check)
             if not check:

@@ -56,7 +56,7 @@ instances:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen
+from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 
@@ -73,8 +73,8 @@ def main() -> None:
     )
     params = module.params
     name, lines = params["name"], params["lines"]
-    manager = chosen(params["manager"], params["home"])
     try:
+        manager = usable(chosen(params["manager"], params["home"]))
         instances = sorted(manager.status())
         log = manager.logs(name, lines) if lines > 0 else []
     except ServiceError as error:

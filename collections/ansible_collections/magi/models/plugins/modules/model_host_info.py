@@ -153,7 +153,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import HOST_OPTIONS, inspect_host
 from ansible_collections.magi.models.plugins.module_utils._host.wait import await_ready
-from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
+from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 
@@ -174,7 +174,7 @@ def main() -> None:
     names, seconds, interval = (options.pop(k) for k in ("wait_for", "wait_seconds", "readiness_check_interval"))
     try:
         if names:
-            manager = chosen(options["manager"], options["home"], options["supervisord_path"])
+            manager = usable(chosen(options["manager"], options["home"], options["supervisord_path"]))
             await_ready(manager, options["home"], names, seconds, interval)
         host = inspect_host(**options)
     except (ServiceError, ValueError) as error:

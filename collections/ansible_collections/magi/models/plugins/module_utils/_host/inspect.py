@@ -30,7 +30,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Ho
 from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_health, ask_models, port_of
 from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_devices, parse_help
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary, Option
-from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen
+from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
     ServiceManager,
     environment_file,
@@ -260,7 +260,7 @@ def inspect_host(
     if len(port_range) != 2:
         raise ValueError(f"port_range takes the first and the last port, not {list(port_range)}.")
     return read_host(
-        chosen(manager, home, supervisord_path),
+        usable(chosen(manager, home, supervisord_path)),
         home,
         llama_server_path=llama_server_path,
         ports=[*range(port_range[0], port_range[1] + 1), *ports],

@@ -4,13 +4,26 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES, MANAGERS
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 MANAGER_OPTION = {"type": "str", "choices": list(CHOICES), "default": "auto"}
 """The option ``manager`` of a module's argument specification."""
+
+
+def usable(manager: ServiceManager) -> ServiceManager:
+    """Return ``manager`` if this process may use it. Raises ServiceError."""
+    if manager.capabilities.needs_root and os.geteuid():
+        raise ServiceError(
+            f"{manager.name} is root's to use, and the connection is user {os.geteuid()}'s: connect as root "
+            "(ansible_user: root), or set ansible_become: true."
+        )
+    return manager
+
 
 _SIGNS = {"systemd": "/run/systemd/system", "supervisor": "/"}
 """By manager, the folder that every machine has which it can be used on (systemd: sd_booted(3))."""

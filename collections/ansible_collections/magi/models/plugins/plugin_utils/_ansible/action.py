@@ -6,19 +6,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-
-
-def variables_of(hosts: Iterable[str], task_vars: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the variables of ``hosts`` by name, as they were set or registered. What comes from hosts is plain data in
-    them: no template in it is looked for."""
-    return {name: task_vars["hostvars"].raw_get(name) for name in hosts}
-
 
 TARGET_PYTHON = (3, 9)
 """The oldest Python that our modules run on."""

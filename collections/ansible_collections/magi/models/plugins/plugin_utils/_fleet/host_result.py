@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""From what the role registered for a host to what became of it."""
+"""From the results of the tasks that deployed a host to what became of it."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ class HostResult:
     """Why the host as a whole was not deployed: host_unreachable, host_failed or held_back."""
 
 
-REGISTERED = ("registry", "profile", "planned", "applied", "after")
-"""What the role's tasks register (``__model_server_<name>``), in their order."""
+TASKS = ("settings", "registry", "profile", "planned", "applied", "after")
+"""The tasks that a host may fail in, in their order."""
 
 
 def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
     """Return why a host was not deployed, from the results of its tasks, or None."""
-    held = (seen.get("__model_server_gate") or {}).get("held_back")
+    held = (seen.get("gate") or {}).get("held_back")
     if held:
         return Cause("held_back", held)
-    for result in (seen.get(f"__model_server_{item}") or {} for item in REGISTERED):
+    for result in (seen.get(task) or {} for task in TASKS):
         said = " ".join(str(result.get("msg", "")).split()).rstrip(".")
         for words in ("Task failed: ", "Module failed: ", f"Host {name}: "):  # Ansible's own come first
             said = said.removeprefix(words)
@@ -55,26 +55,27 @@ def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
             return Cause("host_unreachable", f"it can't be reached ({said}); {remedy} and run again")
         if result.get("failed"):
             return Cause("host_failed", said or "a task failed without a message; see the output above")
-    if not (seen.get("__model_server_planned") or {}).get("plan"):
+    if not (seen.get("planned") or {}).get("plan"):
         return Cause("host_failed", "it failed before its plan was made; see its own message above")
     return None
 
 
 def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
-    """Return what became of the host ``name``; ``seen`` are its variables."""
+    """Return what became of the host ``name``; ``seen`` are the results of its tasks by name (see
+    the module deployment_report)."""
     problem = trouble(name, seen)
-    planned = (seen.get("__model_server_planned") or {}).get("plan")
+    planned = (seen.get("planned") or {}).get("plan")
     if not planned:
         return HostResult(name, trouble=problem)
-    applied = seen.get("__model_server_applied") or {}
-    looked = seen.get("__model_server_after") or {"skipped": True}
+    applied = seen.get("applied") or {}
+    looked = seen.get("after") or {"skipped": True}
     after = (applied if looked.get("skipped") else looked).get("host")
     return HostResult(
         name,
         Plan.from_dict(planned),
         tuple(map(ActionResult.from_dict, applied.get("actions") or ())),
         Host.from_dict(after) if after else None,
-        int(seen["__model_server"]["settings"]["max_startup_time"]),
+        int(seen["settings"]["settings"]["max_startup_time"]),
         problem,
     )
 
