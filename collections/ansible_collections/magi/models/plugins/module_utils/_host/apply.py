@@ -174,13 +174,21 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
     # Before the first change: wherever this ends, no other plan that was made before may pass.
     write_generation(job.home, generation)
     ending = [item.instance for item in job.actions if item.action in (ActionKind.STOP, ActionKind.RESTART)]
-    survey = read_instances(manager, job.home) if ending else Survey()  # while their files tell how they run
+    manager.regain()
+    replaced = manager.outdated()
+    survey = (
+        read_instances(manager, job.home) if ending or replaced else Survey()
+    )  # while their files tell how they run
+    cut = {}
+    if replaced:
+        cut = end_all(manager, [item.name for item in survey.instances], job, survey)
     _write(file for file in write if not file.per_instance)
     manager.prepare()
     # prepare() may have cleared the definitions of a manager that was down, so what is there is looked at again.
     write, _stale, _diff = file_changes((file for file in job.files if file.per_instance), ())
     _write(write)
-    end_all(manager, ending, job, survey)
+    if not replaced:
+        cut = end_all(manager, ending, job, survey)
     for path in stale:
         with writing(path):
             manager.discard(path)
@@ -188,7 +196,7 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
         if item.action is ActionKind.STOP:
             manager.forget(item.instance)
     manager.reload()  # behind forget: what a manager still remembers would look like an instance to stop
-    results = _start_all(manager, results, job)
+    results = _start_all(manager, _cut(results, cut), job)
     return Result(True, tuple(results), generation, tuple(diff))
 
 
@@ -218,25 +226,30 @@ def _write(files: Iterable[ServiceFile]) -> None:
         write_atomic(file.path, file.content.encode("utf-8", "surrogateescape"), file.mode)
 
 
-def end_all(manager: ServiceManager, names: Sequence[str], job: Job, survey: Survey) -> None:
-    """End the instances together, each gracefully: wait up to stop_timeout for its work in flight, then stop it."""
+def end_all(manager: ServiceManager, names: Sequence[str], job: Job, survey: Survey) -> dict[str, int | None]:
+    """End the instances together, each gracefully: wait up to stop_timeout for its work in flight, then stop it. Return
+    by name how many requests were cut (see ActionResult)."""
     if not names:
-        return
+        return {}
     by_name = {item.name: item for item in survey.instances}
 
-    def end(name: str) -> None:
+    def end(name: str) -> int | None:
         item = by_name.get(name)
         if item is None:
-            return
-        if item.pid is not None:
-            drain(survey.asked[name], job.stop_timeout)
+            return 0
+        left = drain(survey.asked[name], job.stop_timeout) if item.pid is not None else 0
         if item.pid is not None and item.state is State.ORPHANED:
             _end_process(item.pid)
         else:
             manager.stop(name)  # also one without a process: it may be about to start again
+        return left
 
     with ThreadPoolExecutor(len(names)) as pool:
-        list(pool.map(end, names))
+        return dict(zip(names, pool.map(end, names)))
+
+
+def _cut(results: Iterable[ActionResult], cut: Mapping[str, int | None]) -> tuple[ActionResult, ...]:
+    return tuple(replace(item, cut=cut.get(item.instance, 0)) for item in results)
 
 
 def _end_process(pid: int, grace: float = 5) -> None:
@@ -309,6 +322,7 @@ def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, c
     if check_mode or not result.changed:
         return result
     with exclusive(job.home, _worker(job)):
+        manager.regain()
         result, survey = _stopping(manager, job, names)  # again: whoever had the lock has changed things
         if result.changed:
             generation = replace(
@@ -318,8 +332,8 @@ def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, c
                 applied_at=_now(),
             )
             write_generation(job.home, generation)  # a plan that was made before would keep what no longer runs
-            end_all(manager, [item.instance for item in result.actions], job, survey)
-            result = replace(result, generation=generation)
+            cut = end_all(manager, [item.instance for item in result.actions], job, survey)
+            result = replace(result, generation=generation, actions=_cut(result.actions, cut))
     return result
 
 
@@ -342,9 +356,10 @@ def absent(manager: ServiceManager, job: Job, *, check_mode: bool, also: Iterabl
     if check_mode or not result.changed:
         return result
     with exclusive(job.home, _worker(job)):
+        manager.regain()
         result, survey = _removing(manager, job, also)  # again: whoever had the lock has changed things
         names = [item.instance for item in result.actions]
-        end_all(manager, names, job, survey)
+        result = replace(result, actions=_cut(result.actions, end_all(manager, names, job, survey)))
         for name in names:
             manager.forget(name)
         manager.remove()

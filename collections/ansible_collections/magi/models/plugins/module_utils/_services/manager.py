@@ -56,6 +56,13 @@ class ServiceManager(Protocol):
     def prepare(self) -> None:
         """Bring the manager itself up; called when the common files are in place, before those per instance."""
 
+    def outdated(self) -> bool:
+        """Whether the manager itself has to be replaced, and with it all that it runs; prepare() does so once its
+        instances have ended."""
+
+    def regain(self) -> None:
+        """End a manager of ours that can't be asked any more. Called before instances are looked at to be ended."""
+
     def status(self) -> dict[str, Status]:
         """Return every instance of ours that has a definition or runs."""
 

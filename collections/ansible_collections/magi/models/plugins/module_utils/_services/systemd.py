@@ -231,6 +231,12 @@ class Systemd:
         path = UNITS / "magi-llama@.service"
         return [path] if path.exists() else []
 
+    def outdated(self) -> bool:
+        return False
+
+    def regain(self) -> None:
+        """systemd itself is never ours to end."""
+
     def prepare(self) -> None:
         """systemd is there already; refuse one that would leave out the credential that a file of API keys is."""
         found = re.match(r"systemd (\d+)", self._systemctl("--version"))

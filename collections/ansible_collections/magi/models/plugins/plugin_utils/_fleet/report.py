@@ -25,6 +25,7 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
             continue
         degraded += [{"host": result.name, "detail": sentence} for sentence in result.plan.degraded]
         warnings += result.plan.warnings
+        warnings += [f"Host {result.name}: {item.cut_off}" for item in result.results if item.cut_off]
         done = {item.instance: item for item in result.results}
         running = {item.name: item for item in result.after.instances} if result.after else {}
         for instance in result.plan.instances:

@@ -214,3 +214,9 @@ def test_a_status_says_where_each_server_answers_as_its_host_reaches_it(address,
     environment = {"LLAMA_ARG_HOST": address} if address else {}
     (server,) = build_status({"gpu1": host(running(INSTANCE, environment=environment, port=port))})["servers"]
     assert (server["address"], server["port"], server["url"]) == (address, port, url)
+
+
+def test_requests_that_were_cut_are_warned_of():
+    report = build_report("test", [result(running(INSTANCE, model_ids=("a-q2_k",)), outcome={"cut": 115})])
+    (warning,) = report["summary"]["warnings"]
+    assert warning.startswith("Host gpu1: model_server_stop_timeout ran out for a-q2_k: 115 requests were cut")
