@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,13 +29,21 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     write_generation,
 )
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
-from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker, memory_limit
 from ansible_collections.magi.models.plugins.module_utils._host.wait import await_ready
-from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause, not_ready, start_refused
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
+    Cause,
+    address_unavailable,
+    find_cause,
+    not_ready,
+    port_taken,
+    start_refused,
+)
+from ansible_collections.magi.models.plugins.module_utils._llama.client import port_of
 from ansible_collections.magi.models.plugins.module_utils._llama.drain import drain
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError, check_api_keys
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
-from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
+from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager, environment_file
 
 FIRST_LOOK = 10
 """Seconds that a launch waits for its servers; most are ready by then, and the health check waits for the others."""
@@ -307,10 +317,32 @@ def _settle(
         if health == 200 or (not failed and seconds < job.max_startup_time):
             return replace(item, ready=health == 200)
         log = manager.logs(item.instance, LOG_LINES)
-        cause = find_cause(log, status.exit_status) if failed else not_ready(job.max_startup_time, health)
+        cause = not_ready(job.max_startup_time, health)
+        if failed:
+            environment = environment_file(job.home, item.instance)
+            cause = find_cause(log, status.exit_status, memory_limit(environment))
+            cause = _unbound(environment, manager) if cause.code == "port_taken" else cause
         return replace(item, launched=not failed, cause=cause, log=tuple(log))
 
     return tuple(map(settled, results))
+
+
+def _unbound(environment: Mapping[str, str], manager: ServiceManager) -> Cause:
+    """Return why a server of ``environment`` could not bind its port, which it does not say: by trying it."""
+    port = port_of(environment) or 0
+    for address in environment.get("LLAMA_ARG_HOST", "127.0.0.1").split(","):
+        try:
+            where = socket.getaddrinfo(address.strip(), port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(where[0], where[1]) as bound:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                bound.bind(where[4])
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return port_taken(f"{address}, port {port}")
+            return address_unavailable(address, port, error.strerror or str(error))
+    if port < 1024 and manager.capabilities.own_user:
+        return address_unavailable(address, port, "only root may bind ports below 1024")
+    return port_taken(f"port {port}")
 
 
 def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, check_mode: bool) -> Result:

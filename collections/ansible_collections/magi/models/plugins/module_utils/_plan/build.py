@@ -94,6 +94,7 @@ def build_plan(
         notes=tuple(notes),
         strict=strict,
         gpu=host.gpu,
+        gpu_groups=host.gpu_groups,
     )
 
 

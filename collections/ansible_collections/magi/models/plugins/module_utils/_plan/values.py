@@ -146,6 +146,8 @@ class Plan:
     strict: bool = False
     gpu: bool = False
     """Whether llama-server computes on one there."""
+    gpu_groups: tuple[str, ...] = ()
+    """The groups that own GPUs' nodes there."""
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "actions": [item.to_dict() for item in self.actions]}
@@ -158,7 +160,7 @@ class Plan:
                 "generation": Generation(**data["generation"]),
                 "instances": tuple(Instance.from_dict(item) for item in data["instances"]),
                 "actions": tuple(Action.from_dict(item) for item in data["actions"]),
-                **{name: tuple(data[name]) for name in ("degraded", "warnings", "notes")},
+                **{name: tuple(data[name]) for name in ("degraded", "warnings", "notes", "gpu_groups")},
             }
         )
 

@@ -37,9 +37,9 @@ class ServiceManager(Protocol):
     def environment(self, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
         """Return the environment of an instance that is ``wanted``, as this manager's file of it holds it."""
 
-    def obstacle(self, path: Path, folders: Sequence[Path]) -> tuple[str, str] | None:
-        """Return what keeps the servers from reading the file at ``path``, or from executing the program, and its mode
-        (see Unreadable); None: nothing. ``folders`` are put back for them where their home folders are hidden.
+    def obstacle(self, path: Path, folders: Sequence[Path], *, program: bool = False) -> tuple[str, str] | None:
+        """Return what keeps the servers from reading the file at ``path``, or from executing it as their ``program``,
+        and its mode (see Unreadable); None: nothing. Where home folders are hidden, they see ``folders``.
 
         Raises OSError where the file is gone, or leads nowhere.
         """
@@ -152,6 +152,6 @@ def ways(path: Path) -> Iterator[tuple[Path, Sequence[Path]]]:
     yield real, (*reversed(real.parents), real)
 
 
-def needed(mode: int) -> int:
+def needed(mode: int, program: bool) -> int:
     """Return the permission bit (for others) that a file or folder of ``mode`` is used by."""
-    return 0o1 if stat.S_ISDIR(mode) else 0o4
+    return 0o1 if program or stat.S_ISDIR(mode) else 0o4

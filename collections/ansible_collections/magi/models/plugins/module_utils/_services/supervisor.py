@@ -149,12 +149,12 @@ class Supervisor:
     def environment(self, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
         return wanted
 
-    def obstacle(self, path: Path, folders: Sequence[Path]) -> tuple[str, str] | None:
+    def obstacle(self, path: Path, folders: Sequence[Path], *, program: bool = False) -> tuple[str, str] | None:
         """The servers run as our own user."""
         for _way, parts in ways(path):
             for part in parts:
                 mode = part.stat().st_mode
-                if not os.access(part, needed(mode)):
+                if not os.access(part, needed(mode, program)):
                     return str(part), stat.filemode(mode)
         return None
 

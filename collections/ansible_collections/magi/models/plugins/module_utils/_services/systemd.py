@@ -204,7 +204,7 @@ class Systemd:
             return wanted
         return {**wanted, "LLAMA_ARG_API_KEY_FILE": f"/run/credentials/{unit(name)}/api-keys"}
 
-    def obstacle(self, path: Path, folders: Sequence[Path]) -> tuple[str, str] | None:
+    def obstacle(self, path: Path, folders: Sequence[Path], *, program: bool = False) -> tuple[str, str] | None:
         """The servers run as a user of their own in no group, so the bits for others count (systemd.exec(5),
         DynamicUser=), and of home folders they see only ``folders``; those above them are made anew, for all to enter.
         """
@@ -214,7 +214,7 @@ class Systemd:
             for part in parts:
                 mode = part.stat().st_mode
                 remade = any(home == part or home in part.parents for home in HOMES)
-                if not (mode & needed(mode) or (remade and any(part in folder.parents for folder in folders))):
+                if not (mode & needed(mode, program) or (remade and any(part in folder.parents for folder in folders))):
                     return str(part), stat.filemode(mode)
         return None
 

@@ -22,7 +22,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Ge
 from ansible_collections.magi.models.plugins.module_utils._llama.drain import drain
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
-from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError, Status
+from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities, ServiceError, Status
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import FakeServer
 
 
@@ -313,3 +313,28 @@ def test_requests_that_are_cut_are_told(tmp_path, monkeypatch, metrics, cut, sai
         (item,) = stopped(services, job(tmp_path, stop_timeout=0), None, check_mode=False).actions
     assert (item.cut, said in item.cut_off, bool(item.cut_off)) == (cut, True, bool(said))
     assert ActionResult.from_dict(item.to_dict()) == item
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "code", "said"),
+    [
+        ("192.0.2.1", "18080", "address_unavailable", "it can't listen on 192.0.2.1, port 18080 (Cannot assign"),
+        ("127.0.0.1", "taken", "port_taken", "another process holds its port (127.0.0.1, port "),
+        ("127.0.0.1", "1", "address_unavailable", "below 1024"),
+    ],
+)
+def test_why_a_server_could_not_bind_is_found_by_trying(tmp_path, monkeypatch, host, port, code, said):
+    log = ["E srv start: couldn't bind HTTP server socket, hostname: x, port: 1"]
+    monkeypatch.setattr(
+        apply, "await_ready", lambda *_given: {"a": (Status(State.FAILED, exit_status="exit status 1"), 0)}
+    )
+    services = FakeServices(tmp_path)
+    services.capabilities = Capabilities(own_user=True)
+    monkeypatch.setattr(services, "logs", lambda *_given: log)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1]) if port == "taken" else port
+        text = f'LLAMA_ARG_HOST="{host}"\nLLAMA_ARG_PORT="{port}"\n'
+        files = (ServiceFile(str(tmp_path / "instances" / "a.env"), text, 0o600, True),)
+        (item,) = present(services, job(tmp_path, files=files), check_mode=False).actions
+    assert item.cause.code == code
+    assert said in item.cause.detail

@@ -218,6 +218,7 @@ def test_the_unit_holds_what_it_is_given(gpu):
         max_startup_time=120,
         model_folders=["/models", "/my models"],
         gpu=gpu,
+        gpu_groups=["video"] if gpu else [],
     )
     for line in (
         "EnvironmentFile=/etc/magi/instances/%i.env",
@@ -229,6 +230,7 @@ def test_the_unit_holds_what_it_is_given(gpu):
         "DynamicUser=yes",
         'BindReadOnlyPaths=-"/my models"',
         f"ProcSubset={'all' if gpu else 'pid'}",
+        *(["SupplementaryGroups=video"] if gpu else []),
     ):
         assert f"\n{line}\n" in text
 
