@@ -42,7 +42,7 @@ class Entry:
 
     def matches(self, model_id: str, tier: str) -> bool:
         if self.kind == "tier":
-            return tier == self.pattern
+            return tier.upper() == self.pattern
         return fnmatch.fnmatchcase(model_id, self.pattern)
 
 

@@ -169,10 +169,10 @@ class _Cursor:
         self.pos += length
 
     def u32(self) -> int:
-        return _U32(self.take(4))[0]
+        return int(_U32(self.take(4))[0])
 
     def u64(self) -> int:
-        return _U64(self.take(8))[0]
+        return int(_U64(self.take(8))[0])
 
     def length(self, what: str) -> int:
         """Read the length of a string, in bytes; the file can hold it."""
@@ -184,17 +184,25 @@ class _Cursor:
         return length
 
 
+def _checked(metadata: Mapping[str, Value], key: str, otherwise: int) -> int:
+    """The value of a key of which _parse_metadata has refused all but whole numbers."""
+    value = metadata.get(key, otherwise)
+    assert isinstance(value, int)
+    return value
+
+
 def _parse(cursor: _Cursor, status: os.stat_result) -> Header:
     """Parse a header; raises _Refusal."""
     version, tensor_count, key_count = _parse_counts(cursor)
     digest = hashlib.sha256()
     metadata = _parse_metadata(cursor, key_count, digest)
-    if metadata.get("split.count", 0) > 1:
+    is_shard = _checked(metadata, "split.count", 0) > 1
+    if is_shard:
         # The loader asks every shard for the one, the first for the other as well.
         for key in ("split.no", "split.tensors.count")[: 2 if metadata.get("split.no") == 0 else 1]:
             if key not in metadata:
                 raise _corrupt("key_missing", f"it is a shard and has no key {key!r}")
-    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+    alignment = _checked(metadata, "general.alignment", _DEFAULT_ALIGNMENT)
     if alignment & (alignment - 1) or not alignment:
         raise _corrupt("alignment", f"general.alignment is {alignment}, not a power of two")
     table = _parse_tensors(cursor, tensor_count, alignment, digest)
@@ -210,9 +218,7 @@ def _parse(cursor: _Cursor, status: os.stat_result) -> Header:
         tensor_count=tensor_count,
         parameter_count=table.parameters,
         bytes_by_type=table.bytes_by_type,
-        tensor_names=tuple(name.decode("utf-8", "replace") for name in table.names)
-        if metadata.get("split.count", 0) > 1
-        else (),
+        tensor_names=tuple(name.decode("utf-8", "replace") for name in table.names) if is_shard else (),
         alignment=alignment,
         data_offset=data_offset,
         expected_size=expected_size,
@@ -253,7 +259,7 @@ def _parse_counts(cursor: _Cursor) -> tuple[int, int, int]:
     return version, tensor_count, key_count
 
 
-def _parse_metadata(cursor: _Cursor, count: int, digest) -> dict[str, Value]:
+def _parse_metadata(cursor: _Cursor, count: int, digest: hashlib._Hash) -> dict[str, Value]:
     metadata: dict[str, Value] = {}
     budget = _KEEP_TOTAL
     for number in range(count):
@@ -379,7 +385,7 @@ class _Table:
     end: int  # bytes from the start of the data to the end of the last tensor
 
 
-def _parse_tensors(cursor: _Cursor, count: int, alignment: int, digest) -> _Table:
+def _parse_tensors(cursor: _Cursor, count: int, alignment: int, digest: hashlib._Hash) -> _Table:
     names: dict[bytes, None] = {}
     parameters = expected = end = 0
     bytes_by_type: dict[str, int] = {}

@@ -167,7 +167,8 @@ def fence(home: str, worker: Worker, grace: float = 10) -> None:
 
 
 def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
-    write, stale, diff = file_changes(job.files, manager.owned())
+    left = _files_left(manager, job)
+    write, stale, diff = file_changes(job.files, (path for path in manager.owned() if str(path) not in left))
     results = [ActionResult(item, item.action is not ActionKind.QUARANTINE) for item in job.actions]
     changed = bool(write or stale) or any(item.action.changes for item in job.actions)
     diff += _actions_diff(job.actions)
@@ -208,6 +209,13 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
     manager.reload()  # behind forget: what a manager still remembers would look like an instance to stop
     results = _start_all(manager, _cut(results, cut), job)
     return Result(True, tuple(results), generation, tuple(diff))
+
+
+def _files_left(manager: ServiceManager, job: Job) -> set[str]:
+    """Return the files of instances that run on as they are, though the plan has no files of them."""
+    names = [item.instance for item in job.actions if not item.action.changes and item.instance not in job.instances]
+    own = [template.destination for template in manager.templates if template.per_instance]
+    return {destination.format(home=job.home, name=name) for name in names for destination in own}
 
 
 def _now() -> str:

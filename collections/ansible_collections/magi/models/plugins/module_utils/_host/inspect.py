@@ -29,7 +29,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
     sockets_of,
 )
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running, Unreadable
-from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import fell_back, find_cause
 from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_health, ask_models, port_of
 from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_devices, parse_help
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary, Option
@@ -88,8 +88,8 @@ def _shut(manager: ServiceManager, path: str) -> str:
     at, mode = obstacle
     if mode == "hidden":
         return (
-            f"the servers may not execute {path}: {at} lies in a home folder, which services do not see; move it, or set "
-            "LLAMA_SERVER_PATH to the path that it really has."
+            f"the servers may not execute {path}: {at} lies in a home folder, which services do not see; move it, or "
+            "set LLAMA_SERVER_PATH to the path that it really has."
         )
     who = "o" if manager.capabilities.own_user else "u"
     return (
@@ -157,6 +157,10 @@ LOG_LINES = 40
 """Lines of log that are read of an instance that failed or does not answer: they tell the cause."""
 
 
+BEGINNING = 200
+"""Lines of log that are read of the start of an instance: a server says there whether it uses the GPU."""
+
+
 @dataclass(frozen=True)
 class Survey:
     """The instances of a host as they are."""
@@ -178,6 +182,12 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
             status[name] = Status(State.ORPHANED, pid)
     sockets = listening_sockets()
     asked = {name: asked_at(home, name, item.pid, sockets) for name, item in status.items()}
+
+    nodes = bool(ask and gpus())
+
+    def computes_on_gpu(environment: Mapping[str, str]) -> bool:
+        layers, device = (environment.get(f"LLAMA_ARG_{name}") for name in ("N_GPU_LAYERS", "DEVICE"))
+        return nodes and layers != "0" and device != "none"
 
     def read(name: str) -> Running:
         item, where = status[name], asked[name]
@@ -202,6 +212,7 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
             tuple(manager.logs(name, LOG_LINES)) if silent else (),
             health,
             ask_models(where) if health == 200 else None,
+            fell_back(manager.beginning(name, BEGINNING)) if health == 200 and computes_on_gpu(where) else "",
         )
 
     with ThreadPoolExecutor(8) as pool:

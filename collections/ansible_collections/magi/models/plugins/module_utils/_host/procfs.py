@@ -103,9 +103,9 @@ def read_listeners(wanted: Iterable[int], instances: Mapping[int, str]) -> tuple
         owners |= dict.fromkeys(sockets_of(pid) & sockets.keys(), pid)
     found = []
     for inode, (address, port) in sockets.items():
-        pid = owners.get(inode)
-        instance = instances.get(pid) if pid else None
-        found.append(Listener(address, port, pid, command_of(pid) if pid else None, instance))
+        owner = owners.get(inode)
+        instance = instances.get(owner) if owner else None
+        found.append(Listener(address, port, owner, command_of(owner) if owner else None, instance))
     return tuple(sorted(found, key=lambda item: (item.port, item.address)))
 
 

@@ -67,6 +67,8 @@ class Running:
     """HTTP status of /health, 0 without an answer; None: not asked."""
     model_ids: tuple[str, ...] | None = None
     """What /v1/models of a healthy one answered; None: not asked or no answer."""
+    fell_back: str = ""
+    """The line in which it said that it could not use the GPU that there is, and so computes on the CPU."""
 
     @property
     def memory_max(self) -> str | None:

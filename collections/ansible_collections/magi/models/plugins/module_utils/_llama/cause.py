@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -102,10 +102,9 @@ def find_cause(log: Sequence[str], exit_status: str | None, memory_max: str | No
     # "signal, exit status 9" is all that systemd says where it does not see the kernel's OOM killer (cgroup v1).
     if re.search(r"oom|signal, exit status 9\b|SIGKILL|status 137", status, re.IGNORECASE):
         if memory_max:
-            why = f"most likely at the limit of its profile, memory_max {memory_max}; raise that"
-            return Cause(
-                "out_of_memory", f"it was killed ({status}), {why}, or choose a smaller quantization or ctx_size"
-            )
+            limit = f"its own limit, memory_max {memory_max}"
+            remedy = "raise that, or choose a smaller quantization or ctx_size"
+            return Cause("out_of_memory", f"it was killed ({status}), most likely at {limit}; {remedy}")
         return Cause("out_of_memory", f"it was killed ({status}), most likely for lack of memory; see the kernel's log")
     if re.search(r"(?:signal|core-dump), exit status 4\b|SIGILL", status):
         return Cause(
@@ -139,6 +138,13 @@ def _not_set_up(number: int, lines: Sequence[str], status: str) -> Cause:
         226: ("its sandbox could not be set up", "make what is missing, or mend the drop-in that names it"),
     }.get(number, ("its service could not be set up", "mend that on the host"))
     return Cause("service_setup", f"{what[0]} ({said}); {what[1]}, and run again")
+
+
+def fell_back(lines: Iterable[str]) -> str:
+    """Return the line in which a server says that it could not use the GPU; empty where none does (ggml/src/ggml-*,
+    common/arg.cpp)."""
+    said = r"no usable GPU found|failed to initialize (?:CUDA|ROCm|HIP|MUSA|Vulkan|SYCL)"
+    return next((line.strip()[:300] for line in lines if re.search(said, line)), "")
 
 
 REPEATED = frozenset(

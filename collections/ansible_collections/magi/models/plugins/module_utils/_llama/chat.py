@@ -60,7 +60,8 @@ def chat(
         headers["Authorization"] = b"Bearer " + key
     connection = http.client.HTTPConnection(address, port, timeout=SILENCE)
     said = {"text": "", "reasoning": ""}
-    finish, timings = None, {}
+    finish: str | None = None
+    timings: Mapping[str, Any] = {}
     try:
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
         response = connection.getresponse()

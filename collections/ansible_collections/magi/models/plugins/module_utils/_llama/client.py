@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import reachable
 
@@ -50,7 +50,10 @@ def request(
     connection = http.client.HTTPConnection(address, port_of(environment) or 0, timeout=timeout)
     try:
         connection.request("GET", path, headers={"Authorization": b"Bearer " + key} if key else {})
-        response = http.client.HTTPResponse(_Bounded(connection.sock, time.monotonic() + timeout), method="GET")
+        bounded = cast(
+            socket.socket, _Bounded(connection.sock, time.monotonic() + timeout)
+        )  # makefile() is all it needs
+        response = http.client.HTTPResponse(bounded, method="GET")
         response.begin()
         return response.status, response.read(1 << 20)
     finally:

@@ -102,7 +102,7 @@ def _set_aside(facts: Facts) -> tuple[str, str] | None:
 
 def _model(draft: Draft) -> Model:
     facts = draft.first.facts
-    digests = [entry.sha256 for entry in draft.entries]
+    digests = [entry.sha256 for entry in draft.entries if entry.sha256]
     return Model(
         id=draft.id,
         display_name=display_name_of(facts, draft.name, draft.quantization),
@@ -115,10 +115,10 @@ def _model(draft: Draft) -> Model:
         parameter_count=sum(entry.facts.parameter_count for entry in draft.entries),
         context_length=facts.context_length,
         shape=facts.shape,
-        mmproj=draft.mmproj and draft.mmproj.version,
+        mmproj=draft.mmproj.version if draft.mmproj else None,
         duplicates=tuple(sorted(draft.duplicates)),
         fingerprint=_combined([entry.facts.fingerprint for entry in draft.entries]),
-        sha256=_combined(digests) if all(digests) else None,
+        sha256=_combined(digests) if len(digests) == len(draft.entries) else None,
     )
 
 

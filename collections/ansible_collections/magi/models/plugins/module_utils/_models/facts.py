@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import one_line
@@ -82,8 +82,8 @@ class Facts:
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Facts:
         """The inverse of ``to_row``."""
-        facts = cls(*row)
-        return replace(facts, shape=dict(zip((*_SHAPE_KEYS, "head_count_kv_total"), facts.shape)))
+        values = dict(zip((item.name for item in fields(cls)), row))
+        return cls(**{**values, "shape": dict(zip((*_SHAPE_KEYS, "head_count_kv_total"), values["shape"]))})
 
 
 def _integer(value: Any) -> int | None:

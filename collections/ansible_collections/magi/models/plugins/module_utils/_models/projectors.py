@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from ansible_collections.magi.models.plugins.module_utils._models.draft import Draft
 from ansible_collections.magi.models.plugins.module_utils._models.found import KnownFile
 from ansible_collections.magi.models.plugins.module_utils._models.naming import family
 from ansible_collections.magi.models.plugins.module_utils._models.quantization import quantization_of
+
+_T = TypeVar("_T")
 
 
 def pair_projectors(drafts: Sequence[Draft], projectors: Sequence[KnownFile]) -> dict[str, tuple[str, ...]]:
@@ -38,8 +41,8 @@ def pair_projectors(drafts: Sequence[Draft], projectors: Sequence[KnownFile]) ->
     return {path: tuple(sorted(ids)) for path, ids in pairs.items()}
 
 
-def _by_folder(items, key) -> dict[str, list]:
-    folders = defaultdict(list)
+def _by_folder(items: Iterable[_T], key: Callable[[_T], str]) -> dict[str, list[_T]]:
+    folders: dict[str, list[_T]] = defaultdict(list)
     for item in items:
         folders[key(item)].append(item)
     return folders

@@ -30,7 +30,7 @@ def shard_fault(members: Sequence[KnownFile], total: int, refused: Sequence[Reje
     """
     if refused:
         return "shard_unusable", f"is an incomplete set of {total} shards: {refused[0].reason.rstrip('.')}"
-    numbers = {shard_of(entry.file.name)[1]: entry for entry in members}
+    numbers = {shard[1]: entry for entry in members if (shard := shard_of(entry.file.name))}
     missing = [number for number in range(1, total + 1) if number not in numbers]
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")

@@ -24,8 +24,12 @@ def inventory_lines(inventory: Inventory) -> list[str]:
         for model in inventory.models
     ]
     lines = text_table(("id", "tier", "size", "parameters", "context", "path"), rows, {"size", "parameters", "context"})
-    aside = [*inventory.companions, *inventory.rejected]
-    return lines + (["", "Set aside:"] + [f"  {item.reason}" for item in aside] if aside else [])
+    aside = _reasons(inventory)
+    return lines + (["", "Set aside:"] + [f"  {reason}" for reason in aside] if aside else [])
+
+
+def _reasons(inventory: Inventory) -> list[str]:
+    return [item.reason for item in inventory.companions] + [item.reason for item in inventory.rejected]
 
 
 def difference(before: Inventory | None, after: Inventory) -> dict[str, str]:
@@ -39,7 +43,7 @@ def _text_of(inventory: Inventory) -> str:
         + (f" mmproj {model.mmproj.path}" if model.mmproj else "")
         for model in inventory.models
     ]
-    shown += [f"set aside: {item.reason}" for item in (*inventory.companions, *inventory.rejected)]
+    shown += [f"set aside: {reason}" for reason in _reasons(inventory)]
     return "".join(f"{line}\n" for line in shown)
 
 

@@ -13,9 +13,11 @@ from ansible_collections.magi.models.plugins.module_utils._plan.values import Ac
 
 
 def decide(
-    instances: Iterable[Instance], running: Iterable[Running], profile: str, *, retry: bool = False
+    instances: Iterable[Instance], running: Iterable[Running], others: Mapping[str, Action], *, retry: bool = False
 ) -> Iterable[Action]:
     """Yield one action for each instance that is desired or there, comparing what *runs* with what is desired.
+
+    ``others`` has those of instances that are there and not desired.
 
     An instance that its service manager gave up on is left alone (quarantine) while nothing it is made of changes,
     unless ``retry``: a deployment would only crash it again, and wait for it.
@@ -40,7 +42,7 @@ def decide(
         else:
             yield Action(instance.name, ActionKind.KEEP, "runs as desired")
     for name in sorted(there):
-        yield Action(name, ActionKind.STOP, f"not enabled by profile {profile}")
+        yield others[name]
 
 
 def _fails_again(now: Running) -> bool:

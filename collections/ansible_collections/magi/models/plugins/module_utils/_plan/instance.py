@@ -40,6 +40,8 @@ def make_instance(
     ``threads`` are those shared out by us, None where there are none. Raises InstanceError and KeyFileError.
     """
     binary = host.binary
+    assert binary is not None
+    assert binary is not None
     known = {name for option in binary.options for name in option.names}
     # What we decide unless the profile does: never fetch anything, let the drain and Prometheus see the load.
     projector = item.model.mmproj and item.model.mmproj.path

@@ -139,6 +139,8 @@ class Plan:
     actions: tuple[Action, ...]
     models_discovered: int
     models_enabled: int
+    kept: tuple[Instance, ...] = ()
+    """Those that run on as they are, since what they are made of can't be had now: their files stay, too."""
     degraded: tuple[str, ...] = ()
     """What the profile asks for and this host can't give; a failure where strict is set."""
     warnings: tuple[str, ...] = ()
@@ -158,7 +160,7 @@ class Plan:
             **{
                 **data,
                 "generation": Generation(**data["generation"]),
-                "instances": tuple(Instance.from_dict(item) for item in data["instances"]),
+                **{name: tuple(map(Instance.from_dict, data[name])) for name in ("instances", "kept")},
                 "actions": tuple(Action.from_dict(item) for item in data["actions"]),
                 **{name: tuple(data[name]) for name in ("degraded", "warnings", "notes", "gpu_groups")},
             }
@@ -178,10 +180,12 @@ class Settings:
     options: Mapping[str, Any] = field(default_factory=dict)
     resources: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
+    missing: str = "keep"
+    """What becomes of an instance whose model is not there: keep or stop."""
     retry_quarantined: bool = False
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:
         """Return them from all ``values`` that were settled."""
-        given = {item.name: values[item.name] for item in fields(cls)}
+        given = {item.name: values[item.name] for item in fields(cls) if item.name in values}
         return cls(**{**given, "port_range": tuple(given["port_range"])})

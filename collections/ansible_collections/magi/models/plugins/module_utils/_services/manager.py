@@ -85,6 +85,9 @@ class ServiceManager(Protocol):
     def logs(self, name: str, lines: int) -> list[str]:
         """Return the last lines that the instance printed, oldest first."""
 
+    def beginning(self, name: str, lines: int) -> list[str]:
+        """Return the first lines that the last run of the instance printed."""
+
     def remove(self) -> None:
         """Remove the files of ours that are left, by name, and the manager where it is ours; all instances are
         stopped and forgotten. Folders in which others keep something stay."""

@@ -22,7 +22,7 @@ import time
 import xmlrpc.client
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
@@ -77,7 +77,7 @@ def parse_ends(log: Iterable[str]) -> dict[str, str]:
     """Return by program how its last process ended, from supervisord's log (supervisor/process.py, finish): of one that
     ended within startsecs it says no more than "too quickly" elsewhere."""
     pattern = re.compile(r"exited: (\S+) \((.+); (?:not )?expected\)$")
-    return dict(match.groups() for line in log if (match := pattern.search(line)))
+    return {match[1]: match[2] for line in log if (match := pattern.search(line))}
 
 
 def socket_path(home: str) -> str:
@@ -91,6 +91,11 @@ def socket_path(home: str) -> str:
 
 STARTS = "magi: starts"
 """What run-instance prints before each run (templates/run-instance.sh.j2)."""
+
+
+def _last_run(printed: Sequence[str]) -> list[str]:
+    begun = max((number for number, line in enumerate(printed, 1) if line == STARTS), default=0)
+    return list(printed[begun:])
 
 
 def _command(pid: int) -> list[str]:
@@ -127,15 +132,15 @@ class _Transport(xmlrpc.client.Transport):
 
 
 class Supervisor:
-    name = "supervisor"
-    capabilities = Capabilities()
-    templates = (
+    name: ClassVar[str] = "supervisor"
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    templates: ClassVar[Sequence[Template]] = (
         Template("supervisord.conf.j2", "{home}/supervisor/supervisord.conf", 0o600),
         Template("run-instance.sh.j2", "{home}/supervisor/run-instance", 0o755),
         Template("instance.env.j2", "{home}/instances/{name}.env", 0o600, per_instance=True),
         Template("program.conf.j2", "{home}/supervisor/programs/{name}.conf", 0o600, per_instance=True),
     )
-    filters: Filters = {"environment_value": environment_value, "setting": setting, "word": word}
+    filters: ClassVar[Filters] = {"environment_value": environment_value, "setting": setting, "word": word}
 
     def __init__(self, home: Path, supervisord_path: str):
         self.home = home
@@ -360,9 +365,10 @@ class Supervisor:
 
     def logs(self, name: str, lines: int) -> list[str]:
         """Return what the last run printed: run-instance says when it starts one."""
-        printed = tail(self._printed(name)[0], 1 << 16)
-        begun = max((number for number, line in enumerate(printed, 1) if line == STARTS), default=0)
-        return printed[begun:][-lines:] if lines else []
+        return _last_run(tail(self._printed(name)[0], 1 << 16))[-lines:] if lines else []
+
+    def beginning(self, name: str, lines: int) -> list[str]:
+        return _last_run(tail(self._printed(name)[0], 1 << 24, 1 << 24))[:lines]  # more than stdout_logfile_maxbytes
 
     def remove(self) -> None:
         self._shut_down()

@@ -13,8 +13,9 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._base.text import is_utf8
@@ -169,9 +170,9 @@ def parse_status(text: str) -> dict[str, Status]:
 
 
 class Systemd:
-    name = "systemd"
-    capabilities = Capabilities(limits=True, own_user=True, needs_root=True)
-    templates = (
+    name: ClassVar[str] = "systemd"
+    capabilities: ClassVar[Capabilities] = Capabilities(limits=True, own_user=True, needs_root=True)
+    templates: ClassVar[Sequence[Template]] = (
         Template("magi-llama@.service.j2", "/etc/systemd/system/magi-llama@.service", 0o644),
         Template("instance.env.j2", "{home}/instances/{name}.env", 0o600, per_instance=True),
         Template(
@@ -181,7 +182,7 @@ class Systemd:
             per_instance=True,
         ),
     )
-    filters: Filters = {
+    filters: ClassVar[Filters] = {
         "dirname": lambda path: path.rpartition("/")[0] or "/",
         "environment_value": environment_value,
         "systemd_argument": systemd_argument,
@@ -347,6 +348,14 @@ class Systemd:
             self._journalctl("--sync", timeout=5)
         text = self._journalctl("--lines", str(lines), "--output", "cat", "--no-pager", "--quiet", *which)
         return [line for line in text.splitlines() if not _BOOKKEEPING.search(line)]
+
+    def beginning(self, name: str, lines: int) -> list[str]:
+        which = self.runs.get(name, [f"--unit={unit(name)}"])
+        command = ["journalctl", "--output", "cat", "--no-pager", "--quiet", *which]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, errors="replace") as process:
+            found = [line.rstrip("\n") for line in islice(process.stdout or (), lines)]
+            process.kill()  # it would read all that a server has ever printed
+        return found
 
     def _journalctl(self, *arguments: str, timeout: float | None = None) -> str:
         return subprocess.run(

@@ -19,7 +19,9 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
     """Return what runs, in the shape of a report: ``hosts`` by name, None for one that could not be asked."""
     servers = []
     for name, host in hosts.items():
-        for item in host.instances if host else ():
+        if host is None:
+            continue
+        for item in host.instances:
             serves = is_ready(item, host)
             address = item.environment.get("LLAMA_ARG_HOST")
             servers.append(
@@ -38,7 +40,7 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
                     "is_ready": serves,
                 }
             )
-    ready = sum(server["is_ready"] for server in servers)
+    ready = sum(bool(server["is_ready"]) for server in servers)
     known = [host for host in hosts.values() if host]
     return {
         "total_servers": len(servers),

@@ -22,12 +22,19 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Ge
 from ansible_collections.magi.models.plugins.module_utils._llama.drain import drain
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
-from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities, ServiceError, Status
+from ansible_collections.magi.models.plugins.module_utils._services.values import (
+    Capabilities,
+    ServiceError,
+    Status,
+    Template,
+)
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import FakeServer
 
 
 class FakeServices:
     """Remembers what it is asked to do; its instances have no process."""
+
+    templates = (Template("x", "{home}/instances/{name}.env", 0o600, per_instance=True),)
 
     def __init__(self, home: Path, **states: str):
         self.home = home

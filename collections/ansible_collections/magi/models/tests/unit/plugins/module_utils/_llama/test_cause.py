@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     REPEATED,
+    fell_back,
     find_cause,
     not_ready,
     wrong_server,
@@ -157,3 +158,15 @@ def test_what_systemd_itself_could_not_do_is_said_and_tried_again(status, step, 
 def test_a_limit_of_the_profile_that_kills_is_named():
     assert "its own limit, memory_max 300M; raise that" in find_cause((), "oom-kill, exit status 9", "300M").detail
     assert "memory_max" not in find_cause((), "oom-kill, exit status 9").detail
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected", True),
+        ("warning: no usable GPU found, --gpu-layers option will be ignored", True),
+        ("ggml_cuda_init: found 1 CUDA devices:", False),
+    ],
+)
+def test_a_fall_back_to_the_cpu_is_seen(line, told):
+    assert fell_back(["I srv init", f"  {line}", "ready"]) == (line if told else "")

@@ -122,6 +122,7 @@ def test_a_log_is_that_of_the_last_run(tmp_path):
     manager = supervisor.Supervisor(tmp_path, "")
     assert manager.logs("a", 40) == ["second", "last"]
     assert manager.logs("a", 1) == ["last"]
+    assert manager.beginning("a", 1) == ["second"]
     log.write_text("no start is seen\n" * 3)  # they are too many to see it
     assert manager.logs("a", 2) == ["no start is seen"] * 2
 
