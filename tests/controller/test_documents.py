@@ -1,4 +1,4 @@
-"""Files that people write: what is wrong is said with file and line."""
+"""Files that people write: each mistake is reported with file and line."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ ACTING = {
     *("__main__", "catalog", "cli", "controller", "documents", "examination", "init", "migrate", "profiles"),
     *("project", "runner", "verbs", "views", "workbench"),
 }
-"""The modules of magi that act on the world. All others decide, and nothing else."""
+"""The modules of magi that act on the world. All others only decide."""
 
 
 def test_what_decides_does_not_act():

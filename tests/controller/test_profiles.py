@@ -1,4 +1,4 @@
-"""Profiles as files: found, examined with file and line, resolved per host, and new ones."""
+"""Profiles as files: found, checked with file and line, resolved per host, and drafted."""
 
 from __future__ import annotations
 

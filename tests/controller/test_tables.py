@@ -23,7 +23,7 @@ def drawn(document: dict, *, terminal: bool) -> list[str]:
 
 
 def styles(text: Text) -> list[tuple[str, str]]:
-    """Return the pieces of a text with the whole style that each is shown in."""
+    """Return the pieces of a text, each with its whole style."""
     return [(piece.text, str(piece.style)) for piece in Console().render(text) if piece.text.strip()]
 
 

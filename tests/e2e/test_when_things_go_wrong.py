@@ -1,4 +1,4 @@
-"""Every row of the table of what goes wrong: what is said, what still serves, and that nothing is left half done."""
+"""What can go wrong on one machine: what is said, what still serves, and that nothing is left half done."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_a_server_that_is_killed_while_it_starts_is_given_up_and_tried_again_by_
     assert two.play(profile="fast-only").code == 0
     services = Supervisor(two.home, "")
     for _time in range(3):
-        # However slowly it dies: it has as long as the deployment would wait for it.
+        # It may die slowly: it gets as long as the deployment would wait for it.
         killed = first(services, lambda now: now.pid is not None and time.time() - now.started_at > 4, "it starts")
         assert killed.state == "starting"
         os.kill(killed.pid, signal.SIGKILL)
@@ -240,7 +240,7 @@ def test_a_server_that_is_killed_while_it_starts_is_given_up_and_tried_again_by_
     assert run.code == 0, run.output
     assert f"start {Q2}: was failed (terminated by SIGKILL)" in run.output
 
-    # The time that a start may take is in the program: written anew, and nothing restarts for it.
+    # The program's file has the time that a start may take: it is written again, and nothing restarts.
     pid = two.servers()[Q2]["pid"]
     longer = [two.play(profile="fast-only", model_server_max_startup_time=200) for _time in range(2)]
     assert [(run.code, run.changed) for run in longer] == [(0, 1), (0, 0)], longer[0].output
@@ -309,7 +309,7 @@ def test_of_two_deployments_at_once_one_refuses_and_names_the_other(two: Deploym
 
 
 def test_what_a_killed_deployment_still_does_is_ended_by_the_next(two: Deployment):
-    """Row 14: an orphaned worker can't overwrite what the next run does."""
+    """A worker whose controller was killed can't overwrite what the next run does."""
     assert two.play().code == 0
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()

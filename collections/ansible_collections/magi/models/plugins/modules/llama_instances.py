@@ -17,7 +17,6 @@ description:
 extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.services
-  - magi.models.services.supervisor
 attributes:
   check_mode:
     support: full
@@ -41,8 +40,22 @@ options:
     description: The plan, for O(state=present).
     type: dict
   home:
-    description: Folder of the instance files and of the applied state; needed for V(stopped) and V(absent).
+    description: Folder of the instance files and of the applied state. For O(state=present), that of the plan.
     type: path
+    required: false
+  templates_dir:
+    description:
+      - Folder on the controller whose templates replace those of the role of the same name, for O(state=present).
+      - Evaluated by the action plugin of the same name.
+    type: path
+  model_folders:
+    description:
+      - Folders in which models lie, which the services may read also where they are in a home folder, for
+        O(state=present).
+      - Evaluated by the action plugin of the same name.
+    type: list
+    elements: path
+    default: []
   names:
     description:
       - The instances to stop, for O(state=stopped); all where not given.
@@ -182,7 +195,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import Conf
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action
-from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen, usable
+from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 
@@ -191,9 +204,10 @@ def main() -> None:
         argument_spec={
             "state": {"type": "str", "choices": ["present", "stopped", "absent", "fenced"], "default": "present"},
             "plan": {"type": "dict"},
+            **SERVICE_OPTIONS,
             "home": {"type": "path"},
-            "manager": MANAGER_OPTION,
-            "supervisord_path": {"type": "path", "default": "supervisord"},
+            "templates_dir": {"type": "path"},
+            "model_folders": {"type": "list", "elements": "path", "default": []},
             "names": {"type": "list", "elements": "str"},
             "concurrent_starts": {"type": "bool", "default": True},
             **TIMING,

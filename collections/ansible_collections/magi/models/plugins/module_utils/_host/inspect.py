@@ -33,7 +33,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import fe
 from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_health, ask_models, port_of
 from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_devices, parse_help
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary, Option
-from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen, usable
+from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
     ServiceManager,
     environment_file,
@@ -286,9 +286,7 @@ def read_host(
 
 
 HOST_OPTIONS = {
-    "home": {"type": "path", "required": True},
-    "manager": MANAGER_OPTION,
-    "supervisord_path": {"type": "path", "default": "supervisord"},
+    **SERVICE_OPTIONS,
     "llama_server_path": {"type": "path"},
     "port_range": {"type": "list", "elements": "int", "default": [8080, 8099]},
     "ports": {"type": "list", "elements": "int", "default": []},

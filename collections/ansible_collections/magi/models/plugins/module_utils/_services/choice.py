@@ -11,8 +11,12 @@ from ansible_collections.magi.models.plugins.module_utils._base.managers import 
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
-MANAGER_OPTION = {"type": "str", "choices": list(CHOICES), "default": "auto"}
-"""The option ``manager`` of a module's argument specification."""
+SERVICE_OPTIONS = {
+    "home": {"type": "path", "required": True},
+    "manager": {"type": "str", "choices": list(CHOICES), "default": "auto"},
+    "supervisord_path": {"type": "path", "default": "supervisord"},
+}
+"""What every module that looks at the services of a host takes (its argument specification)."""
 
 
 def usable(manager: ServiceManager) -> ServiceManager:
