@@ -141,6 +141,12 @@ actions:
       description: Whether C(/health) answered 200 within ten seconds.
       type: bool
       returned: always
+    cut:
+      description:
+        - Requests that were in flight when it was ended, as O(stop_timeout) had run out; null where it did not say how
+          many.
+      type: int
+      returned: always
     log:
       description: The last lines of an instance that failed.
       type: list
@@ -250,6 +256,9 @@ def main() -> None:
         module.fail_json(msg=f"{error.filename or job.home}: {why(error, 'model_server_home')}.")
     for name in sorted({*(params["names"] or ())} - {*result.instances}) if params["state"] == "stopped" else ():
         module.warn(f"there is no instance {name} in {job.home}; it has {', '.join(result.instances) or 'none'}.")
+    for item in result.actions:
+        if item.cut_off:
+            module.warn(item.cut_off)
     module.exit_json(
         changed=result.changed,
         waited=result.waited,

@@ -120,6 +120,7 @@ def build_plan(
         notes=tuple(notes),
         strict=strict,
         gpu=host.gpu,
+        gpu_groups=host.gpu_groups,
     )
 
 

@@ -214,6 +214,12 @@ def test_a_status_says_where_each_server_answers_as_its_host_reaches_it(address,
     assert (server["address"], server["port"], server["url"]) == (address, port, url)
 
 
+def test_requests_that_were_cut_are_warned_of():
+    report = build_report([result(running(INSTANCE, model_ids=("a-q2_k",)), outcome={"cut": 115})])
+    (warning,) = report["summary"]["warnings"]
+    assert warning.startswith("Host gpu1: model_server_stop_timeout ran out for a-q2_k: 115 requests were cut")
+
+
 def test_the_profiles_of_hosts_that_differ_are_all_named():
     hosts = [HostResult("a", replace(PLAN, profile="one")), HostResult("b", replace(PLAN, profile="two"))]
     assert build_report(hosts)["summary"]["profile"] == "one, two"
@@ -233,3 +239,14 @@ def test_hosts_that_can_not_be_reached_are_one_line():
     assert [line for line in lines if "unreachable" in line] == [
         "  host_unreachable: 2 hosts (h1, h2). The first: Host h1: it can't be reached (at 10.0.0.1)."
     ]
+
+
+def test_a_server_that_fell_back_to_the_cpu_is_not_simply_ready():
+    now = running(INSTANCE, model_ids=("a-q2_k",), fell_back="ggml_cuda_init: failed to initialize CUDA: no device")
+    hosts = [strict(result(now), degraded=())]
+    report = build_report(hosts)
+    (item,) = report["summary"]["degraded"]
+    assert item["detail"].startswith(
+        "a-q2_k computes on the CPU of gpu1, though that has a GPU (ggml_cuda_init: failed"
+    )
+    assert problems(report, hosts)["gpu1"].startswith("strict is set and the deployment is degraded")
