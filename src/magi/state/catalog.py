@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -11,6 +13,10 @@ from typing import Any
 from magi.config import redacted
 from magi.domain import Binary, write_atomic
 from magi.errors import UsageError
+from magi.events import Run
+from magi.project import Project
+from magi.runner.options import Options
+from magi.state.folder import state_folder
 
 SCHEMA = 1
 MODE = 0o600  # paths and names of models are nobody else's business
@@ -92,3 +98,22 @@ def from_registry(path: Path) -> dict[str, Known]:
         }.get(error.code, "is not a registry, or is corrupt")
         raise UsageError(f"The registry {path} {why}; name another with --registry, or run magi discover.") from None
     return {path.name: Known(path.name, tuple(registry.models), tuple(registry.rejected))}
+
+
+def path_of(project: Project, inventory: Sequence[str]) -> Path:
+    """Return where magi remembers what it saw of the hosts of an inventory of a project. Raises OSError."""
+    sources = [str(project.root), *(str(Path(item).absolute()) for item in inventory)]
+    digest = hashlib.sha256("\0".join(sources).encode()).hexdigest()[:12]
+    return state_folder() / "catalogs" / f"{project.root.name}-{digest}.json"
+
+
+def remember(project: Project, options: Options, run: Run) -> None:
+    """Keep what a run saw of the hosts, beside what is known of them already; hosts that are gone are forgotten."""
+    results = [(host, result) for host, kind, result in run.results() if kind == "ok"]
+    there = {item.host for item in run.events}
+    with contextlib.suppress(OSError):  # only a memory, and no reason for a verb to fail
+        path = path_of(project, options.inventory)
+        known = {host: item for host, item in load(path).items() if options.limit or host in there}
+        seen = learn(known, results)
+        if seen != known and any(host.models for host in seen.values()):
+            save(path, seen)

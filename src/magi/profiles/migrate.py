@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from magi.catalog import Known
-from magi.documents import Document, Remark, load
+from magi.state.catalog import Known
+from magi.profiles.documents import Document, Remark, load
 from magi.domain import file_stem, model_slug, printable
 from magi.errors import UsageError
-from magi.profiles import scalar
+from magi.profiles.draft import scalar
 
 # A tier in the words of people: Q2 in "Q2", "Q2_K", "IQ2_XS" and "Q2_FAST_1".
 _TIER = re.compile(r"(?:^|[^A-Za-z0-9])I?(Q[1-8]|B?F16|F32)(?![A-Za-z0-9])", re.IGNORECASE)
@@ -53,10 +53,6 @@ class Migration:
     text: str
     """The profile."""
     matches: tuple[Match, ...]
-
-    @property
-    def notes(self) -> list[str]:
-        return [match.note for match in self.matches if match.note]
 
 
 def read(path: Path) -> tuple[Legacy, ...]:

@@ -1,0 +1,39 @@
+"""What may be in no variable of Ansible, where it would be run as a template: questions to instances."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from magi.errors import UsageError
+from magi.state.folder import is_held, state_folder, unwritable
+
+FOLDER = "questions"
+
+
+@contextlib.contextmanager
+def passed_by_file(text: str) -> Iterator[Path]:
+    """Yield a file that holds ``text``, for its user alone, within the block.
+
+    Should this process be killed, the next run removes the file. Raises UsageError.
+    """
+    try:
+        folder = state_folder() / FOLDER
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise UsageError(unwritable(error)) from None
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".txt") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(text)
+        file.flush()
+        yield Path(file.name)
+
+
+def remove_left() -> None:
+    """Remove what a magi that was killed left. Raises OSError."""
+    for question in (state_folder() / FOLDER).glob("*"):
+        if not is_held(question):
+            question.unlink(missing_ok=True)
