@@ -29,7 +29,8 @@ COLLECTIONS = HERE.parent / "collections"
 sys.path.insert(0, str(COLLECTIONS))
 
 from ansible_collections.magi.models.plugins.module_utils._gguf.reader import read_header
-from ansible_collections.magi.models.plugins.module_utils._models.registry import discover, save
+from ansible_collections.magi.models.plugins.module_utils._models.registry import save
+from ansible_collections.magi.models.plugins.module_utils._models.scan import discover
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import (
     Tensor,
     build,
@@ -111,7 +112,7 @@ def plain_walk(path: Path) -> int:
 PEAK = "import sys; {}; print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
 OURS = (
     "sys.path.insert(0, sys.argv[2]); "
-    "from ansible_collections.magi.models.plugins.module_utils._gguf import read_header; "
+    "from ansible_collections.magi.models.plugins.module_utils._gguf.reader import read_header; "
     "read_header(sys.argv[1])"
 )
 THEIRS = "from gguf import GGUFReader; GGUFReader(sys.argv[1])"
@@ -184,7 +185,7 @@ def compare_scans(folder: Path, counts: list[int], server: str | None) -> list[d
         cold = seconds(lambda registry=registry: save(str(registry), discover([str(models)], str(registry)).registry))
         warm = [seconds(lambda registry=registry: discover([str(models)], str(registry))) for _ in range(ROUNDS)]
         outcome = discover([str(models)], str(registry))
-        assert (len(outcome.registry.models), outcome.source) == (count, "cache")
+        assert (len(outcome.registry.inventory.models), outcome.source) == (count, "cache")
         rows.append(
             {
                 "models": count,

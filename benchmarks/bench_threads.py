@@ -28,10 +28,11 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "collections"))
 
-from ansible_collections.magi.models.plugins.module_utils._config.profile import parse_profile
-from ansible_collections.magi.models.plugins.module_utils._host.inspect import read_host
-from ansible_collections.magi.models.plugins.module_utils._models.registry import discover
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Settings, build_plan
+from ansible_collections.magi.models.plugins.module_utils._config.profile import examine_profile
+from ansible_collections.magi.models.plugins.module_utils._host.inspect import inspect_host
+from ansible_collections.magi.models.plugins.module_utils._models.scan import discover
+from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Settings
 
 TARGET = 10
 PORTS = (18200, 18219)
@@ -39,7 +40,7 @@ PORTS = (18200, 18219)
 
 def planned(binary: Path, models: Path, folder: str) -> list[dict[str, str]]:
     """Return the environments that the plan gives to all models of the folder."""
-    host = read_host(
+    host = inspect_host(
         llama_server_path=str(binary),
         home=folder,
         manager="supervisor",
@@ -49,8 +50,8 @@ def planned(binary: Path, models: Path, folder: str) -> list[dict[str, str]]:
     found = discover([str(models)], f"{folder}/registry.json").registry
     plan = build_plan(
         host_name="localhost",
-        profile=parse_profile("bench", {"enabled_models": ["*"]}),
-        registry={"models": found.models, "rejected": found.rejected},
+        profile=examine_profile("bench", {"enabled_models": ["*"]})[0],
+        inventory=found.inventory,
         host=host,
         settings=Settings(port_range=PORTS),
     )

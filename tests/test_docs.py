@@ -53,6 +53,7 @@ RUN_BY = {
         "ansible-playbook -i inventories/mine site.yml -e profile=production",
         "ansible-playbook -i inventories/mine site.yml -e profile=production -e model_server_serial=1",
     },
+    "fleet/test_chaos.py": {"make chaos"},
     "CI": {"make test"},
     "make test, as a part of it, which this file sees to": {"make lint", "make sanity"},
     "make test, with other tests, which this file sees to": {"make unit", "make e2e", "make fleet"},

@@ -21,55 +21,66 @@ from magi import __version__
 from magi.errors import UsageError
 
 if TYPE_CHECKING:
+    from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed
+    from ansible_collections.magi.models.plugins.module_utils._base.states import State
     from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
+    from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
     from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET, counted, printable
     from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile, examine_profile
     from ansible_collections.magi.models.plugins.module_utils._host.values import (
-        Binary,
         Host,
         Running,
         Unreadable,
-        exposed,
         foreign_listeners,
     )
-    from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause, way_to_reach
-    from ansible_collections.magi.models.plugins.module_utils._models.model import (
-        drift_lines,
+    from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
+    from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
+    from ansible_collections.magi.models.plugins.module_utils._models.drift import Drift, drift_lines
+    from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model, Rejected
+    from ansible_collections.magi.models.plugins.module_utils._models.naming import (
         slug as model_slug,
         stem as file_stem,
-        table as model_lines,
     )
     from ansible_collections.magi.models.plugins.module_utils._models.registry import (
         RegistryError,
         load as load_registry,
     )
-    from ansible_collections.magi.models.plugins.module_utils._plan.build import (
-        PlanError,
-        Settings as PlanSettings,
-        Wanted,
-        build_plan,
-        enabled,
-        open_to_all,
+    from ansible_collections.magi.models.plugins.module_utils._models.show import inventory_lines
+    from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan, open_to_all
+    from ansible_collections.magi.models.plugins.module_utils._plan.options import (
+        InstanceError,
+        option_layers,
+        resolve_options,
     )
-    from ansible_collections.magi.models.plugins.module_utils._plan.instance import InstanceError, resolve_options
-    from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
-        status_lines,
-        summary_lines as report_lines,
-        table,
-    )
+    from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, select as select_models
+    from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings as PlanSettings
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import status_lines
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import summary_lines as report_lines
 
 # What stands above, for the interpreter: module below plugins, and its names, with ours where it is another.
 _TAKEN = {
+    "module_utils._base.addresses": "exposed",
+    "module_utils._base.states": "State",
     "module_utils._base.files": "FileWriteError write_atomic",
+    "module_utils._base.table": "text_table",
     "module_utils._base.text": "SECRET counted printable",
     "module_utils._config.profile": "Profile examine_profile",
-    "module_utils._host.values": "Binary Host Running Unreadable exposed foreign_listeners",
-    "module_utils._llama.cause": "find_cause way_to_reach",
-    "module_utils._models.model": "drift_lines slug:model_slug stem:file_stem table:model_lines",
+    "module_utils._host.values": "Host Running Unreadable foreign_listeners",
+    "module_utils._llama.cause": "find_cause",
+    "module_utils._llama.options": "Binary",
+    "module_utils._models.drift": "Drift drift_lines",
+    "module_utils._models.model": "Inventory Model Rejected",
+    "module_utils._models.naming": "slug:model_slug stem:file_stem",
     "module_utils._models.registry": "RegistryError load:load_registry",
-    "module_utils._plan.build": "PlanError Settings:PlanSettings Wanted build_plan enabled open_to_all",
-    "module_utils._plan.instance": "InstanceError resolve_options",
-    "plugin_utils._fleet.report": "status_lines summary_lines:report_lines table",
+    "module_utils._models.show": "inventory_lines",
+    "module_utils._plan.build": "build_plan open_to_all",
+    "module_utils._plan.options": "InstanceError option_layers resolve_options",
+    "module_utils._plan.select": "Wanted select:select_models",
+    "module_utils._plan.values": "PlanError Settings:PlanSettings",
+    "plugin_utils._fleet.reach": "way_to_reach",
+    "plugin_utils._fleet.report": "summary_lines:report_lines",
+    "plugin_utils._fleet.status": "status_lines",
 }
 _PLACES = {
     name.rpartition(":")[2]: (module, name.partition(":")[0])
@@ -94,7 +105,7 @@ def __getattr__(name: str) -> Any:
 def collection() -> ModuleType:
     """Return the package of the collection that came with this controller. Raises UsageError where that is of another
     version, and where this process has imported another one."""
-    folder = _folder()
+    folder = carried()
     if NAME not in sys.modules:
         check_version(folder)
         for name in ("ansible_collections", "ansible_collections.magi"):  # others may have parts in these
@@ -122,9 +133,10 @@ def _package(name: str, folder: Path) -> None:
         setattr(sys.modules[parent], last, module)
 
 
-def _folder() -> Path:
+def carried() -> Path:
     """Return the folder of the collection that came with this controller: in its package, or in its checkout."""
-    places = [above / FOLDER for above in Path(__file__).resolve().parents]
+    here = Path(__file__).resolve()
+    places = [here.parent / "carried" / FOLDER, *(above / FOLDER for above in here.parents)]
     return next((place for place in places if (place / "plugins").is_dir()), places[0])
 
 

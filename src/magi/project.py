@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,16 @@ class Project:
     root: Path
 
     @property
+    def has_collection(self) -> bool:
+        """Whether it is a checkout with a collection of its own; else that of magi is used."""
+        return (self.root / domain.FOLDER / "plugins").is_dir()
+
+    @property
+    def collections(self) -> Path:
+        """The folder of the collection's ``ansible_collections``."""
+        return self.root / "collections" if self.has_collection else domain.carried().parents[2]
+
+    @property
     def profiles(self) -> Path:
         return self.root / "profiles"
 
@@ -33,12 +44,37 @@ class Project:
         """The project's ansible.cfg."""
         return self.root / "ansible.cfg"
 
-    def playbook(self, name: str) -> Path:
-        """Return the playbook of a verb. Raises UsageError where it is missing."""
+    @property
+    def is_bare(self) -> bool:
+        """Whether it deploys on this machine, and nothing was ever prepared for it."""
+        return self._configured("inventory") == "inventories/local" and not (self.root / "data").exists()
+
+    def playbook(self, name: str) -> str:
+        """Return the playbook of a verb as ansible-playbook takes it: a checkout's, else the collection's."""
         path = self.playbooks / f"{name}.yml"
-        if not path.is_file():
-            raise UsageError(f"{path} is missing: restore it, or name another project with --project.")
-        return path
+        return str(path) if self.has_collection and path.is_file() else f"magi.models.{name}"
+
+    def environment(self, given: Mapping[str, str]) -> dict[str, str]:
+        """Return what an environment for ansible-playbook lacks for it to find the project's configuration, and the
+        collection."""
+        found = {} if given.get("ANSIBLE_CONFIG") else {"ANSIBLE_CONFIG": str(self.configuration)}
+        if self.has_collection:
+            return found
+        configured = filter(None, self._configured("collections_path").split(os.pathsep))
+        others = given.get("ANSIBLE_COLLECTIONS_PATH") or os.pathsep.join(
+            str(self.root / Path(path).expanduser()) for path in configured
+        )
+        default = "~/.ansible/collections:/usr/share/ansible/collections"  # Ansible's own
+        return {**found, "ANSIBLE_COLLECTIONS_PATH": f"{self.collections}{os.pathsep}{others or default}"}
+
+    def _configured(self, setting: str) -> str:
+        """Return a setting of the section ``defaults`` of the project's ansible.cfg; empty where there is none."""
+        from configparser import ConfigParser, Error
+
+        parser = ConfigParser(interpolation=None)
+        with contextlib.suppress(OSError, Error, UnicodeDecodeError):  # Ansible says what is wrong with it
+            parser.read(self.configuration, encoding="utf-8")
+        return parser.get("defaults", setting, fallback="")
 
     def tags(self) -> list[str]:
         """Return the tags that tasks have, in playbooks and roles; those that Ansible gives a meaning left out."""
@@ -47,7 +83,8 @@ class Project:
         folders = (".", "collections/ansible_collections/*/*")
         patterns = [f"{folder}/{files}" for folder in folders for files in ("playbooks/*.yml", "roles/*/tasks/*.yml")]
         found: set[str] = set()
-        for path in (path for pattern in patterns for path in self.root.glob(pattern)):
+        roots = (self.root, self.collections.parent)
+        for path in {path for root in roots for pattern in patterns for path in root.glob(pattern)}:
             with contextlib.suppress(OSError, yaml.YAMLError):  # Ansible says what is wrong with it
                 found.update(_tags(yaml.compose(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))))
         return sorted(found - ANSIBLE_TAGS)
@@ -64,19 +101,35 @@ def _tags(node: Any) -> Iterator[str]:
             yield from _tags(value)
 
 
+def is_project(folder: Path) -> bool:
+    """Whether it has the collection, or a profile of ours: others have a folder of that name, and playbooks, too."""
+    if Project(folder).has_collection:
+        return True
+    for path in (folder / "profiles").glob("*.yml"):
+        with contextlib.suppress(OSError):
+            if re.search(rb"^enabled_models:", path.read_bytes(), re.MULTILINE):
+                return True
+    return False
+
+
+def carried(name: str) -> Path:
+    """Return a file or folder that came with magi: in its package, or in its checkout."""
+    here = Path(__file__).resolve()
+    return next(path for path in (here.parent / "carried" / name, here.parents[2] / name) if path.exists())
+
+
 def find_project(given: str | os.PathLike[str] | None = None) -> Project:
-    """Return the project at ``given``, else at ``MAGI_PROJECT``, else at or above the working directory, else the one
-    that magi was installed from.
+    """Return the project at ``given``, else at ``MAGI_PROJECT``, else at or above the working directory, else the
+    checkout that magi was installed from.
 
     Raises UsageError when there is none, or its collection is missing or of another version.
     """
     named = given or os.environ.get("MAGI_PROJECT")
     here = Path.cwd()
-    candidates = [Path(named).expanduser()] if named else [here, *here.parents, *Path(__file__).resolve().parents]
-    for folder in candidates:
-        if (folder / "playbooks" / "site.yml").is_file():
-            project = Project(folder.resolve())
-            domain.check_version(project.root / domain.FOLDER)
-            return project
+    candidates = [Path(named).expanduser()] if named else [here, *here.parents, Path(__file__).resolve().parents[2]]
+    for folder in filter(is_project, candidates):
+        project = Project(folder.resolve())
+        domain.check_version(project.collections / "ansible_collections" / "magi" / "models")
+        return project
     where = f"{named} is no magi project" if named else f"There is no magi project in {here} or above it"
-    raise UsageError(f"{where} (a folder with playbooks/site.yml): go to one, or set --project or MAGI_PROJECT.")
+    raise UsageError(f"{where}: make one with magi init, go to one, or name one with --project or MAGI_PROJECT.")

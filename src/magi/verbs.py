@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from magi.errors import UsageError
@@ -12,14 +13,25 @@ from magi.state.questions import passed_by_file
 from magi.verdict import deployments, looks
 
 
+def prepare(session: Session) -> Result:
+    """Get each host what a deployment needs: llama-server, and demo models where the inventory wants them."""
+    return deployments.prepared(session.play("prepare"))
+
+
 def up(session: Session) -> Result:
-    """Deploy the profile, or do the part of it that tags select. Raises UsageError for a tag that no task has."""
+    """Deploy the profile, or do the part of it that tags select; the first time on this machine, prepare it before.
+
+    Raises UsageError for a tag that no task has.
+    """
     check, tags = session.options.check, session.options.tags
     if tags is not None:
         there = session.project.tags()
         unknown = [tag for tag in map(str.strip, tags.split(",")) if tag not in {*there, *ANSIBLE_TAGS}]
         if unknown:
             raise UsageError(f"--tags: no task has the tag {', '.join(unknown)}; there are {', '.join(there)}.")
+    elsewhere = session.options.inventory or "ANSIBLE_INVENTORY" in os.environ
+    if session.project.is_bare and not (check or tags or elsewhere):
+        prepare(session)
     return deployments.deployed(session.play("site"), check=check, tags=tags)
 
 
@@ -42,12 +54,12 @@ def stop(session: Session, instances: Sequence[str] = ()) -> Result:
     """Stop instances gracefully; all without names."""
     names = [slug("The instance", name) for name in instances]
     done = session.play("stop", {"model_server_stop_instances": names} if names else None)
-    return deployments.ended(done, "stopped", names)
+    return deployments.ended(done, names, "stopped")
 
 
 def down(session: Session) -> Result:
     """Remove everything that was deployed."""
-    return deployments.ended(session.play("teardown"), "removed")
+    return deployments.ended(session.play("teardown"))
 
 
 def config(session: Session) -> Result:

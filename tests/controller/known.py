@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._host.values import Binary, parse_help
+from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_help
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
+from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Model
 
-from magi.catalog import Known
+from magi.state.catalog import Known
 
 ROOT = Path(__file__).parents[2]
 HELP = ROOT / "collections/ansible_collections/magi/models/tests/unit/fixtures/llama-server-help.txt"
@@ -18,16 +20,23 @@ def model(model_id: str, name: str, tier: str, **more: Any) -> dict[str, Any]:
     """Return a model as the registry has it; ``name`` is the display name without the quantization."""
     quantization = model_id.rpartition("-")[2].upper()
     path = f"/models/{name.replace(' ', '-')}-{quantization}.gguf"
-    return {
-        "id": model_id,
-        "display_name": f"{name} ({quantization})",
-        "tier": tier,
-        "path": path,
-        "files": [{"path": path, "size": 1 << 30, "mtime_ns": 5}],
-        "size_bytes": 1 << 30,
-        "mmproj": None,
-        **more,
-    }
+    found = Model(
+        id=model_id,
+        display_name=f"{name} ({quantization})",
+        quantization=quantization,
+        tier=tier,
+        path=path,
+        files=(FileVersion(path, 1 << 30, 5),),
+        size_bytes=1 << 30,
+        architecture="llama",
+        parameter_count=1 << 30,
+        context_length=4096,
+        shape={},
+        mmproj=None,
+        duplicates=(),
+        fingerprint="f" * 64,
+    )
+    return {**found.to_dict(), **more}
 
 
 Q2 = model("deepseek-r1-qwen3-8b-q2_k", "DeepSeek R1 Qwen3 8B", "Q2")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import stat
 from dataclasses import asdict
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model
 from ansible_collections.magi.models.plugins.module_utils._models.registry import Registry
 from ansible_collections.magi.models.plugins.module_utils._models.registry import save as save_registry
 
-from magi.catalog import Known, from_registry, learn, load, save
 from magi.config import REDACTED
 from magi.errors import UsageError
+from magi.state.catalog import Known, from_registry, learn, load, save
 
 from .known import BINARY, Q2, Q3, host
 
@@ -44,7 +44,7 @@ def test_what_was_saved_is_loaded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"schema": 99, "hosts": []}', b'{"schema": 1, "hosts": [{}]}', b"\xff"]
+    "content", [b"", b"[]", b'{"schema": 99, "hosts": []}', b'{"schema": 2, "hosts": [{}]}', b"\xff"]
 )
 def test_a_catalog_that_can_t_be_used_is_none(tmp_path, content):
     path = tmp_path / "catalog.json"
@@ -54,7 +54,7 @@ def test_a_catalog_that_can_t_be_used_is_none(tmp_path, content):
 
 def test_a_registry_file_is_a_host_of_its_own(tmp_path):
     path = tmp_path / "registry.json"
-    save_registry(str(path), Registry(("/models",), [json.loads(json.dumps(Q2))]))
+    save_registry(str(path), Registry(("/models",), Inventory((Model.from_dict(Q2),))))
     assert from_registry(path) == {"registry.json": Known("registry.json", (Q2,))}
 
 

@@ -19,11 +19,14 @@ import pytest
 import typer
 from ptyprocess import PtyProcess
 
-from magi.cli import app, deploy, main, profile
+from magi.cli import app, main, profile
+from magi.cli.signals import stopping
+from magi.domain import FOLDER
 from magi.errors import ExitCode, HostUnreachable, Interrupted, MagiError
 from magi.events import Run
-from magi.runner import Options
-from magi.verdict import Outcome
+from magi.result import Result
+from magi.runner.options import Options
+from magi.runner.terminals import close_at_once
 
 from . import recorded
 from .known import ROOT
@@ -38,7 +41,7 @@ def nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def fake_run(*_arguments, **_more):
         pytest.fail("A playbook would have been run.")
 
-    monkeypatch.setattr("magi.verbs.run", fake_run)
+    monkeypatch.setattr("magi.session.run", fake_run)
 
 
 class FakeRun:
@@ -57,7 +60,8 @@ class FakeRun:
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRun:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     fake = FakeRun("up")
-    monkeypatch.setattr("magi.verbs.run", fake)
+    monkeypatch.setattr("magi.session.run", fake)
+    monkeypatch.setattr("magi.project.Project.is_bare", False)
     return fake
 
 
@@ -88,7 +92,7 @@ def verbs() -> list[str]:
         (["up", "-e", '{"a": canary'], "What -e gives is neither JSON nor YAML (did not find expected"),
         (["up", "-e", '["canary"]'], "What -e gives holds no variables: give a mapping of names and values."),
         (["up", "-e", "a='canary"], "-e a=… has quotes or braces that nothing closes: close them."),
-        (["up", "--project", "/no/such"], "/no/such is no magi project (a folder with playbooks/site.yml)"),
+        (["up", "--project", "/no/such"], "/no/such is no magi project: make one with magi init"),
         # What goes into Ansible as a variable would be a template there.
         (["up", "{{ lookup('pipe', 'id') }}"], "The profile must be a name of letters, digits"),
         (["up", ""], "The profile must be a name"),
@@ -166,13 +170,12 @@ def test_a_run_that_can_not_begin_is_in_the_junit_file(tmp_path, capsys):
     assert "There is no inventory /no/such" in path.read_text()
 
 
-def test_a_project_without_its_collection_is_one_sentence(tmp_path, capsys):
-    (tmp_path / "playbooks").mkdir()
-    (tmp_path / "playbooks" / "site.yml").touch()
+def test_a_project_with_another_collection_is_one_sentence(tmp_path, capsys):
+    collection = tmp_path / FOLDER
+    (collection / "plugins").mkdir(parents=True)
     assert main(["up", "--project", str(tmp_path)]) == ExitCode.USAGE
     assert capsys.readouterr().err == (
-        f"magi: The collection magi.models is missing in {tmp_path}/collections/ansible_collections/magi/models: "
-        "restore it, or install magi-models again.\n"
+        f"magi: The collection magi.models is missing in {collection}: restore it, or install magi-models again.\n"
     )
 
 
@@ -235,6 +238,7 @@ PASSED_ON = {
 }
 COMMON = ("--inventory", "--limit", "--extra-vars", "--verbose")
 PLAYBOOKS = {
+    ("prepare",): ("prepare", (*COMMON, "--check")),
     ("up",): ("site", (*COMMON, "--check", "--diff", "--tags")),
     ("plan",): ("plan", COMMON),
     ("status",): ("status", COMMON),
@@ -303,10 +307,9 @@ def test_watching_ends_as_the_last_look(looks, code, said, monkeypatch, capsys):
             raise Interrupted("Stopped by a signal.")
         if isinstance(look, Exception):
             raise look
-        return Outcome({"said": look[1]}, ExitCode(look[0]))
+        return Result({}, ExitCode(look[0]), told=lambda _document: [look[1]])
 
     monkeypatch.setattr("magi.verbs.status", fake_status)
-    monkeypatch.setattr("magi.cli.tables.status", lambda _console, document: document["said"])
     monkeypatch.setattr("threading.Event.wait", lambda *_arguments: None)
     assert main(["status", "--watch"]) == code
     assert capsys.readouterr() == ("", said)
@@ -376,7 +379,7 @@ def test_under_nohup_a_hang_up_ends_nothing():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stop = threading.Event()
     try:
-        with deploy.stopping(stop):
+        with stopping(stop):
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -394,7 +397,7 @@ def test_whoever_stops_reading_gets_no_stack_trace(tmp_path: Path):
 
 def test_a_terminal_whose_program_has_ended_is_closed_without_a_pause(monkeypatch):
     monkeypatch.setattr(PtyProcess, "delayafterclose", None, raising=False)  # what is set now goes with the test
-    deploy._close_terminals_at_once()
+    close_at_once()
     pauses: list[float] = []
     monkeypatch.setattr("ptyprocess.ptyprocess.time.sleep", pauses.append)
     child = pexpect.spawn("true")

@@ -5,22 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._config.profile import parse_profile
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
+from ansible_collections.magi.models.plugins.module_utils._config.profile import examine_profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import (
-    Binary,
     Host,
     Listener,
     Running,
     Unreadable,
     Worker,
 )
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
+from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
+from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
 
-from magi.doctor import OK, PROBLEM, WARNING, Controller, Examined, collect, findings
+from magi.doctor.checks import OK, PROBLEM, WARNING, Examined, Machine, collect, findings
 
 from .known import BINARY, Q2, Q3, Q4
 
-CONTROLLER = Controller("3.11.2", "2.19.14", "/srv/project/collections", True)
-PROFILE = parse_profile("development", {"enabled_models": ["*"]})
+CONTROLLER = Machine("3.11.2", "2.19.14", "/srv/project/collections", True)
+PROFILE = examine_profile("development", {"enabled_models": ["*"]})[0]
 SETTINGS = {
     "port_range": [8080, 8089],
     "host": "127.0.0.1",
@@ -29,8 +32,14 @@ SETTINGS = {
     "strict": False,
     "retry_quarantined": False,
 }
-REGISTRY = {"models": [Q2, Q3, Q4], "rejected": [], "scan_paths": ["/models"], "registry_path": "/var/lib/magi/r.json"}
-HOST = Host("systemd", "/etc/magi", 8, 64 << 30, BINARY)
+REGISTRY = {
+    "models": [Q2, Q3, Q4],
+    "rejected": [],
+    "companions": [],
+    "scan_paths": ["/models"],
+    "registry_path": "/var/lib/magi/r.json",
+}
+HOST = Host("systemd", "/etc/magi", 8, 64 << 30, BINARY, can=Capabilities(limits=True, own_user=True, needs_root=True))
 
 
 def examined(**more):
@@ -53,7 +62,7 @@ def test_a_sound_system_has_no_findings_but_good_ones():
 
 
 def running(**more):
-    return (Running("a", "running", 7, 8080, **more),)
+    return (Running("a", State.RUNNING, 7, 8080, **more),)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +108,7 @@ def running(**more):
             "chmod o+r /models/a.",
         ),
         (
-            examined(manager="supervisor", uid=1000, unreadable=(Unreadable("/m/a", "----------", ("/m/a",)),)),
+            examined(can=Capabilities(), uid=1000, unreadable=(Unreadable("/m/a", "----------", ("/m/a",)),)),
             PROBLEM,
             "models",
             "the servers run as this user; chmod u+rX /m/a.",
@@ -112,7 +121,7 @@ def running(**more):
         ),
         (examined(warnings=("The folder to scan /x does not exist",)), WARNING, "models", "The folder to scan /x"),
         (
-            examined(registry={**REGISTRY, "rejected": [{"id": "x", "reason": "broken"}]}),
+            examined(registry={**REGISTRY, "rejected": [vars(Rejected("x", "/models/x.gguf", "truncated", "broken"))]}),
             WARNING,
             "models",
             "files in /models that can't be served: 1; magi discover says why",
@@ -144,14 +153,16 @@ def running(**more):
         ),
         (
             examined(
-                instances=(Running("a", "failed", exit_status="exit status 1", log=("error: invalid argument: --x",)),)
+                instances=(
+                    Running("a", State.FAILED, exit_status="exit status 1", log=("error: invalid argument: --x",)),
+                )
             ),
             PROBLEM,
             "instances",
             "a is failed: llama-server refuses the argument --x",
         ),
         (
-            examined(instances=(Running("a", "orphaned", 7),)),
+            examined(instances=(Running("a", State.ORPHANED, 7),)),
             PROBLEM,
             "instances",
             "a (process 7) outlived its service",
@@ -207,7 +218,7 @@ def test_exposed_is_who_listens_beyond_loopback_without_a_key(environment, expos
     ],
 )
 def test_exposure_is_said_once(name, profile, said):
-    there = Running(name, "running", 7, 8080, environment={"LLAMA_ARG_HOST": "0.0.0.0"})
+    there = Running(name, State.RUNNING, 7, 8080, environment={"LLAMA_ARG_HOST": "0.0.0.0"})
     host = examined(settings={**SETTINGS, "host": "0.0.0.0"}, instances=(there,))
     assert sorted(item.check for item in found(host, profile=profile) if item.severity == WARNING) == said
 
@@ -242,7 +253,7 @@ def test_what_is_read_and_who_is_open_is_said_without_a_plan_too(more, profile, 
 
 
 def test_a_profile_that_sets_a_key_is_no_exposure():
-    keyed = parse_profile("p", {"enabled_models": ["*"], "options": {"api_key_file": "/etc/keys"}})
+    keyed = examine_profile("p", {"enabled_models": ["*"], "options": {"api_key_file": "/etc/keys"}})[0]
     host = examined(settings={**SETTINGS, **OPEN}, binary=None, binary_error="there is none.")
     assert [item.check for item in found(host, profile=keyed) if item.severity == WARNING] == []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from magi.documents import DocumentError, load
+from magi.profiles.documents import DocumentError, load
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import json
 import pytest
 import yaml
 
-from magi import profiles
-from magi.documents import DocumentError
-from magi.migrate import Legacy, MigrationError, match, migrate, read
+from magi.profiles import files
+from magi.profiles.documents import DocumentError
+from magi.profiles.migrate import Legacy, MigrationError, match, migrate, read
 
 from .known import Q2, Q3, Q4, host, model
 
@@ -30,22 +30,26 @@ def entry(name, tier=None, port=8080, key="KEY", server="localhost"):
     return Legacy(key, 1, name, tier, port, server)
 
 
+def notes(migration):
+    return [match.note for match in migration.matches if match.note]
+
+
 @pytest.mark.parametrize("suffix", ["yml", "json"])
 def test_the_same_models_on_the_same_ports(tmp_path, suffix):
     source = tmp_path / f"legacy.{suffix}"
     source.write_text(LEGACY if suffix == "yml" else json.dumps(yaml.safe_load(LEGACY), indent="\t"))
     migration = migrate("old", "legacy." + suffix, read(source), [host()])
     path = tmp_path / "old.yml"
-    profiles.write_new(path, migration.text)
-    assert [(e.pattern, e.port) for e in profiles.check(path).profile.entries] == [
+    files.write_new(path, migration.text)
+    assert [(e.pattern, e.port) for e in files.check(path).profile.entries] == [
         (Q2["id"], 8080),
         (Q2["id"], 8081),
         (Q3["id"], 8082),
     ]
-    assert migration.notes == [
+    assert notes(migration) == [
         f"Q4_DEEP (gone-q4_k_m): no discovered model has its name; discovered of tier Q4: {Q4['id']}."
     ]
-    assert f"# {migration.notes[0]}" in migration.text
+    assert f"# {notes(migration)[0]}" in migration.text
 
 
 @pytest.mark.parametrize(
@@ -111,8 +115,8 @@ def test_a_port_belongs_to_one_model_of_a_host(tmp_path, entries, ports, note):
     migration = migrate("old", "legacy.yml", entries, [host()])
     path = tmp_path / "old.yml"
     path.write_text(migration.text)
-    assert [e.port for e in profiles.check(path).profile.entries] == ports
-    assert [item.startswith(note) for item in migration.notes] == ([True] if note else [])
+    assert [e.port for e in files.check(path).profile.entries] == ports
+    assert [item.startswith(note) for item in notes(migration)] == ([True] if note else [])
 
 
 def test_models_of_all_hosts_count():

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model
 from ansible_collections.magi.models.plugins.module_utils._models.registry import Registry, save
 
 from magi.cli import main
@@ -17,7 +18,7 @@ from .known import Q2, Q3, ROOT
 def here(tmp_path, monkeypatch):
     """A folder with the shipped profiles, a registry and a legacy configuration; magi's state is below it too."""
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
-    save(str(tmp_path / "registry.json"), Registry(("/models",), [Q2, Q3]))
+    save(str(tmp_path / "registry.json"), Registry(("/models",), Inventory((Model.from_dict(Q2), Model.from_dict(Q3)))))
     (tmp_path / "legacy.yml").write_text(f"models:\n  A: {{name: {Q2['id']}, port: 8080}}\n  B: {{name: gone}}\n")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("MAGI_PROJECT", str(ROOT))

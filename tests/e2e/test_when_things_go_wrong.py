@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError, Status
 from ansible_collections.magi.models.plugins.module_utils._services.supervisor import Supervisor
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError, Status
 
 from ..waiting import until
 from .conftest import PORTS, ROOT, Deployment, alive, ask

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 
 import pytest
 
@@ -319,3 +320,41 @@ def test_a_run_that_is_ended_in_mid_launch_is_repaired_by_the_next(fleet: Fleet,
     last = fleet.deploy("one", *LIMIT)
     assert (last.code, last.changed) == (0, 0), last.output
     assert fleet.pids() == pids
+
+
+def test_a_systemd_that_executes_itself_anew_is_asked_again(fleet: Fleet):
+    """An upgrade of systemd's package does that, and cuts all of its connections."""
+    bare(fleet, "host1")
+    fleet.profile("one", Q2, Q3)
+    ended = threading.Event()
+
+    def reexecute() -> None:
+        while not ended.wait(0.2):
+            fleet.sh("host1", "systemctl daemon-reexec", check=False)
+
+    upgrade = threading.Thread(target=reexecute)
+    upgrade.start()
+    try:
+        for options in ({}, {"ctx_size": 512}, {"ctx_size": 1024}):
+            fleet.profile("one", Q2, {"model": Q3, "options": options})
+            run = fleet.deploy("one", *LIMIT)
+            assert run.code == 0, run.output
+            assert len(fleet.pids()) == 2
+    finally:
+        ended.set()
+        upgrade.join()
+
+
+@pytest.mark.parametrize("playbook", ["status", "plan", "site", "stop", "teardown"])
+def test_a_connection_that_may_not_use_systemd_is_one_sentence(fleet: Fleet, playbook: str):
+    """Without become, nothing of what root's systemd has can be seen."""
+    fleet.sh("host1", "id deploy 2>/dev/null || useradd --create-home deploy; cp -r /root/.ssh /home/deploy/")
+    fleet.sh("host1", "chown -R deploy /home/deploy/.ssh")
+    hosts = {"host1": {**fleet.hosts["host1"], "ansible_user": "deploy"}}
+    run = fleet.start(
+        playbook, hosts=hosts, profile="fast-only", model_server_registry_path="/home/deploy/registry.json"
+    ).finish()
+    assert "systemd is root's to use, and the connection is user" in run.text
+    assert "connect as root (ansible_user: root), or set ansible_become: true." in run.text
+    assert "not ready" not in run.text
+    assert run.code

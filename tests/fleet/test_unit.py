@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.magi.models.plugins.action import llama_instances
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
 from ansible_collections.magi.models.plugins.module_utils._services import systemd
 
 from .. import hostile

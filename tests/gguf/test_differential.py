@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._gguf import reader
+from ansible_collections.magi.models.plugins.module_utils._gguf.format import TENSOR_TYPES
 from ansible_collections.magi.models.plugins.module_utils._gguf.reader import GGUFError, read_header
 from ansible_collections.magi.models.tests.unit.plugins.module_utils._gguf.test_reader import BAD, GOOD
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import (
@@ -80,7 +80,7 @@ def compare(oracle, path: Path) -> tuple[str, str]:
 def test_the_types_of_tensors_are_llama_cpps(oracle):
     theirs = [kind.split(":") for kind in oracle.ask("types").split()]
     assert {int(number): (name.upper(), int(block), int(size)) for number, name, block, size in theirs} == {
-        number: (name.upper(), block, size) for number, (name, block, size) in reader.TENSOR_TYPES.items()
+        number: (name.upper(), block, size) for number, (name, block, size) in TENSOR_TYPES.items()
     }
 
 

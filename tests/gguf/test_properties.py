@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import subprocess
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
 from ansible_collections.magi.models.plugins.module_utils._gguf.reader import GGUFError, read_header
-from ansible_collections.magi.models.plugins.module_utils._models.model import (
-    Entry,
-    Facts,
-    File,
-    Rejected,
-    assemble,
-    slug,
-    stem,
-    table,
-)
-from ansible_collections.magi.models.plugins.module_utils._models.registry import Registry, dump, parse
+from ansible_collections.magi.models.plugins.module_utils._models.assemble import assemble
+from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
+from ansible_collections.magi.models.plugins.module_utils._models.found import FoundFile, KnownFile
+from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
+from ansible_collections.magi.models.plugins.module_utils._models.naming import slug, stem
+from ansible_collections.magi.models.plugins.module_utils._models.registry import Memory, Registry, dump, parse
+from ansible_collections.magi.models.plugins.module_utils._models.show import inventory_lines
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import build
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -52,9 +46,9 @@ FACTS = st.builds(
 )
 
 
-def entry(folder: str, name: str, inode: int, sha256: str | None, facts: Facts) -> Entry:
+def entry(folder: str, name: str, inode: int, sha256: str | None, facts: Facts) -> KnownFile:
     path = f"/{folder}/{name}.gguf"
-    return Entry(File(path, 1, 1, inode, 1, stem(path), f"/{folder}", (folder,)), facts, sha256)
+    return KnownFile(FoundFile(path, 1, 1, inode, 1, stem(path), f"/{folder}", (folder,)), facts, sha256)
 
 
 ENTRIES = st.lists(
@@ -81,7 +75,7 @@ def test_every_file_ends_up_in_exactly_one_place_under_a_unique_id(entries, reje
     ids = [model.id for model in inventory.models]
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,119}", each) for each in ids)
-    served = [path for model in inventory.models for path in [*(file["path"] for file in model.files)]]
+    served = [path for model in inventory.models for path in [*(file.path for file in model.files)]]
     paths = [
         *served,
         *(item.path for item in inventory.companions),
@@ -90,10 +84,10 @@ def test_every_file_ends_up_in_exactly_one_place_under_a_unique_id(entries, reje
     assert len(set(served)) == len(served)
     assert set(paths) <= {entry.file.path for entry in entries} | {item.path for item in rejected}
     assert assemble(reversed(entries), rejected) == inventory
-    plain = inventory.to_dict()
-    assert table(plain)
-    registry = Registry(("/m",), **plain, files={entry.file.path: asdict(entry.facts) for entry in entries})
-    assert parse(dump(registry), "r").content == json.loads(json.dumps(registry.content))
+    assert inventory_lines(inventory)
+    files = {entry.file.path: Memory(1, 1, entry.file.inode, entry.facts.to_row()) for entry in entries}
+    registry = Registry(("/m",), inventory, files)
+    assert parse(dump(registry), "r") == registry
 
 
 @given(st.text())

@@ -1,4 +1,4 @@
-"""What a shell offers behind Tab: profiles from the project's folder, and what is known of the hosts. Never an error."""
+"""What a shell offers behind Tab: the project's profiles, and the instances that are known. Never an error."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -64,6 +65,14 @@ def _instance(name: str, state: str) -> Text:
     return Text(f"{mark} ", style=style).append(name, style="default" if state == READY else style)
 
 
+_BUILDING = re.compile(r"\S+: llama\.cpp .*")
+
+
+def building(event: Event) -> Text | None:
+    """Return what the action plugins of llama_build and llama_release say while they are at work."""
+    return Text(event.text) if event.kind == "message" and _BUILDING.fullmatch(event.text.strip()) else None
+
+
 def echo(console: Console, text: str) -> None:
     """Show what Ansible printed, with its colours."""
     if text:
@@ -87,6 +96,8 @@ def shown(console: Console, title: str, *, steps: bool, verbosity: int = 0) -> I
 
             def draw(event: Event) -> None:
                 progress.add(event)
+                if line := building(event):
+                    console.print(line)
                 live.update(now())
 
             ended: RenderableType | None = Text("✗", style="red")
@@ -100,6 +111,8 @@ def shown(console: Console, title: str, *, steps: bool, verbosity: int = 0) -> I
 
         def tell(event: Event) -> None:
             progress.add(event)
+            if built := building(event):
+                console.print(built)
             lines = [f"[{progress.step}/5] {STEPS[progress.step]}"] if steps and progress.step else []
             # Why is in the sentence at the end, which stands alone where programs and people look first.
             lines += [f"{name}: failed (reason below)" for name, host in progress.hosts.items() if host.problem]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_type_hints
@@ -83,14 +83,17 @@ Own = ParamSpec("Own")
 
 
 def takes(
-    options: type[Options], *extra: str
+    options: type[Options], *extra: str, without: Sequence[str] = ()
 ) -> Callable[[Callable[Concatenate[Options, Own], int]], Callable[..., int]]:
     """Have typer give a verb the options of its own and, as its first argument, those that it shares with others.
 
-    ``extra`` are those of EXTRA that it takes. ``magi --project X VERB`` is ``magi VERB --project X``.
+    ``extra`` are those of EXTRA that it takes, ``without`` are others that it does not. ``magi --project X VERB`` is
+    ``magi VERB --project X``.
     """
     hints = get_type_hints(options, include_extras=True)
-    shared = {item.name: item.default for item in fields(options) if item.name not in EXTRA.difference(extra)}
+    shared = {
+        item.name: item.default for item in fields(options) if item.name not in EXTRA.difference(extra).union(without)
+    }
 
     def decorate(verb: Callable[Concatenate[Options, Own], int]) -> Callable[..., int]:
         def parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:

@@ -57,9 +57,9 @@ def carry_out(
     def on_event(event: Event) -> None:
         nonlocal show
         # What the end needs is imported while Ansible is at work, when it costs nobody's time.
-        from magi import catalog  # noqa: F401
         from magi.cli import tables  # noqa: F401
         from magi.domain import report_lines  # noqa: F401
+        from magi.state import catalog  # noqa: F401
 
         show = show or begin()
         show(event)
@@ -70,16 +70,22 @@ def carry_out(
         return verb(replace(run, on_event=on_event))
 
 
-def show(output: Output, result: Result, picture: Picture | None = None) -> int:
+def show(output: Output, result: Result, picture: Picture | None = None, *, as_lines: bool = False) -> int:
     """Show people and programs what a verb found or did, and return its exit code.
 
-    ``picture`` is what a terminal shows instead of the lines; a verb that has one, people see beside --json too.
+    ``picture`` is what a terminal shows instead of the lines. What has one, or is ``as_lines``, people see beside
+    --json too.
     """
     if picture and output.people.is_terminal:
         output.people.print(picture(output.people, result.document))
-    elif picture or not output.as_json:
+    elif picture or as_lines or not output.as_json:
         for line in result.lines:
             output.say(line)
+    return shown(output, result)
+
+
+def shown(output: Output, result: Result) -> int:
+    """Give programs the document and people the problem of what is shown already; return the exit code."""
     output.document(result.document)
     if result.problem:
         output.people.print(f"magi: {result.problem}", markup=False, emoji=False, style="red")

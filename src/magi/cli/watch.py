@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from rich.console import Group, RenderableType
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
@@ -19,19 +19,22 @@ from magi.session import Session
 def watch(output: Output, run: Session, interval: float) -> int:
     """Show what runs, again and again; return the exit code of the last look. Raises Interrupted if there was none."""
     console = output.people
-    live = Live(console=console, screen=True, auto_refresh=False) if console.is_terminal else nullcontext()
+    live = Live(console=console, screen=True, auto_refresh=False) if console.is_terminal else None
     code = None
-    with stopping(run.stop), live:
+    with stopping(run.stop), live or nullcontext():
         while not run.stop.is_set():
             try:
                 result = verbs.status(run)
-                code, picture = result.exit_code, tables.status(console, result.document)
+                code, picture = (
+                    result.exit_code,
+                    tables.status(result.document) if console.is_terminal else Text("\n".join(result.lines)),
+                )
             except Interrupted:
                 break
             except MagiError as error:  # it may be back at the next look
                 code, picture = error.exit_code, Text(f"✗ {error}", style="red")
             foot = Text(f"every {interval:g} s, Ctrl-C ends", style="dim")
-            if console.is_terminal:
+            if live:
                 live.update(Group(Text("magi status", style="bold"), Text(), picture, Text(), foot), refresh=True)
             else:
                 console.print(picture)

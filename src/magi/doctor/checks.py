@@ -8,10 +8,12 @@ from typing import Any
 
 from magi.domain import (
     Host,
+    Inventory,
     PlanError,
     PlanSettings,
     Profile,
     Running,
+    State,
     Unreadable,
     build_plan,
     counted,
@@ -168,9 +170,10 @@ def _host(host: Examined, profile: Profile | None) -> Iterator[Finding]:
         yield finding(WARNING, "models", warning)
     if host.host is None or host.settings is None:
         return
-    if host.host.manager == "systemd" and host.uid not in (0, None):
+    if host.host.can.needs_root and host.uid not in (0, None):
         need = "connect as root (ansible_user: root), or set ansible_become: true"
-        yield finding(PROBLEM, "user", f"systemd's units are root's, and the connection is user {host.uid}'s; {need}.")
+        what = f"{host.host.manager} is root's to use"
+        yield finding(PROBLEM, "user", f"{what}, and the connection is user {host.uid}'s; {need}.")
     for check in (_binary, _readable, _ports, _memory, _running, _deployment):
         for severity, name, message in check(host, host.host, profile):
             yield finding(severity, name, message)
@@ -189,7 +192,7 @@ def _binary(_examined: Examined, host: Host, _profile: Profile | None) -> _Found
 
 def _readable(examined: Examined, host: Host, _profile: Profile | None) -> _Found:
     for item in host.unreadable:
-        yield PROBLEM, "models", _obstacle(item, host.manager)
+        yield PROBLEM, "models", _obstacle(item, host.can.own_user)
     if examined.registry is None:
         return
     models, rejected = examined.registry["models"], examined.registry["rejected"]
@@ -204,15 +207,15 @@ def _readable(examined: Examined, host: Host, _profile: Profile | None) -> _Foun
         )
 
 
-def _obstacle(item: Unreadable, manager: str) -> str:
+def _obstacle(item: Unreadable, own_user: bool) -> str:
     what = item.paths[0] if len(item.paths) == 1 else f"{item.paths[0]} and {len(item.paths) - 1} more"
     if item.mode == "hidden":
         return (
             f"{item.at} lies in a home folder, of which the servers see model_server_scan_paths and the folder of "
             "llama_server_path alone; move it, or name the folder that it really lies in."
         )
-    who = "the servers run as a user of their own" if manager == "systemd" else "the servers run as this user"
-    bits = ("o+x" if item.mode.startswith("d") else "o+r") if manager == "systemd" else "u+rX"
+    who = "the servers run as a user of their own" if own_user else "the servers run as this user"
+    bits = ("o+x" if item.mode.startswith("d") else "o+r") if own_user else "u+rX"
     effect = "is not readable for the servers" if item.paths == (item.at,) else f"keeps the servers from {what}"
     return f"{item.at} ({item.mode}) {effect}: {who}; chmod {bits} {item.at}."
 
@@ -253,10 +256,10 @@ def _running(examined: Examined, host: Host, _profile: Profile | None) -> _Found
     if host.at_work:
         yield WARNING, "deployment", f"{host.at_work.deployment} is changing it right now; wait until that has ended."
     for item in host.instances:
-        if item.state in ("failed", "backoff"):
+        if item.state in (State.FAILED, State.BACKOFF):
             cause = find_cause(item.log, item.exit_status)
             yield PROBLEM, "instances", f"{item.name} is {item.state}: {cause.detail}; then run magi up again."
-        elif item.state == "orphaned":
+        elif item.state is State.ORPHANED:
             yield PROBLEM, "instances", f"{item.name} (process {item.pid}) outlived its service manager; run magi up."
 
 
@@ -268,7 +271,7 @@ def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Fou
             plan = build_plan(
                 host_name=examined.name,
                 profile=profile,
-                registry=examined.registry,
+                inventory=Inventory.from_dict(examined.registry),
                 host=host,
                 settings=PlanSettings.of(examined.settings),
             )

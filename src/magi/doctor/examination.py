@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from magi.doctor import checks
 from magi.doctor.checks import OK, PROBLEM, WARNING, Finding, Machine
-from magi.domain import FOLDER, printable
+from magi.domain import printable
 from magi.errors import ExitCode, ProfileError
 from magi.events import Run
 from magi.profiles import files
@@ -24,11 +25,10 @@ def machine(project: Project) -> Machine:
         from ansible.release import __version__ as core
     except ImportError:
         core = None
-    there = (project.root / FOLDER / "galaxy.yml").is_file()
     return Machine(
         platform.python_version(),
         core,
-        str(project.root / "collections") if there else None,
+        str(project.collections),
         shutil.which("ssh") is not None,
     )
 
@@ -64,4 +64,4 @@ def diagnosis(findings: Sequence[Finding], strict: bool = False) -> Result:
     lines += ["", f"Problems: {problems}, warnings: {warnings}."]
     bad = problems or (strict and warnings)
     data = {"problems": problems, "warnings": warnings, "findings": [asdict(item) for item in findings]}
-    return Result(data, lines[1:], ExitCode.FAILED if bad else ExitCode.OK)
+    return Result.of(data, lines[1:], ExitCode.FAILED if bad else ExitCode.OK)

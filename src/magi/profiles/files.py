@@ -6,30 +6,22 @@ Works on the controller alone; what the hosts have comes from the catalog.
 from __future__ import annotations
 
 import errno
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from magi.state.catalog import Known
-from magi.profiles.documents import DocumentError, Remark, Where, load
 from magi.domain import (
     FileWriteError,
     InstanceError,
-    PlanError,
     Profile,
-    Wanted,
-    enabled,
     examine_profile,
-    printable,
     resolve_options,
     write_atomic,
 )
 from magi.errors import ProfileError
+from magi.profiles.documents import DocumentError, Remark, Where, load
+from magi.state.catalog import Known
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -86,7 +78,7 @@ def check(path: Path, hosts: Iterable[Known] = ()) -> Checked:
 def _unknown_options(profile: Profile | None, hosts: Iterable[Known]) -> Iterator[tuple[Where, str]]:
     if profile is None:
         return
-    layers = [(("options",), "options", profile.options)]
+    layers: list[tuple[Where, str, Mapping[str, Any]]] = [(("options",), "options", profile.options)]
     layers += [
         (("enabled_models", index, "options"), f"entry {index + 1}", entry.options)
         for index, entry in enumerate(profile.entries)

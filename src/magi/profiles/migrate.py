@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from magi.state.catalog import Known
-from magi.profiles.documents import Document, Remark, load
 from magi.domain import file_stem, model_slug, printable
 from magi.errors import UsageError
+from magi.profiles.documents import Document, Remark, load
 from magi.profiles.draft import scalar
+from magi.state.catalog import Known
 
 # A tier in the words of people: Q2 in "Q2", "Q2_K", "IQ2_XS" and "Q2_FAST_1".
 _TIER = re.compile(r"(?:^|[^A-Za-z0-9])I?(Q[1-8]|B?F16|F32)(?![A-Za-z0-9])", re.IGNORECASE)
@@ -127,7 +127,7 @@ def match(entry: Legacy, models: Sequence[Mapping[str, Any]]) -> Match:
 
 
 def _is_id(name: str, model: Mapping[str, Any]) -> bool:
-    return model_slug(name) == model["id"]
+    return bool(model_slug(name) == model["id"])
 
 
 def _is_file(name: str, model: Mapping[str, Any]) -> bool:

@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from magi.domain import InstanceError, PlanError, Profile, Wanted, enabled, resolve_options
+from magi.domain import (
+    InstanceError,
+    Model,
+    PlanError,
+    Profile,
+    Rejected,
+    Wanted,
+    option_layers,
+    resolve_options,
+    select_models,
+)
 from magi.errors import ProfileError
 from magi.state.catalog import Known
 
@@ -40,24 +50,17 @@ def resolve(profile: Profile, host: Known) -> Resolution:
 
     Raises ProfileError for an option that the host's llama-server does not take.
     """
+
+    def options_of(item: Wanted) -> dict[str, Any]:
+        return resolve_options(host.binary, option_layers(profile, host.name, host.options, item))
+
     try:
-        wanted, missing = enabled(profile, host.models, host.rejected, host.name)
+        wanted, missing = select_models(
+            profile, tuple(map(Model.from_dict, host.models)), tuple(Rejected(**x) for x in host.rejected), host.name
+        )
         instances = tuple(
-            Resolved(item.name, item.model["id"], item.model["tier"], item.port, _options(profile, host, item))
-            for item in wanted
+            Resolved(item.name, item.model.id, item.model.tier, item.port, options_of(item)) for item in wanted
         )
     except (PlanError, InstanceError) as error:
         raise ProfileError(f"Host {host.name}: {error}") from None
     return Resolution(host.name, instances, tuple(missing), host.binary.version if host.binary else None)
-
-
-def _options(profile: Profile, host: Known, item: Wanted) -> dict[str, Any]:
-    layers = (
-        (f"Profile {profile.name}, options", profile.options),
-        (f"Host {host.name}, model_server_options", host.options),
-        (item.where, item.entry.options),
-    )
-    if host.binary:
-        return resolve_options(host.binary, layers)
-    merged = {key.replace("-", "_"): value for _where, options in layers for key, value in options.items()}
-    return {key: value for key, value in merged.items() if value is not None}

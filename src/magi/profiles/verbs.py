@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from magi.domain import printable, table
+from magi.domain import printable, text_table
 from magi.errors import ExitCode, UsageError
 from magi.profiles import draft, files, migrate
 from magi.profiles.resolve import resolve
@@ -33,8 +33,8 @@ def list_(bench: Workbench) -> Result:
         }
         for item in checked
     ]
-    lines = table(("profile", "entries", "description"), rows) if rows else [f"No profiles in {folder}."]
-    return Result({"folder": str(folder), "profiles": data}, lines)
+    lines = text_table(("profile", "entries", "description"), rows) if rows else [f"No profiles in {folder}."]
+    return Result.of({"folder": str(folder), "profiles": data}, lines)
 
 
 def show(bench: Workbench, name: str) -> Result:
@@ -50,7 +50,7 @@ def show(bench: Workbench, name: str) -> Result:
             (one.instance, one.tier, one.port or "free", ", ".join(f"{k}={v}" for k, v in one.options.items()) or "-")
             for one in item.instances
         ]
-        lines += table(("instance", "tier", "port", "options"), rows) if rows else ["nothing is enabled"]
+        lines += text_table(("instance", "tier", "port", "options"), rows) if rows else ["nothing is enabled"]
         lines += [f"  {printable(sentence)}" for sentence in item.missing]
     if not hosts:
         lines += ["", *map(str, profile.entries), "", "No host is known yet: magi discover, or --registry FILE."]
@@ -60,11 +60,11 @@ def show(bench: Workbench, name: str) -> Result:
         "description": profile.description,
         "hosts": [asdict(item) for item in resolutions],
     }
-    return Result(data, lines)
+    return Result.of(data, lines)
 
 
 def validate(bench: Workbench, names: Sequence[str] = ()) -> Result:
-    """All that is wrong with some profiles, without names all; the exit code is 2 where anything is. Raises UsageError."""
+    """All that is wrong with profiles, without names with all; exit code 2 where anything is. Raises UsageError."""
     known = tuple(bench.hosts.values())
     checked = [files.check(path, known) for path in bench.paths(names)]
     if not checked:
@@ -78,7 +78,9 @@ def validate(bench: Workbench, names: Sequence[str] = ()) -> Result:
         {"path": str(item.path), "valid": item.profile is not None, "problems": [asdict(one) for one in item.remarks]}
         for item in checked
     ]
-    return Result({"profiles": data}, lines, ExitCode.OK if all(item.profile for item in checked) else ExitCode.USAGE)
+    return Result.of(
+        {"profiles": data}, lines, ExitCode.OK if all(item.profile for item in checked) else ExitCode.USAGE
+    )
 
 
 def new(bench: Workbench, name: str) -> Result:
@@ -89,7 +91,7 @@ def new(bench: Workbench, name: str) -> Result:
     files.write_new(path, text)
     models = sorted({model["id"] for host in hosts.values() for model in host.models})
     lines = [f"{path} is written; models in it: {len(models)}. Remove what shall not be served, then: magi plan {name}"]
-    return Result({"path": str(path), "models": models}, lines)
+    return Result.of({"path": str(path), "models": models}, lines)
 
 
 def migrated(bench: Workbench, source: Path, name: str) -> Result:
@@ -107,4 +109,4 @@ def migrated(bench: Workbench, source: Path, name: str) -> Result:
         ],
     }
     lines = [f"{path} is written, with {len(matched)} of {len(entries)} entries. Look at it, then: magi plan {name}"]
-    return Result(data, lines + [f"  {remark}" for remark in migrate.remarks(source, result)])
+    return Result.of(data, lines + [f"  {remark}" for remark in migrate.remarks(source, result)])

@@ -35,7 +35,7 @@ class Options:
     """What .env gave, under the real environment."""
 
 
-def command_line(playbook: Path, options: Options, variables: Mapping[str, Any]) -> list[str]:
+def command_line(playbook: str, options: Options, variables: Mapping[str, Any]) -> list[str]:
     """Return the arguments of ansible-playbook. ``variables`` are ours, and go in as one JSON document."""
     arguments = ["ansible-playbook"]
     for inventory in options.inventory:
@@ -48,7 +48,7 @@ def command_line(playbook: Path, options: Options, variables: Mapping[str, Any])
     arguments += ["--check"] if options.check else []
     arguments += ["--diff"] if options.diff else []
     arguments += ["-" + "v" * options.verbosity] if options.verbosity else []
-    return [*arguments, str(playbook)]
+    return [*arguments, playbook]
 
 
 def environment(project: Project, options: Options, runner: Mapping[str, str], ident: str) -> dict[str, str]:
@@ -59,7 +59,7 @@ def environment(project: Project, options: Options, runner: Mapping[str, str], i
         **merged,
         # Without an activated virtual environment, its programs are still the ones that belong to us.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), merged.get("PATH", os.defpath)]),
-        "ANSIBLE_CONFIG": os.environ.get("ANSIBLE_CONFIG") or str(project.configuration),
+        **project.environment(merged),
         "ANSIBLE_RETRY_FILES_ENABLED": "False",
         # As in the project's ansible.cfg: half of the hosts that were asked for are not a success.
         "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import json
 import os
 import re
 import shutil
-import signal
-import sys
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from magi.errors import MagiError
@@ -25,10 +18,10 @@ from magi.project import Project
 from magi.runner.options import Options, command_line, environment
 from magi.runner.processes import Ending
 from magi.state.folder import unwritable
-from magi.state.runs import OUTPUT, new_folder, opened
+from magi.state.runs import OUTPUT, run_folder
 
 
-class _Withheld(dict):
+class _Withheld(dict[str, str]):
     """An environment that a process gets and no file: ansible-runner writes it into its artifacts as JSON, where this
     is an empty object."""
 
@@ -60,11 +53,9 @@ def run(
     from ansible_runner.config.runner import RunnerConfig  # slow to import, and not needed for --help
     from ansible_runner.runner import Runner
 
-    folder = new_folder(playbook)
     ident = uuid.uuid4().hex
     events: list[Event] = []
     raised: list[BaseException] = []
-    output = folder / OUTPUT
     ending = Ending(ident, stop or threading.Event())
 
     def handle(raw: dict[str, Any], log: TextIO) -> bool:
@@ -85,10 +76,11 @@ def run(
             ending.stop.set()
         return False
 
-    with opened(output) as log:
+    with run_folder(playbook) as (folder, log):
+        output = folder / OUTPUT
         config = RunnerConfig(
             private_data_dir=str(folder),
-            playbook=str(path),
+            playbook=path,
             ident=ident,
             suppress_output_file=True,
         )

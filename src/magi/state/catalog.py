@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from magi.project import Project
 from magi.runner.options import Options
 from magi.state.folder import state_folder
 
-SCHEMA = 1
+SCHEMA = 2
 MODE = 0o600  # paths and names of models are nobody else's business
 
 
@@ -34,6 +34,8 @@ class Known:
     """The host's model_server_options, secrets redacted."""
     binary: Binary | None = None
     """Its llama-server with the options that it takes; None: it was not looked at yet."""
+    instances: tuple[str, ...] = ()
+    """Names of the instances that it had."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Known:
@@ -43,6 +45,7 @@ class Known:
             tuple(data["rejected"]),
             data["options"],
             data["binary"] and Binary.from_dict(data["binary"]),
+            tuple(data["instances"]),
         )
 
 
@@ -60,6 +63,8 @@ def learn(known: Mapping[str, Known], results: Iterable[tuple[str, Mapping[str, 
             found.update(options=redacted(result["settings"].get("options") or {}))
         if isinstance(result.get("host"), Mapping) and (result["host"].get("binary") or {}).get("options"):
             found.update(binary=Binary.from_dict(result["host"]["binary"]))
+        if isinstance(result.get("host"), Mapping) and "instances" in result["host"]:
+            found.update(instances=tuple(item["name"] for item in result["host"]["instances"]))
         if found:
             hosts[name] = replace(hosts.get(name, Known(name)), **found)
     return hosts
@@ -97,7 +102,8 @@ def from_registry(path: Path) -> dict[str, Known]:
             "schema": "is of a newer schema",
         }.get(error.code, "is not a registry, or is corrupt")
         raise UsageError(f"The registry {path} {why}; name another with --registry, or run magi discover.") from None
-    return {path.name: Known(path.name, tuple(registry.models), tuple(registry.rejected))}
+    found = registry.inventory.to_dict()
+    return {path.name: Known(path.name, tuple(found["models"]), tuple(found["rejected"]))}
 
 
 def path_of(project: Project, inventory: Sequence[str]) -> Path:

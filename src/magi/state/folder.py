@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -18,6 +19,16 @@ def state_folder() -> Path:
         raise FileNotFoundError(errno.ENOENT, "this user has no home folder", "~/.local/state") from None
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[Path]:
+    """Yield the state folder, within the block for this process alone: whoever removes what others left there must not
+    meet what has just been made, and is not held yet. Raises OSError."""
+    folder = state_folder()
+    with open(folder / "lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
 
 
 def unwritable(error: OSError, path: Path | None = None) -> str:

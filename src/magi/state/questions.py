@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from magi.errors import UsageError
-from magi.state.folder import is_held, state_folder, unwritable
+from magi.state.folder import alone, is_held, unwritable
 
 FOLDER = "questions"
 
@@ -21,19 +21,21 @@ def passed_by_file(text: str) -> Iterator[Path]:
     Should this process be killed, the next run removes the file. Raises UsageError.
     """
     try:
-        folder = state_folder() / FOLDER
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with alone() as state:
+            folder = state / FOLDER
+            folder.mkdir(mode=0o700, exist_ok=True)
+            held = tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".txt")  # noqa: SIM115
+            fcntl.flock(held, fcntl.LOCK_EX)
     except OSError as error:
         raise UsageError(unwritable(error)) from None
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".txt") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with held as file:
         file.write(text)
         file.flush()
         yield Path(file.name)
 
 
-def remove_left() -> None:
-    """Remove what a magi that was killed left. Raises OSError."""
-    for question in (state_folder() / FOLDER).glob("*"):
+def remove_left(state: Path) -> None:
+    """Remove what a magi that was killed left in the state folder. Raises OSError."""
+    for question in (state / FOLDER).glob("*"):
         if not is_held(question):
             question.unlink(missing_ok=True)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from magi import lines
-from magi.errors import DeploymentFailed, ExitCode
+from magi.errors import DeploymentFailed, ExitCode, MagiError
 from magi.events import Run, line
 from magi.instances import unknown
 from magi.result import Result
 from magi.verdict.lost import lost, once, told
+
+
+def prepared(run: Run) -> Result:
+    """Return which hosts have what a deployment needs. Raises HostUnreachable or DeploymentFailed if one lacks it."""
+    error = lost(run)
+    if error:
+        raise error
+    hosts = sorted({item.host for item in run.events if item.kind == "ok"})
+    return Result({"hosts": hosts}, told=lines.prepared)
 
 
 def deployed(run: Run, *, check: bool = False, tags: str | None = None) -> Result:
@@ -25,16 +35,17 @@ def deployed(run: Run, *, check: bool = False, tags: str | None = None) -> Resul
         if problems and not looked.problem:
             raise DeploymentFailed(problems)
         if not (check or tags):
-            raise DeploymentFailed("The deployment came to no report: see with -v what was done.")
+            raise DeploymentFailed("The deployment ended without a report: run it with -v to see what was done.")
         what = {**({"check": True} if check else {}), **({"tags": tags} if tags else {})}
         code = looked.exit_code if looked.problem else ExitCode.OK
-        return Result({**what, **looked.document}, code, looked.problem)
+        return Result({**what, **looked.document}, code, looked.problem, lines.looked)
+    found = Result(report, told=lines.report)
     summary = report["summary"]
     if any(item["cause"] == "host_unreachable" for item in summary["failed"]):
-        return Result(report, ExitCode.UNREACHABLE, problems)
+        return replace(found, exit_code=ExitCode.UNREACHABLE, problem=problems)
     if problems or run.failures:
-        return Result(report, ExitCode.FAILED, problems)
-    return Result(report, ExitCode.DEGRADED if summary["failed"] or summary["degraded"] else ExitCode.OK)
+        return replace(found, exit_code=ExitCode.FAILED, problem=problems)
+    return replace(found, exit_code=ExitCode.DEGRADED if summary["failed"] or summary["degraded"] else ExitCode.OK)
 
 
 def planned(run: Run) -> Result:
@@ -43,14 +54,9 @@ def planned(run: Run) -> Result:
     error = lost(run)
     if error and not plans:
         raise error
-    changes = {
-        host: [item for item in plan["actions"] if item["action"] not in ("keep", "quarantine")]
-        for host, plan in plans.items()
-    }
-    document = {"hosts": plans, "changes": sum(map(len, changes.values())), "unreachable": list(run.unreachable)}
-    if error:
-        return Result(document, error.exit_code, str(error))
-    return Result(document, ExitCode.CHANGES if document["changes"] else ExitCode.OK)
+    changes = sum(item["action"] not in ("keep", "quarantine") for plan in plans.values() for item in plan["actions"])
+    document = {"hosts": plans, "changes": changes, "unreachable": list(run.unreachable)}
+    return _beside(error, Result(document, ExitCode.CHANGES if changes else ExitCode.OK, told=lines.plan))
 
 
 def seen(run: Run) -> Result:
@@ -59,10 +65,8 @@ def seen(run: Run) -> Result:
     error = lost(run)
     if status is None:
         raise error or DeploymentFailed("The status of no host came back.")
-    if error:
-        return Result(status, error.exit_code, str(error))
     ready = status["ready_servers"] == status["total_servers"]
-    return Result(status, ExitCode.OK if ready else ExitCode.DEGRADED)
+    return _beside(error, Result(status, ExitCode.OK if ready else ExitCode.DEGRADED, told=lines.status))
 
 
 def discovered(run: Run) -> Result:
@@ -79,11 +83,12 @@ def discovered(run: Run) -> Result:
         "drift": run.last("drift") or [],
         "unreachable": list(run.unreachable),
     }
-    return Result(document, error.exit_code if error else ExitCode.OK, str(error or ""))
+    return _beside(error, Result(document, told=lines.models))
 
 
-def ended(run: Run, names: Sequence[str] = ()) -> Result:
-    """Return what was stopped or removed on each host; ``names`` are the instances that were given, none means all.
+def ended(run: Run, names: Sequence[str] = (), done: str = "removed") -> Result:
+    """Return what was ``done`` (stopped, removed) on each host; ``names`` are the instances that were given, none means
+    all.
 
     Raises what ``deployed`` raises where no host answered, and InstanceNameError where nothing was stopped and no host
     has an instance of such a name.
@@ -94,9 +99,12 @@ def ended(run: Run, names: Sequence[str] = ()) -> Result:
     if error and not hosts:
         raise error
     if names and not error:  # a host that was lost may have what the others lack
-        from magi.instances import unknown
-
         error = unknown(names, {host: result["instances"] for host, result in results.items()})
         if error and not any(hosts.values()):
             raise error
-    return Result({"hosts": hosts}, error.exit_code if error else ExitCode.OK, str(error or ""))
+    return _beside(error, Result({"hosts": hosts}, told=lambda document: lines.actions(document, done)))
+
+
+def _beside(error: MagiError | None, found: Result) -> Result:
+    """Return what was found, with what became of the other hosts."""
+    return replace(found, exit_code=error.exit_code, problem=str(error)) if error else found

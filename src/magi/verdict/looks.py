@@ -8,7 +8,7 @@ from typing import Any
 
 from magi import config, instances
 from magi.domain import counted, printable
-from magi.errors import ExitCode, HostUnreachable, MagiError
+from magi.errors import HostUnreachable, MagiError
 from magi.events import Run, said
 from magi.result import Result
 from magi.verdict.lost import not_reached
@@ -38,7 +38,7 @@ def settings(run: Run, dotenv: Collection[str]) -> Result:
 
 
 def _settings(results: Results, dotenv: Collection[str]) -> Result:
-    from magi.domain import table  # slow to import: once Ansible is done
+    from magi.domain import text_table  # slow to import: once Ansible is done
 
     hosts = config.config(results, dotenv)
     rows = [
@@ -50,7 +50,7 @@ def _settings(results: Results, dotenv: Collection[str]) -> Result:
         for row in config.rows(hosts)
     ]
     data = {host: {name: asdict(value) for name, value in values.items()} for host, values in hosts.items()}
-    return Result({"hosts": data}, table(("setting", "value", "from"), rows))
+    return Result.of({"hosts": data}, text_table(("setting", "value", "from"), rows))
 
 
 def _shown(value: Any) -> str:
@@ -82,7 +82,7 @@ def _logs(name: str, results: Results) -> Result:
         for host, log in printed.items()
         for line in log
     ]
-    return Result({"instance": name, "hosts": printed}, lines)
+    return Result.of({"instance": name, "hosts": printed}, lines)
 
 
 def _answer(name: str, results: Results) -> Result:
@@ -100,7 +100,7 @@ def _answer(name: str, results: Results) -> Result:
                 line += f"; also served on {', '.join(others)} (--limit asks there)"
             keys = ("text", "reasoning", "finish_reason", "tokens", "tokens_per_second")
             data = {"instance": name, "host": host, "also_on": others, **{key: result[key] for key in keys}}
-            return Result(data, [line])
+            return Result.of(data, [line])
     if any(name in names for names in present.values()):
         where = ", ".join(host for host, names in present.items() if name in names)
         raise MagiError(f"Instance {name} on {where} does not answer; magi status and magi doctor say why.")

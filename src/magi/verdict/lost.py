@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from magi.errors import DeploymentFailed, HostUnreachable, MagiError, ProfileError, UsageError
 from magi.events import Event, Run, said
 
-USAGE: dict[str, type[UsageError]] = {"magi.models.settings": UsageError, "magi.models.profile": ProfileError}
+USAGE: dict[str, type[UsageError]] = {"magi.models.settings_info": UsageError, "magi.models.profile_info": ProfileError}
 """What fails in these was never a host's fault."""
 
 

@@ -6,27 +6,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
-from ansible_collections.magi.models.plugins.module_utils._plan.build import (
-    AskedForError,
-    Plan,
-    PlanError,
-    Settings,
-    build_plan,
-)
+from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
+from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, Plan, PlanError, Settings
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
+
+_SHOWN = (ActionKind.START, ActionKind.RESTART, ActionKind.STOP, ActionKind.KEEP)
 
 
 def plan_lines(plan: Plan) -> list[str]:
     """Return the plan for people: what is enabled, and each action that changes something."""
-    kinds = ["start", "restart", "stop", "keep", *(["quarantine"] if plan.names("quarantine") else [])]
+    kinds = [*_SHOWN, *([ActionKind.QUARANTINE] if plan.names(ActionKind.QUARANTINE) else [])]
     actions = ", ".join(f"{kind} {len(plan.names(kind))}" for kind in kinds)
     lines = [
         f"{plan.host}: {counted(plan.models_discovered, 'model')} discovered, {plan.models_enabled} enabled: {actions}"
     ]
-    lines += [f"  {a.action} {a.instance}: {printable(a.reason)}" for a in plan.actions if a.action != "keep"]
+    lines += [
+        f"  {a.action} {a.instance}: {printable(a.reason)}" for a in plan.actions if a.action is not ActionKind.KEEP
+    ]
     return lines + [f"  note: {printable(note)}" for note in plan.notes]
 
 
@@ -41,7 +42,7 @@ class ActionModule(ControllerAction):
             plan = build_plan(
                 host_name=task_vars["inventory_hostname"],
                 profile=Profile.from_dict(arguments["profile"]),
-                registry=arguments["registry"],
+                inventory=Inventory.from_dict(arguments["registry"]),
                 host=Host.from_dict(arguments["host"]),
                 settings=Settings.of(arguments["settings"]),
             )

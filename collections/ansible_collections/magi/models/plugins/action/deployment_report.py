@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
-from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction, variables_of
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import host_result
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
     build_report,
@@ -32,7 +32,7 @@ class ActionModule(ControllerAction):
 
     SPEC = {
         "path": {"type": "path"},
-        "hosts": {"type": "list", "elements": "str", "default": []},
+        "hosts": {"type": "dict", "default": {}},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     }
     ERRORS = (FileWriteError,)
@@ -42,7 +42,8 @@ class ActionModule(ControllerAction):
             if arguments["path"]:
                 Path(arguments["path"]).unlink(missing_ok=True)
             return {}
-        hosts = [host_result(*item) for item in variables_of(arguments["hosts"], task_vars).items()]
+        # One that nothing is known of is yet to begin, in a later batch of a play with serial.
+        hosts = [host_result(*item) for item in arguments["hosts"].items() if item[1]]
         if self._task.check_mode:
             return {"problems": not_deployed(hosts)}
         plans = [host.plan for host in hosts if host.plan]

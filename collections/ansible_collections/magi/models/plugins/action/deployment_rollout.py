@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction, variables_of
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.rollout import roll_out
 
 
@@ -13,13 +13,12 @@ class ActionModule(ControllerAction):
     """Decide order and batches; see the module of the same name."""
 
     SPEC = {
-        "hosts": {"type": "list", "elements": "str", "required": True},
+        "hosts": {"type": "dict", "required": True},
         "serial": {"type": "list", "elements": "raw", "required": True},
     }
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         serving = {
-            name: any(item["pid"] for item in seen["__model_server_registry"]["host"]["instances"])
-            for name, seen in variables_of(arguments["hosts"], task_vars).items()
+            name: any(item["pid"] for item in found["host"]["instances"]) for name, found in arguments["hosts"].items()
         }
         return roll_out(serving, arguments["serial"]).to_dict()

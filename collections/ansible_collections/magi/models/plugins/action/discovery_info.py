@@ -5,25 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._models.model import drift, drift_lines, table
-from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction, variables_of
+from ansible_collections.magi.models.plugins.module_utils._models.drift import drift_lines, find_drift
+from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
+from ansible_collections.magi.models.plugins.module_utils._models.show import inventory_lines
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 
 
 class ActionModule(ControllerAction):
-    """Show the models of all hosts, from what the verb discover registered; see the module of the same name."""
+    """Show the models of all hosts; see the module of the same name."""
 
-    SPEC = {"hosts": {"type": "list", "elements": "str", "required": True}}
+    SPEC = {"hosts": {"type": "dict", "required": True}}
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         hosts = arguments["hosts"]
-        seen = variables_of(hosts, task_vars)
-        found = {name: variables.get("__model_server_registry") or {} for name, variables in seen.items()}
-        known = {name: registry for name, registry in found.items() if "models" in registry}
+        known = {name: Inventory.from_dict(result) for name, result in hosts.items() if "models" in result}
         lines = []
         for name in hosts:
-            found = table(known[name]) if name in known else ["not reachable, or it could not be scanned"]
+            found = inventory_lines(known[name]) if name in known else ["not reachable, or it could not be scanned"]
             lines += ["", f"{name}:", *found]
-        models = {name: registry["models"] for name, registry in known.items()}
-        drifted = drift(models)
+        drifted = find_drift({name: inventory.models for name, inventory in known.items()})
         self.show([*lines, "", *drift_lines(drifted)])
-        return {"models": models, "drift": drifted}
+        return {
+            "models": {name: hosts[name]["models"] for name in known},
+            "drift": [item.to_dict() for item in drifted],
+        }

@@ -11,9 +11,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from ansible.module_utils.common.validation import check_type_dict
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import variables_of
 
 JOB_LIMIT = 3600  # seconds
 POLL = 0.2  # seconds
@@ -21,10 +21,10 @@ LOST = 15  # seconds without a word, after which the job itself is asked
 
 
 def serving(name: str, hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the hosts on which the instance answers, by what the verb status registered in their variables."""
+    """Return the hosts on which the instance answers, by the results of the module model_host_info."""
     found = []
-    for host, variables in hosts.items():
-        instances = ((variables.get("__model_server_after") or {}).get("host") or {}).get("instances") or ()
+    for host, looked in hosts.items():
+        instances = (looked.get("host") or {}).get("instances") or ()
         if any(item["name"] == name and name in (item["model_ids"] or ()) for item in instances):
             found.append(host)
     return found
@@ -44,7 +44,7 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         hosts = arguments.pop("hosts", None)
         if hosts:
-            result["serving"] = serving(arguments["name"], variables_of(hosts, task_vars))
+            result["serving"] = serving(arguments["name"], check_type_dict(hosts))
             if task_vars["inventory_hostname"] not in result["serving"][:1]:
                 return {**result, "skipped": True}
         if self._task.check_mode:

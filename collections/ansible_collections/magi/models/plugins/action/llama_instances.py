@@ -6,21 +6,23 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jinja2
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Plan
-from ansible_collections.magi.models.plugins.module_utils._services import supervisor, systemd
+from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
+from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
+from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import job
 
 ROLE_TEMPLATES = Path(__file__).parents[2] / "roles" / "model_server" / "templates"
-MANAGERS = {"supervisor": supervisor, "systemd": systemd}
 
 
-def render(plan: Plan, manager: ModuleType, folders: list[str], values: dict[str, Any]) -> list[dict[str, Any]]:
+def render(
+    plan: Plan, manager: ServiceManager, folders: Sequence[str], values: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """Return the files of a plan: path, content, mode, per_instance. A template that renders to nothing makes no file.
 
     A plain Jinja2 environment, not Ansible's: what comes from model files is only ever a value in it. Each template
@@ -34,10 +36,11 @@ def render(plan: Plan, manager: ModuleType, folders: list[str], values: dict[str
         lstrip_blocks=True,
         autoescape=False,  # noqa: S701 - no HTML; each value goes through the filter of its format
     )
-    environment.filters.update(manager.FILTERS)
+    environment.filters.update(manager.filters)
+    values = {**values, **manager.values()}
     instances = [replace(item, environment=manager.environment(item.name, item.environment)) for item in plan.instances]
     files = []
-    for template in manager.TEMPLATES:
+    for template in manager.templates:
         source = environment.get_template(template.source)
         for instance in instances if template.per_instance else (None,):
             content = source.render(plan=plan, instance=instance, home=plan.home, **values)
@@ -49,22 +52,24 @@ def render(plan: Plan, manager: ModuleType, folders: list[str], values: dict[str
     return files
 
 
+def seconds(arguments: Mapping[str, Any], name: str) -> int:
+    """Return an option of the task that the module has too, where it is not given with the module's default."""
+    return int(arguments.get(name) or TIMING[name]["default"])
+
+
 def values(plan: Plan, arguments: Mapping[str, Any], model_folders: Sequence[str]) -> dict[str, Any]:
     """Return what the templates know beside the plan and its instances, from the arguments of the task."""
     return {
         "llama_server_path": plan.llama_server_path,
-        "stop_timeout": int(arguments.get("stop_timeout") or 30),
-        "max_startup_time": int(arguments.get("max_startup_time") or 120),
+        "stop_timeout": seconds(arguments, "stop_timeout"),
+        "max_startup_time": seconds(arguments, "max_startup_time"),
         "model_folders": model_folders,
         "gpu": plan.gpu,
-        "socket_path": supervisor.socket_path(plan.home),
     }
 
 
-class ActionModule(ActionBase):
+class ActionModule(HostAction):
     """Render a plan's files on the controller and hand all of them to the module in one call."""
-
-    TRANSFERS_FILES = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
@@ -75,18 +80,17 @@ class ActionModule(ActionBase):
         if arguments.get("state", "present") == "present":
             if not arguments.get("plan"):
                 raise AnsibleActionFail("llama_instances needs a plan (from deployment_plan) to make it so.")
-            plan = Plan.from_dict(arguments.pop("plan"))
-            manager = MANAGERS[plan.manager]
+            given = arguments.pop("plan")
+            plan = Plan.from_dict(given)
             try:
                 files = render(
                     plan,
-                    manager,
+                    chosen(plan.manager, plan.home),
                     [*([str(templates_dir)] if templates_dir else []), str(ROLE_TEMPLATES)],
                     values(plan, arguments, model_folders),
                 )
             except (ValueError, jinja2.TemplateError) as error:
                 raise AnsibleActionFail(f"Host {plan.host}: a service file can't be written: {error}.") from None
-            data = plan.to_dict()
             arguments.update(home=plan.home, manager=plan.manager)
             work = job(
                 files=files,
@@ -94,16 +98,10 @@ class ActionModule(ActionBase):
                     {"name": i.name, "address": i.address, "port": i.port, "api_key_file": i.api_key_file}
                     for i in plan.instances
                 ],
-                actions=data["actions"],
-                generation=data["generation"],
+                actions=given["actions"],
+                generation=given["generation"],
                 profile=plan.profile,
             )
-        result.update(
-            self._execute_module(
-                "magi.models.llama_instances", module_args={**arguments, "job": work}, task_vars=task_vars
-            )
-        )
-        result["deadline"] = time.time() + int(arguments.get("max_startup_time") or 120) - result.pop("waited", 0)
-        if result.get("failed") and task_vars:
-            result["msg"] = f"Host {task_vars['inventory_hostname']}: {result.get('msg', 'no message')}"
+        result.update(self.on_host("llama_instances", {**arguments, "job": work}, task_vars))
+        result["deadline"] = time.time() + seconds(arguments, "max_startup_time") - result.pop("waited", 0)
         return result

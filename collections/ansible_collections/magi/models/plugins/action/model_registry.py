@@ -4,35 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import gone, job
 
 
-class ActionModule(ActionBase):
+class ActionModule(HostAction):
     """Read models and host; where asked to, first end what a killed deployment still does there, so that a plan made on
     what is read now holds."""
-
-    TRANSFERS_FILES = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        found = self._on_host("magi.models.model_registry", arguments, task_vars)
+        found = self.on_host("model_registry", arguments, task_vars)
         worker = found.get("host", {}).get("at_work")
         if not (worker and arguments.get("fence") and gone(worker)) or self._task.check_mode:
             return {**result, **found}
         fence = {"state": "fenced", "home": arguments["host"]["home"], "job": job(worker=worker)}
-        ended = self._on_host("magi.models.llama_instances", fence, task_vars)
+        ended = self.on_host("llama_instances", fence, task_vars)
         if ended.get("failed"):
             return {**result, **ended}
-        found = self._on_host("magi.models.model_registry", arguments, task_vars)
+        found = self.on_host("model_registry", arguments, task_vars)
         said = (
             f"{worker['deployment']} was killed; its work on this host has been ended, and this run goes on from there."
         )
         return {**result, **found, "changed": True, "warnings": [*found.get("warnings", []), said]}
-
-    def _on_host(self, module: str, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        found = self._execute_module(module, module_args=arguments, task_vars=task_vars)
-        if found.get("failed") and task_vars:
-            found["msg"] = f"Host {task_vars['inventory_hostname']}: {found.get('msg', 'no message')}"
-        return found

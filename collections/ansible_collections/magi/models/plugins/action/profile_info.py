@@ -6,27 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile, ProfileError, parse_profile
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.profiles import profile_folders
-
-
-def load_profile(folder: Path, name: str) -> Profile:
-    """Return the profile of ``<folder>/<name>.yml``. Raises ProfileError naming the file and what is wrong."""
-    path = folder / f"{name}.yml"
-    try:
-        # Plain YAML, not Ansible's: a profile is data, and no template in it is ever run.
-        return parse_profile(name, yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        there = ", ".join(sorted(item.stem for item in folder.glob("*.yml"))) or "none"
-        raise ProfileError(f"Profile {name} not found: there is no {path}. Profiles there: {there}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProfileError(f"Profile {name}: {path} can't be read ({error}).") from None
-    except yaml.YAMLError as error:
-        raise ProfileError(f"Profile {name}: {path} is not valid YAML ({' '.join(str(error).split())}).") from None
-    except ProfileError as error:
-        raise ProfileError(f"{error} (in {path})") from None
+from ansible_collections.magi.models.plugins.plugin_utils._profiles.load import ProfileError, find_profile, load_profile
 
 
 class ActionModule(ControllerAction):
@@ -43,4 +25,4 @@ class ActionModule(ControllerAction):
                 f"Profile {arguments['name']} not found: there is no folder {' or '.join(map(str, folders))}; "
                 "make one with your profiles, or set model_server_profiles_dir."
             )
-        return {"profile": load_profile(folder, arguments["name"]).to_dict()}
+        return {"profile": load_profile(find_profile(folder, arguments["name"])).to_dict()}

@@ -11,8 +11,7 @@ version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - Runs before the deployment of each batch of a rollout. Looks at what became of the batches before, as the verbs of
-    the role C(model_server) register it.
+  - Runs before the deployment of each batch of a rollout. Looks at what became of the batches before.
   - A host counts as failed when it was not deployed, or when one of its instances is not ready. Where more hosts of a
     batch failed than O(max_fail_percentage) allows, the batches after it are held back.
   - Fails nothing by itself, so that the report still comes; that fails, and names who was held back and why.
@@ -20,6 +19,7 @@ description:
 extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module
+  - magi.models.results
 options:
   order:
     description: The hosts in the order in which they are deployed, from M(magi.models.deployment_rollout).
@@ -40,6 +40,7 @@ options:
 EXAMPLES = r"""
 - name: Go on only if the batches before are well
   magi.models.deployment_gate:
+    hosts: "{{ ansible_play_hosts_all | magi.models.registered(hostvars, planned='planned', applied='applied') }}"
     order: "{{ rollout.order }}"
     batches: "{{ rollout.batches }}"
   register: gate

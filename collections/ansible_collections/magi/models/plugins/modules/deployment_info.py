@@ -11,23 +11,23 @@ version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - Gathers what M(magi.models.model_host_info) found on each host, as the role's verb C(status) registers it, and shows
-    it as one table. Runs on the controller; no host is touched.
+  - Gathers what M(magi.models.model_host_info) found on each host, and shows it as one table.
+  - Runs on the controller; no host is touched.
 extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module
 options:
   hosts:
-    description: The hosts to report on.
-    type: list
-    elements: str
+    description: By host, the result of M(magi.models.model_host_info), from P(magi.models.registered#filter).
+      One without is shown as not reachable.
+    type: dict
     required: true
 """
 
 EXAMPLES = r"""
 - name: Show what runs
   magi.models.deployment_info:
-    hosts: "{{ ansible_play_hosts_all }}"
+    hosts: "{{ ansible_play_hosts_all | magi.models.registered(hostvars, 'looked') }}"
   run_once: true
 """
 

@@ -18,6 +18,7 @@ description:
   - Runs on the controller; no host is touched.
 extends_documentation_fragment:
   - magi.models.attributes
+  - magi.models.results
 attributes:
   check_mode:
     support: full
@@ -31,11 +32,6 @@ options:
   path:
     description: Where to write the report on the controller; nowhere if empty.
     type: path
-  hosts:
-    description: The hosts to report on.
-    type: list
-    elements: str
-    default: []
   state:
     description: V(absent) removes the report of an earlier run, lest it be taken for that of a run that ended early.
     type: str
@@ -46,8 +42,10 @@ options:
 EXAMPLES = r"""
 - name: Report
   magi.models.deployment_report:
-    path: "{{ playbook_dir }}/../data/report.json"
-    hosts: "{{ ansible_play_hosts_all }}"
+    path: report.json
+    hosts: >-
+      {{ ansible_play_hosts_all | magi.models.registered(hostvars, settings='settled', registry='discovered',
+         planned='planned', applied='applied', after='looked') }}
   register: result
   run_once: true
 

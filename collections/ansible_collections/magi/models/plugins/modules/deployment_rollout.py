@@ -11,8 +11,7 @@ version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - Looks at what M(magi.models.model_host_info) saw on each host, as the verb C(plan) registers it. Hosts where nothing
-    runs yet are one batch, the first; the others follow in batches of O(serial).
+  - Hosts where nothing runs yet are one batch, the first; the others follow in batches of O(serial).
   - Give the result to C(hosts) and C(serial) of the play that deploys, as C(site.yml) does.
   - Runs on the controller; no host is touched.
 extends_documentation_fragment:
@@ -20,9 +19,9 @@ extends_documentation_fragment:
   - magi.models.attributes.info_module
 options:
   hosts:
-    description: The hosts that have a plan.
-    type: list
-    elements: str
+    description: By host, the result of M(magi.models.model_host_info), or of M(magi.models.model_registry) with its
+      option O(magi.models.model_registry#module:host). P(magi.models.registered#filter) gathers them.
+    type: dict
     required: true
   serial:
     description: Sizes of batches, each a number of hosts or a percentage of those where something runs. With V(100%)
@@ -35,7 +34,7 @@ options:
 EXAMPLES = r"""
 - name: Decide the order, once for all hosts
   magi.models.deployment_rollout:
-    hosts: "{{ ansible_play_hosts }}"
+    hosts: "{{ ansible_play_hosts | magi.models.registered(hostvars, 'looked') }}"
     serial: [1, 25%]
   register: rollout
   run_once: true

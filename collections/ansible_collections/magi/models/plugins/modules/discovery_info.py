@@ -11,25 +11,24 @@ version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - Gathers what M(magi.models.model_registry) found on each host, as the verb C(discover) registers it, and
-    shows a table for each, what was set aside and why, and drift, which is one id with different content on
-    different hosts.
+  - Gathers what M(magi.models.model_registry) found on each host, and shows a table for each, what was set aside and
+    why, and drift, which is one id with different content on different hosts.
   - Runs on the controller; no host is touched.
 extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module
 options:
   hosts:
-    description: The hosts to report on.
-    type: list
-    elements: str
+    description: By host, the result of M(magi.models.model_registry), from P(magi.models.registered#filter).
+      One without is shown as not reachable.
+    type: dict
     required: true
 """
 
 EXAMPLES = r"""
 - name: Show the models
   magi.models.discovery_info:
-    hosts: "{{ ansible_play_hosts_all }}"
+    hosts: "{{ ansible_play_hosts_all | magi.models.registered(hostvars, 'discovered') }}"
   run_once: true
 """
 

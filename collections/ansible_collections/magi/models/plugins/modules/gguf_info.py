@@ -120,7 +120,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._gguf.reader import GGUFError, read_header
-from ansible_collections.magi.models.plugins.module_utils._models.model import Facts, quantization_of, stem, tier_of
+from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
+from ansible_collections.magi.models.plugins.module_utils._models.naming import stem
+from ansible_collections.magi.models.plugins.module_utils._models.quantization import quantization_of, tier_of
 
 RETURNED = (
     "version",

@@ -41,10 +41,10 @@ options:
     default: 512
   hosts:
     description:
-      - Ask on the first of these hosts alone that serves the instance, as the role's verb C(status) found it there.
+      - Ask on the first of these hosts alone that serves the instance. By host, the result of
+        M(magi.models.model_host_info), from P(magi.models.registered#filter).
       - Evaluated by the action plugin of the same name.
-    type: list
-    elements: str
+    type: dict
   stream_path:
     description:
       - File that gets the answer as it comes, one JSON object a line with C(text) or C(reasoning), at last C(end).
@@ -96,9 +96,11 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at, listening_sockets
+from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
+from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
 from ansible_collections.magi.models.plugins.module_utils._llama.chat import ChatError, chat
-from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError, chosen, detected
+from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen, usable
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 UNREAD_SECONDS = 30
 
@@ -130,9 +132,9 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "question": {"type": "str", "required": True},
             "max_tokens": {"type": "int", "no_log": False, "default": 512},
-            "hosts": {"type": "list", "elements": "str"},
+            "hosts": {"type": "dict"},
             "home": {"type": "path", "required": True},
-            "manager": {"type": "str", "choices": ["auto", "systemd", "supervisor"], "default": "auto"},
+            "manager": MANAGER_OPTION,
             "stream_path": {"type": "path"},
         },
         supports_check_mode=False,
@@ -141,8 +143,7 @@ def main() -> None:
     name = params["name"]
     stream = Stream(params["stream_path"]) if params["stream_path"] else None
     try:
-        # Nothing is started here, so supervisord's own path does not matter.
-        status = chosen(detected(params["manager"]), params["home"], "supervisord").status().get(name)
+        status = usable(chosen(params["manager"], params["home"])).status().get(name)
         if status is None or not status.pid:
             module.fail_json(msg=f"{name} does not run; magi up starts it.")
         answer = chat(

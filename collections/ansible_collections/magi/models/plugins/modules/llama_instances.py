@@ -161,10 +161,11 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import why
+from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
 from ansible_collections.magi.models.plugins.module_utils._host.apply import (
-    File,
     Job,
     Result,
+    ServiceFile,
     absent,
     fence,
     present,
@@ -173,8 +174,10 @@ from ansible_collections.magi.models.plugins.module_utils._host.apply import (
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import read_host
 from ansible_collections.magi.models.plugins.module_utils._host.lock import ConflictError
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
-from ansible_collections.magi.models.plugins.module_utils._plan.instance import InstanceError
-from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError, chosen, detected
+from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action
+from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen, usable
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 
 def main() -> None:
@@ -183,13 +186,11 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "stopped", "absent", "fenced"], "default": "present"},
             "plan": {"type": "dict"},
             "home": {"type": "path"},
-            "manager": {"type": "str", "choices": ["auto", "systemd", "supervisor"], "default": "auto"},
+            "manager": MANAGER_OPTION,
             "supervisord_path": {"type": "path", "default": "supervisord"},
             "names": {"type": "list", "elements": "str"},
             "concurrent_starts": {"type": "bool", "default": True},
-            "max_startup_time": {"type": "int", "default": 120},
-            "readiness_check_interval": {"type": "int", "default": 2},
-            "stop_timeout": {"type": "int", "default": 30},
+            **TIMING,
             "also_remove": {"type": "list", "elements": "path", "default": []},
             "job": {"type": "dict"},
         },
@@ -201,9 +202,9 @@ def main() -> None:
         module.fail_json(msg="llama_instances needs its action plugin and a home or a plan; call it from a playbook.")
     job = Job(
         home=params["home"],
-        files=tuple(File(**item) for item in given["files"]),
+        files=tuple(ServiceFile(**item) for item in given["files"]),
         instances={item["name"]: item for item in given["instances"]},
-        actions=tuple(given["actions"]),
+        actions=tuple(map(Action.from_dict, given["actions"])),
         generation=Generation(**given["generation"]),
         profile=given["profile"],
         deployment=given["deployment"],
@@ -214,23 +215,22 @@ def main() -> None:
         readiness_check_interval=params["readiness_check_interval"],
         stop_timeout=params["stop_timeout"],
     )
-    manager = detected(params["manager"])
-    services = chosen(manager, params["home"], params["supervisord_path"])
     check = module.check_mode
     host = None
     try:
+        manager = usable(chosen(params["manager"], params["home"], params["supervisord_path"]))
         if params["state"] == "present":
-            result = present(services, job, check_mode=check)
+            result = present(manager, job, check_mode=check)
             if not check:
-                host = read_host(services, manager, job.home, ask=True)
+                host = read_host(manager, job.home, ask=True)
         elif params["state"] == "fenced":
             fence(job.home, Worker(**given["worker"]))
             result = Result(True)
         elif params["state"] == "stopped":
-            result = stopped(services, job, params["names"], check_mode=check)
+            result = stopped(manager, job, params["names"], check_mode=check)
         else:
-            result = absent(services, job, check_mode=check, also=params["also_remove"])
-    except (ConflictError, InstanceError, ServiceError) as error:
+            result = absent(manager, job, check_mode=check, also=params["also_remove"])
+    except (ConflictError, KeyFileError, ServiceError) as error:
         module.fail_json(msg=f"{error}")
     except OSError as error:
         module.fail_json(msg=f"{error.filename or job.home}: {why(error, 'model_server_home')}.")
@@ -239,9 +239,9 @@ def main() -> None:
     module.exit_json(
         changed=result.changed,
         waited=result.waited,
-        waiting=[i.instance for i in result.outcomes if host and i.instance in job.instances and i.loads],
+        waiting=[i.instance for i in result.actions if host and i.instance in job.instances and i.loads],
         **({"host": host.to_dict()} if host else {}),
-        actions=[asdict(item) for item in result.outcomes],
+        actions=[item.to_dict() for item in result.actions],
         generation=asdict(result.generation),
         **({"instances": list(result.instances)} if params["state"] in ("stopped", "absent") else {}),
         diff=list(result.diff),

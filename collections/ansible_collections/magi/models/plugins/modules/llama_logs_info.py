@@ -56,7 +56,8 @@ instances:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError, chosen, detected
+from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen, usable
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 
 def main() -> None:
@@ -66,17 +67,16 @@ def main() -> None:
             "lines": {"type": "int", "default": 100},
             "follow": {"type": "bool", "default": False},
             "home": {"type": "path", "required": True},
-            "manager": {"type": "str", "choices": ["auto", "systemd", "supervisor"], "default": "auto"},
+            "manager": MANAGER_OPTION,
         },
         supports_check_mode=True,
     )
     params = module.params
     name, lines = params["name"], params["lines"]
-    # Nothing is started here, so supervisord's own path does not matter.
-    services = chosen(detected(params["manager"]), params["home"], "supervisord")
     try:
-        instances = sorted(services.status())
-        log = services.logs(name, lines) if lines > 0 else []
+        manager = usable(chosen(params["manager"], params["home"]))
+        instances = sorted(manager.status())
+        log = manager.logs(name, lines) if lines > 0 else []
     except ServiceError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, log=log if name in instances else None, instances=instances)

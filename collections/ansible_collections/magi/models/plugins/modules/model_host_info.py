@@ -150,18 +150,21 @@ host:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._host.inspect import LOOK_OPTIONS, await_ready, look
-from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError, chosen, detected
+from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
+from ansible_collections.magi.models.plugins.module_utils._host.inspect import HOST_OPTIONS, inspect_host
+from ansible_collections.magi.models.plugins.module_utils._host.wait import await_ready
+from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen, usable
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            **LOOK_OPTIONS,
+            **HOST_OPTIONS,
             "identify": {"type": "bool", "default": False},
             "wait_for": {"type": "list", "elements": "str", "default": []},
             "wait_seconds": {"type": "float", "default": 0},
-            "readiness_check_interval": {"type": "int", "default": 2},
+            "readiness_check_interval": TIMING["readiness_check_interval"],
             "must_read": {"type": "list", "elements": "str", "default": []},
             "model_folders": {"type": "list", "elements": "path", "default": []},
         },
@@ -171,9 +174,9 @@ def main() -> None:
     names, seconds, interval = (options.pop(k) for k in ("wait_for", "wait_seconds", "readiness_check_interval"))
     try:
         if names:
-            services = chosen(detected(options["manager"]), options["home"], options["supervisord_path"])
-            await_ready(services, options["home"], names, seconds, interval)
-        host = look(**options)
+            manager = usable(chosen(options["manager"], options["home"], options["supervisord_path"]))
+            await_ready(manager, options["home"], names, seconds, interval)
+        host = inspect_host(**options)
     except (ServiceError, ValueError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, host=host.to_dict())

@@ -303,10 +303,11 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, make_folder, why
-from ansible_collections.magi.models.plugins.module_utils._host.inspect import LOOK_OPTIONS, look
-from ansible_collections.magi.models.plugins.module_utils._models.model import table
-from ansible_collections.magi.models.plugins.module_utils._models.registry import ScanError, difference, discover, save
-from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError
+from ansible_collections.magi.models.plugins.module_utils._host.inspect import HOST_OPTIONS, inspect_host
+from ansible_collections.magi.models.plugins.module_utils._models.registry import save
+from ansible_collections.magi.models.plugins.module_utils._models.scan import ScanError, discover
+from ansible_collections.magi.models.plugins.module_utils._models.show import difference, inventory_lines
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 
 def main() -> None:
@@ -316,7 +317,7 @@ def main() -> None:
             "registry_path": {"type": "path", "required": True},
             "refresh": {"type": "bool", "default": False},
             "checksum": {"type": "bool", "default": False},
-            "host": {"type": "dict", "options": LOOK_OPTIONS},
+            "host": {"type": "dict", "options": HOST_OPTIONS},
             "fence": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -332,33 +333,34 @@ def main() -> None:
 
     path = options["registry_path"]
     try:
-        outcome = discover(options["scan_paths"], path, options["refresh"], options["checksum"], follow)
+        found = discover(options["scan_paths"], path, options["refresh"], options["checksum"], follow)
     except ScanError as error:
         module.fail_json(msg=str(error))
-    for warning in outcome.warnings:
+    for warning in found.warnings:
         module.warn(warning)
-    if outcome.write and not module.check_mode:
+    if found.write and not module.check_mode:
         try:
             make_folder(Path(path).parent)
-            save(path, outcome.registry)
+            save(path, found.registry)
         except FileWriteError as error:
             module.fail_json(msg=f"Cannot write {error.filename}: {why(error, 'model_server_registry_path')}.")
     result = {
-        **outcome.registry.content,
-        "source": outcome.source,
-        "reason": outcome.reason,
+        **found.registry.inventory.to_dict(),
+        "scan_paths": options["scan_paths"],
+        "source": found.source,
+        "reason": found.reason,
         "registry_path": path,
-        "table": table(outcome.registry.content),
-        "changed": outcome.changed,
+        "table": inventory_lines(found.registry.inventory),
+        "changed": found.changed,
     }
     if options["host"]:
         try:
-            result["host"] = look(**options["host"]).to_dict()
+            result["host"] = inspect_host(**options["host"]).to_dict()
         except (ServiceError, ValueError) as error:
             module.fail_json(msg=str(error))
     if module._diff:
         header = {"before_header": path, "after_header": path}
-        result["diff"] = {**header, **difference(outcome.before, outcome.registry)}
+        result["diff"] = {**header, **difference(found.before and found.before.inventory, found.registry.inventory)}
     if progress:
         result["progress"] = progress
     module.exit_json(**result)

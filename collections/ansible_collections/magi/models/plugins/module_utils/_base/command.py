@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
-def run_into(log: Path, argv: list, inherit: int, still_wanted: Callable[[], None]) -> int:
+def run_into(log: Path, argv: Sequence[str | os.PathLike[str]], inherit: int, still_wanted: Callable[[], None]) -> int:
     """Run a command, append its output to the log, and return its exit status.
 
     inherit: a file descriptor that the command keeps open, such as that of a lock.

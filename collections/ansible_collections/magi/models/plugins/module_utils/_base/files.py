@@ -44,9 +44,13 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:
-    """Make a folder, and those above it, for all to enter. Raises FileWriteError."""
+    """Make a folder, and those above it, for all to enter, whatever the umask. Raises FileWriteError."""
     with writing(path):
-        Path(path).mkdir(mode=0o755, parents=True, exist_ok=True)
+        missing = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)
+        Path(path).mkdir(exist_ok=True)  # refuses what is there and is no folder
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes, mode: int, *, replace: bool = True) -> None:

@@ -10,8 +10,11 @@ from enum import Enum
 class _Word(str, Enum):
     """A string with a closed list of values; it prints, compares and travels through JSON as the plain string."""
 
-    __str__ = str.__str__
-    __format__ = str.__format__
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self.value), spec)
 
 
 class State(_Word):

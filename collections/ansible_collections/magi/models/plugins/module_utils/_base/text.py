@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 """Found in the names of variables and options that hold secrets, or name their files."""
+_MAX_LINE = 200  # characters of a name that a file gives itself
 
 
 def printable(text: str) -> str:
@@ -15,6 +17,15 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def one_line(value: Any) -> str | None:
+    """A string that a file gives, as one line of at most 200 characters without control characters; None where it is
+    no string, or nothing is left of it."""
+    if not isinstance(value, str):
+        return None
+    text = "".join(c if c.isprintable() else " " for c in value[: 8 * _MAX_LINE])
+    return " ".join(text.split())[:_MAX_LINE] or None
 
 
 def is_utf8(text: str) -> bool:

@@ -10,11 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._config.settings import resources
-
-
-class ProfileError(ValueError):
-    """A profile can't be used; the message names it, the entry, what is wrong and the remedy."""
+from ansible_collections.magi.models.plugins.module_utils._config.resources import resources
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Entry:
     """Fixed port of the first instance."""
     options: Mapping[str, Any] = field(default_factory=dict)
     resources: Mapping[str, str] = field(default_factory=dict)
-    """memory_max, cpu_quota, nice: see _settings.resources."""
+    """memory_max, cpu_quota, nice: see resources."""
 
     def __str__(self) -> str:
         return f"tier {self.pattern}" if self.kind == "tier" else self.pattern
@@ -84,7 +80,7 @@ _ENTRY = {
     "options": {"type": "dict"},
     "resources": {"type": "dict"},
 }
-_WORDS = {"bool": "true or false", "dict": "a mapping", "int": "a whole number", "list": "a list", "str": "a text"}
+_WORDS = {"bool": "true or false", "dict": "a mapping", "int": "a whole number", "list": "a list", "str": "a string"}
 
 
 class _Reader:
@@ -112,7 +108,7 @@ class _Reader:
                 if result.error_messages:
                     self.refuse((*where, key), f"{what}{key} must be {_WORDS[spec[key]['type']]}, not {value!r}.")
                 elif spec[key]["type"] == "dict" and not all(isinstance(name, str) for name in value):
-                    self.refuse((*where, key), f"{what}{key} has a name that is not a text; quote it.")
+                    self.refuse((*where, key), f"{what}{key} has a name that is not a string; quote it.")
                 else:
                     values[key] = result.validated_parameters[key]
         return values
@@ -174,14 +170,3 @@ def examine_profile(name: str, data: Any) -> tuple[Profile | None, tuple[Problem
         return None, tuple(reader.problems)
     found = tuple(entry for entry in entries if entry is not None)
     return Profile(name, valid["description"], found, valid["options"] or {}, valid["strict"], limits), ()
-
-
-def parse_profile(name: str, data: Any) -> Profile:
-    """Return the profile ``name`` from ``data``, the YAML document of its file.
-
-    Raises ProfileError naming the profile, the entry (counted from 1) and what is wrong.
-    """
-    profile, problems = examine_profile(name, data)
-    if profile is None:
-        raise ProfileError(" ".join(f"Profile {name}: {problem.message}" for problem in problems))
-    return profile

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES
+from ansible_collections.magi.models.plugins.module_utils._config.resources import resources
+
 PREFIX = "model_server_"
 
 
@@ -87,9 +90,9 @@ def _port_range(value: Any) -> list[int]:
     return [first, last]
 
 
-def _text(value: Any) -> str:
+def _string(value: Any) -> str:
     if not isinstance(value, str) or not value.strip() or any(ord(c) < 32 for c in value):
-        raise ValueError("a text without control characters")
+        raise ValueError("a string without control characters")
     return value
 
 
@@ -101,7 +104,7 @@ def _slug(value: Any) -> str:
 
 def _paths(value: Any) -> list[str]:
     items = value.split(":") if isinstance(value, str) else value
-    paths = [_text(item) for item in items if item] if isinstance(items, (list, tuple)) else []
+    paths = [_string(item) for item in items if item] if isinstance(items, (list, tuple)) else []
     if not paths:
         raise ValueError("a list of folders (in the environment: separated by colons)")
     return paths
@@ -113,35 +116,9 @@ def _options(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-_RESOURCES = {
-    "memory_max": (
-        r"[1-9][0-9]{0,14}K?|[1-9][0-9]{0,6}[MGT]|[1-9][0-9]?%|100%",  # systemd ignores what 64 bits can't hold
-        "bytes (with K, M, G or T for 1024 of each), or a percentage",
-    ),
-    "cpu_quota": (r"[1-9][0-9]{0,6}%", "a percentage of one core, such as 150%"),
-    "nice": (r"-?[0-9]|-?1[0-9]|-20", "a whole number from -20 to 19"),
-}
-
-
-def resources(value: Any) -> dict[str, str]:
-    """Return an instance's limits as systemd takes them (systemd.resource-control(5), Nice= in systemd.exec(5)).
-
-    Raises ValueError with what it should be.
-    """
-    if not isinstance(value, Mapping):
-        raise ValueError(f"a mapping of {', '.join(_RESOURCES)}")
-    for name, given in value.items():
-        if name not in _RESOURCES:
-            raise ValueError(f"a mapping of {', '.join(_RESOURCES)} (it has {name!r})")
-        pattern, what = _RESOURCES[name]
-        if isinstance(given, bool) or not re.fullmatch(pattern, str(given)):
-            raise ValueError(f"a mapping whose {name} is {what}")
-    return {name: str(given) for name, given in sorted(value.items())}
-
-
 def _manager(value: Any) -> str:
-    if value not in ("auto", "systemd", "supervisor"):
-        raise ValueError("auto, systemd or supervisor")
+    if value not in CHOICES:
+        raise ValueError(" or ".join([", ".join(CHOICES[:-1]), CHOICES[-1]]))
     return str(value)
 
 
@@ -170,7 +147,7 @@ _CONVERT = {
     "bool": _bool,
     "manager": _manager,
     "options": _options,
-    "path": _text,
+    "path": _string,
     "paths": _paths,
     "percentage": _percentage,
     "port_range": _port_range,
@@ -178,7 +155,7 @@ _CONVERT = {
     "seconds": _seconds,
     "serial": _serial,
     "slug": _slug,
-    "str": _text,
+    "str": _string,
 }
 
 

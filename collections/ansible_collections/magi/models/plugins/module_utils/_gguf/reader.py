@@ -20,67 +20,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Union
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
-
-# ggml/include/ggml.h enum ggml_type, ggml/src/ggml.c type_traits: id → name, elements and bytes per block.
-# The ids that are missing (4, 5, 31-33, 36-38) were removed from the format and are refused.
-TENSOR_TYPES: Mapping[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34),
-    9: ("Q8_1", 32, 36),
-    10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210),
-    15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66),
-    17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18),
-    21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1),
-    25: ("I16", 1, 2),
-    26: ("I32", 1, 4),
-    27: ("I64", 1, 8),
-    28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56),
-    30: ("BF16", 1, 2),
-    34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17),
-    40: ("NVFP4", 64, 36),
-    41: ("Q1_0", 128, 18),
-    42: ("Q2_0", 64, 18),
-}
-TENSOR_TYPE_COUNT = 43  # GGML_TYPE_COUNT
-
-STRING, ARRAY = 8, 9
-# ggml/include/gguf.h enum gguf_type: id → name, struct format.
-_SCALARS: Mapping[int, tuple[str, struct.Struct]] = {
-    0: ("u8", struct.Struct("<B")),
-    1: ("i8", struct.Struct("<b")),
-    2: ("u16", struct.Struct("<H")),
-    3: ("i16", struct.Struct("<h")),
-    4: ("u32", struct.Struct("<I")),
-    5: ("i32", struct.Struct("<i")),
-    6: ("f32", struct.Struct("<f")),
-    7: ("bool", struct.Struct("<?")),
-    10: ("u64", struct.Struct("<Q")),
-    11: ("i64", struct.Struct("<q")),
-    12: ("f64", struct.Struct("<d")),
-}
-_TYPE_NAMES = {**{key: scalar[0] for key, scalar in _SCALARS.items()}, STRING: "str", ARRAY: "arr"}
+from ansible_collections.magi.models.plugins.module_utils._gguf.format import (
+    ARRAY,
+    SCALARS,
+    STRING,
+    TENSOR_TYPE_COUNT,
+    TENSOR_TYPES,
+    TYPE_NAMES,
+    Array,
+    Header,
+    Value,
+)
 
 # Keys that llama-server reads with a fixed type; another one makes it throw or abort
 # (src/llama-model-loader.cpp, GGUFMeta::GKV::get_kv and gguf_get_val_u16).
@@ -124,37 +76,6 @@ class GGUFError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
-
-
-@dataclass(frozen=True)
-class Array:
-    """An array of the metadata: element type, number of elements, and the elements if they are few."""
-
-    type: str
-    length: int
-    values: tuple[Value, ...] | None
-
-
-Value = Union[int, float, bool, str, Array]  # evaluated at run time, also by Python 3.9
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a GGUF header says about its file."""
-
-    version: int
-    metadata: Mapping[str, Value]  # long strings cut to their first 64 KiB
-    tensor_count: int
-    parameter_count: int  # elements of all tensors
-    bytes_by_type: Mapping[str, int]  # tensor type → bytes
-    tensor_names: tuple[str, ...]  # of a shard, to find shards that overlap; else empty
-    alignment: int  # bytes
-    data_offset: int  # bytes; where the tensors' data begins
-    expected_size: int  # bytes the file must have at least; padding behind the last tensor may be missing
-    fingerprint: str  # SHA-256 of metadata and tensor table, without the elements of large arrays
-    size: int  # bytes
-    mtime_ns: int
-    inode: int
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -248,10 +169,10 @@ class _Cursor:
         self.pos += length
 
     def u32(self) -> int:
-        return _U32(self.take(4))[0]
+        return int(_U32(self.take(4))[0])
 
     def u64(self) -> int:
-        return _U64(self.take(8))[0]
+        return int(_U64(self.take(8))[0])
 
     def length(self, what: str) -> int:
         """Read the length of a string, in bytes; the file can hold it."""
@@ -263,17 +184,25 @@ class _Cursor:
         return length
 
 
+def _checked(metadata: Mapping[str, Value], key: str, otherwise: int) -> int:
+    """The value of a key of which _parse_metadata has refused all but whole numbers."""
+    value = metadata.get(key, otherwise)
+    assert isinstance(value, int)
+    return value
+
+
 def _parse(cursor: _Cursor, status: os.stat_result) -> Header:
     """Parse a header; raises _Refusal."""
     version, tensor_count, key_count = _parse_counts(cursor)
     digest = hashlib.sha256()
     metadata = _parse_metadata(cursor, key_count, digest)
-    if metadata.get("split.count", 0) > 1:
+    is_shard = _checked(metadata, "split.count", 0) > 1
+    if is_shard:
         # The loader asks every shard for the one, the first for the other as well.
         for key in ("split.no", "split.tensors.count")[: 2 if metadata.get("split.no") == 0 else 1]:
             if key not in metadata:
                 raise _corrupt("key_missing", f"it is a shard and has no key {key!r}")
-    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+    alignment = _checked(metadata, "general.alignment", _DEFAULT_ALIGNMENT)
     if alignment & (alignment - 1) or not alignment:
         raise _corrupt("alignment", f"general.alignment is {alignment}, not a power of two")
     table = _parse_tensors(cursor, tensor_count, alignment, digest)
@@ -289,9 +218,7 @@ def _parse(cursor: _Cursor, status: os.stat_result) -> Header:
         tensor_count=tensor_count,
         parameter_count=table.parameters,
         bytes_by_type=table.bytes_by_type,
-        tensor_names=tuple(name.decode("utf-8", "replace") for name in table.names)
-        if metadata.get("split.count", 0) > 1
-        else (),
+        tensor_names=tuple(name.decode("utf-8", "replace") for name in table.names) if is_shard else (),
         alignment=alignment,
         data_offset=data_offset,
         expected_size=expected_size,
@@ -332,7 +259,7 @@ def _parse_counts(cursor: _Cursor) -> tuple[int, int, int]:
     return version, tensor_count, key_count
 
 
-def _parse_metadata(cursor: _Cursor, count: int, digest) -> dict[str, Value]:
+def _parse_metadata(cursor: _Cursor, count: int, digest: hashlib._Hash) -> dict[str, Value]:
     metadata: dict[str, Value] = {}
     budget = _KEEP_TOTAL
     for number in range(count):
@@ -350,12 +277,12 @@ def _parse_metadata(cursor: _Cursor, count: int, digest) -> dict[str, Value]:
             raise _corrupt("key_duplicate", f"the key {key[:80]!r} occurs twice")
         type_id = cursor.u32()
         wanted = _FIXED_TYPES.get(raw)
-        if wanted and wanted != _TYPE_NAMES.get(type_id):
-            found = _TYPE_NAMES.get(type_id, f"type {type_id}")
+        if wanted and wanted != TYPE_NAMES.get(type_id):
+            found = TYPE_NAMES.get(type_id, f"type {type_id}")
             raise _corrupt("key_type", f"the key {key!r} must be of type {wanted} and is {found}")
         digest.update(b"%d %b %d " % (length, raw, type_id))
-        if type_id in _SCALARS:
-            layout = _SCALARS[type_id][1]
+        if type_id in SCALARS:
+            layout = SCALARS[type_id][1]
             raw = cursor.take(layout.size)
             metadata[key] = layout.unpack(raw)[0]
         elif type_id == STRING:
@@ -382,8 +309,8 @@ def _parse_array(cursor: _Cursor, key: str, budget: int) -> Array:
     if length > _MAX_LENGTH:
         raise _corrupt("length", f"the array {key[:80]!r} claims {length} elements, at most {_MAX_LENGTH} are allowed")
     keep = length <= _KEEP_ELEMENTS and 40 * length <= budget
-    if type_id in _SCALARS:
-        name, layout = _SCALARS[type_id]
+    if type_id in SCALARS:
+        name, layout = SCALARS[type_id]
         nbytes = length * layout.size
         if nbytes > cursor.remaining:
             raise _truncated(cursor.size)
@@ -458,7 +385,7 @@ class _Table:
     end: int  # bytes from the start of the data to the end of the last tensor
 
 
-def _parse_tensors(cursor: _Cursor, count: int, alignment: int, digest) -> _Table:
+def _parse_tensors(cursor: _Cursor, count: int, alignment: int, digest: hashlib._Hash) -> _Table:
     names: dict[bytes, None] = {}
     parameters = expected = end = 0
     bytes_by_type: dict[str, int] = {}

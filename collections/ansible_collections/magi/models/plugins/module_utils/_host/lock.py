@@ -8,12 +8,16 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic, writing
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
+
+PATIENCE = 1
+"""Seconds in which a moment of somebody else's passes: one who looks at the lock, or has not written a name into it."""
 
 
 class ConflictError(RuntimeError):
@@ -45,13 +49,6 @@ def check_generation(home: str, expected: Generation) -> None:
         )
 
 
-def start_time(pid: int) -> int:
-    """Return when a process was started, in clock ticks since boot (proc(5), stat); 0 where that can't be told."""
-    with contextlib.suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    return 0
-
-
 def read_worker(home: str) -> Worker | None:
     """Return who holds the lock of ``home``, or None."""
     try:
@@ -61,13 +58,21 @@ def read_worker(home: str) -> Worker | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        try:
-            return Worker(**json.loads(os.pread(descriptor, 4096, 0)))
-        except (ValueError, TypeError):
-            return Worker("unknown")
+        return _named(descriptor)
     finally:
         os.close(descriptor)
     return None
+
+
+def _named(descriptor: int) -> Worker:
+    """Return whom the lock file names. Its holder writes that when it has the lock, so there may be nothing yet."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with contextlib.suppress(ValueError, TypeError):
+            return Worker(**json.loads(os.pread(descriptor, 4096, 0)))
+        if time.monotonic() > deadline:
+            return Worker("unknown")
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -90,7 +95,11 @@ def exclusive(home: str, worker: Worker) -> Iterator[None]:
 
 def _locked(home: str, path: Path) -> int:
     """Return a descriptor of the lock file that has the lock: of the one that is there, as a teardown that ended in
-    between has removed the one it held."""
+    between has removed the one it held.
+
+    Who only looks who holds it (``read_worker``) holds it too, for a moment, and is no deployment.
+    """
+    deadline = time.monotonic() + PATIENCE
     while True:
         make_folder(home)
         with writing(path):
@@ -102,8 +111,10 @@ def _locked(home: str, path: Path) -> int:
                     return descriptor
         except BlockingIOError:
             os.close(descriptor)
-            holder = read_worker(home) or Worker("unknown")
-            raise ConflictError(
-                f"another deployment is at work: {holder.deployment}; wait for it, then run again."
-            ) from None
+            holder = read_worker(home)
+            if holder or time.monotonic() > deadline:
+                name = holder.deployment if holder else "unknown"
+                raise ConflictError(f"another deployment is at work: {name}; wait for it, then run again.") from None
+            time.sleep(0.001)
+            continue
         os.close(descriptor)

@@ -1,48 +1,17 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a host is: its llama-server and the options it takes, instances, listeners, cores and memory. Pure."""
+"""What a host is: its llama-server, instances, listeners, cores and memory. Pure."""
 
 from __future__ import annotations
 
-import ipaddress
-import re
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a llama-server build, as its ``--help`` shows it (llama.cpp common/arg.cpp)."""
-
-    name: str
-    """Canonical name: the last long name that is not a negation, with underscores (``n_gpu_layers``)."""
-    names: tuple[str, ...]
-    flags: tuple[str, ...]
-    """The long flags as typed, for options that have no variable."""
-    environment: str | None
-    takes_value: bool
-
-
-@dataclass(frozen=True)
-class Binary:
-    path: str
-    version: str
-    """What ``--version`` prints, shortened to one line."""
-    identity: str
-    """Changes whenever the file at the path does: version, size in bytes and mtime in nanoseconds."""
-    options: tuple[Option, ...] = ()
-    devices: tuple[str, ...] | None = None
-    """Names of the GPUs that this build can compute on here (``CUDA0``); None: it can't list them."""
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Binary:
-        options = tuple(
-            Option(**{**item, "names": tuple(item["names"]), "flags": tuple(item["flags"])}) for item in data["options"]
-        )
-        devices = data["devices"]
-        return cls(**{**data, "options": options, "devices": None if devices is None else tuple(devices)})
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
+from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
 
 
 @dataclass(frozen=True)
@@ -73,8 +42,7 @@ class Running:
     """One instance as it is on the host now."""
 
     name: str
-    state: str
-    """running, starting, backoff, failed, stopped, or orphaned (runs outside its service manager)."""
+    state: State
     pid: int | None = None
     port: int | None = None
     config_hash: str | None = None
@@ -124,7 +92,7 @@ class Worker:
 @dataclass(frozen=True)
 class Host:
     manager: str
-    """systemd or supervisor."""
+    """Name of the service manager."""
     home: str
     """Folder of the instance files, absolute."""
     cores: int
@@ -142,6 +110,8 @@ class Host:
     """A deployment that changes the host at this moment."""
     unreadable: tuple[Unreadable, ...] = ()
     """What keeps the servers from the files that were asked about."""
+    can: Capabilities = field(default_factory=Capabilities)
+    """What its service manager can do."""
 
     @property
     def gpu(self) -> bool:
@@ -149,7 +119,8 @@ class Host:
         return bool(self.gpus and self.binary and (self.binary.devices is None or self.binary.devices))
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        states = [{**asdict(item), "state": item.state.value} for item in self.instances]  # Ansible takes plain strings
+        return {**asdict(self), "instances": states}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Host:
@@ -163,6 +134,7 @@ class Host:
                     Running(
                         **{
                             **item,
+                            "state": State(item["state"]),
                             "log": tuple(item["log"]),
                             "model_ids": None if item["model_ids"] is None else tuple(item["model_ids"]),
                         }
@@ -174,102 +146,10 @@ class Host:
                 "unreadable": tuple(
                     Unreadable(**{**item, "paths": tuple(item["paths"])}) for item in data["unreadable"]
                 ),
+                "can": Capabilities(**data["can"]),
                 "at_work": data["at_work"] and Worker(**data["at_work"]),
             }
         )
-
-
-_FLAGS = re.compile(r"-{1,2}[A-Za-z0-9][\w.-]*(?:,\s+-{1,2}[A-Za-z0-9][\w.-]*)*")
-
-
-def parse_help(text: str) -> tuple[Option, ...]:
-    """Return the options that ``llama-server --help`` lists, those marked as removed left out.
-
-    An option starts in the first column with its flags; a single space before more text means that it takes a value,
-    several spaces or the line's end that it doesn't; ``(env: X)`` in its description names its variable
-    (llama.cpp common/arg.cpp, ``common_arg::to_string``).
-    """
-    blocks: list[list[str]] = []
-    for line in text.splitlines():
-        if line.startswith("-") and _FLAGS.match(line) and not line.startswith("-----"):
-            blocks.append([line])
-        elif blocks and line.startswith(" "):
-            blocks[-1].append(line)
-    options = []
-    for block in blocks:
-        head = _FLAGS.match(block[0])
-        description = " ".join(block)
-        if head is None or "argument has been removed" in re.sub(r"\s+", " ", description):
-            continue
-        flags = tuple(flag for flag in re.split(r",\s+", head.group()) if flag.startswith("--"))
-        names = tuple(flag[2:].replace("-", "_") for flag in flags)
-        if not names:
-            continue
-        positive = [name for name in names if not name.startswith("no_")] or list(names)
-        variable = re.search(r"\(env: (\w+)\)", description)
-        takes_value = bool(re.match(r" \S", block[0][head.end() :]))
-        options.append(Option(positive[-1], names, flags, variable.group(1) if variable else None, takes_value))
-    return tuple(options)
-
-
-_DEVICE = re.compile(r"^  (\S+): .* \(\d+ MiB, \d+ MiB free\)$", re.MULTILINE)
-_ON_THE_CPU = {"BLAS", "ZenDNN", "zDNN"}
-"""Devices of ggml's kind ACCEL (ggml/src/ggml-*): libraries that the CPU computes with."""
-
-
-def parse_devices(text: str) -> tuple[str, ...] | None:
-    """Return the names of the GPUs that ``llama-server --list-devices`` lists, None where it lists nothing at all
-    (llama.cpp common/arg.cpp, ``common_print_available_devices``: every device but the CPU itself)."""
-    _before, found, listed = text.partition("Available devices:\n")
-    return tuple(name for name in _DEVICE.findall(listed) if name not in _ON_THE_CPU) if found else None
-
-
-def parse_listeners(table: str) -> tuple[tuple[str, int, str], ...]:
-    """Return (address, port, socket inode) of every listening socket of a /proc/net/tcp or tcp6 table (proc(5)).
-
-    Addresses there are hexadecimal words in the machine's byte order.
-    """
-    found = []
-    for line in table.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) < 10 or fields[3] != "0A":  # 0A: TCP_LISTEN
-            continue
-        raw, port = fields[1].split(":")
-        words = [int(raw[i : i + 8], 16) for i in range(0, len(raw), 8)]
-        packed = struct.pack(f"={len(words)}I", *words)
-        address = ipaddress.ip_address(packed)
-        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-        found.append((str(mapped or address), int(port, 16), fields[9]))
-    return tuple(found)
-
-
-_WILDCARDS = {"0.0.0.0", "::"}  # noqa: S104 - recognised, not bound
-
-
-def reachable(bound: str) -> str:
-    """Return the address at which a server bound to ``bound`` (an address, or several with commas) is reached on its
-    own host."""
-    first = bound.split(",")[0]
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(first, first)  # noqa: S104 - recognised, not bound
-
-
-def exposed(bound: str) -> bool:
-    """Whether a server bound to ``bound`` (an address, several, or a socket's path) can be reached from elsewhere."""
-
-    def loopback(address: str) -> bool:
-        try:
-            return ipaddress.ip_address(address).is_loopback
-        except ValueError:
-            return address == "localhost" or address.endswith(".sock")
-
-    return bool(bound) and not all(loopback(address.strip()) for address in bound.split(","))
-
-
-def overlaps(bound: str, wanted: str) -> bool:
-    """Whether a listener on ``bound`` keeps another from binding ``wanted`` on the same port."""
-
-    bound, wanted = (address.replace("localhost", "127.0.0.1") for address in (bound, wanted))
-    return bound == wanted or bool(_WILDCARDS & {bound, wanted})
 
 
 def foreign_listeners(listeners: Iterable[Listener], addresses: str) -> dict[int, Listener]:

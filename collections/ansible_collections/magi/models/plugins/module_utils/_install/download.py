@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import http.client
-import urllib.request
 from pathlib import Path
+
+from ansible.module_utils.urls import open_url
 
 TIMEOUT = 60
 """Seconds without a byte after which a server counts as gone."""
@@ -18,9 +19,11 @@ class DownloadError(Exception):
 
 def download(url: str, path: Path) -> None:
     """Write what is at the address into the file. Raises DownloadError, also when the connection ends too early."""
-    request = urllib.request.Request(url, headers={"User-Agent": "magi.models"})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as source, path.open("wb") as file:
+        with (
+            open_url(url, timeout=TIMEOUT, http_agent="magi.models", follow_redirects="all") as source,
+            path.open("wb") as file,
+        ):
             # http.client says nothing of a body that ends before its announced length.
             length, received = source.headers.get("Content-Length"), 0
             for block in iter(lambda: source.read(1 << 20), b""):

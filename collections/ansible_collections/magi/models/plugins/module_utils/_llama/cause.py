@@ -16,13 +16,6 @@ class Cause:
     """One sentence: what is wrong, and the remedy."""
 
 
-def way_to_reach(said: str, otherwise: str) -> str:
-    """Return what to do about a host that Ansible did not reach, by what it ``said``, which has ssh(1)'s own words."""
-    if "Host key verification failed" in said:
-        return "compare its host key with the one in known_hosts, and record the right one there"
-    return otherwise
-
-
 # What llama-server prints (ggml/src/gguf.cpp, src/llama-model*.cpp, common/arg.cpp, tools/server), or the shell that
 # runs it, first match wins: pattern, code, sentence with the pattern's group.
 _TABLE = (

@@ -9,9 +9,9 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import reachable
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
-from ansible_collections.magi.models.plugins.module_utils._host.inspect import api_key, port_of
-from ansible_collections.magi.models.plugins.module_utils._host.values import reachable
+from ansible_collections.magi.models.plugins.module_utils._llama.client import api_key, port_of
 
 _NONSENSE = "the server sent something that is no completion; see its log (magi logs)."
 SILENCE = 300  # seconds without a byte, in which a long prompt is read, until the server counts as hung
@@ -47,7 +47,7 @@ def events(lines: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
 def chat(
     environment: Mapping[str, str], question: str, max_tokens: int, tell: Callable[[str, str], None]
 ) -> dict[str, Any]:
-    """Ask the server of ``environment`` (_probe.asked_at); return the answer, why it ended, and how fast it was.
+    """Ask the server of ``environment``; return the answer, why it ended, and how fast it was.
 
     ``tell`` gets each piece as it comes: ``text`` or ``reasoning``, and what it says; what it raises ends the answer.
     The key, if the server wants one, is read from the server's own file and goes nowhere else. Raises ChatError.
@@ -60,7 +60,8 @@ def chat(
         headers["Authorization"] = b"Bearer " + key
     connection = http.client.HTTPConnection(address, port, timeout=SILENCE)
     said = {"text": "", "reasoning": ""}
-    finish, timings = None, {}
+    finish: str | None = None
+    timings: Mapping[str, Any] = {}
     try:
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
         response = connection.getresponse()

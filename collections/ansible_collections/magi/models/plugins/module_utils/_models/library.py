@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
-from ansible_collections.magi.models.plugins.module_utils._models.model import File, Rejected, rejection, stem
+from ansible_collections.magi.models.plugins.module_utils._models.found import FoundFile
+from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
+from ansible_collections.magi.models.plugins.module_utils._models.naming import stem
 
 # What downloaders append while they work; aria2 keeps a control file of that name beside the real name.
 _PARTIAL = frozenset({"part", "partial", "incomplete", "download", "crdownload", "tmp", "aria2", "!ut"})
@@ -32,7 +34,7 @@ _BLOB = re.compile(r"sha256[:-]([0-9a-f]{64})")
 class Library:
     """What lies below the scanned folders, sorted by path."""
 
-    files: tuple[File, ...]
+    files: tuple[FoundFile, ...]
     rejected: tuple[Rejected, ...]
     missing: tuple[str, ...]  # scan paths that do not exist or cannot be listed
 
@@ -41,12 +43,12 @@ class Library:
 class _Walk:
     """What a walk has found so far, and the folders it has been in, by device and inode."""
 
-    files: dict[str, File] = field(default_factory=dict)
+    files: dict[str, FoundFile] = field(default_factory=dict)
     rejected: dict[str, Rejected] = field(default_factory=dict)
     seen: set[tuple[int, int]] = field(default_factory=set)
 
     def reject(self, path: str, code: str, what: str) -> None:
-        self.rejected[path] = rejection(printable(path), stem(path), code, what)
+        self.rejected[path] = Rejected.of(printable(path), stem(path), code, what)
 
 
 def find(scan_paths: Sequence[str]) -> Library:
@@ -140,7 +142,7 @@ def _take(
         _reject_stat(walk, path, error)
         return False
     if stat.S_ISREG(status.st_mode):
-        walk.files[path] = File(
+        walk.files[path] = FoundFile(
             path=path,
             size=status.st_size,
             mtime_ns=status.st_mtime_ns,

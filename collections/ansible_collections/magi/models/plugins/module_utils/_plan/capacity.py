@@ -1,10 +1,13 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Sharing a host's cores among its instances."""
+"""The cores of a host, shared among its instances. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 
 
 def share_cores(cores: int, claims: Sequence[int | None]) -> list[int]:
@@ -19,3 +22,22 @@ def share_cores(cores: int, claims: Sequence[int | None]) -> list[int]:
     for position, i in enumerate(sharing):
         shares[i] = left // len(sharing) + (position < left % len(sharing))
     return shares
+
+
+def share_threads(resolved: Sequence[Mapping[str, Any]], host: Host) -> list[int | None]:
+    """Return the threads that each instance gets of ``host``, by its options; None: they or a GPU decide."""
+    shares = share_cores(host.cores, [_claim(options, host) for options in resolved])
+    return [
+        None if "threads" in options or _on_gpu(options, host) else share for options, share in zip(resolved, shares)
+    ]
+
+
+def _on_gpu(options: Mapping[str, Any], host: Host) -> bool:
+    return host.gpu and str(options.get("n_gpu_layers", "auto")) != "0" and options.get("device") != "none"
+
+
+def _claim(options: Mapping[str, Any], host: Host) -> int | None:
+    """Cores that the instance takes by itself; None: it shares. One that computes on a GPU keeps one core busy."""
+    if "threads" in options:
+        return max(int(options["threads"]), 0) if str(options["threads"]).lstrip("-").isdigit() else 0
+    return 1 if _on_gpu(options, host) else None

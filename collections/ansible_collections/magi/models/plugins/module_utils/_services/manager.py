@@ -1,53 +1,54 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The service managers: one file each, one protocol.
-
-The controller renders a manager's ``TEMPLATES`` with its ``FILTERS`` into files; on the target, a ``Services`` object
-acts on them. Nothing outside this folder knows how a manager does it.
-"""
+"""The service managers: one file each, one protocol. Nothing outside this folder knows how a manager does it."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
+
+from ansible_collections.magi.models.plugins.module_utils._services.values import (
+    Capabilities,
+    Filters,
+    Status,
+    Template,
+)
 
 
-@dataclass(frozen=True)
-class Template:
-    """A file that a manager needs: rendered from ``source`` (in the role's templates/) to ``destination``."""
+class ServiceManager(Protocol):
+    """A service manager for one folder of ours (home). Instances are known by name.
 
-    source: str
-    destination: str
-    """Path with {home} and, for a file per instance, {name}."""
-    mode: int
-    per_instance: bool = False
+    The controller renders its ``templates`` with its ``filters``, ``values`` and ``environment`` into files; on the
+    host, the other methods act on these files.
+    """
 
+    name: ClassVar[str]
+    capabilities: ClassVar[Capabilities]
+    templates: ClassVar[Sequence[Template]]
+    filters: ClassVar[Filters]
 
-@dataclass(frozen=True)
-class Status:
-    """An instance as its manager sees it."""
+    def values(self) -> Mapping[str, Any]:
+        """Return what its templates know beside what all managers' templates do."""
 
-    state: str
-    """running, starting, backoff, failed or stopped (see _host.Running)."""
-    pid: int | None = None
-    started_at: float | None = None
-    """Seconds since the epoch."""
-    exit_status: str | None = None
+    def environment(self, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the environment of an instance that is ``wanted``, as this manager's file of it holds it."""
 
+    def obstacle(self, path: Path, folders: Sequence[Path]) -> tuple[str, str] | None:
+        """Return what keeps the servers from reading the file at ``path``, or from executing the program, and its mode
+        (see Unreadable); None: nothing. ``folders`` are put back for them where their home folders are hidden.
 
-class ServiceError(RuntimeError):
-    """A service manager can't be reached or refused; the message names it and the remedy."""
-
-
-class Services(Protocol):
-    """What a service manager does for us on a target. Instances are known by name."""
+        Raises OSError where the file is gone, or leads nowhere.
+        """
 
     def owned(self) -> list[Path]:
         """Return the files per instance that are there now, wanted or not."""
+
+    def discard(self, path: Path) -> None:
+        """Remove a file of ours, and a folder that held nothing else."""
 
     def common(self) -> list[Path]:
         """Return the manager's own files that are there now."""
@@ -82,9 +83,6 @@ class Services(Protocol):
         stopped and forgotten. Folders in which others keep something stay."""
 
 
-Filters = Mapping[str, Callable[[str], str]]
-
-
 def environment_value(text: str) -> str:
     r"""Quote ``text`` for a file that both systemd (systemd.exec(5), EnvironmentFile=) and a POSIX shell read.
 
@@ -93,6 +91,21 @@ def environment_value(text: str) -> str:
     for special in '\\"$`':
         text = text.replace(special, "\\" + special)
     return f'"{text}"'
+
+
+def environment_path(home: str | Path, name: str) -> Path:
+    """Return where the environment of an instance is written, whatever manages it."""
+    return Path(home) / "instances" / f"{name}.env"
+
+
+def environment_file(home: str | Path, name: str) -> dict[str, str]:
+    """Return what the file of an instance sets, as it was written with ``environment_value``; {} where it can't be
+    read."""
+    with contextlib.suppress(OSError):
+        text = environment_path(home, name).read_bytes().decode("utf-8", "surrogateescape")
+        values = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE | re.DOTALL)
+        return {key: re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in values}
+    return {}
 
 
 def tail(path: Path, lines: int, limit: int = 65536) -> list[str]:
@@ -113,29 +126,25 @@ def clear(files: Iterable[Path], folders: Iterable[Path]) -> None:
         path.unlink(missing_ok=True)
     for folder in folders:
         for path in folder.glob(".*.tmp"):
-            if re.fullmatch(r"\..+\.\d{1,10}\.tmp", path.name):  # of a writer that was killed (_files.write_atomic)
+            if re.fullmatch(r"\..+\.\d{1,10}\.tmp", path.name):  # of a writer that was killed (write_atomic)
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
-def chosen(manager: str, home: str, supervisord_path: str) -> Services:
-    """Return the services of ``manager`` (systemd or supervisor) for the folder ``home``."""
-    if manager == "systemd":
-        from ansible_collections.magi.models.plugins.module_utils._services.systemd import Systemd
-
-        return Systemd(Path(home))
-    from ansible_collections.magi.models.plugins.module_utils._services.supervisor import Supervisor
-
-    return Supervisor(Path(home), supervisord_path)
-
-
-def detected(manager: str) -> str:
-    """Return systemd or supervisor for ``manager``, which may be auto: systemd where it is PID 1 (sd_booted(3))."""
-    if manager != "auto":
-        return manager
-    return "systemd" if Path("/run/systemd/system").is_dir() else "supervisor"
-
-
 def names(paths: Iterable[Path], suffix: str) -> list[str]:
     return [path.name[: -len(suffix)] for path in paths if path.name.endswith(suffix)]
+
+
+def ways(path: Path) -> Iterator[tuple[Path, Sequence[Path]]]:
+    """Yield the ways to the file at ``path``, by itself and by what it links to, each with the folders that it leads
+    through, the outermost first; at last the file. Raises OSError where there is none."""
+    path = path.absolute()
+    real = path.resolve(strict=True)
+    yield path, tuple(reversed(path.parents))
+    yield real, (*reversed(real.parents), real)
+
+
+def needed(mode: int) -> int:
+    """Return the permission bit (for others) that a file or folder of ``mode`` is used by."""
+    return 0o1 if stat.S_ISDIR(mode) else 0o4

@@ -15,29 +15,29 @@ import re
 import shlex
 import shutil
 import socket
+import stat
 import subprocess
 import time
 import xmlrpc.client
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
+    clear,
+    environment_value,
+    names,
+    needed,
+    tail,
+    ways,
+)
+from ansible_collections.magi.models.plugins.module_utils._services.values import (
+    Capabilities,
     Filters,
     ServiceError,
     Status,
     Template,
-    clear,
-    environment_value,
-    names,
-    tail,
-)
-
-TEMPLATES = (
-    Template("supervisord.conf.j2", "{home}/supervisor/supervisord.conf", 0o600),
-    Template("run-instance.sh.j2", "{home}/supervisor/run-instance", 0o755),
-    Template("instance.env.j2", "{home}/instances/{name}.env", 0o600, per_instance=True),
-    Template("program.conf.j2", "{home}/supervisor/programs/{name}.conf", 0o600, per_instance=True),
 )
 
 
@@ -58,24 +58,16 @@ def word(text: str) -> str:
     return setting(quoted)
 
 
-FILTERS: Filters = {"environment_value": environment_value, "setting": setting, "word": word}
-
-
-def environment(name: str, wanted: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of an instance: as wanted."""
-    return dict(wanted)
-
-
 # supervisor/states.py
 _STATES = {
-    "STOPPED": "stopped",
-    "STARTING": "starting",
-    "RUNNING": "running",
-    "BACKOFF": "backoff",
-    "STOPPING": "running",
-    "EXITED": "failed",
-    "FATAL": "failed",
-    "UNKNOWN": "failed",
+    "STOPPED": State.STOPPED,
+    "STARTING": State.STARTING,
+    "RUNNING": State.RUNNING,
+    "BACKOFF": State.BACKOFF,
+    "STOPPING": State.RUNNING,
+    "EXITED": State.FAILED,
+    "FATAL": State.FAILED,
+    "UNKNOWN": State.FAILED,
 }
 _NOT_RUNNING, _BAD_NAME = 70, 10  # supervisor/xmlrpc.py, Faults
 
@@ -84,7 +76,7 @@ def parse_ends(log: Iterable[str]) -> dict[str, str]:
     """Return by program how its last process ended, from supervisord's log (supervisor/process.py, finish): of one that
     ended within startsecs it says no more than "too quickly" elsewhere."""
     pattern = re.compile(r"exited: (\S+) \((.+); (?:not )?expected\)$")
-    return dict(match.groups() for line in log if (match := pattern.search(line)))
+    return {match[1]: match[2] for line in log if (match := pattern.search(line))}
 
 
 def socket_path(home: str) -> str:
@@ -117,14 +109,42 @@ class _Transport(xmlrpc.client.Transport):
 
 
 class Supervisor:
+    name: ClassVar[str] = "supervisor"
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    templates: ClassVar[Sequence[Template]] = (
+        Template("supervisord.conf.j2", "{home}/supervisor/supervisord.conf", 0o600),
+        Template("run-instance.sh.j2", "{home}/supervisor/run-instance", 0o755),
+        Template("instance.env.j2", "{home}/instances/{name}.env", 0o600, per_instance=True),
+        Template("program.conf.j2", "{home}/supervisor/programs/{name}.conf", 0o600, per_instance=True),
+    )
+    filters: ClassVar[Filters] = {"environment_value": environment_value, "setting": setting, "word": word}
+
     def __init__(self, home: Path, supervisord_path: str):
         self.home = home
         self.folder = home / "supervisor"
         self.supervisord = supervisord_path
         self.socket = socket_path(str(home))
 
+    def values(self) -> Mapping[str, Any]:
+        return {"socket_path": self.socket}
+
+    def environment(self, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
+        return wanted
+
+    def obstacle(self, path: Path, folders: Sequence[Path]) -> tuple[str, str] | None:
+        """The servers run as our own user."""
+        for _way, parts in ways(path):
+            for part in parts:
+                mode = part.stat().st_mode
+                if not os.access(part, needed(mode)):
+                    return str(part), stat.filemode(mode)
+        return None
+
     def owned(self) -> list[Path]:
         return sorted([*(self.home / "instances").glob("*.env"), *(self.folder / "programs").glob("*.conf")])
+
+    def discard(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
 
     def common(self) -> list[Path]:
         return [path for path in (self.folder / "supervisord.conf", self.folder / "run-instance") if path.exists()]
@@ -211,12 +231,12 @@ class Supervisor:
             time.sleep(0.02)
 
     def status(self) -> dict[str, Status]:
-        found = {name: Status("stopped") for name in names((self.folder / "programs").glob("*.conf"), ".conf")}
+        found = {name: Status(State.STOPPED) for name in names((self.folder / "programs").glob("*.conf"), ".conf")}
         with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
             processes = self._call("getAllProcessInfo")
             ends = parse_ends(tail(self.folder / "supervisord.log", 1000))
             for info in processes:
-                state = _STATES.get(info["statename"], "failed")
+                state = _STATES.get(info["statename"], State.FAILED)
                 ended = info["statename"] in ("BACKOFF", "EXITED", "FATAL")
                 said = info["spawnerr"] or f"exit status {info['exitstatus']}"
                 if said.startswith(("Exited too quickly", "Bad exit code")):  # supervisor/process.py, finish

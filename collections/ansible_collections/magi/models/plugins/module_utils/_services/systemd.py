@@ -8,39 +8,38 @@ import contextlib
 import os
 import re
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any, ClassVar
 
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._base.text import is_utf8
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
+    clear,
+    environment_value,
+    names,
+    needed,
+    ways,
+)
+from ansible_collections.magi.models.plugins.module_utils._services.values import (
+    Capabilities,
     Filters,
     ServiceError,
     Status,
     Template,
-    clear,
-    environment_value,
-    names,
 )
 
+HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
+"""What the unit's ProtectHome= replaces by empty folders; only those that it binds are put back (systemd.exec(5))."""
 UNITS = Path("/etc/systemd/system")
 FOLDERS = tuple(
     Path(base, "magi-llama") for base in ("/var/lib", "/var/lib/private", "/var/cache", "/var/cache/private")
 )
 """What StateDirectory= and CacheDirectory= of a dynamic user make (systemd.exec(5))."""
-
-TEMPLATES = (
-    Template("magi-llama@.service.j2", "/etc/systemd/system/magi-llama@.service", 0o644),
-    Template("instance.env.j2", "{home}/instances/{name}.env", 0o600, per_instance=True),
-    Template(
-        "magi-llama@instance.conf.j2",
-        "/etc/systemd/system/magi-llama@{name}.service.d/magi.conf",
-        0o644,
-        per_instance=True,
-    ),
-)
 
 
 def systemd_value(text: str) -> str:
@@ -82,16 +81,6 @@ def systemd_program(text: str) -> str:
     return systemd_path(text)
 
 
-FILTERS: Filters = {
-    "dirname": lambda path: path.rpartition("/")[0] or "/",
-    "environment_value": environment_value,
-    "systemd_argument": systemd_argument,
-    "systemd_path": systemd_path,
-    "systemd_program": systemd_program,
-    "systemd_value": systemd_value,
-}
-
-
 _BOOKKEEPING = re.compile(
     r"^(?:Start|Stopp)(?:ing|ed) magi-llama@|^Failed to start magi-llama@"
     r"|^magi-llama@\S+: (?:Scheduled restart job|Start request repeated|Failed with result|Deactivated|Consumed )"
@@ -103,14 +92,14 @@ OLDEST = 247
 """The first version that knows LoadCredential= and ProtectProc= (systemd's NEWS)."""
 STOP_GRACE = 5
 """Seconds after each signal."""
-
-
-def environment(name: str, wanted: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of an instance: its user may not read the file of API keys, so systemd hands it over as a
-    credential (systemd.exec(5), LoadCredential=)."""
-    if "MAGI_API_KEY_FILE" not in wanted:
-        return dict(wanted)
-    return {**wanted, "LLAMA_ARG_API_KEY_FILE": f"/run/credentials/{unit(name)}/api-keys"}
+PATIENCE = 10
+"""Seconds in which systemd is asked again while it does not answer."""
+_LOST = re.compile(
+    r"Transport endpoint is not connected|[Dd]isconnected from message bus|Failed to connect to bus"
+    r"|Connection reset by peer|Message recipient disconnected|Connection (?:refused|timed out)"
+)
+"""What systemctl says while systemd executes itself anew (daemon-reexec, as an upgrade of its package does): with it,
+all connections end (systemd(1))."""
 
 
 def unit(name: str) -> str:
@@ -146,27 +135,33 @@ def parse_runs(text: str) -> dict[str, list[str]]:
     }
 
 
+_STATES = {
+    "active": State.RUNNING,
+    "activating": State.STARTING,
+    "deactivating": State.RUNNING,
+    "failed": State.FAILED,
+}
+
+
 def parse_status(text: str) -> dict[str, Status]:
     """Return the status by instance from ``systemctl show`` of our units, asked for where the time zone is UTC."""
     found = {}
     for name, properties in _blocks(text):
         active, sub = properties.get("ActiveState", ""), properties.get("SubState", "")
-        state = {"active": "running", "activating": "starting", "deactivating": "running", "failed": "failed"}.get(
-            active, "stopped"
-        )
+        state = _STATES.get(active, State.STOPPED)
         if sub.startswith("auto-restart"):
-            state = "backoff"
-        if state == "stopped" and properties.get("Job"):
-            state = "starting"  # asked for, and not begun
+            state = State.BACKOFF
+        if state is State.STOPPED and properties.get("Job"):
+            state = State.STARTING  # asked for, and not begun
         # "Thu 2026-11-26 14:24:24 UTC" in all versions (src/basic/time-util.c, format_timestamp).
         started = re.search(r"(\S+ \S+) UTC$", properties.get("ExecMainStartTimestamp", ""))
         code = properties.get("ExecMainStatus", "0")
-        ended = state in ("failed", "backoff")
+        ended = state in (State.FAILED, State.BACKOFF)
         found[name] = Status(
             state,
             int(properties.get("MainPID", "0")) or None,
             datetime.fromisoformat(f"{started[1]}+00:00").timestamp()
-            if started and state in ("running", "starting", "failed")
+            if started and state in (State.RUNNING, State.STARTING, State.FAILED)
             else None,
             f"{properties.get('Result', 'failed')}, exit status {code}" if ended else None,
         )
@@ -174,12 +169,63 @@ def parse_status(text: str) -> dict[str, Status]:
 
 
 class Systemd:
+    name: ClassVar[str] = "systemd"
+    capabilities: ClassVar[Capabilities] = Capabilities(limits=True, own_user=True, needs_root=True)
+    templates: ClassVar[Sequence[Template]] = (
+        Template("magi-llama@.service.j2", "/etc/systemd/system/magi-llama@.service", 0o644),
+        Template("instance.env.j2", "{home}/instances/{name}.env", 0o600, per_instance=True),
+        Template(
+            "magi-llama@instance.conf.j2",
+            "/etc/systemd/system/magi-llama@{name}.service.d/magi.conf",
+            0o644,
+            per_instance=True,
+        ),
+    )
+    filters: ClassVar[Filters] = {
+        "dirname": lambda path: path.rpartition("/")[0] or "/",
+        "environment_value": environment_value,
+        "systemd_argument": systemd_argument,
+        "systemd_path": systemd_path,
+        "systemd_program": systemd_program,
+        "systemd_value": systemd_value,
+    }
+
     def __init__(self, home: Path):
         self.home = home
         self.runs: dict[str, list[str]] = {}
 
+    def values(self) -> Mapping[str, Any]:
+        return {}
+
+    def environment(self, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
+        """Its user may not read the file of API keys, so systemd hands it over as a credential (systemd.exec(5),
+        LoadCredential=)."""
+        if "MAGI_API_KEY_FILE" not in wanted:
+            return wanted
+        return {**wanted, "LLAMA_ARG_API_KEY_FILE": f"/run/credentials/{unit(name)}/api-keys"}
+
+    def obstacle(self, path: Path, folders: Sequence[Path]) -> tuple[str, str] | None:
+        """The servers run as a user of their own in no group, so the bits for others count (systemd.exec(5),
+        DynamicUser=), and of home folders they see only ``folders``; those above them are made anew, for all to enter.
+        """
+        for way, parts in ways(path):
+            if any(home in way.parents for home in HOMES) and not any(folder in way.parents for folder in folders):
+                return str(way), "hidden"
+            for part in parts:
+                mode = part.stat().st_mode
+                remade = any(home == part or home in part.parents for home in HOMES)
+                if not (mode & needed(mode) or (remade and any(part in folder.parents for folder in folders))):
+                    return str(part), stat.filemode(mode)
+        return None
+
     def owned(self) -> list[Path]:
         return sorted([*(self.home / "instances").glob("*.env"), *UNITS.glob("magi-llama@*.service.d/magi.conf")])
+
+    def discard(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        if path.parent.name.endswith(".service.d"):
+            with contextlib.suppress(OSError):  # a folder of drop-ins that held only ours
+                path.parent.rmdir()
 
     def common(self) -> list[Path]:
         path = UNITS / "magi-llama@.service"
@@ -195,19 +241,26 @@ class Systemd:
             )
 
     def _systemctl(self, *arguments: str) -> str:
-        result = subprocess.run(
-            ["systemctl", "--no-ask-password", *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            env={**os.environ, "TZ": "UTC"},  # in which timestamps are printed; --timestamp=unix came with 251
-        )
-        if result.returncode:
+        """Run a verb that may be repeated, and repeat it while systemd is just not there. Raises ServiceError."""
+        begun, tries = time.monotonic(), 0
+        while True:
+            tries += 1
+            result = subprocess.run(
+                ["systemctl", "--no-ask-password", *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                env={**os.environ, "TZ": "UTC"},  # in which timestamps are printed; --timestamp=unix came with 251
+            )
+            if not result.returncode:
+                return result.stdout
             said = " ".join(result.stderr.split())
-            raise ServiceError(f"systemctl {' '.join(arguments)}: {said or f'exit status {result.returncode}'}")
-        return result.stdout
+            # One of them may wait for its answer until the bus gives it up (25 s), and is repeated all the same.
+            if not _LOST.search(said) or (tries > 2 and time.monotonic() > begun + PATIENCE):
+                raise ServiceError(f"systemctl {' '.join(arguments)}: {said or f'exit status {result.returncode}'}")
+            time.sleep(0.2)
 
     def _show(self, *units: str) -> str:
         return self._systemctl("show", "--all", f"--property={PROPERTIES}", *units)
@@ -216,7 +269,7 @@ class Systemd:
         defined = names((self.home / "instances").glob("*.env"), ".env")
         text = self._show("magi-llama@*.service", *map(unit, defined))
         self.runs.update(parse_runs(text))
-        return {**{name: Status("stopped") for name in defined}, **parse_status(text)}
+        return {**{name: Status(State.STOPPED) for name in defined}, **parse_status(text)}
 
     def reload(self) -> None:
         """Let systemd read again what it knows of our units; those it has never loaded it reads when it starts them."""

@@ -4,18 +4,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+TARGET_PYTHON = (3, 9)
+"""The oldest Python that our modules run on."""
 
-def variables_of(hosts: Iterable[str], task_vars: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the variables of ``hosts`` by name, as they were set or registered. What comes from hosts is plain data in
-    them: no template in it is looked for."""
-    return {name: task_vars["hostvars"].raw_get(name) for name in hosts}
+
+class HostAction(ActionBase):
+    """An action that runs modules of ours on its host, and names the host in what they fail with."""
+
+    TRANSFERS_FILES = False
+
+    def on_host(self, module: str, arguments: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Return the result of ``module`` (without its namespace) on the host."""
+        variables = task_vars or {}
+        name = f"magi.models.{module}"
+        result: dict[str, Any] = self._execute_module(name, module_args=dict(arguments), task_vars=variables)
+        if result.get("failed"):
+            host = f"Host {variables['inventory_hostname']}: "
+            # A module of ours that could run has a message; Ansible words the others, from the exception's last line.
+            python = None if _ran(result) else self._python(variables)
+            if python and tuple(map(int, python.split(".")[:2])) < TARGET_PYTHON:
+                need = ".".join(map(str, TARGET_PYTHON))
+                result["msg"] = (
+                    f"{host}its Python is {python}, and {need} or later is needed: install it there and set "
+                    "ansible_python_interpreter."
+                )
+            elif "msg" in result:
+                result["msg"] = host + str(result["msg"])
+        return result
+
+    def _python(self, variables: Mapping[str, Any]) -> str | None:
+        """Return the version of the Python that Ansible takes on the host; None where that can't be told."""
+        given = self._templar.template(variables.get("ansible_python_interpreter", "auto"))
+        if str(given).startswith("auto"):
+            given = variables.get("ansible_facts", {}).get("discovered_interpreter_python", "python3")
+        asked = f"{shlex.quote(str(given))} -c 'import sys; print(\"Python\", sys.version.split()[0])'"
+        said = str(self._low_level_execute_command(asked).get("stdout", ""))
+        found = re.search(r"^Python (\d+\.\d+\S*)", said, re.MULTILINE)
+        return found.group(1) if found else None
+
+
+def _ran(result: Mapping[str, Any]) -> bool:
+    """Whether a module that failed came so far that it could say why."""
+    return result.get("unreachable", False) or ("msg" in result and "module_stdout" not in result)
 
 
 class ControllerAction(ActionBase):

@@ -1,52 +1,98 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""From what the role registered for a host to what became of it."""
+"""From the results of the tasks that deployed a host to what became of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
-from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause, way_to_reach
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Plan
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import HostResult
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
+    Cause,
+    find_cause,
+    not_ready,
+    quarantined,
+    wrong_server,
+)
+from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Instance, Plan
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready
 
-REGISTERED = ("registry", "profile", "planned", "applied", "after")
-"""What the role's tasks register (``__model_server_<name>``), in their order."""
+
+@dataclass(frozen=True)
+class HostResult:
+    """What became of a host. ``plan`` is None where the run ended before there was one."""
+
+    name: str
+    plan: Plan | None = None
+    results: Sequence[ActionResult] = ()
+    """The actions that llama_instances returned."""
+    after: Host | None = None
+    max_startup_time: int = 0
+    """Seconds."""
+    trouble: Cause | None = None
+    """Why the host as a whole was not deployed: host_unreachable, host_failed or held_back."""
+
+
+TASKS = ("settings", "registry", "profile", "planned", "applied", "after")
+"""The tasks that a host may fail in, in their order."""
 
 
 def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
     """Return why a host was not deployed, from the results of its tasks, or None."""
-    held = (seen.get("__model_server_gate") or {}).get("held_back")
+    held = (seen.get("gate") or {}).get("held_back")
     if held:
         return Cause("held_back", held)
-    for result in (seen.get(f"__model_server_{item}") or {} for item in REGISTERED):
-        said = " ".join(str(result.get("msg", "")).removeprefix(f"Host {name}: ").split()).rstrip(".")
+    for result in (seen.get(task) or {} for task in TASKS):
+        said = " ".join(str(result.get("msg", "")).split()).rstrip(".")
+        for words in ("Task failed: ", "Module failed: ", f"Host {name}: "):  # Ansible's own come first
+            said = said.removeprefix(words)
         if result.get("unreachable"):
             remedy = way_to_reach(said, "bring it back")
             return Cause("host_unreachable", f"it can't be reached ({said}); {remedy} and run again")
         if result.get("failed"):
             return Cause("host_failed", said or "a task failed without a message; see the output above")
-    if not (seen.get("__model_server_planned") or {}).get("plan"):
+    if not (seen.get("planned") or {}).get("plan"):
         return Cause("host_failed", "it failed before its plan was made; see its own message above")
     return None
 
 
 def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
-    """Return what became of the host ``name``; ``seen`` are its variables."""
+    """Return what became of the host ``name``; ``seen`` are the results of its tasks by name (see
+    the module deployment_report)."""
     problem = trouble(name, seen)
-    planned = (seen.get("__model_server_planned") or {}).get("plan")
+    planned = (seen.get("planned") or {}).get("plan")
     if not planned:
         return HostResult(name, trouble=problem)
-    applied = seen.get("__model_server_applied") or {}
-    looked = seen.get("__model_server_after") or {"skipped": True}
+    applied = seen.get("applied") or {}
+    looked = seen.get("after") or {"skipped": True}
     after = (applied if looked.get("skipped") else looked).get("host")
     return HostResult(
         name,
         Plan.from_dict(planned),
-        applied.get("actions") or (),
+        tuple(map(ActionResult.from_dict, applied.get("actions") or ())),
         Host.from_dict(after) if after else None,
-        int(seen["__model_server"]["settings"]["max_startup_time"]),
+        int(seen["settings"]["settings"]["max_startup_time"]),
         problem,
     )
+
+
+def cause_of(instance: Instance, result: HostResult) -> Cause | None:
+    """Return why the instance is not ready, or None when it is: it answers healthy, and it is the one that answers."""
+    outcome = next((item for item in result.results if item.instance == instance.name), None)
+    if outcome and outcome.cause:
+        return outcome.cause
+    if result.after is None:
+        return result.trouble or Cause("host_failed", "the host could not be asked; run again")
+    now = next((item for item in result.after.instances if item.name == instance.name), None)
+    if result.trouble:  # nothing was launched, so nobody waited: what serves, serves
+        return None if now and is_ready(now, result.after) else result.trouble
+    if now is None or now.state in (State.FAILED, State.STOPPED, State.BACKOFF):
+        cause = find_cause(now.log if now else (), now.exit_status if now else None)
+        return quarantined(cause) if outcome and outcome.action.action is ActionKind.QUARANTINE else cause
+    if now.health != 200:
+        return not_ready(result.max_startup_time, now.health or 0)
+    return None if is_ready(now, result.after) else wrong_server(instance.name, now.model_ids or ())

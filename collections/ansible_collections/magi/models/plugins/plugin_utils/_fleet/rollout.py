@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import HostResult, cause_of
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, cause_of
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,16 @@ class Rollout:
     def to_dict(self) -> dict[str, Any]:
         return {name: list(value) for name, value in asdict(self).items()}
 
-    def before(self, host: str) -> list[tuple[str, ...]]:
-        """Return the batches before that of ``host``."""
-        batches, start = [], 0
+    def before(self, host: str) -> tuple[str, ...]:
+        """Return the batch before that of ``host``; () where its own is the first."""
+        start = 0
+        batch: tuple[str, ...] = ()
         for size in self.batches:
-            batch = self.order[start : start + size]
-            if host in batch:
+            here = self.order[start : start + size]
+            if host in here:
                 break
-            batches.append(batch)
-            start += size
-        return batches
+            start, batch = start + size, here
+        return batch
 
 
 def roll_out(serving: Mapping[str, bool], serial: Sequence[int | str]) -> Rollout:
@@ -54,19 +54,19 @@ def roll_out(serving: Mapping[str, bool], serial: Sequence[int | str]) -> Rollou
     return Rollout((*idle, *busy), tuple(batches))
 
 
-def held_back(batches: Sequence[Sequence[HostResult]], max_fail_percentage: int) -> str:
-    """Return why a rollout stops after these batches, or an empty text where it goes on.
+def held_back(batch: Sequence[HostResult], max_fail_percentage: int) -> str:
+    """Return why a rollout stops behind this batch, or an empty string where it goes on.
 
     A host counts as failed when it was not deployed, or when one of its instances is not ready, in quarantine too: else
     each run would take what broke one batch to the next. As with Ansible's max_fail_percentage, a batch may have that
-    many percent of failed hosts, and no more.
+    many percent of failed hosts, and no more. One that was held back itself holds back the next.
     """
-    for batch in batches:
-        failed = [(result.name, why) for result in batch for why in _not_ready(result)[:1]]
-        if len(failed) * 100 > max_fail_percentage * len(batch):
-            named = "; ".join(f"{name} failed: {why}" for name, why in failed)
-            return f"not deployed, because in an earlier batch {named}; fix that and run again"
-    return ""
+    held = next((item.trouble.detail for item in batch if item.trouble and item.trouble.code == "held_back"), "")
+    failed = [(result.name, why) for result in batch for why in _not_ready(result)[:1]]
+    if held or len(failed) * 100 <= max_fail_percentage * len(batch):
+        return held
+    named = "; ".join(f"{name} failed: {why}" for name, why in failed)
+    return f"not deployed, because in an earlier batch {named}; fix that and run again"
 
 
 def _not_ready(result: HostResult) -> list[str]:

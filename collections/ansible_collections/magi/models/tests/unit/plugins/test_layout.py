@@ -2,68 +2,112 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
 import yaml
 from ansible_collections.magi.models.plugins.module_utils._config.settings import PREFIX, SETTINGS
+from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
+from ansible_collections.magi.models.tests.unit.plugins.layout import OWN, Source, impure, sources, strangers, upward
 
 COLLECTION = Path(__file__).parents[3]
-UTILS = COLLECTION / "plugins" / "module_utils"
+TARGET = sources(COLLECTION / "plugins" / "module_utils")
+CONTROLLER = sources(COLLECTION / "plugins" / "plugin_utils")
 
-# The files in the order in which a value flows; each imports only those before it.
-ORDER = [
-    *("_base.text", "_base.states", "_base.files", "_base.cores", "_config.settings", "_gguf.reader"),
-    *("_models.model", "_models.library", "_models.registry", "_config.profile", "_host.values"),
-    *("_plan.capacity", "_plan.instance", "_llama.cause", "_plan.build"),
-    *("_services.manager", "_services.supervisor", "_services.systemd"),
-    *("_host.lock", "_host.inspect", "_llama.chat", "_host.apply"),
-    *("_base.command", "_install.step", "_install.download", "_install.archive", "_install.binary"),
-    *("_install.build", "_install.release"),
-]
-# Decide, and nothing else: no process, no socket, no file.
-PURE = [
+EFFECTS = {
+    *("_ansible", "_base.command", "_base.cores", "_base.files", "_gguf.reader", "_install", "_profiles"),
+    *("_llama.chat", "_llama.client", "_llama.drain"),
     *(
-        "_base.text",
-        "_base.states",
-        "_config.settings",
-        "_config.profile",
-        "_host.values",
-        "_llama.cause",
-        "_models.model",
+        "_host.apply",
+        "_host.inspect",
+        "_host.lock",
+        "_host.procfs",
+        "_host.wait",
+        "_models.library",
+        "_models.digests",
+        "_models.registry",
+        "_models.scan",
     ),
-    *("_plan.capacity", "_plan.instance", "_plan.build"),
-]
+    *("_services.choice", "_services.manager", "_services.supervisor", "_services.systemd"),
+}
+"""The files and packages that act on the world. All others decide, and nothing else."""
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return found
+def test_a_file_imports_only_what_is_below_it():
+    assert upward([*TARGET, *CONTROLLER]) == []
 
 
-def test_every_noun_has_its_place():
-    assert {f"{path.parent.name}.{path.stem}" for path in UTILS.glob("_*/*.py")} == set(ORDER)
+def test_what_decides_does_not_act():
+    assert impure([*TARGET, *CONTROLLER], EFFECTS) == []
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_a_noun_imports_only_those_before_it(name):
-    path = UTILS / name.replace(".", "/")
-    for module in {m for m in imports(path.with_suffix(".py")) if m.count(".") == 6 and ".module_utils._" in m}:
-        other = module.split(".module_utils.")[1]
-        if (name, other.split(".")[0]) != ("_services.manager", "_services"):
-            assert ORDER.index(other) < ORDER.index(name), f"{name} imports {other}"
+def test_a_target_needs_nothing_but_python():
+    assert strangers(TARGET) == []
 
 
-@pytest.mark.parametrize("name", PURE)
-def test_what_decides_does_not_act(name):
-    forbidden = {"subprocess", "socket", "http.client", "os", "pathlib", "urllib.request"}
-    assert not imports(UTILS / f"{name.replace('.', '/')}.py") & forbidden
+def file(name, *imported):
+    rooms = {"_fleet": "plugin_utils."}
+    own = (OWN + rooms.get(item.split(".")[0], "module_utils.") + item if item[0] == "_" else item for item in imported)
+    return Source(name, frozenset(own))
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([file("_plan.a", "_base.b"), file("_base.b")], []),
+        ([file("_plan.a", "_plan.b"), file("_plan.b")], []),
+        ([file("_base.b", "_plan.a"), file("_plan.a")], ["_base.b imports _plan.a, which is not below it."]),
+        ([file("_plan.a", "_fleet.b"), file("_fleet.b")], ["_plan.a imports _fleet.b, which is not below it."]),
+        ([file("_gguf.a", "_llama.b"), file("_llama.b")], ["_gguf.a imports _llama.b, which is not below it."]),
+        # a file apart from its package
+        ([file("_plan.a", "_host.values"), file("_host.values")], []),
+        ([file("_plan.a", "_host.lock"), file("_host.lock")], ["_plan.a imports _host.lock, which is not below it."]),
+        (
+            [file("_host.values", "_host.lock"), file("_host.lock")],
+            ["_host.values imports _host.lock, which is not below it."],
+        ),
+        ([file("_new.a")], ["_new.a is in no package that has a rank."]),
+        (
+            [file("_plan.a", "_plan.b"), file("_plan.b", "_plan.c"), file("_plan.c", "_plan.a")],
+            ["_plan.a imports _plan.b imports _plan.c imports _plan.a: a circle."],
+        ),
+    ],
+)
+def test_an_import_that_goes_up_or_round_is_seen(files, said):
+    assert upward(files) == said
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([file("_plan.a", "json", "time")], []),
+        ([file("_host.lock", "os"), file("_services.b", "os")], []),
+        ([file("_plan.a", "os")], ["_plan.a imports os, so it is not pure."]),
+        ([file("_plan.a", "pathlib.PurePosixPath")], []),
+        ([file("_plan.a", "_services.b"), file("_services.b")], ["_plan.a imports _services.b, so it is not pure."]),
+    ],
+)
+def test_an_import_that_acts_is_seen(files, said):
+    there = [file("_host.lock"), file("_services.c")]
+    assert impure([*there, *files], {"_host.lock", "_services"}) == said
+
+
+def test_an_effect_that_is_gone_is_seen():
+    assert impure([], {"_host.gone"}) == ["_host.gone is named as an effect and does not exist."]
+
+
+def test_the_imports_of_a_file_are_read(tmp_path):
+    (tmp_path / "_plan").mkdir()
+    (tmp_path / "_plan" / "a.py").write_text(
+        f"import os.path\nfrom pathlib import PurePath\ndef f():\n    from {OWN}module_utils._host import lock\n"
+    )
+    (found,) = sources(tmp_path)
+    assert found == file("_plan.a", "os", "os.path", "pathlib.PurePath", "_host.lock", "_host")
+
+
+def test_a_package_that_a_target_may_not_have_is_seen():
+    files = [file("_plan.a", "json", "ansible.module_utils.basic", "_base.b", "yaml")]
+    assert strangers(files) == ["_plan.a imports yaml, which a target may not have."]
 
 
 def test_settings_defaults_and_argument_specs_agree():
@@ -71,6 +115,7 @@ def test_settings_defaults_and_argument_specs_agree():
     defaults = yaml.safe_load((role / "defaults" / "main.yml").read_text())
     specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
     assert {name: spec["default"] for name, spec in specs.items() if "default" in spec} == defaults
+    assert {PREFIX + name: option["default"] for name, option in TIMING.items()}.items() <= defaults.items()
     settings = {PREFIX + setting.name: setting for setting in SETTINGS}
     assert specs.keys() == settings.keys() | {"model_server_stop_instances"}
     for name, setting in settings.items():

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from ansible_collections.magi.models.plugins.module_utils._config.profile import parse_profile
-from ansible_collections.magi.models.plugins.module_utils._host.values import (
-    Binary,
-    Host,
-    Listener,
-    Running,
-    parse_help,
-)
-from ansible_collections.magi.models.plugins.module_utils._plan.build import Settings
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
+from ansible_collections.magi.models.plugins.module_utils._config.profile import examine_profile
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Listener, Running
+from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_help
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
+from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Inventory, Model
+from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Settings
 
 HELP = (Path(__file__).parents[2] / "fixtures" / "llama-server-help.txt").read_text()
 """What llama-server b11434 prints for --help."""
@@ -25,26 +25,34 @@ BINARY = Binary("/opt/llama-server", "11434", "11434 15405344 1795385464", parse
 
 def model(model_id, tier="Q4", **more):
     path = more.pop("path", f"/models/{model_id}.gguf")
-    return {
+    values = {
         "id": model_id,
         "display_name": model_id.upper(),
+        "quantization": tier,
         "tier": tier,
         "path": path,
-        "files": [{"path": path, "size": 1000, "mtime_ns": 5}],
+        "files": (FileVersion(path, 1000, 5),),
+        "size_bytes": 1000,
+        "architecture": "llama",
+        "parameter_count": 1,
+        "context_length": None,
+        "shape": {},
         "mmproj": None,
-        **more,
+        "duplicates": (),
+        "fingerprint": "",
     }
+    return Model(**{**values, **more})
 
 
 MODELS = [model("a-q2_k", "Q2"), model("b-q3_k_m", "Q3"), model("c-q4_k_m"), model("d-q4_1")]
 
 
-def registry(*models, rejected=()):
-    return {"models": list(models or MODELS), "rejected": list(rejected)}
+def inventory(*models, rejected=()):
+    return Inventory(tuple(models or MODELS), rejected=tuple(rejected))
 
 
 def profile(*entries, name="test", **more):
-    return parse_profile(name, {"enabled_models": list(entries) or ["*"], **more})
+    return examine_profile(name, {"enabled_models": list(entries) or ["*"], **more})[0]
 
 
 def host(*instances, **more):
@@ -67,13 +75,28 @@ def running(instance, **more):
     """Return ``instance`` of a plan as it looks when it runs."""
     values = {
         "name": instance.name,
-        "state": "running",
+        "state": State.RUNNING,
         "pid": 100,
         "port": instance.port,
         "config_hash": instance.config_hash,
         "environment": {k: v for k, v in instance.environment.items() if k.startswith("LLAMA_ARG_")},
     }
-    return Running(**{**values, **more})
+    found = Running(**{**values, **more})
+    return replace(found, state=State(found.state))
+
+
+def plan(*entries, models=None, rejected=(), on=None, with_settings=None, **more):
+    return build_plan(
+        host_name="gpu1",
+        profile=profile(*entries, **more),
+        inventory=inventory(*(models or ()), rejected=rejected),
+        host=on or host(),
+        settings=with_settings or settings(),
+    )
+
+
+def names(value):
+    return [item.name for item in value.instances]
 
 
 def foreign(port, address="127.0.0.1"):

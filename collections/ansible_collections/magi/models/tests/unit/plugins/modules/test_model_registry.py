@@ -67,7 +67,7 @@ def test_what_it_returns(options):
     assert found["tier"] == "Q4"
     assert [item["code"] for item in result["rejected"]] == ["truncated"]
     assert result["registry_path"] == options["registry_path"]
-    assert result["table"][0].startswith("ID ")
+    assert result["table"][0].startswith("id ")
     assert "progress" not in result
 
 

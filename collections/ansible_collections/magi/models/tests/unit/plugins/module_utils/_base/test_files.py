@@ -11,7 +11,12 @@ import stat
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base import files
-from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic, writing
+from ansible_collections.magi.models.plugins.module_utils._base.files import (
+    FileWriteError,
+    make_folder,
+    write_atomic,
+    writing,
+)
 
 STEPS = ["open", "fchmod", "fsync", "replace"]
 
@@ -121,3 +126,19 @@ def test_without_replace_a_file_that_is_there_stays(tmp_path):
     assert error.value.errno == errno.EEXIST
     assert target.read_bytes() == b"first"
     assert names(tmp_path) == ["profile.yml"]
+
+
+def test_a_folder_is_for_all_to_enter_whatever_the_umask(tmp_path):
+    before = os.umask(0o077)
+    try:
+        make_folder(tmp_path / "a" / "b")
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b")] == [0o755, 0o755]
+
+
+def test_a_folder_that_was_there_keeps_its_mode(tmp_path):
+    (tmp_path / "a").mkdir(mode=0o700)
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700

@@ -13,7 +13,8 @@ import struct
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._gguf import reader
-from ansible_collections.magi.models.plugins.module_utils._gguf.reader import Array, GGUFError, read_header
+from ansible_collections.magi.models.plugins.module_utils._gguf.format import TENSOR_TYPES, Array
+from ansible_collections.magi.models.plugins.module_utils._gguf.reader import GGUFError, read_header
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import (
     Q4_0,
     Q4_K,
@@ -170,9 +171,9 @@ def test_good_files_are_read(tmp_path, kind):
     assert read_header(path).size == len(GOOD[kind])
 
 
-@pytest.mark.parametrize("number", sorted(reader.TENSOR_TYPES))
+@pytest.mark.parametrize("number", sorted(TENSOR_TYPES))
 def test_a_tensor_of_every_type_is_measured(tmp_path, number):
-    name, block, nbytes = reader.TENSOR_TYPES[number]
+    name, block, nbytes = TENSOR_TYPES[number]
     header = read_header(write(tmp_path / "x.gguf", build([], [Tensor("a", (block, 3), number, 3 * nbytes)])))
     assert header.bytes_by_type == {name: 3 * nbytes}
     assert header.parameter_count == 3 * block

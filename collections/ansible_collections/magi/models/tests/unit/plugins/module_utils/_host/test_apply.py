@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base import files
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError
-from ansible_collections.magi.models.plugins.module_utils._host import apply, inspect, lock
-from ansible_collections.magi.models.plugins.module_utils._host.apply import File, Job, absent, drain, present, stopped
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
+from ansible_collections.magi.models.plugins.module_utils._host import apply, lock, procfs
+from ansible_collections.magi.models.plugins.module_utils._host.apply import Job, ServiceFile, absent, present, stopped
 from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     ConflictError,
     exclusive,
@@ -18,8 +19,10 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     write_generation,
 )
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
-from ansible_collections.magi.models.plugins.module_utils._plan.instance import InstanceError
-from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceError, Status
+from ansible_collections.magi.models.plugins.module_utils._llama.drain import drain
+from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError, Status
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import FakeServer
 
 
@@ -39,7 +42,7 @@ class FakeServices:
         return [path for path in [self.home / "template"] if path.exists()]
 
     def status(self):
-        return {name: Status(state) for name, state in self.states.items()}
+        return {name: Status(State(state)) for name, state in self.states.items()}
 
     def logs(self, name, lines):
         return []
@@ -60,9 +63,9 @@ class FakeServices:
 def job(home: Path, **more) -> Job:
     values = {
         "home": str(home),
-        "files": (File(str(home / "instances" / "a.env"), "X=1\n", 0o600, True),),
+        "files": (ServiceFile(str(home / "instances" / "a.env"), "X=1\n", 0o600, True),),
         "instances": {"a": {"name": "a", "address": "127.0.0.1", "port": 1, "api_key_file": None}},
-        "actions": ({"instance": "a", "action": "start", "reason": "new"},),
+        "actions": (Action("a", ActionKind.START, "new"),),
         "generation": Generation(),
         "profile": "p",
         "deployment": "me@here",
@@ -87,7 +90,7 @@ def test_a_bad_file_of_keys_is_refused_before_anything_is_written(tmp_path, cont
     home = tmp_path / "home"
     services = FakeServices(home)
     instance = {"name": "a", "address": "127.0.0.1", "port": 1, "api_key_file": str(keys)}
-    with pytest.raises(InstanceError, match=said) as error:
+    with pytest.raises(KeyFileError, match=said) as error:
         present(services, job(home, instances={"a": instance}), check_mode=check_mode)
     assert str(error.value).startswith(f"instance a: its API key file {keys}")
     assert not home.exists()
@@ -160,7 +163,7 @@ def test_wherever_a_deployment_ends_a_plan_made_before_is_refused(tmp_path, monk
         raise error
 
     monkeypatch.setattr(services, at, ends, raising=False)
-    work = job(tmp_path, actions=({"instance": "a", "action": "restart", "reason": "-"},))
+    work = job(tmp_path, actions=(Action("a", ActionKind.RESTART, "-"),))
     with pytest.raises(error):
         present(services, work, check_mode=False)
     with pytest.raises(ConflictError, match="generation 1, planned on 0"):
@@ -191,22 +194,20 @@ def test_what_the_one_before_has_changed_is_seen_once_the_lock_is_held(tmp_path,
 
     monkeypatch.setattr(apply, "exclusive", lock)
     result = act(services, job(home), check_mode=False)
-    assert [item.instance for item in result.outcomes] == ["b"]
+    assert [item.instance for item in result.actions] == ["b"]
     assert [asked for asked in services.asked if asked[0] == "stop"] == [("stop", "b")]
 
 
 def test_a_server_is_asked_as_it_runs_and_not_as_its_new_file_says(tmp_path, monkeypatch):
     """Also where no /proc tells what it listens on."""
-    monkeypatch.setattr(inspect, "PROC", tmp_path / "no-proc")
+    monkeypatch.setattr(procfs, "PROC", tmp_path / "no-proc")
     path = tmp_path / "instances" / "a.env"
     path.parent.mkdir()
     with FakeServer({"/metrics": IDLE}) as server:
         path.write_text(f'LLAMA_ARG_PORT="{server.environment["LLAMA_ARG_PORT"]}"\n')
         services = FakeServices(tmp_path)
-        monkeypatch.setattr(services, "status", lambda: {"a": Status("running", 1 << 30)})
-        present(
-            services, job(tmp_path, actions=({"instance": "a", "action": "stop", "reason": "-"},)), check_mode=False
-        )
+        monkeypatch.setattr(services, "status", lambda: {"a": Status(State.RUNNING, 1 << 30)})
+        present(services, job(tmp_path, actions=(Action("a", ActionKind.STOP, "-"),)), check_mode=False)
         assert server.asked == [("/metrics", None)]
 
 
@@ -228,16 +229,16 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_touched(tmp_path, monkeypatc
 def test_an_instance_between_two_tries_is_stopped_too(tmp_path):
     services = FakeServices(tmp_path, a="backoff", b="failed")
     result = stopped(services, job(tmp_path), None, check_mode=False)
-    assert [item.instance for item in result.outcomes] == ["a"]
+    assert [item.instance for item in result.actions] == ["a"]
     assert services.asked == [("stop", "a")]
 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_what_the_manager_refuses_to_start_is_named_and_the_others_start(tmp_path, monkeypatch, together):
     def await_ready(services, home, names, seconds, interval):
-        return {name: (Status("running"), 200) for name in names}
+        return {name: (Status(State.RUNNING), 200) for name in names}
 
-    monkeypatch.setattr(inspect, "await_ready", await_ready)
+    monkeypatch.setattr(apply, "await_ready", await_ready)
     services = FakeServices(tmp_path)
     services.refuses = {"a": "Unit a is masked."}
     names = ("a", "b")
@@ -246,21 +247,15 @@ def test_what_the_manager_refuses_to_start_is_named_and_the_others_start(tmp_pat
         job(
             tmp_path,
             instances={name: {"name": name, "host": "127.0.0.1", "port": 1, "api_key_file": None} for name in names},
-            actions=tuple({"instance": name, "action": "start", "reason": "new"} for name in names),
+            actions=tuple(Action(name, ActionKind.START, "new") for name in names),
             concurrent_starts=together,
         ),
         check_mode=False,
     )
-    a, b = result.outcomes
-    assert (a.launched, a.cause, a.ready, b.launched, b.cause, b.ready) == (
-        False,
-        "start_refused",
-        False,
-        True,
-        "",
-        True,
-    )
-    assert "refuses to start it (Unit a is masked); mend" in a.detail
+    a, b = result.actions
+    assert (a.launched, a.cause.code, a.ready) == (False, "start_refused", False)
+    assert "refuses to start it (Unit a is masked); mend" in a.cause.detail
+    assert (b.launched, b.cause, b.ready) == (True, None, True)
 
 
 def test_a_server_that_had_all_its_time_is_not_waited_for_again(tmp_path, monkeypatch):
@@ -268,17 +263,17 @@ def test_a_server_that_had_all_its_time_is_not_waited_for_again(tmp_path, monkey
 
     def await_ready(services, home, names, seconds, interval):
         asked.append(list(names))
-        return {name: (Status("starting"), 503) for name in names}
+        return {name: (Status(State.STARTING), 503) for name in names}
 
-    monkeypatch.setattr(inspect, "await_ready", await_ready)
+    monkeypatch.setattr(apply, "await_ready", await_ready)
     result = present(FakeServices(tmp_path), job(tmp_path, concurrent_starts=False), check_mode=False)
-    assert [item.cause for item in result.outcomes] == ["timeout"]
+    assert [item.cause.code for item in result.actions] == ["timeout"]
     assert asked == [["a"], []]
 
 
 def test_what_goes_is_stopped_before_it_is_forgotten(tmp_path):
     services = FakeServices(tmp_path, a="backoff")
-    present(services, job(tmp_path, actions=({"instance": "a", "action": "stop", "reason": "-"},)), check_mode=False)
+    present(services, job(tmp_path, actions=(Action("a", ActionKind.STOP, "-"),)), check_mode=False)
     assert services.asked == [("prepare",), ("stop", "a"), ("forget", "a"), ("reload",)]
 
 

@@ -8,22 +8,18 @@ import threading
 import time
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._host import inspect
-from ansible_collections.magi.models.plugins.module_utils._host.inspect import (
-    api_key,
-    ask_health,
-    ask_models,
-    asked_at,
-    await_ready,
-    environment_file,
-    listening_sockets,
-    orphans,
-    port_of,
-    read_instances,
-    unreadable,
-)
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
+from ansible_collections.magi.models.plugins.module_utils._host import inspect, procfs
+from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at, read_instances, unreadable
+from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets, orphans
 from ansible_collections.magi.models.plugins.module_utils._host.values import Unreadable
-from ansible_collections.magi.models.plugins.module_utils._services.manager import Status, environment_value
+from ansible_collections.magi.models.plugins.module_utils._host.wait import await_ready
+from ansible_collections.magi.models.plugins.module_utils._llama.client import api_key, ask_health, ask_models, port_of
+from ansible_collections.magi.models.plugins.module_utils._services import systemd
+from ansible_collections.magi.models.plugins.module_utils._services.manager import environment_file, environment_value
+from ansible_collections.magi.models.plugins.module_utils._services.supervisor import Supervisor
+from ansible_collections.magi.models.plugins.module_utils._services.systemd import Systemd
+from ansible_collections.magi.models.plugins.module_utils._services.values import Status
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import FakeServer
 
 
@@ -74,11 +70,11 @@ def test_a_binary_tells_its_devices_and_is_no_worse_for_not_knowing(tmp_path, li
     ("status", "config_hash", "log"),
     [
         # started behind the file's last change: the file tells what it was started with
-        (Status("failed", started_at=101.0), "cafe", ("40 lines",)),
-        (Status("failed", started_at=100.0), None, ("40 lines",)),
-        (Status("failed"), None, ("40 lines",)),
-        (Status("stopped", started_at=101.0), None, ()),
-        (Status("backoff", started_at=101.0), None, ()),
+        (Status(State.FAILED, started_at=101.0), "cafe", ("40 lines",)),
+        (Status(State.FAILED, started_at=100.0), None, ("40 lines",)),
+        (Status(State.FAILED), None, ("40 lines",)),
+        (Status(State.STOPPED, started_at=101.0), None, ()),
+        (Status(State.BACKOFF, started_at=101.0), None, ()),
     ],
 )
 def test_what_a_failed_instance_was_started_with(tmp_path, status, config_hash, log):
@@ -86,7 +82,7 @@ def test_what_a_failed_instance_was_started_with(tmp_path, status, config_hash, 
     path.parent.mkdir()
     path.write_text('MAGI_CONFIG_HASH="cafe"\nLLAMA_ARG_PORT="8080"\n')
     os.utime(path, (100, 100))
-    (found,), _environments = read_instances(FakeServices(status), str(tmp_path))
+    (found,) = read_instances(FakeServices(status), str(tmp_path)).instances
     assert (found.config_hash, found.port, found.log) == (config_hash, 8080, log)
 
 
@@ -104,8 +100,8 @@ def test_keys_that_were_changed_after_the_start_are_seen(tmp_path, there, starte
         keys.write_text("k")
         os.utime(keys, (100, 100))
     write_instance(tmp_path, MAGI_API_KEY_FILE=str(keys))
-    status = Status("running", os.getpid(), time.time() + started)
-    (found,), _asked = read_instances(FakeServices(status), str(tmp_path))
+    status = Status(State.RUNNING, os.getpid(), time.time() + started)
+    (found,) = read_instances(FakeServices(status), str(tmp_path)).instances
     assert found.keys_changed is changed
 
 
@@ -113,9 +109,9 @@ def test_keys_that_were_changed_after_the_start_are_seen(tmp_path, there, starte
 def test_where_no_process_shows_its_environment_its_file_tells_unless_it_is_newer(
     tmp_path, monkeypatch, written, config_hash
 ):
-    monkeypatch.setattr(inspect, "PROC", tmp_path / "no-proc")
+    monkeypatch.setattr(procfs, "PROC", tmp_path / "no-proc")
     os.utime(write_instance(tmp_path, MAGI_CONFIG_HASH="cafe"), (written, written))
-    (found,), _asked = read_instances(FakeServices(Status("running", 7, 100.0)), str(tmp_path))
+    (found,) = read_instances(FakeServices(Status(State.RUNNING, 7, 100.0)), str(tmp_path)).instances
     assert (found.config_hash, found.environment) == (config_hash, {"MAGI_CONFIG_HASH": "cafe"})
 
 
@@ -145,7 +141,7 @@ def test_a_port_is_one_that_there_can_be(text, port):
 def process(tmp_path, monkeypatch):
     """Make a process, which /proc shows as ours."""
     proc = tmp_path / "proc"
-    monkeypatch.setattr(inspect, "PROC", proc)
+    monkeypatch.setattr(procfs, "PROC", proc)
 
     def process(pid, parent=1, program="/opt/llama-server", **environment):
         folder = proc / str(pid)
@@ -183,22 +179,22 @@ def test_an_orphan_is_a_server_of_ours_that_no_managed_one_has_started(tmp_path,
 
 def test_a_process_of_another_user_is_no_orphan(tmp_path, process, monkeypatch):
     process(7)
-    monkeypatch.setattr(inspect.os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr(procfs.os, "geteuid", lambda: os.getuid() + 1)
     assert orphans(str(tmp_path), []) == {}
 
 
 @pytest.mark.parametrize(
     ("status", "found"),
     [
-        (Status("running", 100), ("running", 100)),
-        (Status("failed"), ("orphaned", 7)),
-        (Status("stopped"), ("orphaned", 7)),
+        (Status(State.RUNNING, 100), ("running", 100)),
+        (Status(State.FAILED), ("orphaned", 7)),
+        (Status(State.STOPPED), ("orphaned", 7)),
     ],
 )
 def test_an_orphan_does_not_stand_for_an_instance_that_runs(tmp_path, process, status, found):
     process(100)
     process(7)
-    (item,), _asked = read_instances(FakeServices(status), str(tmp_path))
+    (item,) = read_instances(FakeServices(status), str(tmp_path)).instances
     assert (item.state, item.pid) == found
 
 
@@ -206,8 +202,9 @@ def test_what_a_process_says_of_itself_is_shown_and_never_followed(tmp_path, pro
     process(7, LLAMA_ARG_HOST="203.0.113.1", LLAMA_ARG_PORT="²", MAGI_API_KEY_FILE="/etc/shadow", MAGI_CONFIG_HASH="c")
     own = {"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": "8080", "MAGI_API_KEY_FILE": "/etc/keys"}
     write_instance(tmp_path, **own)
-    (item,), asked = read_instances(FakeServices(Status("running", 7)), str(tmp_path))
-    assert asked == {"a": own}
+    survey = read_instances(FakeServices(Status(State.RUNNING, 7)), str(tmp_path))
+    (item,) = survey.instances
+    assert survey.asked == {"a": own}
     assert (item.port, item.config_hash, item.environment["LLAMA_ARG_PORT"]) == (8080, "c", "²")
 
 
@@ -295,7 +292,7 @@ def test_ready_is_what_answers_in_a_process_of_its_own(tmp_path, answers, state,
         path = tmp_path / "instances" / "a.env"
         path.parent.mkdir()
         path.write_text(f'LLAMA_ARG_PORT="{server.stdout.readline().strip()}"\n')
-        services = FakeServices(Status(state, server.pid if own else os.getpid()))
+        services = FakeServices(Status(State(state), server.pid if own else os.getpid()))
         status, health = await_ready(services, str(tmp_path), ["a"], seconds, 1)["a"]
         server.kill()
     assert (status.state, health) == found
@@ -309,8 +306,8 @@ def test_while_a_server_answers_its_manager_is_left_alone_and_asked_when_it_does
             asked.append(len(asked))
             if len(asked) == 1:
                 threading.Timer(0.5, server.kill).start()
-                return {"a": Status("running", server.pid)}
-            return {"a": Status("failed")}
+                return {"a": Status(State.RUNNING, server.pid)}
+            return {"a": Status(State.FAILED)}
 
     command = [sys.executable, "-c", SERVER, "503"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
@@ -318,15 +315,15 @@ def test_while_a_server_answers_its_manager_is_left_alone_and_asked_when_it_does
         path.parent.mkdir()
         path.write_text(f'LLAMA_ARG_PORT="{server.stdout.readline().strip()}"\n')
         found = await_ready(FakeManager(None), str(tmp_path), ["a"], 60, 1)
-    assert found == {"a": (Status("failed"), 0)}
+    assert found == {"a": (Status(State.FAILED), 0)}
     assert asked == [0, 1]
 
 
 @pytest.mark.parametrize(
-    ("status", "found"), [(Status("running", 7), ("running", 200)), (Status("stopped"), ("stopped", 0))]
+    ("status", "found"), [(Status(State.RUNNING, 7), ("running", 200)), (Status(State.STOPPED), ("stopped", 0))]
 )
 def test_where_no_proc_tells_who_listens_the_port_is_asked_of_what_runs(tmp_path, monkeypatch, status, found):
-    monkeypatch.setattr(inspect, "PROC", tmp_path / "no-proc")
+    monkeypatch.setattr(procfs, "PROC", tmp_path / "no-proc")
     with FakeServer({"/health": (200, b"")}) as server:
         write_instance(tmp_path, **server.environment)
         status, health = await_ready(FakeServices(status), str(tmp_path), ["a"], 60, 1)["a"]
@@ -364,7 +361,7 @@ def models(tmp_path):
 def test_a_service_s_own_user_needs_the_bits_for_others(models, name, part, mode, shown):
     top = models.parent
     (top / part).chmod(mode)
-    found = unreadable([str(top / name), str(top / "gone.gguf")], [str(models)], "systemd")
+    found = unreadable(Systemd(top), [str(top / name), str(top / "gone.gguf")], [str(models)])
     assert found == ((Unreadable(str(top / part), shown, (str(top / name),)),) if shown else ())
 
 
@@ -374,9 +371,9 @@ def test_a_service_s_own_user_needs_the_bits_for_others(models, name, part, mode
 )
 def test_of_a_home_folder_a_service_sees_what_is_bound(models, monkeypatch, bound, at):
     top = models.parent
-    monkeypatch.setattr(inspect, "_HOMES", (top.parent,))
+    monkeypatch.setattr(systemd, "HOMES", (top.parent,))
     top.chmod(0o700)
-    found = unreadable([str(models / "a.gguf")], [str(top / bound)], "systemd")
+    found = unreadable(Systemd(top), [str(models / "a.gguf")], [str(top / bound)])
     hidden = Unreadable(str(top / at), "hidden", (str(models / "a.gguf"),)) if at else None
     closed = Unreadable(str(top), "drwx------", (str(models / "a.gguf"),)) if bound == "" else None
     assert found == tuple(filter(None, (hidden, closed)))
@@ -384,4 +381,4 @@ def test_of_a_home_folder_a_service_sees_what_is_bound(models, monkeypatch, boun
 
 def test_under_supervisor_servers_read_what_we_may(models):
     (models / "a.gguf").chmod(0o600)
-    assert unreadable([str(models / "a.gguf")], [], "supervisor") == ()
+    assert unreadable(Supervisor(models, ""), [str(models / "a.gguf")], []) == ()

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
+import os
 import subprocess
 import sys
-from dataclasses import replace
+import threading
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +47,8 @@ def test_a_deployment_in_between_is_named(tmp_path):
 
 HOLD = """
 import os, sys
-from ansible_collections.magi.models.plugins.module_utils._host.lock import exclusive, start_time
+from ansible_collections.magi.models.plugins.module_utils._host.lock import exclusive
+from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
 from ansible_collections.magi.models.plugins.module_utils._host.values import Worker
 with exclusive(sys.argv[1], Worker("ada@desk, process 7", "here", 7, os.getpid(), start_time(os.getpid()))):
     print("held", flush=True)
@@ -116,3 +121,43 @@ def test_only_the_very_worker_is_fenced(tmp_path, holder, change):
         fence(str(tmp_path), replace(worker, **change), grace=0)
     assert holder.poll() is None
     assert read_worker(str(tmp_path)) == worker
+
+
+def test_who_only_looks_keeps_nobody_from_deploying(tmp_path):
+    home, ended = str(tmp_path), threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            read_worker(home)
+
+    readers = [threading.Thread(target=look) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        for _ in range(300):
+            with exclusive(home, Worker("me")):
+                assert read_worker(home) == Worker("me")
+    finally:
+        ended.set()
+        for reader in readers:
+            reader.join()
+
+
+def test_a_holder_is_named_also_where_it_has_only_just_the_lock(tmp_path):
+    descriptor = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+    def write() -> None:
+        os.pwrite(descriptor, json.dumps(asdict(Worker("ada@desk, process 7"))).encode(), 0)
+
+    writer = threading.Timer(0.1, write)
+    writer.start()
+    try:
+        with (
+            pytest.raises(ConflictError, match="at work: ada@desk, process 7;"),
+            exclusive(str(tmp_path), Worker("me")),
+        ):
+            pytest.fail("two hold the lock")
+    finally:
+        writer.join()
+        os.close(descriptor)

@@ -5,16 +5,10 @@ import json
 import sys
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._host.values import (
-    Host,
-    Listener,
-    foreign_listeners,
-    overlaps,
-    parse_devices,
-    parse_help,
-    parse_listeners,
-    reachable,
-)
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps, reachable
+from ansible_collections.magi.models.plugins.module_utils._host.procfs import parse_listeners
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Listener, foreign_listeners
+from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_devices, parse_help
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     BINARY,
     HELP,
@@ -136,7 +130,7 @@ def test_where_a_server_is_reached_on_its_own_host(bound, address):
 
 
 def test_a_host_survives_the_way_through_json():
-    from ansible_collections.magi.models.plugins.module_utils._plan.instance import Instance
+    from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
 
     instance = Instance("a", "a", "A", "Q4", "/a", "127.0.0.1", 8080, {}, {"LLAMA_ARG_PORT": "8080"})
     value = host(running(instance, model_ids=("a",), log=("x",)), listeners=(foreign(8081),), gpus=("/dev/kfd",))

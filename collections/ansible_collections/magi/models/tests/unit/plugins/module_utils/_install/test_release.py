@@ -33,7 +33,7 @@ def install(releases: Releases) -> list[str]:
     steps = releases.steps()
     for step in steps:
         step.do()
-    return [str(step).split("-")[0] for step in steps]
+    return [str(step).partition("-")[0] for step in steps]
 
 
 def test_each_release_goes_in_beside_the_others_and_two_stay(tmp_path):

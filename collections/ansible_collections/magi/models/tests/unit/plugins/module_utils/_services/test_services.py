@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -12,15 +13,17 @@ from pathlib import Path
 
 import jinja2
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES, MANAGERS
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
 from ansible_collections.magi.models.plugins.module_utils._services import supervisor, systemd
+from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
-    ServiceError,
-    Status,
-    chosen,
+    ServiceManager,
     environment_value,
     tail,
 )
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError, Status
 
 TEMPLATES = Path(__file__).parents[5] / "roles" / "model_server" / "templates"
 
@@ -50,7 +53,7 @@ def render(source: str, **values) -> str:
         lstrip_blocks=True,
         autoescape=False,
     )
-    environment.filters.update({**supervisor.FILTERS, **systemd.FILTERS})
+    environment.filters.update({**supervisor.Supervisor.filters, **systemd.Systemd.filters})
     return environment.get_template(source).render(**values)
 
 
@@ -169,10 +172,14 @@ def test_the_drop_in_is_empty_without_arguments_and_exact_with_them():
 
 def test_a_service_gets_its_keys_where_its_user_may_read_them():
     plain = {"LLAMA_ARG_PORT": "8080"}
-    assert systemd.environment("a", plain) == supervisor.environment("a", plain) == plain
+    assert (
+        systemd.Systemd(Path("/m")).environment("a", plain)
+        == supervisor.Supervisor(Path("/m"), "").environment("a", plain)
+        == plain
+    )
     keys = {"LLAMA_ARG_API_KEY_FILE": "/etc/keys", "MAGI_API_KEY_FILE": "/etc/keys"}
-    assert supervisor.environment("a", keys) == keys
-    assert systemd.environment("a", keys) == {
+    assert supervisor.Supervisor(Path("/m"), "").environment("a", keys) == keys
+    assert systemd.Systemd(Path("/m")).environment("a", keys) == {
         "LLAMA_ARG_API_KEY_FILE": "/run/credentials/magi-llama@a.service/api-keys",
         "MAGI_API_KEY_FILE": "/etc/keys",
     }
@@ -265,12 +272,12 @@ InvocationID=2f0c
 
 def test_status_is_read_from_systemctl_show():
     assert systemd.parse_status(SHOW) == {
-        "a": Status("running", 42, 1795385464.0),
-        "b-2": Status("backoff", exit_status="exit-code, exit status 1"),
-        "c": Status("failed", exit_status="oom-kill, exit status 9"),
-        "d": Status("stopped"),
-        "e": Status("starting"),
-        "f": Status("running", 43),
+        "a": Status(State.RUNNING, 42, 1795385464.0),
+        "b-2": Status(State.BACKOFF, exit_status="exit-code, exit status 1"),
+        "c": Status(State.FAILED, exit_status="oom-kill, exit status 9"),
+        "d": Status(State.STOPPED),
+        "e": Status(State.STARTING),
+        "f": Status(State.RUNNING, 43),
     }
     ids = ["_SYSTEMD_INVOCATION_ID=1f0c", "+", "INVOCATION_ID=1f0c"]
     assert systemd.parse_runs(SHOW) == {"f": [*ids, "+", "_SYSTEMD_UNIT=magi-llama@f.service", "_PID=43"]}
@@ -426,3 +433,38 @@ def test_tail(tmp_path, lines, expected):
     (tmp_path / "log").write_bytes(b"a\nb\nc\n")
     assert tail(tmp_path / "log", lines) == expected
     assert tail(tmp_path / "none", lines) == []
+
+
+COLLECTION = Path(__file__).parents[5]
+
+
+@pytest.mark.parametrize("name", MANAGERS)
+def test_a_manager_is_all_that_the_protocol_says(tmp_path, name):
+    manager = chosen(name, str(tmp_path))
+    assert manager.name == name
+    protocol = {*ServiceManager.__annotations__, *(item for item in vars(ServiceManager) if not item.startswith("_"))}
+    assert [item for item in sorted(protocol) if not hasattr(manager, item)] == []
+    assert [template.source for template in manager.templates if not (TEMPLATES / template.source).exists()] == []
+
+
+def test_an_automatic_choice_is_the_first_manager_that_the_machine_has():
+    assert chosen("auto", "/m").name == ("systemd" if Path("/run/systemd/system").is_dir() else "supervisor")
+
+
+def test_the_choices_are_documented():
+    files = [path for kind in ("modules", "doc_fragments") for path in (COLLECTION / "plugins" / kind).glob("*.py")]
+    found = [line for path in files for line in re.findall(r"^ +choices: \[auto, .*", path.read_text(), re.MULTILINE)]
+    assert found
+    assert {line.strip() for line in found} == {f"choices: [{', '.join(CHOICES)}]"}
+
+
+def test_no_other_file_names_a_manager():
+    """What depends on one is its own matter, or one of its capabilities."""
+    named = re.compile(rf"[\"']({'|'.join(MANAGERS)})[\"']")
+    plugins = COLLECTION / "plugins"
+    allowed = {
+        "module_utils/_base/managers.py",
+        *(f"module_utils/_services/{name}.py" for name in (*MANAGERS, "choice")),
+    }
+    files = {str(path.relative_to(plugins)) for path in plugins.rglob("*.py") if named.search(path.read_text())}
+    assert files <= allowed

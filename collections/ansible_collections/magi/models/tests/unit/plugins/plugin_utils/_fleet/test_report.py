@@ -3,27 +3,24 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._host.values import Listener
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
-    HostResult,
-    build_report,
-    build_status,
-    problems,
-    summary_lines,
-    table,
-)
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_report, problems, summary_lines
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     host,
+    inventory,
     profile,
-    registry,
     running,
     settings,
 )
 
 PLAN = build_plan(
-    host_name="gpu1", profile=profile("a-q2_k", "gone"), registry=registry(), host=host(), settings=settings()
+    host_name="gpu1", profile=profile("a-q2_k", "gone"), inventory=inventory(), host=host(), settings=settings()
 )
 (INSTANCE,) = PLAN.instances
 OURS = Listener("127.0.0.1", 8080, 100, "llama-server", "a-q2_k")
@@ -33,7 +30,7 @@ def result(now=None, health=200, outcome=None, listeners=(OURS,)):
     return HostResult(
         "gpu1",
         PLAN,
-        [{"instance": "a-q2_k", "action": "start", "launched": True, "cause": "", **(outcome or {})}],
+        [replace(ActionResult(Action("a-q2_k", ActionKind.START, "new")), **(outcome or {}))],
         host(*([replace(now, health=health)] if now else []), listeners=listeners),
         120,
     )
@@ -55,7 +52,7 @@ def result(now=None, health=200, outcome=None, listeners=(OURS,)):
             result(running(INSTANCE, state="failed", log=("error: invalid argument: --x",)), health=None, listeners=()),
             "bad_option",
         ),
-        (result(None, outcome={"launched": False, "cause": "port_taken", "detail": "x"}), "port_taken"),
+        (result(None, outcome={"launched": False, "cause": Cause("port_taken", "x")}), "port_taken"),
     ],
 )
 def test_ready_means_healthy_and_the_one_that_answers(value, cause):
@@ -109,7 +106,9 @@ def test_what_answers_runs(health, state):
 
 def test_a_quarantined_instance_is_named_with_its_cause_and_the_way_out():
     now = running(INSTANCE, state="failed", pid=None, log=("", "error: invalid argument: --x", " "))
-    (item,) = build_report("test", [result(now, outcome={"action": "quarantine"})])["summary"]["failed"]
+    (item,) = build_report(
+        "test", [result(now, outcome={"action": Action("a-q2_k", ActionKind.QUARANTINE, "failed")})]
+    )["summary"]["failed"]
     assert item["cause"] == "bad_option"
     assert item["log"] == ["error: invalid argument: --x"]
     assert "model_server_retry_quarantined" in item["detail"]
@@ -183,7 +182,7 @@ def test_which_hosts_a_run_fails_for(hosts, said):
 def test_a_summary_names_what_failed_with_its_last_lines():
     lines = "\n".join(
         summary_lines(
-            build_report("test", [result(None, outcome={"cause": "x", "detail": "y", "log": ["l\x1b[31m"]}), LOST])
+            build_report("test", [result(None, outcome={"cause": Cause("x", "y"), "log": ("l\x1b[31m",)}), LOST])
         )
     )
     assert "4 models discovered, 1 enabled, 1 server launched, 0/1 ready" in lines
@@ -191,10 +190,6 @@ def test_a_summary_names_what_failed_with_its_last_lines():
     assert "| l\\x1b[31m" in lines
     assert "host_unreachable: Host gpu2: it can't be reached." in lines
     assert "\x1b" not in lines
-
-
-def test_table_and_printable():
-    assert table(["a", "bb"], [["1\n2", "x"], ["long", ""]]) == ["a     bb", "----  --", "1\\n2  x", "long"]
 
 
 def test_a_summary_says_what_is_missing_before_its_warnings():

@@ -3,14 +3,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import HostResult
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.rollout import Rollout, held_back, roll_out
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     host,
+    inventory,
     profile,
-    registry,
     running,
     settings,
 )
@@ -43,50 +45,56 @@ def test_order_and_batches(serving, serial, order, batches):
     assert sum(batches) == len(serving)
 
 
-@pytest.mark.parametrize(("name", "before"), [("a", []), ("b", []), ("c", [("a", "b")]), ("d", [("a", "b"), ("c",)])])
-def test_the_batches_before_a_host(name, before):
+@pytest.mark.parametrize(("name", "before"), [("a", ()), ("b", ()), ("c", ("a", "b")), ("d", ("c",))])
+def test_the_batch_before_a_host(name, before):
     assert Rollout(("a", "b", "c", "d"), (2, 1, 1)).before(name) == before
 
 
-PLAN = build_plan(host_name="x", profile=profile("a-q2_k"), registry=registry(), host=host(), settings=settings())
+PLAN = build_plan(host_name="x", profile=profile("a-q2_k"), inventory=inventory(), host=host(), settings=settings())
 (INSTANCE,) = PLAN.instances
 
 
-def became(name, now, action="restart", health=200):
-    outcomes = [{"instance": "a-q2_k", "action": action, "launched": True, "cause": ""}]
-    return HostResult(name, PLAN, outcomes, host(replace(now, health=health)), 120)
+def became(name, now, action=ActionKind.RESTART, health=200):
+    results = [ActionResult(Action("a-q2_k", action, "changed"))]
+    return HostResult(name, PLAN, results, host(replace(now, health=health)), 120)
 
 
 GOOD = became("good", running(INSTANCE, model_ids=("a-q2_k",)))
 SLOW = became("slow", running(INSTANCE, model_ids=("a-q2_k",)), health=503)
 BROKEN = became("broken", running(INSTANCE, pid=None, state="failed", log=("error: invalid argument: --x",)))
-OLD = became("old", running(INSTANCE, pid=None, state="failed"), action="quarantine")
+OLD = became("old", running(INSTANCE, pid=None, state="failed"), action=ActionKind.QUARANTINE)
+HELD = HostResult(
+    "held",
+    PLAN,
+    trouble=Cause("held_back", "not deployed, because in an earlier batch x failed: y; fix that and run again"),
+)
 LOST = HostResult("lost", PLAN, trouble=Cause("host_unreachable", "it can't be reached"))
 
 
 @pytest.mark.parametrize(
-    ("batches", "percentage", "named"),
+    ("batch", "percentage", "named"),
     [
         ([], 0, []),
-        ([[GOOD, GOOD]], 0, []),
-        ([[GOOD, SLOW]], 0, ["slow failed: a-q2_k (timeout)"]),
-        ([[GOOD, BROKEN]], 0, ["broken failed: a-q2_k (bad_option)"]),
-        ([[GOOD, LOST]], 0, ["lost failed: it can't be reached"]),
-        ([[SLOW, LOST]], 0, ["slow failed", "lost failed"]),
+        ([GOOD, GOOD], 0, []),
+        ([GOOD, SLOW], 0, ["slow failed: a-q2_k (timeout)"]),
+        ([GOOD, BROKEN], 0, ["broken failed: a-q2_k (bad_option)"]),
+        ([GOOD, LOST], 0, ["lost failed: it can't be reached"]),
+        ([SLOW, LOST], 0, ["slow failed", "lost failed"]),
         # a second run does not take to the next batch what broke this one
-        ([[OLD]], 0, ["old failed: a-q2_k (crashed)"]),
+        ([OLD], 0, ["old failed: a-q2_k (crashed)"]),
         # as many as may fail, and one more
-        ([[GOOD, LOST]], 50, []),
-        ([[GOOD, LOST]], 49, ["lost"]),
-        ([[LOST, LOST]], 50, ["lost"]),
-        ([[LOST]], 100, []),
-        # each batch counts for itself
-        ([[GOOD, GOOD], [LOST], [GOOD]], 40, ["lost"]),
+        ([GOOD, LOST], 50, []),
+        ([GOOD, LOST], 49, ["lost"]),
+        ([LOST, LOST], 50, ["lost"]),
+        ([LOST], 100, []),
+        # one that was held back holds back the next, with the same words
+        ([HELD, HELD], 0, ["x failed: y"]),
     ],
 )
-def test_a_rollout_goes_no_further_after_a_batch_that_failed(batches, percentage, named):
-    said = held_back(batches, percentage)
+def test_a_rollout_goes_no_further_after_a_batch_that_failed(batch, percentage, named):
+    said = held_back(batch, percentage)
     assert bool(said) is bool(named)
     assert not said or said.startswith("not deployed, because in an earlier batch ")
+    assert said.count("fix that and run again") == bool(named)
     for text in named:
         assert text in said

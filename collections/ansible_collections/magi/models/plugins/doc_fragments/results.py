@@ -1,0 +1,21 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The option of what looks at all that was done on several hosts."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    DOCUMENTATION = r"""
+options:
+  hosts:
+    description:
+      - By host, the results of its tasks by name, as far as it came, from P(magi.models.registered#filter).
+      - The names are C(settings) for M(magi.models.settings_info), C(registry) for M(magi.models.model_registry),
+        C(profile) for M(magi.models.profile_info), C(planned) for M(magi.models.deployment_plan), C(gate) for
+        M(magi.models.deployment_gate), C(applied) for M(magi.models.llama_instances) and C(after) for
+        M(magi.models.model_host_info).
+      - A host without any is yet to begin.
+    type: dict
+    default: {}
+"""

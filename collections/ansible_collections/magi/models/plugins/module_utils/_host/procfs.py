@@ -1,0 +1,157 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the kernel tells of this host: processes and their environments, who listens where (proc(5)), memory, GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import re
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET
+from ansible_collections.magi.models.plugins.module_utils._host.values import Listener
+
+PROC = Path("/proc")
+
+
+def process_environment(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with ({} where it ended or is not ours to see), proc(5)."""
+    try:
+        raw = (PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (item.decode("utf-8", "surrogateescape").partition("=") for item in raw.split(b"\0") if item)
+    return {key: value for key, _equals, value in pairs}
+
+
+def _pids() -> Iterable[int]:
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(PROC):
+            if entry.isdigit():
+                yield int(entry)
+
+
+def command_of(pid: int) -> str | None:
+    """Return the command line of a process, shortened and with control characters shown, without what follows an
+    option that looks like a secret."""
+    try:
+        words = (PROC / str(pid) / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return None
+    shown = []
+    hide = False
+    for word in words[:-1]:
+        shown.append("…" if hide else word)
+        hide = word.startswith("-") and bool(SECRET.search(word)) and "=" not in word
+        if word.startswith("-") and "=" in word and SECRET.search(word.split("=")[0]):
+            shown[-1] = word.split("=")[0] + "=…"
+    return re.sub(r"[\x00-\x1f\x7f]", "?", " ".join(shown))[:200]
+
+
+def parse_listeners(table: str) -> tuple[tuple[str, int, str], ...]:
+    """Return (address, port, socket inode) of every listening socket of a /proc/net/tcp or tcp6 table (proc(5)).
+
+    Addresses there are hexadecimal words in the machine's byte order.
+    """
+    found = []
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) < 10 or fields[3] != "0A":  # 0A: TCP_LISTEN
+            continue
+        raw, port = fields[1].split(":")
+        words = [int(raw[i : i + 8], 16) for i in range(0, len(raw), 8)]
+        packed = struct.pack(f"={len(words)}I", *words)
+        address = ipaddress.ip_address(packed)
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        found.append((str(mapped or address), int(port, 16), fields[9]))
+    return tuple(found)
+
+
+def listening_sockets() -> dict[str, tuple[str, int]]:
+    """Return address and port of each listening TCP socket by its inode; {} where no /proc tells."""
+    found = {}
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for address, port, inode in parse_listeners((PROC / "net" / table).read_text()):
+                found[inode] = (address, port)
+    return found
+
+
+def sockets_of(pid: int) -> set[str]:
+    """Return the inodes of the sockets that a process has open, as far as we may see them."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for descriptor in os.listdir(PROC / str(pid) / "fd"):
+            with contextlib.suppress(OSError):
+                target = os.readlink(PROC / str(pid) / "fd" / descriptor)
+                if target.startswith("socket:["):
+                    found.add(target[8:-1])
+    return found
+
+
+def read_listeners(wanted: Iterable[int], instances: Mapping[int, str]) -> tuple[Listener, ...]:
+    """Return the listeners on the ports ``wanted``; ``instances`` maps the pids of our instances to their names."""
+    ports = set(wanted)
+    sockets = {inode: at for inode, at in listening_sockets().items() if at[1] in ports}
+    owners: dict[str, int] = {}
+    for pid in _pids() if sockets else ():
+        owners |= dict.fromkeys(sockets_of(pid) & sockets.keys(), pid)
+    found = []
+    for inode, (address, port) in sockets.items():
+        owner = owners.get(inode)
+        instance = instances.get(owner) if owner else None
+        found.append(Listener(address, port, owner, command_of(owner) if owner else None, instance))
+    return tuple(sorted(found, key=lambda item: (item.port, item.address)))
+
+
+def orphans(home: str, managed: Iterable[int]) -> dict[str, int]:
+    """Return by name the pids of instances of ``home`` that live on without their service manager.
+
+    Anybody can give a process our variables, so one counts only if it runs as our own user, and if its program is
+    llama-server (the file, which a setuid program can't be made to pretend; not its argv[0]). Those that supervisord
+    started are found so. systemd's run as users of their own, and none lives on unknown: it tells of each unit that
+    has processes, also without its files. What an instance has started, such as its tools, inherits its variables and
+    is none either.
+    """
+    found = {}
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            program = os.path.basename(os.readlink(PROC / str(pid) / "exe"))  # "… (deleted)" behind an update
+            if "llama-server" in program and (PROC / str(pid)).stat().st_uid == os.geteuid():
+                environment = process_environment(pid)
+                name = environment.get("MAGI_INSTANCE", "")
+                if environment.get("MAGI_HOME") == home and re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+                    found[pid] = name
+    known = {*managed, *found}
+    return {name: pid for pid, name in found.items() if known & _ancestry(pid) == {pid} - set(managed)}
+
+
+def _ancestry(pid: int) -> set[int]:
+    """Return a process and those that it descends from."""
+    found: set[int] = set()
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        while pid not in found:  # the first process has the parent 0, and that none
+            found.add(pid)
+            pid = int((PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    return found
+
+
+def start_time(pid: int) -> int:
+    """Return when a process was started, in clock ticks since boot (proc(5), stat); 0 where that can't be told."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return 0
+
+
+def memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def gpus() -> tuple[str, ...]:
+    """Return the device nodes of GPUs: NVIDIA's, AMD's compute node, or a render node; () on a host without."""
+    found = sorted(str(path) for pattern in ("nvidia[0-9]*", "kfd") for path in Path("/dev").glob(pattern))
+    return tuple(found or sorted(str(path) for path in Path("/dev/dri").glob("renderD*")))

@@ -1,0 +1,102 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Asking a llama-server of this host over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import json
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import reachable
+
+
+class _Bounded(io.RawIOBase):
+    """What comes over a connection until one moment: were only each wait bounded, a byte now and then would hold us."""
+
+    def __init__(self, connected: socket.socket, deadline: float):
+        self.connected = connected
+        self.deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self.connected.settimeout(left)
+        return self.connected.recv_into(buffer)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+
+def request(
+    environment: Mapping[str, str], path: str, timeout: float = 2, key: bytes | None = None
+) -> tuple[int, bytes]:
+    """Return status and at most 1 MiB of body of a GET to the server of ``environment`` (asked_at).
+
+    ``timeout`` seconds are for connecting, and again for all of the answer. Raises OSError where there is none, a
+    time-out among them; HTTPException or ValueError for what is no HTTP.
+    """
+    address = reachable(environment.get("LLAMA_ARG_HOST", "127.0.0.1"))
+    connection = http.client.HTTPConnection(address, port_of(environment) or 0, timeout=timeout)
+    try:
+        connection.request("GET", path, headers={"Authorization": b"Bearer " + key} if key else {})
+        bounded = cast(
+            socket.socket, _Bounded(connection.sock, time.monotonic() + timeout)
+        )  # makefile() is all it needs
+        response = http.client.HTTPResponse(bounded, method="GET")
+        response.begin()
+        return response.status, response.read(1 << 20)
+    finally:
+        connection.close()
+
+
+def get(environment: Mapping[str, str], path: str, key: bytes | None = None) -> tuple[int, bytes]:
+    """Return what ``request`` does; status 0: no answer in two seconds, or one that is no HTTP."""
+    try:
+        return request(environment, path, key=key)
+    except (OSError, http.client.HTTPException, ValueError):
+        return 0, b""
+
+
+def port_of(environment: Mapping[str, str]) -> int | None:
+    """Return the port that an environment names, None where it names none that there can be."""
+    port = environment.get("LLAMA_ARG_PORT", "")
+    return int(port) if port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535 else None
+
+
+def api_key(environment: Mapping[str, str]) -> bytes | None:
+    """Return the first key of the instance's key file, as llama-server reads it: a line each, # starts a comment.
+
+    First is looked at what its service manager handed to the server when it started: there, a key that was changed
+    since is still the old one, as it is for the server.
+    """
+    for variable in ("LLAMA_ARG_API_KEY_FILE", "MAGI_API_KEY_FILE"):
+        with contextlib.suppress(OSError, KeyError, ValueError):
+            for line in Path(environment[variable]).read_bytes().split(b"\n"):
+                if line and not line.startswith(b"#"):
+                    return line
+    return None
+
+
+def ask_health(environment: Mapping[str, str]) -> int:
+    """Return what the server of this environment answers at /health: 200 ready, 503 loading; 0: no answer in time."""
+    return get(environment, "/health")[0]
+
+
+def ask_models(environment: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Return the ids that the server of this environment answers to at /v1/models; None without a good answer."""
+    status, body = get(environment, "/v1/models", api_key(environment))
+    if status == 200:
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            return tuple(str(item["id"]) for item in json.loads(body)["data"])
+    return None

@@ -1,0 +1,55 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a llama-server says of itself: its options (--help), and the GPUs it computes on (--list-devices). Pure."""
+
+from __future__ import annotations
+
+import re
+
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Option
+
+_FLAGS = re.compile(r"-{1,2}[A-Za-z0-9][\w.-]*(?:,\s+-{1,2}[A-Za-z0-9][\w.-]*)*")
+
+
+def parse_help(text: str) -> tuple[Option, ...]:
+    """Return the options that ``llama-server --help`` lists, those marked as removed left out.
+
+    An option starts in the first column with its flags; a single space before more text means that it takes a value,
+    several spaces or the line's end that it doesn't; ``(env: X)`` in its description names its variable
+    (llama.cpp common/arg.cpp, ``common_arg::to_string``).
+    """
+    blocks: list[list[str]] = []
+    for line in text.splitlines():
+        if line.startswith("-") and _FLAGS.match(line) and not line.startswith("-----"):
+            blocks.append([line])
+        elif blocks and line.startswith(" "):
+            blocks[-1].append(line)
+    options = []
+    for block in blocks:
+        head = _FLAGS.match(block[0])
+        description = " ".join(block)
+        if head is None or "argument has been removed" in re.sub(r"\s+", " ", description):
+            continue
+        flags = tuple(flag for flag in re.split(r",\s+", head.group()) if flag.startswith("--"))
+        names = tuple(flag[2:].replace("-", "_") for flag in flags)
+        if not names:
+            continue
+        positive = [name for name in names if not name.startswith("no_")] or list(names)
+        variable = re.search(r"\(env: (\w+)\)", description)
+        takes_value = bool(re.match(r" \S", block[0][head.end() :]))
+        options.append(Option(positive[-1], names, flags, variable.group(1) if variable else None, takes_value))
+    return tuple(options)
+
+
+_DEVICE = re.compile(r"^  (\S+): .* \(\d+ MiB, \d+ MiB free\)$", re.MULTILINE)
+
+
+_ON_THE_CPU = {"BLAS", "ZenDNN", "zDNN"}
+"""Devices of ggml's kind ACCEL (ggml/src/ggml-*): libraries that the CPU computes with."""
+
+
+def parse_devices(text: str) -> tuple[str, ...] | None:
+    """Return the names of the GPUs that ``llama-server --list-devices`` lists, None where it lists nothing at all
+    (llama.cpp common/arg.cpp, ``common_print_available_devices``: every device but the CPU itself)."""
+    _before, found, listed = text.partition("Available devices:\n")
+    return tuple(name for name in _DEVICE.findall(listed) if name not in _ON_THE_CPU) if found else None

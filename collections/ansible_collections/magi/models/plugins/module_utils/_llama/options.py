@@ -1,0 +1,42 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a llama-server build is, and which options it takes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a llama-server build, as its ``--help`` shows it (llama.cpp common/arg.cpp)."""
+
+    name: str
+    """Canonical name: the last long name that is not a negation, with underscores (``n_gpu_layers``)."""
+    names: tuple[str, ...]
+    flags: tuple[str, ...]
+    """The long flags as typed, for options that have no variable."""
+    environment: str | None
+    takes_value: bool
+
+
+@dataclass(frozen=True)
+class Binary:
+    path: str
+    version: str
+    """What ``--version`` prints, shortened to one line."""
+    identity: str
+    """Changes whenever the file at the path does: version, size in bytes and mtime in nanoseconds."""
+    options: tuple[Option, ...] = ()
+    devices: tuple[str, ...] | None = None
+    """Names of the GPUs that this build can compute on here (``CUDA0``); None: it can't list them."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Binary:
+        options = tuple(
+            Option(**{**item, "names": tuple(item["names"]), "flags": tuple(item["flags"])}) for item in data["options"]
+        )
+        devices = data["devices"]
+        return cls(**{**data, "options": options, "devices": None if devices is None else tuple(devices)})

@@ -1,0 +1,112 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What is kept of a header, and of the file that it is in: plain values that travel through JSON. Pure."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._base.text import one_line
+from ansible_collections.magi.models.plugins.module_utils._gguf.format import Array, Header
+
+# What a memory estimate needs: our name → the key behind "<architecture>." (llama.cpp src/llama-arch.cpp).
+_SHAPE_KEYS: Mapping[str, str] = {
+    "block_count": "block_count",
+    "embedding_length": "embedding_length",
+    "feed_forward_length": "feed_forward_length",
+    "head_count": "attention.head_count",
+    "head_count_kv": "attention.head_count_kv",
+    "key_length": "attention.key_length",
+    "value_length": "attention.value_length",
+    "sliding_window": "attention.sliding_window",
+    "kv_lora_rank": "attention.kv_lora_rank",
+    "expert_count": "expert_count",
+    "expert_used_count": "expert_used_count",
+    "expert_feed_forward_length": "expert_feed_forward_length",
+    "ssm_state_size": "ssm.state_size",
+    "ssm_inner_size": "ssm.inner_size",
+    "vocab_size": "vocab_size",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is kept of a header: plain values that travel through JSON."""
+
+    architecture: str | None
+    kind: str | None  # general.type: model, adapter, mmproj, imatrix, …
+    name: str | None
+    file_type: int | None
+    tensor_type: str | None  # the one that most bytes have
+    tensor_count: int
+    parameter_count: int
+    context_length: int | None  # tokens
+    shape: Mapping[str, int | None]
+    projection_dim: int | None  # of a projector
+    split_number: int | None  # from 0
+    split_count: int | None
+    split_tensors: int | None  # of all shards together
+    tensor_names: str  # of a shard: eight hexadecimal digits for each tensor
+    fingerprint: str
+
+    @classmethod
+    def of(cls, header: Header) -> Facts:
+        data = header.metadata
+        architecture = one_line(data.get("general.architecture"))
+        largest = max(header.bytes_by_type.items(), key=lambda item: item[1], default=(None, 0))
+        return cls(
+            architecture=architecture,
+            kind=one_line(data.get("general.type")),
+            name=one_line(data.get("general.name")),
+            file_type=_integer(data.get("general.file_type")),
+            tensor_type=largest[0],
+            tensor_count=header.tensor_count,
+            parameter_count=header.parameter_count,
+            context_length=_integer(data.get(f"{architecture}.context_length")),
+            shape=_shape(data, architecture),
+            projection_dim=_integer(data.get("clip.vision.projection_dim")),
+            split_number=_integer(data.get("split.no")),
+            split_count=_integer(data.get("split.count")),
+            split_tensors=_integer(data.get("split.tensors.count")),
+            tensor_names="".join(f"{zlib.crc32(name.encode()):08x}" for name in header.tensor_names),
+            fingerprint=header.fingerprint,
+        )
+
+    def to_row(self) -> list[Any]:
+        """As plain values for JSON, without names: a registry holds a row for each file, and is read on each run."""
+        return [list(value.values()) if name == "shape" else value for name, value in vars(self).items()]
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> Facts:
+        """The inverse of ``to_row``."""
+        values = dict(zip((item.name for item in fields(cls)), row))
+        return cls(**{**values, "shape": dict(zip((*_SHAPE_KEYS, "head_count_kv_total"), values["shape"]))})
+
+
+def _integer(value: Any) -> int | None:
+    """A number of the metadata; of one per layer the largest."""
+    if isinstance(value, Array) and value.values:
+        numbers = [number for number in map(_integer, value.values) if number is not None]
+        return max(numbers, default=None)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63:
+        return value
+    return None
+
+
+def _shape(data: Mapping[str, Any], architecture: str | None) -> dict[str, int | None]:
+    shape = {name: _integer(data.get(f"{architecture}.{key}")) for name, key in _SHAPE_KEYS.items()}
+    tokens = data.get("tokenizer.ggml.tokens")
+    if shape["vocab_size"] is None and isinstance(tokens, Array):
+        shape["vocab_size"] = tokens.length
+    per_layer = data.get(f"{architecture}.attention.head_count_kv")
+    # Layers may differ, and some have none (recurrent ones): the cache's size follows the sum.
+    if isinstance(per_layer, Array) and per_layer.values is not None:
+        shape["head_count_kv_total"] = sum(_integer(heads) or 0 for heads in per_layer.values)
+    elif shape["head_count_kv"] is not None and shape["block_count"] is not None:
+        shape["head_count_kv_total"] = shape["head_count_kv"] * shape["block_count"]
+    else:
+        shape["head_count_kv_total"] = None
+    return shape

@@ -1,0 +1,42 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Files that were found, and what is known of them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
+from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A GGUF file that was found, and where; identified by size, mtime and inode."""
+
+    path: str
+    size: int  # bytes
+    mtime_ns: int
+    inode: int
+    device: int
+    name: str  # what its model is called: the file's stem, or the name in a manifest
+    folder: str  # files of one folder belong together (projectors, shards)
+    qualifiers: tuple[str, ...]  # names of the folders above it, nearest first, to tell equal names apart
+
+    @property
+    def version(self) -> FileVersion:
+        return FileVersion(self.path, self.size, self.mtime_ns)
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A found file and its facts; ``sha256`` where its content had to be compared or was asked for."""
+
+    file: FoundFile
+    facts: Facts
+    sha256: str | None = None
+
+    @property
+    def content(self) -> str:
+        """Equal for two entries only if their bytes are."""
+        return self.sha256 or f"{self.file.device}:{self.file.inode}"

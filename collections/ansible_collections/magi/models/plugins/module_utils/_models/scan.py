@@ -1,0 +1,180 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Looking at the disk: the registry if it still describes what is there, else a scan. Writes nothing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import stat
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ansible_collections.magi.models.plugins.module_utils._base.cores import cores
+from ansible_collections.magi.models.plugins.module_utils._base.text import counted
+from ansible_collections.magi.models.plugins.module_utils._gguf.reader import GGUFError, read_header
+from ansible_collections.magi.models.plugins.module_utils._models.assemble import assemble
+from ansible_collections.magi.models.plugins.module_utils._models.digests import find_digests
+from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
+from ansible_collections.magi.models.plugins.module_utils._models.found import FoundFile, KnownFile
+from ansible_collections.magi.models.plugins.module_utils._models.library import Library, find
+from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
+from ansible_collections.magi.models.plugins.module_utils._models.naming import slug
+from ansible_collections.magi.models.plugins.module_utils._models.registry import (
+    MODE,
+    Memory,
+    Registry,
+    RegistryError,
+    load,
+)
+
+_MANY = 16  # files from which on it pays to start processes
+
+Progress = Callable[[str], None]
+
+
+class ScanError(Exception):
+    """Nothing could be scanned."""
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What a look at the disk found; nothing is written yet."""
+
+    registry: Registry
+    source: str  # cache or scan
+    reason: str | None  # why it was scanned
+    before: Registry | None  # what the file held, if it could be used
+    write: bool  # whether the file is to be written
+    changed: bool  # whether its content is another one
+    warnings: tuple[str, ...]
+
+
+def discover(
+    scan_paths: Sequence[str],
+    registry_path: str,
+    refresh: bool = False,
+    checksum: bool = False,
+    progress: Progress = lambda line: None,
+) -> Discovery:
+    """Load the registry if it still describes the disk, else scan. Writes nothing. Raises ScanError."""
+    warnings, before, reason = [], None, None
+    try:
+        before = load(registry_path)
+    except RegistryError as error:
+        warnings.append(str(error))
+        reason = f"registry {error.code}"
+    library = find(scan_paths)
+    warnings += [f"The folder to scan {path} does not exist or cannot be listed; skipped." for path in library.missing]
+    folders = counted(len(scan_paths) - len(library.missing), "folder")
+    progress(f"found {counted(len(library.files), 'file')} in {folders}")
+    if before and not reason:
+        reason = "refresh was asked for" if refresh else staleness(before, library, scan_paths, checksum)
+    if before and not reason and len(library.missing) < len(scan_paths):
+        registry, source = before, "cache"
+    else:
+        registry, source = scan(scan_paths, library, None if refresh else before, checksum, progress), "scan"
+    right_mode = before is not None and stat.S_IMODE(Path(registry_path).stat().st_mode) == MODE
+    changed = before is None or not before.finds_the_same(registry) or not right_mode
+    write = changed or before != registry
+    return Discovery(registry, source, reason, before, write, changed, tuple(warnings))
+
+
+def staleness(known: Registry, library: Library, scan_paths: Sequence[str], checksum: bool) -> str | None:
+    """Why ``known`` no longer describes the files of ``library``, in words, or None if it does."""
+    if list(known.scan_paths) != list(scan_paths):
+        return "other folders are to be scanned"
+    files = known.files
+    new = [file for file in library.files if file.path not in files]
+    gone = len(files) - (len(library.files) - len(new))
+    changed = [file for file in library.files if file.path in files and not files[file.path].describes(file)]
+    counts = ((len(new), "new"), (gone, "gone"), (len(changed), "changed"))
+    if any(count for count, _what in counts):
+        return "files: " + ", ".join(f"{count} {what}" for count, what in counts if count)
+    if checksum and any(memory.facts and not memory.sha256 for memory in files.values()):
+        return "checksums were not computed yet"
+    if _aside(library) != known.aside:
+        return "what is set aside has changed"
+    return None
+
+
+def scan(
+    scan_paths: Sequence[str],
+    library: Library,
+    known: Registry | None = None,
+    checksum: bool = False,
+    progress: Progress = lambda line: None,
+) -> Registry:
+    """Read the headers of ``library``, those that ``known`` remembers excepted, and assemble the registry.
+
+    ``checksum`` adds the SHA-256 of each file; those that are known stay without it too.
+    Raises ScanError when none of ``scan_paths`` exists.
+    """
+    if scan_paths and len(library.missing) == len(scan_paths):
+        raise ScanError(f"None of the folders to scan exists: {', '.join(library.missing)}; correct scan_paths.")
+    remembered = known.files if known else {}
+    files: dict[str, Memory] = {}
+    unread = []
+    for file in library.files:
+        memory = remembered.get(file.path)
+        if memory is not None and memory.describes(file):
+            files[file.path] = memory
+        else:
+            unread.append(file)
+    files.update(zip((file.path for file in unread), _read_all(unread, progress)))
+    alike: dict[object, list[FoundFile]] = defaultdict(list)
+    facts = {path: Facts.from_row(memory.facts) for path, memory in files.items() if memory.facts}
+    for file in library.files:
+        if file.path in facts:
+            alike[file.size, facts[file.path].fingerprint].append(file)
+    digests = find_digests(alike, {path: memory.sha256 for path, memory in files.items()}, checksum, progress)
+    files.update({path: replace(files[path], sha256=digest) for path, digest in digests.items()})
+    read, rejected = [], list(library.rejected)
+    for file in library.files:
+        memory = files[file.path]
+        if file.path in facts:
+            read.append(KnownFile(file, facts[file.path], memory.sha256))
+        else:
+            rejected.append(Rejected(slug(file.name), file.path, memory.code or "", memory.reason or ""))
+    return Registry(tuple(scan_paths), assemble(read, rejected), files, _aside(library))
+
+
+def _aside(library: Library) -> tuple[tuple[str, str], ...]:
+    return tuple((item.path, item.code) for item in library.rejected)
+
+
+def _read(file: FoundFile) -> Memory:
+    """What is to be remembered of one file."""
+    try:
+        header = read_header(file.path)
+    except GGUFError as error:
+        return Memory(file.size, file.mtime_ns, file.inode, code=error.code, reason=error.message)
+    return Memory(header.size, header.mtime_ns, header.inode, Facts.of(header).to_row())
+
+
+def _read_all(files: Sequence[FoundFile], progress: Progress) -> list[Memory]:
+    """Read headers with all cores we may use, in order; serially where no processes can be had."""
+    workers = min(cores(), len(files) // _MANY)
+    if workers > 1 and "fork" in multiprocessing.get_all_start_methods():
+        try:
+            # fork: the other start methods cannot import a module that Ansible sends as a zip file.
+            with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
+                return _followed(pool.map(_read, files, chunksize=8), len(files), progress)
+        except (OSError, BrokenProcessPool, ImportError) as error:
+            progress(f"reading with one process: {error}")
+    return _followed(map(_read, files), len(files), progress)
+
+
+def _followed(results: Iterable[Memory], total: int, progress: Progress) -> list[Memory]:
+    """Collect ``results``, reporting each tenth of them."""
+    collected, began = [], time.monotonic()
+    step = max(1, total // 10)
+    for result in results:
+        collected.append(result)
+        if len(collected) % step == 0 or len(collected) == total:
+            progress(f"read {len(collected)} of {total} headers in {time.monotonic() - began:.1f} s")
+    return collected

@@ -1,0 +1,71 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What to do with each instance, by comparing what runs with what is desired. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
+from ansible_collections.magi.models.plugins.module_utils._host.values import Running
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import REPEATED, find_cause
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Instance
+
+
+def decide(
+    instances: Iterable[Instance], running: Iterable[Running], profile: str, *, retry: bool = False
+) -> Iterable[Action]:
+    """Yield one action for each instance that is desired or there, comparing what *runs* with what is desired.
+
+    An instance that its service manager gave up on is left alone (quarantine) while nothing it is made of changes,
+    unless ``retry``: a deployment would only crash it again, and wait for it.
+    """
+    there = {item.name: item for item in running}
+    for instance in instances:
+        now = there.pop(instance.name, None)
+        if now is None:
+            yield Action(instance.name, ActionKind.START, "new in this profile")
+        elif now.state == State.ORPHANED:
+            yield Action(instance.name, ActionKind.RESTART, f"process {now.pid} runs outside its service manager")
+        elif now.config_hash == instance.config_hash and not retry and _fails_again(now):
+            why = f"failed with just this configuration ({now.exit_status})"
+            yield Action(instance.name, ActionKind.QUARANTINE, why)
+        elif now.state not in (State.RUNNING, State.STARTING):
+            why = f" ({now.exit_status})" if now.exit_status else ""
+            yield Action(instance.name, ActionKind.START, f"was {now.state}{why}")
+        elif now.config_hash != instance.config_hash:
+            yield Action(instance.name, ActionKind.RESTART, _difference(now, instance))
+        elif now.keys_changed:
+            yield Action(instance.name, ActionKind.RESTART, "its file of API keys was changed after it started")
+        else:
+            yield Action(instance.name, ActionKind.KEEP, "runs as desired")
+    for name in sorted(there):
+        yield Action(name, ActionKind.STOP, f"not enabled by profile {profile}")
+
+
+def _fails_again(now: Running) -> bool:
+    return now.state == State.FAILED and find_cause(now.log, now.exit_status).code in REPEATED
+
+
+def _difference(now: Running, instance: Instance) -> str:
+    """Say what differs between the running process and the desired one."""
+
+    def shown(environment: Mapping[str, str]) -> dict[str, str]:
+        found = {
+            key.removeprefix("LLAMA_ARG_").lower(): value
+            for key, value in environment.items()
+            if key.startswith("LLAMA_ARG_")
+        }
+        named = {"api_key_file": environment.get("MAGI_API_KEY_FILE"), "resources": environment.get("MAGI_RESOURCES")}
+        return {**found, **{key: value for key, value in named.items() if value}}
+
+    old, new = shown(now.environment), shown(instance.environment)
+    if "MAGI_THREADS" in instance.environment:
+        old.pop("threads", None)
+        new.pop("threads", None)
+    changes = [
+        f"{key} {old.get(key, 'unset')} → {new.get(key, 'unset')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    return ", ".join(changes) or "its model file, arguments or llama-server changed"

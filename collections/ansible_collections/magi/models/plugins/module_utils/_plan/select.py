@@ -1,0 +1,86 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which models a profile selects on a host, and as which instances. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ansible_collections.magi.models.plugins.module_utils._config.profile import Entry, Profile
+from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Model, Rejected
+from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One instance that the profile enables, before it has a port and threads."""
+
+    name: str
+    where: str
+    model: Model
+    entry: Entry
+    port: int | None
+
+
+def select(
+    profile: Profile, models: Sequence[Model], rejected: Sequence[Rejected], host: str
+) -> tuple[list[Wanted], list[str]]:
+    """Return the instances that ``profile`` enables among ``models``, in its order, and a sentence for each entry
+    that finds nothing.
+
+    Tiers and globs enable each model once, and leave alone those that an exact entry names; naming a model exactly
+    twice, or with ``instances: 2``, makes two instances.
+    """
+    by_id = {model.id: model for model in models}
+    named = {entry.pattern for entry in profile.entries if entry.kind == "model"}
+    counts: dict[str, int] = {}
+    wanted: list[Wanted] = []
+    missing: list[str] = []
+    for number, entry in enumerate(profile.entries, 1):
+        where = f"Profile {profile.name}, entry {number} ({entry})"
+        if entry.kind == "model":
+            found = [by_id[entry.pattern]] if entry.pattern in by_id else []
+        else:
+            matching = [model for model in models if entry.matches(model.id, model.tier)]
+            found = [model for model in matching if model.id not in named and model.id not in counts]
+            if matching and not found:
+                continue  # all enabled by another entry
+        if not found:
+            missing.append(f"{where}: {_why_missing(entry, by_id, rejected, host)}")
+        for model in found:
+            for i in range(entry.instances):
+                nth = counts[model.id] = counts.get(model.id, 0) + 1
+                name = model.id if nth == 1 else f"{model.id}-{nth}"
+                wanted.append(Wanted(name, where, model, entry, entry.port if i == 0 else None))
+    return _unique(wanted, {model.id for model in models}), missing
+
+
+def _unique(wanted: list[Wanted], ids: set[str]) -> list[Wanted]:
+    """Refuse two instances of one name: a second instance of ``x`` and a model whose id is ``x-2``."""
+    seen: set[str] = set()
+    for item in wanted:
+        if item.name in seen or (item.name != item.model.id and item.name in ids):
+            raise PlanError(
+                f"{item.where}: the instance name {item.name} is also another model's id; rename that file."
+            )
+        seen.add(item.name)
+    return wanted
+
+
+def files_of(model: Model) -> list[FileVersion]:
+    """Return what a server of ``model`` reads: its file or shards, and the projector beside them."""
+    return [*model.files, *([model.mmproj] if model.mmproj else [])]
+
+
+def _why_missing(entry: Entry, ids: Iterable[str], rejected: Sequence[Rejected], host: str) -> str:
+    if entry.kind == "model":
+        for item in rejected:  # a broken file may lack the quantization that its id had
+            if entry.pattern == item.id or entry.pattern.startswith(f"{item.id}-"):
+                return f"set aside on {host}: {item.reason}"
+        near = difflib.get_close_matches(entry.pattern, ids, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"no such model on {host}; {hint}playbooks/discover.yml lists those that are."
+    aside = [item.reason for item in rejected if entry.matches(item.id, "")]  # of no tier: nothing tells it
+    return " Set aside: ".join([f"matches no model on {host}.", *aside[:3]])

@@ -1,0 +1,169 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a host should run: the plan, and what it is made from. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
+
+
+class PlanError(ValueError):
+    """There is no plan; nothing was touched. The message names the host, what is wrong and the remedy."""
+
+
+class AskedForError(PlanError):
+    """What the profile or the settings ask for is wrong, and nothing on the host."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A desired instance. ``name`` is ``<model id>`` or ``<model id>-<n>`` from the second on."""
+
+    name: str
+    model_id: str
+    display_name: str
+    tier: str
+    model_path: str
+    address: str
+    """What it binds: an address, or several with commas."""
+    port: int
+    options: Mapping[str, Any]
+    """The resolved options by canonical name, for people; what the process gets is environment and extra_args."""
+    environment: Mapping[str, str]
+    extra_args: tuple[str, ...] = ()
+    """Arguments for options that have no variable in this build."""
+    url: str = ""
+    """Where it is reached on its own host, without a slash at the end."""
+    config_hash: str = ""
+    resources: Mapping[str, str] = field(default_factory=dict)
+    """Limits that the service manager sets: memory_max, cpu_quota, nice."""
+    threads: int | None = field(default=None)
+    """Threads shared out by us; None where the profile decides or a GPU does the work."""
+
+    @property
+    def api_key_file(self) -> str | None:
+        """The file of API keys, as the options name it."""
+        return self.environment.get("MAGI_API_KEY_FILE")
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Instance:
+        return cls(**{**data, "extra_args": tuple(data["extra_args"])})
+
+
+@dataclass(frozen=True)
+class Action:
+    instance: str
+    action: ActionKind
+    reason: str
+
+    def to_dict(self) -> dict[str, str]:
+        return {**asdict(self), "action": self.action.value}  # Ansible's variables are plain strings
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Action:
+        return cls(data["instance"], ActionKind(data["action"]), data["reason"])
+
+
+@dataclass(frozen=True)
+class ActionResult:
+    """What became of an action."""
+
+    action: Action
+    launched: bool = True
+    """Started and not ended; its readiness is the health check's matter. True for stop and keep, not for quarantine."""
+    cause: Cause | None = None
+    """Why it does not serve."""
+    log: tuple[str, ...] = ()
+    ready: bool = False
+    """It answers /health with 200; the health check waits for the others."""
+
+    @property
+    def instance(self) -> str:
+        return self.action.instance
+
+    @property
+    def loads(self) -> bool:
+        return self.launched and not self.ready and not self.cause
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as the module llama_instances does: flat."""
+        cause = self.cause or Cause("", "")
+        return {
+            **self.action.to_dict(),
+            "launched": self.launched,
+            "cause": cause.code,
+            "detail": cause.detail,
+            "log": list(self.log),
+            "ready": self.ready,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ActionResult:
+        cause = Cause(data["cause"], data["detail"]) if data["cause"] else None
+        return cls(Action.from_dict(data), data["launched"], cause, tuple(data["log"]), data["ready"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a host should run. Every later stage reads this and nothing else."""
+
+    host: str
+    profile: str
+    manager: str
+    home: str
+    llama_server_path: str
+    generation: Generation
+    instances: tuple[Instance, ...]
+    actions: tuple[Action, ...]
+    models_discovered: int
+    models_enabled: int
+    degraded: tuple[str, ...] = ()
+    """What the profile asks for and this host can't give; a failure where strict is set."""
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    strict: bool = False
+    gpu: bool = False
+    """Whether llama-server computes on one there."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "actions": [item.to_dict() for item in self.actions]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        return cls(
+            **{
+                **data,
+                "generation": Generation(**data["generation"]),
+                "instances": tuple(Instance.from_dict(item) for item in data["instances"]),
+                "actions": tuple(Action.from_dict(item) for item in data["actions"]),
+                **{name: tuple(data[name]) for name in ("degraded", "warnings", "notes")},
+            }
+        )
+
+    def names(self, *actions: ActionKind) -> tuple[str, ...]:
+        """Return the names of the instances that have one of these actions."""
+        return tuple(item.instance for item in self.actions if item.action in actions)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that a plan needs (see _settings)."""
+
+    port_range: tuple[int, int]
+    host: str = "127.0.0.1"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
+    retry_quarantined: bool = False
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Settings:
+        """Return them from all ``values`` that were settled."""
+        given = {item.name: values[item.name] for item in fields(cls)}
+        return cls(**{**given, "port_range": tuple(given["port_range"])})

@@ -1,0 +1,51 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What is known of a service manager and its instances. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
+
+
+@dataclass(frozen=True)
+class Template:
+    """A file that a manager needs: rendered from ``source`` (in the role's templates/) to ``destination``."""
+
+    source: str
+    destination: str
+    """Path with {home} and, for a file per instance, {name}."""
+    mode: int
+    per_instance: bool = False
+
+
+@dataclass(frozen=True)
+class Status:
+    """An instance as its manager sees it."""
+
+    state: State
+    pid: int | None = None
+    started_at: float | None = None
+    """Seconds since the epoch."""
+    exit_status: str | None = None
+
+
+class ServiceError(RuntimeError):
+    """A service manager can't be reached or refused; the message names it and the remedy."""
+
+
+Filters = Mapping[str, Callable[[str], str]]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a service manager can do, and what it needs for it."""
+
+    limits: bool = False
+    """It holds instances to their memory_max, cpu_quota and nice."""
+    own_user: bool = False
+    """Servers run as a user of their own, who needs the permission bits for others."""
+    needs_root: bool = False
+    """Only root can use it."""

@@ -1,0 +1,89 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What runs on each host, as a document and for people. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import local_url
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
+from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready
+
+
+def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
+    """Return what runs, in the shape of a report: ``hosts`` by name, None for one that could not be asked."""
+    servers = []
+    for name, host in hosts.items():
+        if host is None:
+            continue
+        for item in host.instances:
+            serves = is_ready(item, host)
+            address = item.environment.get("LLAMA_ARG_HOST")
+            servers.append(
+                {
+                    "model_id": item.environment.get("MAGI_MODEL_ID", item.name),
+                    "instance": item.name,
+                    "display_name": item.environment.get("MAGI_DISPLAY_NAME", item.name),
+                    "tier": item.environment.get("MAGI_TIER"),
+                    "host": name,
+                    "address": address,
+                    "port": item.port,
+                    "url": local_url(address, item.port) if address and item.port else None,
+                    "pid": item.pid,
+                    "started_at": item.started_at,
+                    "state": shown_state(item, serves).value,
+                    "is_ready": serves,
+                }
+            )
+    ready = sum(bool(server["is_ready"]) for server in servers)
+    known = [host for host in hosts.values() if host]
+    return {
+        "total_servers": len(servers),
+        "ready_servers": ready,
+        "servers": servers,
+        "summary": {
+            "profile": ", ".join(sorted({host.generation.profile for host in known} - {""})) or None,
+            "servers_ready": ready,
+            "unreachable": [name for name, host in hosts.items() if not host],
+        },
+    }
+
+
+def status_lines(status: Mapping[str, Any]) -> list[str]:
+    """Return what runs for people."""
+    summary = status["summary"]
+    if status["servers"]:
+        profile = summary["profile"] or "none"
+        lines = [f"Profile {profile}: {status['ready_servers']}/{status['total_servers']} ready", ""]
+        lines += server_table(status["servers"])
+    else:
+        lines = ["Nothing runs."]
+    return lines + [f"{name}: not reachable, or it could not be asked" for name in summary["unreachable"]]
+
+
+def server_table(servers: Sequence[Mapping[str, Any]]) -> list[str]:
+    def since(seconds: float | None) -> str:
+        return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds)) if seconds else "-"
+
+    return text_table(
+        ("instance", "display name", "tier", "host", "port", "pid", "state", "since", "ready"),
+        [
+            [
+                *(s[key] or "-" for key in ("instance", "display_name", "tier", "host", "port", "pid", "state")),
+                since(s["started_at"]),
+                "yes" if s["is_ready"] else "no",
+            ]
+            for s in servers
+        ],
+    )
+
+
+def shown_state(now: Running, ready: bool) -> State:
+    """Return the state that the service manager tells; one that answers runs, though for supervisor it starts all the
+    time that a start may take."""
+    return State.RUNNING if ready and now.state is State.STARTING else now.state

@@ -1,0 +1,141 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""YAML and JSON files that people write: their data, and the line on which each part of it stands."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Where = tuple[Any, ...]
+"""Keys and indexes (from 0) that lead to a part from the top of a document."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something to say about a line of a file."""
+
+    path: str
+    line: int | None
+    """From 1; None where it is about no line."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}, line {self.line}: {self.message}" if self.line else f"{self.path}: {self.message}"
+
+
+class DocumentError(ValueError):
+    """A file can't be read; ``remark`` says which, on which line, and why."""
+
+    def __init__(self, remark: Remark) -> None:
+        super().__init__(str(remark))
+        self.remark = remark
+
+
+@dataclass(frozen=True)
+class Document:
+    path: str
+    data: Any
+    lines: Mapping[Where, int]
+    repeated: tuple[Where, ...] = ()
+    """Keys that stand more than once in their mapping: YAML silently takes the last."""
+
+    def remark(self, where: Where, message: str) -> Remark:
+        """Return a remark on the line of ``where``, or of what holds it where it has none of its own."""
+        while where and where not in self.lines:
+            where = where[:-1]
+        return Remark(self.path, self.lines.get(where), message)
+
+
+def read_document(path: Path) -> Document:
+    """Read a YAML or JSON file. Raises DocumentError."""
+    shown = str(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: int(error.start)].count(b"\n") + 1
+        raise DocumentError(Remark(shown, line, "it is not UTF-8; save it as UTF-8.")) from None
+    except OSError as error:
+        raise DocumentError(Remark(shown, None, f"it can't be read: {error.strerror}.")) from None
+    try:
+        return _json(shown, text) if text.lstrip()[:1] == "{" else _yaml(shown, text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = " ".join(filter(None, (error.context, error.problem)))
+        pattern = unquoted(text.splitlines()[mark.line]) if mark and mark.line < len(text.splitlines()) else None
+        what = f"it is not valid YAML: {what}" if pattern is None else f'{pattern} must stand in quotes: "{pattern}"'
+        raise DocumentError(Remark(shown, mark.line + 1 if mark else None, f"{what}.")) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        what = " ".join(str(error).split())
+        raise DocumentError(Remark(shown, None, f"it is not valid YAML: {what}.")) from None
+
+
+_UNQUOTED = re.compile(
+    r"""(?:^|[\s,\[{])        # behind a dash, a colon, a comma, a bracket
+    (\*[^\s,\]}:\#]*          # *-q4_k_m: an alias for YAML
+    |[\[{][^\]}\s]*[\]}][^\s,\]}:\#]+ # [qd]*-q4_k_m: a list, and more behind it
+    |[&!%@`|>][^\s,\]}:\#]*[*?\[][^\s,\]}:\#]*)  # !deep*: a tag, an anchor and so on
+    (?=$|[\s,\]}:\#])""",
+    re.VERBOSE,
+)
+
+
+def unquoted(line: str) -> str | None:
+    """Return the glob on a line that is no valid YAML, since its first character has a meaning there; None: it has
+    none."""
+    found = _UNQUOTED.search(line)
+    return found[1] if found else None
+
+
+def _json(path: str, text: str) -> Document:
+    """Read JSON as JSON, for YAML knows neither its tabs nor its pairs of surrogates; braces may also begin YAML."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        if path.endswith(".json") and isinstance(error, json.JSONDecodeError):
+            raise DocumentError(Remark(path, error.lineno, f"it is not valid JSON: {error.msg}.")) from None
+        return _yaml(path, text)
+    # Valid JSON has no tab within a string, so its lines can be found by the YAML parser all the same.
+    return replace(_yaml(path, text.replace("\t", " ")), data=data)
+
+
+def _yaml(path: str, text: str) -> Document:
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return Document(path, None, {})
+        lines: dict[Where, int] = {}
+        repeated: list[Where] = []
+        for where, node in _parts(loader, (), root, set()):
+            if where in lines and not any(where[: len(above)] == above for above in repeated):
+                repeated.append(where)
+            lines[where] = node.start_mark.line + 1
+        return Document(path, loader.construct_document(root), lines, tuple(repeated))
+    finally:
+        loader.dispose()
+
+
+def _parts(loader: yaml.SafeLoader, where: Where, node: yaml.Node, seen: set[int]) -> Iterator[tuple[Where, yaml.Node]]:
+    """Yield the place of each part with the node of its key or item; what an alias (*x) repeats is left out."""
+    yield where, node
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _parts(loader, (*where, index), item, seen)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                place = (*where, loader.construct_object(key))
+                yield place, key
+                inner = _parts(loader, place, value, seen)
+                next(inner, None)  # the key has its line already
+                yield from inner

@@ -1,0 +1,76 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Profiles as files: the one way in which a deployment, the verbs and plain Ansible read one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile, examine_profile
+from ansible_collections.magi.models.plugins.plugin_utils._profiles.document import (
+    DocumentError,
+    Remark,
+    Where,
+    read_document,
+)
+
+
+class ProfileError(ValueError):
+    """A profile can't be used; the message names it, its file, the line, what is wrong and the remedy."""
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a profile may be called."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A profile's file, read and examined."""
+
+    path: Path
+    profile: Profile | None
+    """None where anything is wrong with it."""
+    remarks: tuple[Remark, ...]
+    """What is wrong, in the order of its lines."""
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+def check_profile(path: Path, further: Callable[[Profile], Iterable[tuple[Where, str]]] = lambda _: ()) -> Checked:
+    """Return a profile's file with all that is wrong with it: ``further`` says what else is of one that is sound so
+    far, as pairs of a place in the document and a sentence."""
+    try:
+        # Plain YAML, not Ansible's: a profile is data, and no template in it is ever run.
+        document = read_document(path)
+    except DocumentError as error:
+        return Checked(path, None, (error.remark,))
+    profile, problems = examine_profile(path.stem, document.data)
+    found = [(problem.where, problem.message) for problem in problems]
+    found += [(where, f'duplicate key "{where[-1]}"; keep one.') for where in document.repeated]
+    if not NAME.fullmatch(path.stem) or path.suffix != ".yml":
+        found.append(((), "a profile's file is called <name>.yml, the name of letters, digits, '.', '_' and '-'."))
+    found += further(profile) if profile else ()
+    remarks = sorted({document.remark(*item) for item in found}, key=lambda r: (r.line or 0, str(r)))
+    return Checked(path, None if remarks else profile, tuple(remarks))
+
+
+def load_profile(path: Path) -> Profile:
+    """Return the profile of a file. Raises ProfileError naming the file, the lines, what is wrong and the remedy."""
+    checked = check_profile(path)
+    if checked.profile is None:
+        raise ProfileError(f"Profile {checked.name}: {' '.join(map(str, checked.remarks))}")
+    return checked.profile
+
+
+def find_profile(folder: Path, name: str) -> Path:
+    """Return the file of the profile ``name``. Raises ProfileError naming the profiles that are there."""
+    path = folder / f"{name}.yml"
+    if path.is_file():
+        return path
+    there = ", ".join(sorted(item.stem for item in folder.glob("*.yml"))) or "none"
+    raise ProfileError(f"Profile {name} not found: there is no {path}. Profiles there: {there}.")

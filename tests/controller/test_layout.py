@@ -1,0 +1,19 @@
+"""What decides in magi does not act."""
+
+from __future__ import annotations
+
+from ansible_collections.magi.models.tests.unit.plugins.layout import impure, sources
+from ansible_collections.magi.models.tests.unit.plugins.test_layout import CONTROLLER, EFFECTS, TARGET
+
+from .known import ROOT
+
+ACTING = {
+    *("__main__", "cli", "controller", "doctor.examination", "init", "profiles", "project", "runner", "session"),
+    *("state", "verbs"),
+}
+"""The modules of magi that act on the world. All others decide, and nothing else."""
+
+
+def test_what_decides_does_not_act():
+    files = [*TARGET, *CONTROLLER, *(item for item in sources(ROOT / "src" / "magi") if item.name != "domain")]
+    assert impure(files, EFFECTS | ACTING) == []
