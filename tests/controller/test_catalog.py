@@ -1,4 +1,4 @@
-"""What the controller remembers of hosts."""
+"""What the controller remembers about hosts."""
 
 from __future__ import annotations
 

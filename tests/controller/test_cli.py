@@ -1,4 +1,4 @@
-"""The command line: what it refuses, with one sentence and exit code 2, and what it costs to ask for help."""
+"""The command line: what it refuses with one sentence and exit code 2, and how long --help takes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class FakeRun:
-    """In the place of ``magi.verbs.run``: keeps what it was called with; the run is that of ``recording``."""
+    """Stands for ``magi.verbs.run``: records its calls and replays ``recording``."""
 
     def __init__(self, recording: str):
         self.recording = recording
@@ -82,7 +82,7 @@ def verbs() -> list[str]:
         (["plan", "--markdown", "--json"], "--markdown and --json both want standard output"),
         (["up", "--check", "--junit", "x.xml"], "--check deploys nothing, so there is no result for --junit"),
         (["up", "-i", "/no/such"], "There is no inventory /no/such: correct -i"),
-        # Ansible would blame the inventory, and print what may be secret.
+        # Ansible would blame the inventory, and print what may be a secret.
         (
             ["up", "-e", "@/no/such.yml"],
             "/no/such.yml can't be read (No such file or directory): correct -e @/no/such.yml",
@@ -93,7 +93,7 @@ def verbs() -> list[str]:
         (["up", "-e", '["canary"]'], "What -e gives holds no variables: give a mapping of names and values."),
         (["up", "-e", "a='canary"], "-e a=… has quotes or braces that nothing closes: close them."),
         (["up", "--project", "/no/such"], "/no/such is no magi project: make one with magi init"),
-        # What goes into Ansible as a variable would be a template there.
+        # As a variable it would be a template to Ansible.
         (["up", "{{ lookup('pipe', 'id') }}"], "The profile must be a name of letters, digits"),
         (["up", ""], "The profile must be a name"),
         (["plan", "../production"], "The profile must be a name"),
@@ -206,7 +206,7 @@ def test_the_help_of_a_verb_shows_examples(verb, capsys):
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example[-1])
 def test_the_examples_are_commands_that_are_understood(example, monkeypatch):
-    """Each is parsed to its end; what it would run is not run."""
+    """Each is parsed to its end, and nothing runs."""
     *verb, line = example
     magi, *words = shlex.split(line.split("|")[0].split(">")[0])
     assert (magi, words[: len(verb)]) == ("magi", verb)
@@ -233,7 +233,7 @@ PASSED_ON = {
     "--extra-vars": (["a=1", "--extra-vars", "b=2"], {"extra_vars": ("a=1", "b=2")}),
     "--verbose": (["-vv"], {"verbosity": 3}),
     "--check": ([], {"check": True}),
-    "--diff": ([], {"diff": True, "verbosity": 1}),  # which is Ansible's to show
+    "--diff": ([], {"diff": True, "verbosity": 1}),  # shown by Ansible itself
     "--tags": (["plan,health"], {"tags": "plan,health"}),
 }
 COMMON = ("--inventory", "--limit", "--extra-vars", "--verbose")
@@ -296,7 +296,7 @@ def test_what_a_verb_gives_its_playbook(arguments, variables, run, monkeypatch, 
     ],
 )
 def test_watching_ends_as_the_last_look(looks, code, said, monkeypatch, capsys):
-    """Each look shows a word; Ctrl-C comes during the one behind the last."""
+    """Each look shows a word; Ctrl-C comes during the look after the last."""
     left = iter(looks)
 
     def fake_status(session):
@@ -346,7 +346,7 @@ def test_the_version(capsys):
 
 @pytest.mark.parametrize("question", ["\udcff", "-"])
 def test_a_question_that_is_no_utf_8(question, monkeypatch, capsys):
-    """On the command line, Python gives a byte that is none as half of a pair of surrogates."""
+    """On the command line, Python turns a byte that is not UTF-8 into half of a surrogate pair."""
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
     assert main(["ask", "a", question]) == ExitCode.USAGE
     assert capsys.readouterr().err == "magi: The question is not UTF-8: convert it to UTF-8.\n"
@@ -365,7 +365,7 @@ def test_a_defect_is_one_sentence_with_the_place_of_its_trace(monkeypatch, tmp_p
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_to_end_says_so_at_once(number, monkeypatch, capsys):
     def fake_up(session):
-        for _ in range(2):  # who is in a hurry presses twice
+        for _ in range(2):  # people in a hurry press twice
             signal.raise_signal(number)
         assert session.stop.is_set()
         raise Interrupted("Stopped by a signal.")
@@ -387,7 +387,7 @@ def test_under_nohup_a_hang_up_ends_nothing():
 
 
 def test_whoever_stops_reading_gets_no_stack_trace(tmp_path: Path):
-    """As in ``magi up --help | head -1``: the pipe is closed before anything is written."""
+    """As in ``magi up --help | head -1``: the pipe closes before anything is written."""
     result = subprocess.run(
         ["bash", "-c", f"exec {sys.executable} -m magi up --help > >(exit)"],
         capture_output=True, text=True, check=False,
@@ -396,7 +396,7 @@ def test_whoever_stops_reading_gets_no_stack_trace(tmp_path: Path):
 
 
 def test_a_terminal_whose_program_has_ended_is_closed_without_a_pause(monkeypatch):
-    monkeypatch.setattr(PtyProcess, "delayafterclose", None, raising=False)  # what is set now goes with the test
+    monkeypatch.setattr(PtyProcess, "delayafterclose", None, raising=False)  # what is set here is undone with the test
     close_at_once()
     pauses: list[float] = []
     monkeypatch.setattr("ptyprocess.ptyprocess.time.sleep", pauses.append)

@@ -1,5 +1,5 @@
-"""The controller as an object: what its values say, and how its runs follow each other. What they do is tested end to
-end; here a fake stands for each."""
+"""The controller as an object: its values, and the order of its runs. End-to-end tests show what a run does; here a
+fake stands for each."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_wrong_name_beside_a_right_one_is_an_error(monkeypatch, tmp_path):
 
 
 def test_type_checkers_read_the_package_s_types():
-    """PEP 561: by a marker beside the code, which is installed with it."""
+    """PEP 561: a marker beside the code, and installed with it."""
     assert resources.files("magi").joinpath("py.typed").is_file()
     packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["magi"]
     assert "py.typed" in packaged
@@ -66,14 +66,14 @@ def test_type_checkers_read_the_package_s_types():
 
 
 class FakeVerb:
-    """A verb that works until it is let go, or its run is stopped."""
+    """A verb that works until it is released or its run is stopped."""
 
     def __init__(self, outcome: Result | Exception | None = None, *, held: bool = False):
         self.outcome = outcome or Result({})
         self.begun, self.go = threading.Semaphore(0), threading.Event()
         self.sessions: list[Session] = []
         self.at_work: list[int] = []
-        """How many were at work when each began, itself counted."""
+        """How many were at work when each began, including itself."""
         self.ended = 0
         if not held:
             self.go.set()
@@ -97,7 +97,7 @@ VERBS = {"initialize": "up", "status": "status", "plan": "plan", "stop": "stop",
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeVerb]:
-    """Have a fake stand for the verbs."""
+    """Replace the verbs by a fake."""
 
     def install(outcome: Result | Exception | None = None, **more: Any) -> FakeVerb:
         verb = FakeVerb(outcome, **more)
@@ -129,7 +129,7 @@ def test_a_cancelled_call_comes_back_when_its_run_has_ended_however_often_it_is_
     async def cancel_twice() -> None:
         call = asyncio.create_task(one.initialize())
         await asyncio.to_thread(verb.begun.acquire, timeout=10)
-        verb.sessions[0].stop.is_set = lambda: False  # a run that takes its time to end
+        verb.sessions[0].stop.is_set = lambda: False  # a run that ends slowly
         for _time in range(2):
             call.cancel()
             await asyncio.sleep(0)
@@ -211,7 +211,7 @@ def test_what_blocking_twins_return(code, fake):
 
 
 class FakeRun:
-    """A run of a playbook that notes what it was asked for, and is stopped at once."""
+    """A run of a playbook that records its arguments and is stopped at once."""
 
     def __call__(self, _project, playbook, options, variables, **_more):
         self.playbook, self.options, self.variables = playbook, options, variables

@@ -11,7 +11,7 @@ ACTING = {
     *("__main__", "cli", "controller", "doctor.examination", "init", "profiles", "project", "runner", "session"),
     *("state", "verbs"),
 }
-"""The modules of magi that act on the world. All others decide, and nothing else."""
+"""The modules of magi that act on the world. All others only decide."""
 
 
 def test_what_decides_does_not_act():

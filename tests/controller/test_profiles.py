@@ -1,4 +1,4 @@
-"""Profiles as files: found, examined with file and line, resolved per host, and new ones."""
+"""Profiles as files: found, checked with file and line, resolved per host, and drafted."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_what_is_wrong_is_said_with_its_line(write, text, lines):
 @pytest.mark.parametrize("name", ["two words.yml", "p.yaml"])
 def test_a_file_name_that_no_deployment_finds(write, name):
     checked = files.check(write("enabled_models: ['*']\n", name))
-    assert "a profile's file is called <name>.yml" in str(checked.remarks[0])
+    assert "a profile's file must be called <name>.yml" in str(checked.remarks[0])
 
 
 def test_options_are_not_checked_without_a_build(write):

@@ -1,4 +1,4 @@
-"""What a run is started with, and where its files lie."""
+"""How a run is started, and where its files are."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ PLAYBOOK = "/srv/magi/playbooks/site.yml"
         (Options(tags="x,y"), {}, ["--tags", "x,y"]),
         (Options(check=True, diff=True), {}, ["--check", "--diff"]),
         (Options(verbosity=3), {}, ["-vvv"]),
-        # Ours come last, so that they beat what was given, and as one JSON document.
+        # Ours come last, as one JSON document, so that they win.
         (
             Options(extra_vars=("a=1", "@f.yml")),
             {"profile": "p", "b": ["x y"]},
             ["-e", "a=1", "-e", "@f.yml", "-e", '{"b": ["x y"], "profile": "p"}'],
         ),
-        # No word of a user becomes an option, nor a second argument.
+        # No word of a user becomes an option or a second argument.
         (Options(limit="--check"), {}, ["--limit", "--check"]),
         (Options(extra_vars=("a='b c' --diff",)), {}, ["-e", "a='b c' --diff"]),
     ],
@@ -92,13 +92,13 @@ def test_the_last_runs_are_kept_and_those_at_work(state):
         fcntl.flock(held, fcntl.LOCK_EX)
         newest = new_folder("site")
         assert {*state.iterdir()} == {folders[0], *folders[-KEEP + 1 :], newest}
-    # A run that was killed holds nothing any more.
+    # A killed run holds no lock any more.
     last = new_folder("site")
     assert {*state.iterdir()} == {*folders[-KEEP + 2 :], newest, last}
 
 
 def test_a_run_never_removes_its_own_folder(state, monkeypatch):
-    """Its name may come before all others: clocks are set back, and once a year by law."""
+    """Its name may sort before all others: clocks are set back, once a year even by law."""
     monkeypatch.setattr(runs.time, "gmtime", lambda: time.struct_time((1999, 1, 1, 0, 0, 0, 4, 1, 0)))
     for number in range(KEEP + 5):
         (state / f"20260101T0000{number:02}-site-000000").mkdir(parents=True)
@@ -157,7 +157,7 @@ def test_a_user_without_a_home_is_told(monkeypatch):
 
 @pytest.fixture
 def tiny(tmp_path: Path, state: Path) -> Project:
-    """A project whose playbook would go on for long."""
+    """A project whose playbook runs for a long time."""
     project = Project(tmp_path / "project")
     project.playbooks.mkdir(parents=True)
     (project.root / FOLDER / "plugins").mkdir(parents=True)
@@ -273,7 +273,7 @@ def test_an_environment_is_withheld_from_files_and_given_to_processes():
 
 
 def test_the_command_line_is_known_only_when_it_starts():
-    """Before, ansible-runner writes what it knows of it into a file; what was given by -e may be secret."""
+    """ansible-runner would first write its command into a file, and a value of -e may be a secret."""
     command: list[str] = []
     handle = runner._give_command(command, ["ansible-playbook", "-e", "token=canary"])
     handle({"status": "starting"}, runner_config=None)

@@ -30,7 +30,7 @@ def drawn(result: Result, picture, *, terminal: bool, width: int = 120) -> list[
 
 
 def styles(text: Text) -> list[tuple[str, str]]:
-    """Return the pieces of a text with the whole style that each is shown in."""
+    """Return the pieces of a text, each with its whole style."""
     return [(piece.text, str(piece.style)) for piece in Console().render(text) if piece.text.strip()]
 
 

@@ -1,4 +1,4 @@
-"""What a session makes of what it is given."""
+"""How a session treats its arguments."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_tags_of_a_project_are_those_of_its_tasks(tmp_path: Path):
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
-    assert Project(tmp_path).tags() == sorted([*"abcde", *TAGS])  # its collection is that of magi
+    assert Project(tmp_path).tags() == sorted([*"abcde", *TAGS])  # its collection is magi's own
 
 
 def test_the_tags_are_in_the_documents():

@@ -1,4 +1,4 @@
-"""What a run means: a table of how runs end, each exit code, and what can't be believed."""
+"""What a run means: a table of how runs end, with each exit code, and what can't be believed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAUNCH, PLAN = "magi.models.llama_instances", "magi.models.deployment_plan"
 
 
 def run(*events: Event, rc: int | None = 0, **more) -> Run:
-    """A run that began, and came to its end."""
+    """A run that began and ended."""
     return Run(rc, (TASK, *events, STATS), **more)
 
 
@@ -70,7 +70,7 @@ def test_a_recorded_run_is_believed(name):
     [
         (recorded.run("profile-missing", 2), ProfileError, ["Profile nope not found", "Profiles there: p."]),
         (run(failed("Setting x must be y.", "magi.models.settings_info"), rc=2), UsageError, ["Setting x must be y."]),
-        # An option that the host's llama-server doesn't have is known only when the host was looked at.
+        # Only a look at the host shows that its llama-server lacks an option.
         (
             run(ok(plan=None), failed("Host gpu1: no option ctx_sise.", PLAN, wrong="profile"), rc=2),
             ProfileError,
@@ -86,13 +86,13 @@ def test_a_recorded_run_is_believed(name):
             UsageError,
             ["Setting x must be y. Host gpu2: port 8080 is taken."],
         ),
-        # No play had a host.
+        # No play matched a host.
         (
             Run(0, (Event("play"), Event("no_hosts"), STATS)),
             UsageError,
             ["No host to work on: the inventory of ansible.cfg has none in the group model_servers."],
         ),
-        # Ansible could not begin: what it said is in the sentence.
+        # Ansible could not begin: the sentence has what it said.
         (
             Run(
                 4,
@@ -102,7 +102,7 @@ def test_a_recorded_run_is_believed(name):
             UsageError,
             ["Ansible could not begin: We were unable to read as JSON;", "/r/output.log"],
         ),
-        # Its error says why it ended, and not the warnings before.
+        # Its error says why it ended; the warnings before don't.
         (
             Run(1, said_by_ansible("[WARNING]: Unable to parse x", "[ERROR]: Unable to find limit file b'x'")),
             UsageError,
@@ -139,7 +139,7 @@ def test_a_recorded_run_is_believed(name):
             ["No host to work on: the inventory of ansible.cfg has none in the group model_servers."],
         ),
         (Run(250, ()), UsageError, ["Ansible could not begin: exit status 250."]),
-        # Neither exit status nor statistics: nothing can be said.
+        # Neither exit status nor statistics: nothing is known.
         (Run(None, (TASK,)), DeploymentFailed, ["did not come to its end", "exit status None"]),
         (
             Run(0, (TASK, Event("message", text="[ERROR]: Unexpected Exception")), output="/r/output.log"),
@@ -148,7 +148,7 @@ def test_a_recorded_run_is_believed(name):
         ),
         (run(rc=None), DeploymentFailed, ["did not come to its end"]),
         (run(interrupted=True), Interrupted, ["Stopped by a signal"]),
-        # An interrupt comes before all that it may have caused.
+        # An interrupt outranks whatever it may have caused.
         (Run(None, (failed("x", "magi.models.settings_info"),), True), Interrupted, ["not begun on gpu1"]),
     ],
 )
@@ -177,7 +177,7 @@ def test_what_a_limit_names_and_nobody_has_is_named():
 
 
 def test_a_wrong_setting_of_one_host_hides_nothing_that_was_done_on_another():
-    """Without the report nobody would hear of the servers that were started."""
+    """Without the report nobody would know which servers were started."""
     wrong = failed("Setting x must be y.", "magi.models.settings_info", "gpu2")
     given = run(wrong, ok("gpu1", LAUNCH, actions=[]), ok(report=report("host_failed"), problems={"gpu2": "no."}), rc=2)
     assert deployments.deployed(checked(given)).exit_code is ExitCode.FAILED
@@ -252,7 +252,7 @@ def test_an_interruption_says_what_was_done(events, said):
     [
         ({"report": report(ready=2), "problems": {}}, ExitCode.OK, ""),
         ({"report": report("bad_option"), "problems": {}}, ExitCode.DEGRADED, ""),
-        # All that was planned is ready, but not all that the profile enables was planned.
+        # All planned servers are ready, but the plan lacks something that the profile enables.
         ({"report": report(ready=2, degraded=MISSING), "problems": {}}, ExitCode.DEGRADED, ""),
         ({"report": report(ready=2, degraded=MISSING), "problems": {"gpu1": "no."}}, ExitCode.FAILED, "no."),
         ({"report": report("bad_option"), "problems": {"gpu1": "strict is set."}}, ExitCode.FAILED, "strict is set."),
@@ -262,7 +262,7 @@ def test_an_interruption_says_what_was_done(events, said):
             "None is ready.",
         ),
         ({"report": report("host_unreachable"), "problems": {"gpu2": "gone."}}, ExitCode.UNREACHABLE, "gone."),
-        # An unreachable host outweighs whatever else went wrong.
+        # An unreachable host outranks whatever else went wrong.
         (
             {"report": report("host_failed", "host_unreachable"), "problems": {"gpu1": "a.", "gpu2": "b."}},
             ExitCode.UNREACHABLE,

@@ -1,4 +1,4 @@
-"""What verbs return: the document, the lines, the exit code."""
+"""The result of a verb: its document, its lines, its exit code."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FakeBench:
 
 
 def text(outcome):
-    json.dumps(outcome.document)  # one document, whatever is in it
+    json.dumps(outcome.document)  # always one document
     assert all("\n" not in line for line in outcome.lines)
     return "\n".join(outcome.lines)
 

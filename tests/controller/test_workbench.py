@@ -1,4 +1,4 @@
-"""What is remembered of a run, and what is passed on by a file."""
+"""What is remembered after a run, and what is passed on in a file."""
 
 from __future__ import annotations
 

@@ -90,8 +90,8 @@ def takes(
     ``extra`` are those of EXTRA that it takes, ``without`` are others that it does not. ``magi --project X VERB`` is
     ``magi VERB --project X``.
     """
-    hints = get_type_hints(options, include_extras=True)
-    shared = {
+    hints: dict[str, Any] = get_type_hints(options, include_extras=True)
+    shared: dict[str, Any] = {
         item.name: item.default for item in fields(options) if item.name not in EXTRA.difference(extra).union(without)
     }
 
@@ -104,7 +104,7 @@ def takes(
             values["project"] = values["project"] or context.obj
             return verb(options(**values), **given)  # type: ignore[call-arg]
 
-        own = [*inspect.signature(verb, eval_str=True).parameters.values()][1:]
+        own: list[inspect.Parameter] = [*inspect.signature(verb, eval_str=True).parameters.values()][1:]
         parameters = [
             parameter("context", inspect.Parameter.empty, typer.Context),
             *(parameter(item.name, item.default, item.annotation) for item in own),

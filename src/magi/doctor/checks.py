@@ -257,7 +257,7 @@ def _running(examined: Examined, host: Host, _profile: Profile | None) -> _Found
         yield WARNING, "deployment", f"{host.at_work.deployment} is changing it right now; wait until that has ended."
     for item in host.instances:
         if item.state in (State.FAILED, State.BACKOFF):
-            cause = find_cause(item.log, item.exit_status)
+            cause = find_cause(item.log, item.exit_status, item.memory_max)
             yield PROBLEM, "instances", f"{item.name} is {item.state}: {cause.detail}; then run magi up again."
         elif item.state is State.ORPHANED:
             yield PROBLEM, "instances", f"{item.name} (process {item.pid}) outlived its service manager; run magi up."

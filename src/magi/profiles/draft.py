@@ -9,9 +9,8 @@ from typing import Any
 
 import yaml
 
-from magi.domain import printable
+from magi.domain import PROFILE_NAME, printable
 from magi.errors import ProfileError
-from magi.profiles.files import NAME
 from magi.state.catalog import Known
 
 
@@ -29,7 +28,7 @@ def draft(name: str, hosts: Sequence[Known]) -> str:
 
     Depends on nothing but its arguments. Raises ProfileError for a name that can't be one, and without models.
     """
-    if not NAME.fullmatch(name):
+    if not PROFILE_NAME.fullmatch(name):
         raise ProfileError(f"A profile's name has letters, digits, '.', '_' and '-', unlike {name!a}.")
     models: dict[tuple[str, str], tuple[Mapping[str, Any], list[str]]] = {}
     for host in sorted(hosts, key=lambda host: host.name):

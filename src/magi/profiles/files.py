@@ -1,43 +1,24 @@
-"""Profiles as files: which there are, what is wrong with one, what one comes to on each host, and a new one.
-
-Works on the controller alone; what the hosts have comes from the catalog.
-"""
+"""Profiles as files: which there are, what is wrong with one, and a new one. No host is asked."""
 
 from __future__ import annotations
 
 import errno
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from magi.domain import (
+    Checked,
     FileWriteError,
     InstanceError,
     Profile,
-    examine_profile,
+    Where,
+    check_profile,
     resolve_options,
     write_atomic,
 )
 from magi.errors import ProfileError
-from magi.profiles.documents import DocumentError, Remark, Where, load
 from magi.state.catalog import Known
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A profile's file, read and examined."""
-
-    path: Path
-    profile: Profile | None
-    remarks: tuple[Remark, ...]
-    """What is wrong with it, in the order of its lines."""
-
-    @property
-    def name(self) -> str:
-        return self.path.stem
 
 
 def files(folder: Path) -> list[Path]:
@@ -61,23 +42,10 @@ def find(folder: Path, given: str) -> Path:
 
 def check(path: Path, hosts: Iterable[Known] = ()) -> Checked:
     """Read a profile's file and say all that is wrong with it; options are checked against the builds of ``hosts``."""
-    try:
-        document = load(path)
-    except DocumentError as error:
-        return Checked(path, None, (error.remark,))
-    profile, problems = examine_profile(path.stem, document.data)
-    found = [(problem.where, problem.message) for problem in problems]
-    found += [(where, f'duplicate key "{where[-1]}"; keep one.') for where in document.repeated]
-    if not NAME.fullmatch(path.stem) or path.suffix != ".yml":
-        found.append(((), "a profile's file is called <name>.yml, the name of letters, digits, '.', '_' and '-'."))
-    found += _unknown_options(profile, hosts)
-    remarks = sorted({document.remark(where, message) for where, message in found}, key=lambda r: (r.line or 0, str(r)))
-    return Checked(path, None if remarks else profile, tuple(remarks))
+    return check_profile(path, lambda profile: _unknown_options(profile, hosts))
 
 
-def _unknown_options(profile: Profile | None, hosts: Iterable[Known]) -> Iterator[tuple[Where, str]]:
-    if profile is None:
-        return
+def _unknown_options(profile: Profile, hosts: Iterable[Known]) -> Iterator[tuple[Where, str]]:
     layers: list[tuple[Where, str, Mapping[str, Any]]] = [(("options",), "options", profile.options)]
     layers += [
         (("enabled_models", index, "options"), f"entry {index + 1}", entry.options)

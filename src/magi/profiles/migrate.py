@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from magi.domain import file_stem, model_slug, printable
+from magi.domain import Document, DocumentError, Remark, file_stem, model_slug, printable, read_document
 from magi.errors import UsageError
-from magi.profiles.documents import Document, Remark, load
 from magi.profiles.draft import scalar
 from magi.state.catalog import Known
 
@@ -56,8 +55,11 @@ class Migration:
 
 
 def read(path: Path) -> tuple[Legacy, ...]:
-    """Return the entries of a legacy configuration. Raises MigrationError or DocumentError."""
-    document = load(path)
+    """Return the entries of a legacy configuration. Raises MigrationError."""
+    try:
+        document = read_document(path)
+    except DocumentError as error:
+        raise MigrationError(str(error)) from None
     models = document.data.get("models") if isinstance(document.data, Mapping) else None
     if not isinstance(models, Mapping) or not models:
         hint = 'it has no entries under "models"; expected is models: {Q2_FAST_1: {name, tier, url, port}}.'

@@ -45,6 +45,7 @@ class ActionModule(ControllerAction):
                 inventory=Inventory.from_dict(arguments["registry"]),
                 host=Host.from_dict(arguments["host"]),
                 settings=Settings.of(arguments["settings"]),
+                lost=arguments["registry"].get("lost", ()),
             )
         except AskedForError as error:
             raise AnsibleActionFail(str(error), result={"wrong": "profile"}) from None

@@ -46,8 +46,7 @@ class ActionModule(ControllerAction):
         hosts = [host_result(*item) for item in arguments["hosts"].items() if item[1]]
         if self._task.check_mode:
             return {"problems": not_deployed(hosts)}
-        plans = [host.plan for host in hosts if host.plan]
-        report = build_report(plans[0].profile if plans else "", hosts)
+        report = build_report(hosts)
         lines = summary_lines(report)
         ready = next((server for server in report["servers"] if server["is_ready"]), None)
         if ready:

@@ -18,8 +18,6 @@ extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module
   - magi.models.services
-  - magi.models.services.home
-  - magi.models.services.supervisor
 options:
   llama_server_path:
     description: The llama-server binary; it is not looked at where this is not given.

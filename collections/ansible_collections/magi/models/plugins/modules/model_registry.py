@@ -268,6 +268,11 @@ host:
   description: The host as M(magi.models.model_host_info) returns it.
   returned: with O(host)
   type: dict
+lost:
+  description: Sentences on folders that are missing, or had models at the last scan and are empty now.
+  returned: success
+  type: list
+  elements: str
 source:
   description: V(cache) if the registry file was returned, V(scan) if files were read.
   returned: success
@@ -347,6 +352,7 @@ def main() -> None:
     result = {
         **found.registry.inventory.to_dict(),
         "scan_paths": options["scan_paths"],
+        "lost": list(found.lost),
         "source": found.source,
         "reason": found.reason,
         "registry_path": path,

@@ -31,6 +31,8 @@ class State(_Word):
     """It runs without its service manager."""
     ABSENT = "absent"
     """It is desired, and the host knows nothing of it."""
+    UNKNOWN = "unknown"
+    """It is desired, and the host could not be asked."""
 
 
 class ActionKind(_Word):

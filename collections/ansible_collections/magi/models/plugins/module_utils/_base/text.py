@@ -7,8 +7,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
-"""Found in the names of variables and options that hold secrets, or name their files."""
+SECRET = re.compile(
+    r"(?:^|[_-])(?:\w*API_?KEYS?|\w*ACCESS_?KEYS?|KEYS?|\w*TOKEN|PASS|PWD|CREDENTIALS?)(?:$|[_=-])"
+    r"|SECRET|PASSWORD|PASSWD|PASSPHRASE",
+    re.IGNORECASE,
+)
+"""Found in the names of variables and options that hold secrets, or name their files; not in image_max_tokens."""
 _MAX_LINE = 200  # characters of a name that a file gives itself
 
 

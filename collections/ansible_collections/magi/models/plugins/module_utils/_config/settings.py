@@ -52,6 +52,7 @@ SETTINGS = (
     Setting("refresh", "bool"),
     Setting("checksum", "bool"),
     Setting("strict", "bool"),
+    Setting("missing", "missing"),
     Setting("serial", "serial"),
     Setting("max_fail_percentage", "percentage"),
     Setting("retry_quarantined", "bool"),
@@ -122,6 +123,12 @@ def _manager(value: Any) -> str:
     return str(value)
 
 
+def _missing(value: Any) -> str:
+    if value not in ("keep", "stop"):
+        raise ValueError("keep or stop")
+    return str(value)
+
+
 def _serial(value: Any) -> list[int | str]:
     """Sizes of batches: numbers of hosts or percentages, as Ansible's serial takes them."""
     items = value if isinstance(value, (list, tuple)) else str(value).split(",")
@@ -146,6 +153,7 @@ def _percentage(value: Any) -> int:
 _CONVERT = {
     "bool": _bool,
     "manager": _manager,
+    "missing": _missing,
     "options": _options,
     "path": _string,
     "paths": _paths,

@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,13 +29,21 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     write_generation,
 )
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
-from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker, memory_limit
 from ansible_collections.magi.models.plugins.module_utils._host.wait import await_ready
-from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause, not_ready, start_refused
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
+    Cause,
+    address_unavailable,
+    find_cause,
+    not_ready,
+    port_taken,
+    start_refused,
+)
+from ansible_collections.magi.models.plugins.module_utils._llama.client import port_of
 from ansible_collections.magi.models.plugins.module_utils._llama.drain import drain
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError, check_api_keys
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
-from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
+from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager, environment_file
 
 FIRST_LOOK = 10
 """Seconds that a launch waits for its servers; most are ready by then, and the health check waits for the others."""
@@ -157,7 +167,8 @@ def fence(home: str, worker: Worker, grace: float = 10) -> None:
 
 
 def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
-    write, stale, diff = file_changes(job.files, manager.owned())
+    left = _files_left(manager, job)
+    write, stale, diff = file_changes(job.files, (path for path in manager.owned() if str(path) not in left))
     results = [ActionResult(item, item.action is not ActionKind.QUARANTINE) for item in job.actions]
     changed = bool(write or stale) or any(item.action.changes for item in job.actions)
     diff += _actions_diff(job.actions)
@@ -174,13 +185,21 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
     # Before the first change: wherever this ends, no other plan that was made before may pass.
     write_generation(job.home, generation)
     ending = [item.instance for item in job.actions if item.action in (ActionKind.STOP, ActionKind.RESTART)]
-    survey = read_instances(manager, job.home) if ending else Survey()  # while their files tell how they run
+    manager.regain()
+    replaced = manager.outdated()
+    survey = (
+        read_instances(manager, job.home) if ending or replaced else Survey()
+    )  # while their files tell how they run
+    cut = {}
+    if replaced:
+        cut = end_all(manager, [item.name for item in survey.instances], job, survey)
     _write(file for file in write if not file.per_instance)
     manager.prepare()
     # prepare() may have cleared the definitions of a manager that was down, so what is there is looked at again.
     write, _stale, _diff = file_changes((file for file in job.files if file.per_instance), ())
     _write(write)
-    end_all(manager, ending, job, survey)
+    if not replaced:
+        cut = end_all(manager, ending, job, survey)
     for path in stale:
         with writing(path):
             manager.discard(path)
@@ -188,8 +207,15 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
         if item.action is ActionKind.STOP:
             manager.forget(item.instance)
     manager.reload()  # behind forget: what a manager still remembers would look like an instance to stop
-    results = _start_all(manager, results, job)
+    results = _start_all(manager, _cut(results, cut), job)
     return Result(True, tuple(results), generation, tuple(diff))
+
+
+def _files_left(manager: ServiceManager, job: Job) -> set[str]:
+    """Return the files of instances that run on as they are, though the plan has no files of them."""
+    names = [item.instance for item in job.actions if not item.action.changes and item.instance not in job.instances]
+    own = [template.destination for template in manager.templates if template.per_instance]
+    return {destination.format(home=job.home, name=name) for name in names for destination in own}
 
 
 def _now() -> str:
@@ -197,7 +223,7 @@ def _now() -> str:
 
 
 def check_key_files(job: Job) -> None:
-    """Raise KeyFileError for a file of API keys that is missing or would leave a server open (check_api_keys)."""
+    """Raise KeyFileError for an API key file that is missing or would leave a server open (check_api_keys)."""
     for name, instance in job.instances.items():
         path = instance.get("api_key_file")
         if path:
@@ -218,25 +244,30 @@ def _write(files: Iterable[ServiceFile]) -> None:
         write_atomic(file.path, file.content.encode("utf-8", "surrogateescape"), file.mode)
 
 
-def end_all(manager: ServiceManager, names: Sequence[str], job: Job, survey: Survey) -> None:
-    """End the instances together, each gracefully: wait up to stop_timeout for its work in flight, then stop it."""
+def end_all(manager: ServiceManager, names: Sequence[str], job: Job, survey: Survey) -> dict[str, int | None]:
+    """End the instances together, each gracefully: wait up to stop_timeout for its work in flight, then stop it. Return
+    by name how many requests were cut (see ActionResult)."""
     if not names:
-        return
+        return {}
     by_name = {item.name: item for item in survey.instances}
 
-    def end(name: str) -> None:
+    def end(name: str) -> int | None:
         item = by_name.get(name)
         if item is None:
-            return
-        if item.pid is not None:
-            drain(survey.asked[name], job.stop_timeout)
+            return 0
+        left = drain(survey.asked[name], job.stop_timeout) if item.pid is not None else 0
         if item.pid is not None and item.state is State.ORPHANED:
             _end_process(item.pid)
         else:
             manager.stop(name)  # also one without a process: it may be about to start again
+        return left
 
     with ThreadPoolExecutor(len(names)) as pool:
-        list(pool.map(end, names))
+        return dict(zip(names, pool.map(end, names)))
+
+
+def _cut(results: Iterable[ActionResult], cut: Mapping[str, int | None]) -> tuple[ActionResult, ...]:
+    return tuple(replace(item, cut=cut.get(item.instance, 0)) for item in results)
 
 
 def _end_process(pid: int, grace: float = 5) -> None:
@@ -294,10 +325,32 @@ def _settle(
         if health == 200 or (not failed and seconds < job.max_startup_time):
             return replace(item, ready=health == 200)
         log = manager.logs(item.instance, LOG_LINES)
-        cause = find_cause(log, status.exit_status) if failed else not_ready(job.max_startup_time, health)
+        cause = not_ready(job.max_startup_time, health)
+        if failed:
+            environment = environment_file(job.home, item.instance)
+            cause = find_cause(log, status.exit_status, memory_limit(environment))
+            cause = _unbound(environment, manager) if cause.code == "port_taken" else cause
         return replace(item, launched=not failed, cause=cause, log=tuple(log))
 
     return tuple(map(settled, results))
+
+
+def _unbound(environment: Mapping[str, str], manager: ServiceManager) -> Cause:
+    """Return why a server of ``environment`` could not bind its port, which it does not say: by trying it."""
+    port = port_of(environment) or 0
+    for address in environment.get("LLAMA_ARG_HOST", "127.0.0.1").split(","):
+        try:
+            where = socket.getaddrinfo(address.strip(), port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(where[0], where[1]) as bound:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                bound.bind(where[4])
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return port_taken(f"{address}, port {port}")
+            return address_unavailable(address, port, error.strerror or str(error))
+    if port < 1024 and manager.capabilities.own_user:
+        return address_unavailable(address, port, "only root may bind ports below 1024")
+    return port_taken(f"port {port}")
 
 
 def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, check_mode: bool) -> Result:
@@ -309,6 +362,7 @@ def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, c
     if check_mode or not result.changed:
         return result
     with exclusive(job.home, _worker(job)):
+        manager.regain()
         result, survey = _stopping(manager, job, names)  # again: whoever had the lock has changed things
         if result.changed:
             generation = replace(
@@ -318,8 +372,8 @@ def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, c
                 applied_at=_now(),
             )
             write_generation(job.home, generation)  # a plan that was made before would keep what no longer runs
-            end_all(manager, [item.instance for item in result.actions], job, survey)
-            result = replace(result, generation=generation)
+            cut = end_all(manager, [item.instance for item in result.actions], job, survey)
+            result = replace(result, generation=generation, actions=_cut(result.actions, cut))
     return result
 
 
@@ -342,9 +396,10 @@ def absent(manager: ServiceManager, job: Job, *, check_mode: bool, also: Iterabl
     if check_mode or not result.changed:
         return result
     with exclusive(job.home, _worker(job)):
+        manager.regain()
         result, survey = _removing(manager, job, also)  # again: whoever had the lock has changed things
         names = [item.instance for item in result.actions]
-        end_all(manager, names, job, survey)
+        result = replace(result, actions=_cut(result.actions, end_all(manager, names, job, survey)))
         for name in names:
             manager.forget(name)
         manager.remove()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import St
 from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET
 from ansible_collections.magi.models.plugins.module_utils._host.lock import read_generation, read_worker
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
+    gpu_groups,
     gpus,
     listening_sockets,
     memory_bytes,
@@ -27,10 +29,11 @@ from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
     sockets_of,
 )
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running, Unreadable
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import fell_back, find_cause
 from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_health, ask_models, port_of
 from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_devices, parse_help
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary, Option
-from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen, usable
+from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
     ServiceManager,
     environment_file,
@@ -50,15 +53,49 @@ def read_binary(path: str) -> tuple[Binary | None, str]:
         status = os.stat(path)
         version = _run(path, "--version")
         options: tuple[Option, ...] = parse_help(_run(path, "--help"))
-    except FileNotFoundError:
-        return None, f"there is no llama-server at {path}; install it (role llama_server) or set LLAMA_SERVER_PATH."
     except (OSError, subprocess.SubprocessError) as error:
-        return None, f"llama-server at {path} does not run ({error}); reinstall it, or set LLAMA_SERVER_PATH."
+        return None, _why_not(path, error)
     if not any(option.environment == "LLAMA_ARG_MODEL" for option in options):
         return None, f"{path} does not list llama-server's options; is it llama-server?"
     found = re.search(r"version:\s*(.+)", version)
     line = found.group(1).strip() if found else "unknown version"
     return Binary(path, line, f"{line} {status.st_size} {status.st_mtime_ns}", options, _devices(path)), ""
+
+
+def _why_not(path: str, error: Exception) -> str:
+    """Return a sentence on a llama-server that did not run."""
+    if isinstance(error, FileNotFoundError) and not os.path.exists(path):
+        return f"there is no llama-server at {path}; install it (role llama_server) or set LLAMA_SERVER_PATH."
+    said = str(error)
+    if isinstance(error, FileNotFoundError):
+        said = "the loader or interpreter that it names is missing: it was built for another system"
+    elif isinstance(error, subprocess.CalledProcessError):
+        printed = error.output.decode("utf-8", "replace")
+        cause = find_cause(printed.splitlines(), f"exit status {error.returncode}")
+        if error.returncode == -signal.SIGILL:
+            cause = find_cause((), "terminated by SIGILL")
+        if cause.code in ("library_missing", "illegal_instruction"):
+            return f"llama-server at {path}: {cause.detail}."
+        said = f"exit status {error.returncode}: {' '.join(printed.split())[-200:] or 'it printed nothing'}"
+    return f"llama-server at {path} does not run ({said}); reinstall it, or set LLAMA_SERVER_PATH."
+
+
+def _shut(manager: ServiceManager, path: str) -> str:
+    """Return a sentence on what keeps the servers from executing llama-server; empty where nothing does."""
+    obstacle = manager.obstacle(Path(path), [Path(path).parent], program=True)
+    if obstacle is None:
+        return ""
+    at, mode = obstacle
+    if mode == "hidden":
+        return (
+            f"the servers may not execute {path}: {at} lies in a home folder, which services do not see; move it, or "
+            "set LLAMA_SERVER_PATH to the path that it really has."
+        )
+    who = "o" if manager.capabilities.own_user else "u"
+    return (
+        f"the servers may not execute {path}, since {at} is {mode}: chmod {who}+x {at}, or move llama-server and set "
+        "LLAMA_SERVER_PATH."
+    )
 
 
 def _devices(path: str) -> tuple[str, ...] | None:
@@ -120,6 +157,10 @@ LOG_LINES = 40
 """Lines of log that are read of an instance that failed or does not answer: they tell the cause."""
 
 
+BEGINNING = 200
+"""Lines of log that are read of the start of an instance: a server says there whether it uses the GPU."""
+
+
 @dataclass(frozen=True)
 class Survey:
     """The instances of a host as they are."""
@@ -141,6 +182,12 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
             status[name] = Status(State.ORPHANED, pid)
     sockets = listening_sockets()
     asked = {name: asked_at(home, name, item.pid, sockets) for name, item in status.items()}
+
+    nodes = bool(ask and gpus())
+
+    def computes_on_gpu(environment: Mapping[str, str]) -> bool:
+        layers, device = (environment.get(f"LLAMA_ARG_{name}") for name in ("N_GPU_LAYERS", "DEVICE"))
+        return nodes and layers != "0" and device != "none"
 
     def read(name: str) -> Running:
         item, where = status[name], asked[name]
@@ -165,6 +212,7 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
             tuple(manager.logs(name, LOG_LINES)) if silent else (),
             health,
             ask_models(where) if health == 200 else None,
+            fell_back(manager.beginning(name, BEGINNING)) if health == 200 and computes_on_gpu(where) else "",
         )
 
     with ThreadPoolExecutor(8) as pool:
@@ -209,6 +257,9 @@ def read_host(
     Raises ServiceError when the service manager can't be asked.
     """
     binary, binary_error = read_binary(llama_server_path) if llama_server_path else (None, "")
+    if binary:
+        binary_error = _shut(manager, binary.path)
+        binary = None if binary_error else binary
     instances = read_instances(manager, home, ask=ask).instances
     leases = {item.port for item in instances if item.port}
     return Host(
@@ -219,6 +270,7 @@ def read_host(
         binary=binary,
         binary_error=binary_error,
         gpus=gpus(),
+        gpu_groups=gpu_groups(),
         listeners=read_listeners({*ports, *leases}, {item.pid: item.name for item in instances if item.pid}),
         instances=instances,
         generation=read_generation(home),
@@ -234,9 +286,7 @@ def read_host(
 
 
 HOST_OPTIONS = {
-    "home": {"type": "path", "required": True},
-    "manager": MANAGER_OPTION,
-    "supervisord_path": {"type": "path", "default": "supervisord"},
+    **SERVICE_OPTIONS,
     "llama_server_path": {"type": "path"},
     "port_range": {"type": "list", "elements": "int", "default": [8080, 8099]},
     "ports": {"type": "list", "elements": "int", "default": []},

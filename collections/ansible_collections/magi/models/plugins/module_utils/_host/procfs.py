@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import ipaddress
 import os
 import re
@@ -149,6 +150,11 @@ def start_time(pid: int) -> int:
 
 def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def gpu_groups() -> tuple[str, ...]:
+    """Return the groups that distributions give GPUs' nodes to, of those that there are."""
+    return tuple(sorted({"render", "video"} & {group.gr_name for group in grp.getgrall()}))
 
 
 def gpus() -> tuple[str, ...]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -37,6 +38,12 @@ class Listener:
     """Name of our instance that holds it."""
 
 
+def memory_limit(environment: Mapping[str, str]) -> str | None:
+    """Return the memory_max of an instance, from its environment."""
+    found = re.search(r"(?:^| )memory_max=(\S+)", environment.get("MAGI_RESOURCES", ""))
+    return found.group(1) if found else None
+
+
 @dataclass(frozen=True)
 class Running:
     """One instance as it is on the host now."""
@@ -50,7 +57,7 @@ class Running:
     started_at: float | None = None
     """Seconds since the epoch; of one that failed, its last start."""
     keys_changed: bool = False
-    """Its file of API keys was written after it started, which reads them once."""
+    """Its API key file was written after it started, which reads them once."""
     exit_status: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     """The LLAMA_ARG_* and MAGI_* variables of the process, secrets left out."""
@@ -60,6 +67,13 @@ class Running:
     """HTTP status of /health, 0 without an answer; None: not asked."""
     model_ids: tuple[str, ...] | None = None
     """What /v1/models of a healthy one answered; None: not asked or no answer."""
+    fell_back: str = ""
+    """The line in which it said that it could not use the GPU that there is, and so computes on the CPU."""
+
+    @property
+    def memory_max(self) -> str | None:
+        """The limit that it was given; None: none."""
+        return memory_limit(self.environment)
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,8 @@ class Host:
     binary_error: str = ""
     gpus: tuple[str, ...] = ()
     """Device nodes, whatever llama-server can do with them."""
+    gpu_groups: tuple[str, ...] = ()
+    """The groups that own GPUs' nodes, of those that this host has."""
     listeners: tuple[Listener, ...] = ()
     instances: tuple[Running, ...] = ()
     generation: Generation = field(default_factory=Generation)
@@ -129,6 +145,7 @@ class Host:
                 **data,
                 "binary": data["binary"] and Binary.from_dict(data["binary"]),
                 "gpus": tuple(data["gpus"]),
+                "gpu_groups": tuple(data["gpu_groups"]),
                 "listeners": tuple(Listener(**item) for item in data["listeners"]),
                 "instances": tuple(
                     Running(

@@ -20,6 +20,9 @@ class Option:
     """The long flags as typed, for options that have no variable."""
     environment: str | None
     takes_value: bool
+    number: bool = False
+    """Whether its value is a number, or one of ``words``."""
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,7 @@ class Binary:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Binary:
-        options = tuple(
-            Option(**{**item, "names": tuple(item["names"]), "flags": tuple(item["flags"])}) for item in data["options"]
-        )
+        lists = ("names", "flags", "words")
+        options = tuple(Option(**{**item, **{key: tuple(item[key]) for key in lists}}) for item in data["options"])
         devices = data["devices"]
         return cls(**{**data, "options": options, "devices": None if devices is None else tuple(devices)})

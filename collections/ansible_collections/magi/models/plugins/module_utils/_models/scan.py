@@ -52,6 +52,8 @@ class Discovery:
     write: bool  # whether the file is to be written
     changed: bool  # whether its content is another one
     warnings: tuple[str, ...]
+    lost: tuple[str, ...] = ()
+    """Sentences on folders that are missing, or were emptied since the last scan."""
 
 
 def discover(
@@ -69,7 +71,12 @@ def discover(
         warnings.append(str(error))
         reason = f"registry {error.code}"
     library = find(scan_paths)
-    warnings += [f"The folder to scan {path} does not exist or cannot be listed; skipped." for path in library.missing]
+    lost = [f"The folder to scan {path} does not exist or cannot be listed; skipped." for path in library.missing]
+    lost += [
+        f"The folder to scan {path} had models at the last scan and is empty now; check that its disk is mounted."
+        for path in _emptied(before, library, scan_paths)
+    ]
+    warnings += lost
     folders = counted(len(scan_paths) - len(library.missing), "folder")
     progress(f"found {counted(len(library.files), 'file')} in {folders}")
     if before and not reason:
@@ -81,7 +88,23 @@ def discover(
     right_mode = before is not None and stat.S_IMODE(Path(registry_path).stat().st_mode) == MODE
     changed = before is None or not before.finds_the_same(registry) or not right_mode
     write = changed or before != registry
-    return Discovery(registry, source, reason, before, write, changed, tuple(warnings))
+    return Discovery(registry, source, reason, before, write, changed, tuple(warnings), tuple(lost))
+
+
+def _emptied(before: Registry | None, library: Library, scan_paths: Sequence[str]) -> list[str]:
+    """Return the folders that have no files, and had some when ``before`` was written."""
+    there = [file.path for file in library.files] + [item.path for item in library.rejected]
+    if before is None:
+        return []
+
+    def within(folder: str, paths: Iterable[str]) -> bool:
+        return any(path.startswith(folder.rstrip("/") + "/") for path in paths)
+
+    return [
+        path
+        for path in before.scan_paths
+        if path in scan_paths and path not in library.missing and within(path, before.files) and not within(path, there)
+    ]
 
 
 def staleness(known: Registry, library: Library, scan_paths: Sequence[str], checksum: bool) -> str | None:

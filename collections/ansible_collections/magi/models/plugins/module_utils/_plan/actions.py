@@ -13,9 +13,11 @@ from ansible_collections.magi.models.plugins.module_utils._plan.values import Ac
 
 
 def decide(
-    instances: Iterable[Instance], running: Iterable[Running], profile: str, *, retry: bool = False
+    instances: Iterable[Instance], running: Iterable[Running], others: Mapping[str, Action], *, retry: bool = False
 ) -> Iterable[Action]:
     """Yield one action for each instance that is desired or there, comparing what *runs* with what is desired.
+
+    ``others`` has those of instances that are there and not desired.
 
     An instance that its service manager gave up on is left alone (quarantine) while nothing it is made of changes,
     unless ``retry``: a deployment would only crash it again, and wait for it.
@@ -28,7 +30,7 @@ def decide(
         elif now.state == State.ORPHANED:
             yield Action(instance.name, ActionKind.RESTART, f"process {now.pid} runs outside its service manager")
         elif now.config_hash == instance.config_hash and not retry and _fails_again(now):
-            why = f"failed with just this configuration ({now.exit_status})"
+            why = f"failed with exactly this configuration ({now.exit_status})"
             yield Action(instance.name, ActionKind.QUARANTINE, why)
         elif now.state not in (State.RUNNING, State.STARTING):
             why = f" ({now.exit_status})" if now.exit_status else ""
@@ -36,11 +38,11 @@ def decide(
         elif now.config_hash != instance.config_hash:
             yield Action(instance.name, ActionKind.RESTART, _difference(now, instance))
         elif now.keys_changed:
-            yield Action(instance.name, ActionKind.RESTART, "its file of API keys was changed after it started")
+            yield Action(instance.name, ActionKind.RESTART, "its API key file changed after it started")
         else:
             yield Action(instance.name, ActionKind.KEEP, "runs as desired")
     for name in sorted(there):
-        yield Action(name, ActionKind.STOP, f"not enabled by profile {profile}")
+        yield others[name]
 
 
 def _fails_again(now: Running) -> bool:

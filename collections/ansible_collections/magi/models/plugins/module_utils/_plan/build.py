@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
@@ -16,6 +17,7 @@ from ansible_collections.magi.models.plugins.module_utils._models.model import I
 from ansible_collections.magi.models.plugins.module_utils._plan.actions import decide
 from ansible_collections.magi.models.plugins.module_utils._plan.capacity import share_threads
 from ansible_collections.magi.models.plugins.module_utils._plan.instance import make_instance
+from ansible_collections.magi.models.plugins.module_utils._plan.leave import kept_instance, leave
 from ansible_collections.magi.models.plugins.module_utils._plan.options import (
     InstanceError,
     checked_string,
@@ -40,10 +42,12 @@ def build_plan(
     inventory: Inventory,
     host: Host,
     settings: Settings,
+    lost: Sequence[str] = (),
 ) -> Plan:
-    """Return the plan of the host ``host_name``.
+    """Return the plan of the host ``host_name``; ``lost`` are sentences on folders that are missing or were emptied.
 
-    Raises PlanError when there is nothing to serve, the binary is missing, an option is unknown or a port is taken.
+    Raises PlanError when there is nothing to serve, the binary is missing or no port is left, and AskedForError when an
+    option is unknown or a port is fixed for two.
     """
     if host.binary is None:
         raise PlanError(f"Host {host_name}: {host.binary_error}")
@@ -57,7 +61,28 @@ def build_plan(
             degraded.append(str(error))
         else:
             usable.append(item)
-    if not usable:
+    names = {item.name for item in usable}
+    undesired = [item for item in host.instances if item.name not in names]
+    leaving = leave(undesired, profile, inventory, {}, settings)
+    kept = {item.port: item.name for item in undesired if item.port and leaving[item.name].action is ActionKind.KEEP}
+    ports = assign_ports(host_name, usable, host, settings, kept)
+    degraded += [f"Host {host_name}: {reason}." for reason in ports.refused.values()]
+    usable = [item for item in usable if item.name not in ports.refused]
+    leaving.update(
+        leave(
+            [item for item in host.instances if item.name in ports.refused],
+            profile,
+            inventory,
+            ports.refused,
+            replace(settings, missing="keep"),
+        )
+    )
+    runs_on = [item for item in host.instances if item.name in leaving and leaving[item.name].action is ActionKind.KEEP]
+    degraded += [f"Host {host_name}: {x.name} runs on as it is: {leaving[x.name].reason}." for x in runs_on]
+    degraded += [f"Host {host_name}: {sentence}" for sentence in lost]
+    if not usable and ports.refused:
+        raise PlanError(" ".join(degraded))
+    if not usable and not runs_on:
         raise PlanError(
             f"Host {host_name}: nothing that profile {profile.name} enables is available "
             f"({counted(len(inventory.models), 'model')} discovered), so there is nothing to serve. "
@@ -67,13 +92,13 @@ def build_plan(
     if strict and degraded:
         raise PlanError(f"Host {host_name}: strict is set and {' '.join(degraded)}")
 
-    ports, notes = assign_ports(host_name, usable, host, settings)
-    instances = tuple(_instances(host_name, usable, ports, host, settings, profile))
-    actions = tuple(decide(instances, host.instances, profile.name, retry=settings.retry_quarantined))
-    kept = {item.instance for item in actions if item.action is ActionKind.KEEP}
+    notes = list(ports.notes)
+    instances = tuple(_instances(host_name, usable, ports.of, host, settings, profile))
+    actions = tuple(decide(instances, host.instances, leaving, retry=settings.retry_quarantined))
+    unchanged = {item.instance for item in actions if item.action is ActionKind.KEEP}
     running = {item.name: item for item in host.instances}
     for instance in instances:
-        old = running[instance.name].environment.get("LLAMA_ARG_THREADS") if instance.name in kept else None
+        old = running[instance.name].environment.get("LLAMA_ARG_THREADS") if instance.name in unchanged else None
         if instance.threads and old and old != str(instance.threads):
             notes.append(
                 f"{instance.name} keeps {old} threads until its next restart; its share is now {instance.threads}."
@@ -89,11 +114,13 @@ def build_plan(
         actions=actions,
         models_discovered=len(inventory.models),
         models_enabled=len({item.model_id for item in instances}),
+        kept=tuple(map(kept_instance, runs_on)),
         degraded=tuple(degraded),
         warnings=tuple(_warnings(host_name, instances, host, settings)),
         notes=tuple(notes),
         strict=strict,
         gpu=host.gpu,
+        gpu_groups=host.gpu_groups,
     )
 
 
@@ -117,7 +144,7 @@ def _instances(
 
 
 def open_to_all(instances: Iterable[Instance]) -> list[str]:
-    """Return the names of those that whoever reaches their port can use."""
+    """Return the names of those that anyone who reaches their port can use."""
     return [item.name for item in instances if exposed(item.address) and not item.options.get("api_key_file")]
 
 
@@ -125,7 +152,7 @@ def _warnings(host_name: str, instances: Sequence[Instance], host: Host, setting
     open_ones = open_to_all(instances)
     if open_ones:
         yield (
-            f"Host {host_name}: {', '.join(open_ones)} listen on {settings.host} without an API key, so whoever "
+            f"Host {host_name}: {', '.join(open_ones)} listen on {settings.host} without an API key, so anyone who "
             "reaches the port can use them; set the option api_key_file, or model_server_host: 127.0.0.1."
         )
     limited = [item.name for item in instances if item.resources]

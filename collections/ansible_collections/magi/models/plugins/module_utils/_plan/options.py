@@ -7,7 +7,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import is_utf8
@@ -35,7 +36,7 @@ _RESERVED = {
     ),
     **dict.fromkeys(
         ("agent", "mcp_servers_config", "mcp_servers_json", "tools", "tools_runtime", "ui_mcp_proxy"),
-        "it gives tools of the host, its files or its network to whoever reaches the port",
+        "it gives tools of the host, its files or its network to anyone who reaches the port",
     ),
     **dict.fromkeys(
         ("api_prefix", "ssl_cert_file", "ssl_key_file"),
@@ -92,7 +93,10 @@ def resolve_options(binary: Binary | None, layers: Layers) -> dict[str, Any]:
                 value = not _truth(where, given, value)
             elif not option.takes_value:
                 value = _truth(where, given, value)
-            resolved[option.name] = _as_string(where, given, value) if option.takes_value else value
+            if option.takes_value:
+                value = _as_string(where, given, value)
+                value = _as_number(where, given, value, option.words) if option.number else value
+            resolved[option.name] = value
     return resolved
 
 
@@ -130,7 +134,22 @@ def _as_string(where: str, name: str, value: Any) -> str:
         value = ",".join(str(item) for item in value)
     elif isinstance(value, Mapping):
         value = json.dumps(value)
+    elif isinstance(value, float):
+        value = format(Decimal(repr(value)), "f")  # 1e-05 as 0.00001
+    if not str(value).strip():
+        raise InstanceError(f"{where}: option {name} is empty; give it a value, or null to leave it unset.")
     return checked_string(f"{where}: the value of option {name}", str(value))
+
+
+def _as_number(where: str, name: str, value: str, words: Sequence[str]) -> str:
+    """Return a number as llama-server reads it: it takes 32k for 32, for what it can't read at an end it passes by."""
+    if value in words:
+        return value
+    plain = re.sub(r"(?<=\d)_(?=\d)", "", value.strip())
+    if not re.fullmatch(r"[+-]?(?:\d+\.?\d*|\.\d+)", plain, re.ASCII):
+        other = f", or {' or '.join(words)}" if words else ""
+        raise InstanceError(f"{where}: option {name} is a number{other}; write it out in digits, not {value!r}.")
+    return plain
 
 
 def environment_and_args(binary: Binary, options: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -145,7 +164,9 @@ def environment_and_args(binary: Binary, options: Mapping[str, Any]) -> tuple[di
             environment[option.environment] = value if option.takes_value else str(int(value))
         elif option.takes_value:
             if "\n" in value:
-                raise InstanceError(f"Option {name} has no variable in this build, and a newline can't be an argument.")
+                raise InstanceError(
+                    f"Option {name} has no variable in this build, so its value can't contain a newline."
+                )
             arguments += [option.flags[-1], value]
         else:
             negations = [flag for flag in option.flags if flag.startswith("--no-")]

@@ -4,50 +4,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Listener, foreign_listeners
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted
 from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, PlanError, Settings
 
 
-def assign_ports(
-    host_name: str, wanted: Sequence[Wanted], host: Host, settings: Settings
-) -> tuple[dict[str, int], list[str]]:
-    """Return the port of each instance by name: fixed by the profile, else the one it holds, else the first free one
-    of the range, in profile order; and notes on foreign listeners that were stepped around.
+@dataclass(frozen=True)
+class Ports:
+    """The ports of a host's instances."""
 
-    Raises PlanError, naming port, pid and command, when a port that must be used is taken, or none is left.
+    of: Mapping[str, int]
+    """By name of the instance."""
+    refused: Mapping[str, str]
+    """By name why an instance can't have the port that the profile fixes for it."""
+    notes: tuple[str, ...]
+
+
+def assign_ports(
+    host_name: str, wanted: Sequence[Wanted], host: Host, settings: Settings, kept: Mapping[int, str]
+) -> Ports:
+    """Return the port of each instance: fixed by the profile, else the one it holds, else the first free one of the
+    range, in profile order. ``kept`` are ports of instances that run on beside them, with their names.
+
+    Only a fixed port is insisted on. Raises PlanError when none is left, AskedForError when one is fixed for two.
     """
     foreign = foreign_listeners(host.listeners, settings.host)
     first, last = settings.port_range
     ports: dict[str, int] = {}
-    holder: dict[int, str] = {}
-
-    def take(name: str, port: int) -> None:
-        if port in foreign:
-            raise PlanError(
-                f"Host {host_name}: port {port} of {name} is taken by {_owner(foreign[port])}; "
-                "stop it, or give the entry another port."
-            )
-        if port in holder:
-            raise AskedForError(
-                f"Host {host_name}: port {port} is fixed for both {holder[port]} and {name}; change one of the two."
-            )
-        holder[port] = name
-        ports[name] = port
-
+    refused: dict[str, str] = {}
+    fixed: dict[int, str] = {}
     for item in wanted:
+        if item.port in fixed:
+            raise AskedForError(
+                f"Host {host_name}: port {item.port} is fixed for both {fixed[item.port]} and {item.name}; change one "
+                "of the two."
+            )
         if item.port is not None:
-            take(item.name, item.port)
+            fixed[item.port] = item.name
+            owner = _owner(foreign[item.port]) if item.port in foreign else kept.get(item.port)
+            if owner:
+                refused[item.name] = (
+                    f"port {item.port} of {item.name} is taken by {owner}; stop it, or give the entry another port"
+                )
+            else:
+                ports[item.name] = item.port
     leases = {item.name: item.port for item in host.instances if item.port is not None}
+    held = {*kept, *fixed, *(leases[name] for name in refused if name in leases)}
+    moved: dict[str, int] = {}
     for item in wanted:
         lease = leases.get(item.name)
-        if item.name not in ports and lease is not None and first <= lease <= last and lease not in holder:
-            take(item.name, lease)
-    free = (port for port in range(first, last + 1) if port not in holder and port not in foreign)
+        if item.port is None and lease is not None and first <= lease <= last and lease not in held:
+            if lease in foreign:
+                moved[item.name] = lease
+            else:
+                ports[item.name] = lease
+                held.add(lease)
+    free = (port for port in range(first, last + 1) if port not in held and port not in foreign)
     for item in wanted:
-        if item.name not in ports:
+        if item.name not in ports and item.name not in refused:
             port = next(free, None)
             if port is None:
                 taken = ", ".join(f"{p} by {_owner(foreign[p])}" for p in sorted(foreign) if first <= p <= last)
@@ -56,14 +73,17 @@ def assign_ports(
                     + (f" (taken: {taken})" if taken else "")
                     + "; widen model_server_port_range."
                 )
-            take(item.name, port)
-    highest = max(ports.values())
+            ports[item.name] = port
     notes = [
-        f"Port {port} is taken by {_owner(foreign[port])} and was left out."
-        for port in sorted(foreign)
-        if first <= port <= min(last, highest)
+        f"{name} moves from port {lease} to {ports[name]}: {_owner(foreign[lease])} has taken it."
+        for name, lease in moved.items()
     ]
-    return ports, notes
+    notes += [
+        f"Port {port} is taken by {_owner(foreign[port])} and was left out."
+        for port in sorted(foreign.keys() - moved.values())
+        if first <= port <= min(last, max(ports.values(), default=0))
+    ]
+    return Ports(ports, refused, tuple(notes))
 
 
 def _owner(listener: Listener) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Entry, Profile
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Model, Rejected
+from ansible_collections.magi.models.plugins.module_utils._models.naming import stem
+from ansible_collections.magi.models.plugins.module_utils._models.quantization import quantization_in, tier_of
 from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError
 
 
@@ -30,6 +32,7 @@ def select(
     """Return the instances that ``profile`` enables among ``models``, in its order, and a sentence for each entry
     that finds nothing.
 
+    A sentence also says which file is set aside that a tier or a glob would have found, were it whole.
     Tiers and globs enable each model once, and leave alone those that an exact entry names; naming a model exactly
     twice, or with ``instances: 2``, makes two instances.
     """
@@ -38,6 +41,7 @@ def select(
     counts: dict[str, int] = {}
     wanted: list[Wanted] = []
     missing: list[str] = []
+    told: set[str] = set()
     for number, entry in enumerate(profile.entries, 1):
         where = f"Profile {profile.name}, entry {number} ({entry})"
         if entry.kind == "model":
@@ -45,6 +49,10 @@ def select(
         else:
             matching = [model for model in models if entry.matches(model.id, model.tier)]
             found = [model for model in matching if model.id not in named and model.id not in counts]
+            broken = [item for item in rejected if item.path not in told and _is_broken(item) and _means(entry, item)]
+            told |= {item.path for item in broken}
+            if matching:
+                missing += [f"{where}: set aside on {host}: {item.reason}" for item in broken]
             if matching and not found:
                 continue  # all enabled by another entry
         if not found:
@@ -74,13 +82,32 @@ def files_of(model: Model) -> list[FileVersion]:
     return [*model.files, *([model.mmproj] if model.mmproj else [])]
 
 
+_NO_MODELS = frozenset(
+    {
+        *("foreign_format", "image_model", "imatrix", "no_architecture", "speech_model", "text_encoder", "vocab_only"),
+        *("link_loop", "not_regular", "too_deep"),
+    }
+)
+"""Codes of what is no model, however whole it is."""
+
+
+def _is_broken(item: Rejected) -> bool:
+    return item.code not in _NO_MODELS
+
+
+def _means(entry: Entry, item: Rejected) -> bool:
+    """Whether ``entry`` would find the file, were it a model. Its name alone tells the tier."""
+    if entry.kind == "model":  # a broken file may lack the quantization that its id had
+        return entry.pattern == item.id or entry.pattern.startswith(f"{item.id}-")
+    return entry.matches(item.id, tier_of(quantization_in(stem(item.path)) or ""))
+
+
 def _why_missing(entry: Entry, ids: Iterable[str], rejected: Sequence[Rejected], host: str) -> str:
+    aside = [item.reason for item in rejected if _means(entry, item)]
     if entry.kind == "model":
-        for item in rejected:  # a broken file may lack the quantization that its id had
-            if entry.pattern == item.id or entry.pattern.startswith(f"{item.id}-"):
-                return f"set aside on {host}: {item.reason}"
+        if aside:
+            return f"set aside on {host}: {aside[0]}"
         near = difflib.get_close_matches(entry.pattern, ids, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         return f"no such model on {host}; {hint}playbooks/discover.yml lists those that are."
-    aside = [item.reason for item in rejected if entry.matches(item.id, "")]  # of no tier: nothing tells it
     return " Set aside: ".join([f"matches no model on {host}.", *aside[:3]])

@@ -11,15 +11,19 @@ from ansible_collections.magi.models.plugins.module_utils._base.managers import 
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
-MANAGER_OPTION = {"type": "str", "choices": list(CHOICES), "default": "auto"}
-"""The option ``manager`` of a module's argument specification."""
+SERVICE_OPTIONS = {
+    "home": {"type": "path", "required": True},
+    "manager": {"type": "str", "choices": list(CHOICES), "default": "auto"},
+    "supervisord_path": {"type": "path", "default": "supervisord"},
+}
+"""What every module that looks at the services of a host takes (its argument specification)."""
 
 
 def usable(manager: ServiceManager) -> ServiceManager:
     """Return ``manager`` if this process may use it. Raises ServiceError."""
     if manager.capabilities.needs_root and os.geteuid():
         raise ServiceError(
-            f"{manager.name} is root's to use, and the connection is user {os.geteuid()}'s: connect as root "
+            f"{manager.name} can only be used by root, but the connection is user {os.geteuid()}'s: connect as root "
             "(ansible_user: root), or set ansible_become: true."
         )
     return manager

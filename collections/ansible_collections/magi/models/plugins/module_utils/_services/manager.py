@@ -37,9 +37,9 @@ class ServiceManager(Protocol):
     def environment(self, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
         """Return the environment of an instance that is ``wanted``, as this manager's file of it holds it."""
 
-    def obstacle(self, path: Path, folders: Sequence[Path]) -> tuple[str, str] | None:
-        """Return what keeps the servers from reading the file at ``path``, or from executing the program, and its mode
-        (see Unreadable); None: nothing. ``folders`` are put back for them where their home folders are hidden.
+    def obstacle(self, path: Path, folders: Sequence[Path], *, program: bool = False) -> tuple[str, str] | None:
+        """Return what keeps the servers from reading the file at ``path``, or from executing it as their ``program``,
+        and its mode (see Unreadable); None: nothing. Where home folders are hidden, they see ``folders``.
 
         Raises OSError where the file is gone, or leads nowhere.
         """
@@ -55,6 +55,13 @@ class ServiceManager(Protocol):
 
     def prepare(self) -> None:
         """Bring the manager itself up; called when the common files are in place, before those per instance."""
+
+    def outdated(self) -> bool:
+        """Whether the manager itself has to be replaced, and with it all that it runs; prepare() does so once its
+        instances have ended."""
+
+    def regain(self) -> None:
+        """End a manager of ours that can't be asked any more. Called before instances are looked at to be ended."""
 
     def status(self) -> dict[str, Status]:
         """Return every instance of ours that has a definition or runs."""
@@ -77,6 +84,9 @@ class ServiceManager(Protocol):
 
     def logs(self, name: str, lines: int) -> list[str]:
         """Return the last lines that the instance printed, oldest first."""
+
+    def beginning(self, name: str, lines: int) -> list[str]:
+        """Return the first lines that the last run of the instance printed."""
 
     def remove(self) -> None:
         """Remove the files of ours that are left, by name, and the manager where it is ours; all instances are
@@ -145,6 +155,6 @@ def ways(path: Path) -> Iterator[tuple[Path, Sequence[Path]]]:
     yield real, (*reversed(real.parents), real)
 
 
-def needed(mode: int) -> int:
+def needed(mode: int, program: bool) -> int:
     """Return the permission bit (for others) that a file or folder of ``mode`` is used by."""
-    return 0o1 if stat.S_ISDIR(mode) else 0o4
+    return 0o1 if program or stat.S_ISDIR(mode) else 0o4

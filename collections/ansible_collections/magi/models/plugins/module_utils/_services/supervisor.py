@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -88,9 +89,30 @@ def socket_path(home: str) -> str:
     return f"/tmp/magi-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.sock"  # noqa: S108 - see _foreign
 
 
+STARTS = "magi: starts"
+"""What run-instance prints before each run (templates/run-instance.sh.j2)."""
+
+
+def _last_run(printed: Sequence[str]) -> list[str]:
+    begun = max((number for number, line in enumerate(printed, 1) if line == STARTS), default=0)
+    return list(printed[begun:])
+
+
+def _command(pid: int) -> list[str]:
+    """Return the words of the command line of a process that runs; [] of one that has ended."""
+    if Path("/proc/self").exists():
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "surrogateescape").split("\0")[:-1]
+        return []
+    done = subprocess.run(
+        ["ps", "-o", "command=", "-p", str(pid)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    return done.stdout.split()
+
+
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str):
-        super().__init__("localhost", timeout=120)
+    def __init__(self, path: str, timeout: float):
+        super().__init__("localhost", timeout=timeout)
         self.path = path
 
     def connect(self) -> None:
@@ -100,12 +122,13 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _Transport(xmlrpc.client.Transport):
-    def __init__(self, path: str):
+    def __init__(self, path: str, timeout: float):
         super().__init__()
         self.path = path
+        self.timeout = timeout
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return _Connection(self.path)
+        return _Connection(self.path, self.timeout)
 
 
 class Supervisor:
@@ -131,12 +154,12 @@ class Supervisor:
     def environment(self, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
         return wanted
 
-    def obstacle(self, path: Path, folders: Sequence[Path]) -> tuple[str, str] | None:
+    def obstacle(self, path: Path, folders: Sequence[Path], *, program: bool = False) -> tuple[str, str] | None:
         """The servers run as our own user."""
         for _way, parts in ways(path):
             for part in parts:
                 mode = part.stat().st_mode
-                if not os.access(part, needed(mode)):
+                if not os.access(part, needed(mode, program)):
                     return str(part), stat.filemode(mode)
         return None
 
@@ -157,11 +180,12 @@ class Supervisor:
         owner = path.lstat().st_uid
         return owner != os.geteuid() and not (self.folder.exists() and owner == self.folder.stat().st_uid)
 
-    def _call(self, method: str, *arguments: Any) -> Any:
+    def _call(self, method: str, *arguments: Any, timeout: float = 5) -> Any:
+        """Call a method of supervisord, which answers at once unless it waits for a process to end."""
         if self._foreign():
             raise ConnectionRefusedError(f"{self.socket} is another user's")
         # A proxy for each call: calls come from several threads, and a connection is cheap.
-        proxy = xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(self.socket))
+        proxy = xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(self.socket, timeout))
         return getattr(proxy.supervisor, method)(*arguments)
 
     def _ask(
@@ -170,7 +194,7 @@ class Supervisor:
         """Call supervisord for a ``purpose``; ``faults`` are as good as done, and so is all, where ``absent`` says so,
         without a supervisord. Raises ServiceError."""
         try:
-            self._call(method, *arguments)
+            self._call(method, *arguments, timeout=120)
         except xmlrpc.client.Fault as fault:
             if fault.faultCode not in faults:
                 raise ServiceError(
@@ -184,24 +208,85 @@ class Supervisor:
                     "if there is one, and run again."
                 ) from None
 
+    def _daemon(self) -> tuple[int, Path] | None:
+        """Return process and configuration of the supervisord of this folder, by its pid file, whether it can be asked
+        or not. A pid may have come to another process, and a folder may have been moved with all that is in it, or be
+        a copy of another one."""
+        with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+            pid = int((self.folder / "supervisord.pid").read_text())
+            words = _command(pid)
+            place = Path(words[words.index("-c") + 1])
+            if any("supervisord" in word for word in words[:3]) and (self._ours(place) or not place.exists()):
+                return pid, place
+        return None
+
+    def _ours(self, configuration: Path) -> bool:
+        own = self.folder / "supervisord.conf"
+        return configuration == own or (configuration.exists() and own.exists() and own.samefile(configuration))
+
+    def outdated(self) -> bool:
+        daemon = self._daemon()
+        if daemon is None or self._ours(daemon[1]) or not self._answers():
+            return False
+        self._program()  # nothing ends before it is known that another one can be started
+        return True
+
+    def regain(self) -> None:
+        """A supervisord whose socket is gone, or that hangs, would start again what is ended. What it runs goes on:
+        without it, an instance is an orphan of ours. One whose folder was moved runs none that is known by this folder,
+        and so ends them itself."""
+        daemon = self._daemon()
+        if daemon is None or self._answers():
+            return
+        pid, configuration = daemon
+        for number in (signal.SIGKILL,) if self._ours(configuration) else (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            if self._gone(pid, 20):
+                return
+        raise ServiceError(f"supervisord of {self.folder} (process {pid}) can't be ended; end it and run again.")
+
+    def _gone(self, pid: int, seconds: float) -> bool:
+        """Wait until a process has ended; whether it has."""
+        deadline = time.monotonic() + seconds
+        while _command(pid):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _shut_down(self) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
+            pid = self._call("getPID")
+            self._call("shutdown")
+            self._gone(pid, 20)
+
     def _answers(self) -> bool:
         try:
             return self._call("getState")["statename"] in ("RUNNING", "RESTARTING")
         except (OSError, http.client.HTTPException, xmlrpc.client.Error):
             return False
 
-    def prepare(self) -> None:
-        if self._answers():
-            return
+    def _program(self) -> str:
+        """Return the path of supervisord. Raises ServiceError."""
         program = shutil.which(os.path.expanduser(self.supervisord))
         if program is None:
             raise ServiceError(
                 f"supervisord is not at {self.supervisord}; install it (pip install supervisor) "
                 "or set model_server_supervisord_path."
             )
+        return program
+
+    def prepare(self) -> None:
+        if self.outdated():
+            self._shut_down()
+        if self._answers():
+            return
+        self.regain()
+        program = self._program()
         if self._foreign():
             raise ServiceError(
-                f"supervisord can't listen at {self.socket}, which is another user's: remove that, or set "
+                f"supervisord can't listen at {self.socket}, which belongs to another user: remove it, or set "
                 "model_server_home to a shorter path."
             )
         # supervisord starts what it finds; nothing of ours runs now, so the definitions are written anew behind this.
@@ -279,15 +364,15 @@ class Supervisor:
         return self.home / "logs" / f"{name}.log", self.home / "logs" / f"{name}.log.1"
 
     def logs(self, name: str, lines: int) -> list[str]:
-        return tail(self._printed(name)[0], lines)
+        """Return what the last run printed: run-instance says when it starts one."""
+        return _last_run(tail(self._printed(name)[0], 1 << 16))[-lines:] if lines else []
+
+    def beginning(self, name: str, lines: int) -> list[str]:
+        return _last_run(tail(self._printed(name)[0], 1 << 24, 1 << 24))[:lines]  # more than stdout_logfile_maxbytes
 
     def remove(self) -> None:
-        with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
-            pid = self._call("getPID")
-            self._call("shutdown")
-            deadline = time.monotonic() + 20
-            while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-                time.sleep(0.02)
+        self._shut_down()
+        self.regain()
         shutil.rmtree(self.folder / "home", ignore_errors=True)
         own = (self.folder / f"supervisord.{end}" for end in ("pid", "log", "log.1"))
         listens = () if self._foreign() else (Path(self.socket),)

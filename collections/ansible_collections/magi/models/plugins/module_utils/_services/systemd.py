@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -198,13 +199,13 @@ class Systemd:
         return {}
 
     def environment(self, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
-        """Its user may not read the file of API keys, so systemd hands it over as a credential (systemd.exec(5),
+        """Its user may not read the API key file, so systemd hands it over as a credential (systemd.exec(5),
         LoadCredential=)."""
         if "MAGI_API_KEY_FILE" not in wanted:
             return wanted
         return {**wanted, "LLAMA_ARG_API_KEY_FILE": f"/run/credentials/{unit(name)}/api-keys"}
 
-    def obstacle(self, path: Path, folders: Sequence[Path]) -> tuple[str, str] | None:
+    def obstacle(self, path: Path, folders: Sequence[Path], *, program: bool = False) -> tuple[str, str] | None:
         """The servers run as a user of their own in no group, so the bits for others count (systemd.exec(5),
         DynamicUser=), and of home folders they see only ``folders``; those above them are made anew, for all to enter.
         """
@@ -214,7 +215,7 @@ class Systemd:
             for part in parts:
                 mode = part.stat().st_mode
                 remade = any(home == part or home in part.parents for home in HOMES)
-                if not (mode & needed(mode) or (remade and any(part in folder.parents for folder in folders))):
+                if not (mode & needed(mode, program) or (remade and any(part in folder.parents for folder in folders))):
                     return str(part), stat.filemode(mode)
         return None
 
@@ -231,8 +232,14 @@ class Systemd:
         path = UNITS / "magi-llama@.service"
         return [path] if path.exists() else []
 
+    def outdated(self) -> bool:
+        return False
+
+    def regain(self) -> None:
+        """systemd itself is never ours to end."""
+
     def prepare(self) -> None:
-        """systemd is there already; refuse one that would leave out the credential that a file of API keys is."""
+        """systemd is there already; refuse one that would leave out the credential that an API key file is."""
         found = re.match(r"systemd (\d+)", self._systemctl("--version"))
         if found and int(found[1]) < OLDEST:
             raise ServiceError(
@@ -341,6 +348,14 @@ class Systemd:
             self._journalctl("--sync", timeout=5)
         text = self._journalctl("--lines", str(lines), "--output", "cat", "--no-pager", "--quiet", *which)
         return [line for line in text.splitlines() if not _BOOKKEEPING.search(line)]
+
+    def beginning(self, name: str, lines: int) -> list[str]:
+        which = self.runs.get(name, [f"--unit={unit(name)}"])
+        command = ["journalctl", "--output", "cat", "--no-pager", "--quiet", *which]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, errors="replace") as process:
+            found = [line.rstrip("\n") for line in islice(process.stdout or (), lines)]
+            process.kill()  # it would read all that a server has ever printed
+        return found
 
     def _journalctl(self, *arguments: str, timeout: float | None = None) -> str:
         return subprocess.run(

@@ -91,7 +91,9 @@ def cause_of(instance: Instance, result: HostResult) -> Cause | None:
     if result.trouble:  # nothing was launched, so nobody waited: what serves, serves
         return None if now and is_ready(now, result.after) else result.trouble
     if now is None or now.state in (State.FAILED, State.STOPPED, State.BACKOFF):
-        cause = find_cause(now.log if now else (), now.exit_status if now else None)
+        cause = find_cause(
+            now.log if now else (), now.exit_status if now else None, instance.resources.get("memory_max")
+        )
         return quarantined(cause) if outcome and outcome.action.action is ActionKind.QUARANTINE else cause
     if now.health != 200:
         return not_ready(result.max_startup_time, now.health or 0)

@@ -9,12 +9,13 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
+from ansible_collections.magi.models.plugins.module_utils._host.values import Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, cause_of
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import server_table, shown_state
 
 
-def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
+def build_report(hosts: Sequence[HostResult]) -> dict[str, Any]:
     """Return the report: total_servers, ready_servers, servers, summary (see the module deployment_report)."""
     servers: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
@@ -28,12 +29,17 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
             continue
         degraded += [{"host": result.name, "detail": sentence} for sentence in result.plan.degraded]
         warnings += result.plan.warnings
+        warnings += [f"Host {result.name}: {item.cut_off}" for item in result.results if item.cut_off]
         done = {item.instance: item for item in result.results}
         running = {item.name: item for item in result.after.instances} if result.after else {}
-        for instance in result.plan.instances:
+        for instance in (*result.plan.instances, *result.plan.kept):
             outcome, now = done.get(instance.name), running.get(instance.name)
             cause = cause_of(instance, result)
             launched += bool(outcome and outcome.launched)
+            if now and now.fell_back:
+                remedy = f"load its driver (nvidia-modprobe -u), then magi stop {instance.name} and magi up"
+                where = f"{instance.name} computes on the CPU of {result.name}, though that has a GPU"
+                degraded.append({"host": result.name, "detail": f"{where} ({now.fell_back}): {remedy}."})
             servers.append(
                 {
                     "model_id": instance.model_id,
@@ -46,7 +52,7 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
                     "url": instance.url,
                     "pid": now.pid if now else None,
                     "started_at": now.started_at if now else None,
-                    "state": (shown_state(now, cause is None) if now else State.ABSENT).value,
+                    "state": _state(now, cause is None, result).value,
                     "is_ready": cause is None,
                     "action": outcome.action.action.value if outcome else None,
                 }
@@ -62,7 +68,7 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
         "ready_servers": ready,
         "servers": servers,
         "summary": {
-            "profile": profile,
+            "profile": ", ".join(sorted({plan.profile for plan in plans})),
             "models_discovered": sum(plan.models_discovered for plan in plans),
             "models_enabled": sum(plan.models_enabled for plan in plans),
             "servers_launched": launched,
@@ -72,6 +78,12 @@ def build_report(profile: str, hosts: Sequence[HostResult]) -> dict[str, Any]:
             "warnings": warnings,
         },
     }
+
+
+def _state(now: Running | None, ready: bool, result: HostResult) -> State:
+    if now:
+        return shown_state(now, ready)
+    return State.ABSENT if result.after else State.UNKNOWN
 
 
 def _failed(host: str, instance: str | None, cause: Cause, log: Sequence[str] = ()) -> dict[str, Any]:
@@ -97,7 +109,13 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         lines += ["", *server_table(report["servers"])]
     if summary["failed"]:
         lines += ["", "Not ready:"]
+        lost = [item for item in summary["failed"] if item["cause"] == "host_unreachable" and item["instance"] is None]
+        if len(lost) > 1:
+            names = ", ".join(item["host"] for item in lost)
+            lines.append(f"  host_unreachable: {len(lost)} hosts ({names}). The first: {printable(lost[0]['detail'])}")
         for item in summary["failed"]:
+            if len(lost) > 1 and item in lost:
+                continue
             lines.append(f"  {item['cause']}: {printable(item['detail'])}")
             lines += [f"    | {printable(line)}" for line in item.get("log", ())[-5:]]
     said = [f"Degraded: {printable(item['detail'])}" for item in summary["degraded"]]
@@ -110,13 +128,14 @@ def problems(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> dict[str
     it is degraded. ``report`` is that of ``hosts``."""
     total, ready = report["total_servers"], report["ready_servers"]
     named = {item["host"] for item in report["summary"]["failed"]}
+    degraded = {item["host"] for item in report["summary"]["degraded"]}
     found = not_deployed(hosts)
     for result in hosts:
         if result.plan is None or result.name in found:
             continue
         if total and not ready:
-            found[result.name] = f"No server is ready, of {total}; the report above says why for each."
-        elif result.plan.strict and (result.plan.degraded or result.name in named):
+            found[result.name] = f"No server is ready (0 of {total}); the report above says why."
+        elif result.plan.strict and result.name in degraded | named:
             found[result.name] = "strict is set and the deployment is degraded; the report above says what is missing."
     return found
 

@@ -71,6 +71,9 @@ def held_back(batch: Sequence[HostResult], max_fail_percentage: int) -> str:
 
 def _not_ready(result: HostResult) -> list[str]:
     if result.trouble:
-        return [result.trouble.detail]
-    causes = [(item.name, cause_of(item, result)) for item in (result.plan.instances if result.plan else ())]
+        return [result.trouble.detail.split("; ")[0]]  # without its remedy: the sentence ends with one
+    causes = [
+        (item.name, cause_of(item, result))
+        for item in ((*result.plan.instances, *result.plan.kept) if result.plan else ())
+    ]
     return [f"{name} ({cause.code})" for name, cause in causes if cause]

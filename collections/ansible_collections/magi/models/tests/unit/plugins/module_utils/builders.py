@@ -85,13 +85,14 @@ def running(instance, **more):
     return replace(found, state=State(found.state))
 
 
-def plan(*entries, models=None, rejected=(), on=None, with_settings=None, **more):
+def plan(*entries, models=None, rejected=(), on=None, with_settings=None, lost=(), **more):
     return build_plan(
         host_name="gpu1",
         profile=profile(*entries, **more),
         inventory=inventory(*(models or ()), rejected=rejected),
         host=on or host(),
         settings=with_settings or settings(),
+        lost=lost,
     )
 
 

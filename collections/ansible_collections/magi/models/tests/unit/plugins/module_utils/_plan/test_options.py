@@ -36,6 +36,11 @@ def resolve(*layers):
         ([{"warmup": True}], {"warmup": True}, {}, ("--warmup",)),
         ([{"spm_infill": False}], {"spm_infill": False}, {}, ()),
         ([{"logit_bias": "15043+1"}], {"logit_bias": "15043+1"}, {}, ("--logit-bias", "15043+1")),
+        # numbers as llama-server reads them, and the words that it takes for one
+        ([{"ctx_size": "32_768"}], {"ctx_size": "32768"}, {"LLAMA_ARG_CTX_SIZE": "32768"}, ()),
+        ([{"temp": 1e-05}], {"temperature": "0.00001"}, {"LLAMA_ARG_TEMPERATURE": "0.00001"}, ()),
+        ([{"n_predict": -1}], {"n_predict": "-1"}, {"LLAMA_ARG_N_PREDICT": "-1"}, ()),
+        ([{"n_gpu_layers": "all"}], {"n_gpu_layers": "all"}, {"LLAMA_ARG_N_GPU_LAYERS": "all"}, ()),
         (
             [{"chat_template_kwargs": {"a": 1}}],
             {"chat_template_kwargs": '{"a": 1}'},
@@ -78,6 +83,18 @@ def test_options_become_variables_or_arguments(layers, options, environment, arg
             for name in ("api_prefix", "ssl_key_file", "ssl_cert_file")
         ),
         ({"hf": "a/b"}, "has no option hf"),
+        *(
+            ({"ctx_size": value}, f"option ctx_size is a number; write it out in digits, not '{value}'.")
+            for value in ("32k", "1e5", "0,7", "four", "1 2", "٣", "0x10", "inf")
+        ),
+        ({"ctx_size": True}, "option ctx_size is a number"),
+        (
+            {"n_gpu_layers": "most"},
+            "option n_gpu_layers is a number, or auto or all; write it out in digits, not 'most'.",
+        ),
+        ({"ctx_size": ""}, "option ctx_size is empty; give it a value, or null to leave it unset."),
+        ({"chat_template": " "}, "option chat_template is empty"),
+        ({"tensor_split": []}, "option tensor_split is empty"),
         ({"hf_repo": "a/b"}, "serve the local file"),
         ({"jinja": "perhaps"}, "is a switch"),
         ({"chat_template": "a\x1bb"}, "control characters"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._host.values import Running
 from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
@@ -47,12 +48,6 @@ def test_a_port_outside_the_range_is_given_up():
             "Host gpu1: port 8081 of a-q2_k is taken by process 4242 (nc -l)",
         ),
         (
-            ["a-q2_k"],
-            host(Running("a-q2_k", "stopped", None, 8081), listeners=(foreign(8081),)),
-            None,
-            "port 8081 of a-q2_k is taken",
-        ),
-        (
             [{"model": "a-q2_k", "port": 8081}, {"model": "d-q4_1", "port": 8081}],
             None,
             None,
@@ -70,3 +65,29 @@ def test_a_port_that_can_not_be_had_is_named(entries, on, with_settings, said):
     with pytest.raises(PlanError) as error:
         plan(*entries, on=on, with_settings=with_settings)
     assert said in str(error.value)
+
+
+def test_a_port_that_nobody_fixed_is_left_to_who_has_taken_it():
+    now = host(Running("a-q2_k", State.STOPPED, None, 8081), listeners=(foreign(8081),))
+    value = plan("a-q2_k", on=now)
+    assert ports(value) == {"a-q2_k": 8080}
+    assert value.notes == ("a-q2_k moves from port 8081 to 8080: process 4242 (nc -l) has taken it.",)
+    assert not value.degraded
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_fixed_port_that_is_taken_refuses_its_instance_alone(runs):
+    first = running(plan("a-q2_k").instances[0])
+    now = host(*([first] if runs else []), listeners=(foreign(8085),))
+    value = plan({"model": "a-q2_k", "port": 8085}, "d-q4_1", on=now)
+    assert ports(value) == {"d-q4_1": 8081 if runs else 8080}
+    assert value.degraded[0] == (
+        "Host gpu1: port 8085 of a-q2_k is taken by process 4242 (nc -l); stop it, or give the entry another port."
+    )
+    assert [item.name for item in value.kept] == (["a-q2_k"] if runs else [])
+    assert ("a-q2_k" in value.names(ActionKind.KEEP)) is runs
+
+
+def test_strict_refuses_all_for_a_port_that_is_taken():
+    with pytest.raises(PlanError, match="strict is set and Host gpu1: port 8085 of a-q2_k is taken"):
+        plan({"model": "a-q2_k", "port": 8085}, "d-q4_1", strict=True, on=host(listeners=(foreign(8085),)))

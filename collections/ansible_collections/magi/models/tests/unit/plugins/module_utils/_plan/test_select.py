@@ -70,3 +70,9 @@ def test_a_file_name_that_no_service_file_can_hold_is_left_out(evil):
 def test_two_instances_of_one_name_are_refused():
     with pytest.raises(PlanError, match="the instance name a-q2_k-2 is also"):
         plan("a-q2_k", "a-q2_k", models=[*MODELS, model("a-q2_k-2", "Q2")])
+
+
+@pytest.mark.parametrize("tier", ["unknown", "UNKNOWN", "bf16"])
+def test_a_tier_is_one_however_it_is_written(tier):
+    models = [model("a", "unknown"), model("b", "BF16")]
+    assert names(plan({"tier": tier}, models=models)) == ["a" if tier.lower() == "unknown" else "b"]

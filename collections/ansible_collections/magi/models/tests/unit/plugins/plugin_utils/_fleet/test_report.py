@@ -56,7 +56,7 @@ def result(now=None, health=200, outcome=None, listeners=(OURS,)):
     ],
 )
 def test_ready_means_healthy_and_the_one_that_answers(value, cause):
-    report = build_report("test", [value])
+    report = build_report([value])
     (server,) = report["servers"]
     assert server["is_ready"] is (cause is None)
     assert report["ready_servers"] == (cause is None)
@@ -82,7 +82,7 @@ HELD = Cause("held_back", "not deployed")
 )
 def test_a_host_as_a_whole_is_named_once(trouble, now, ready):
     there = host(*([now] if now else []))
-    report = build_report("test", [HostResult("gpu1", PLAN, after=there, trouble=trouble)])
+    report = build_report([HostResult("gpu1", PLAN, after=there, trouble=trouble)])
     assert (report["ready_servers"], report["total_servers"]) == (ready, 1)
     assert report["summary"]["failed"] == [
         {
@@ -101,21 +101,21 @@ def test_a_host_as_a_whole_is_named_once(trouble, now, ready):
 )
 def test_what_answers_runs(health, state):
     now = running(INSTANCE, state="starting", model_ids=("a-q2_k",))
-    assert build_report("test", [result(now, health=health)])["servers"][0]["state"] == state
+    assert build_report([result(now, health=health)])["servers"][0]["state"] == state
 
 
 def test_a_quarantined_instance_is_named_with_its_cause_and_the_way_out():
     now = running(INSTANCE, state="failed", pid=None, log=("", "error: invalid argument: --x", " "))
-    (item,) = build_report(
-        "test", [result(now, outcome={"action": Action("a-q2_k", ActionKind.QUARANTINE, "failed")})]
-    )["summary"]["failed"]
+    (item,) = build_report([result(now, outcome={"action": Action("a-q2_k", ActionKind.QUARANTINE, "failed")})])[
+        "summary"
+    ]["failed"]
     assert item["cause"] == "bad_option"
     assert item["log"] == ["error: invalid argument: --x"]
     assert "model_server_retry_quarantined" in item["detail"]
 
 
 def test_the_shape_of_a_report():
-    report = build_report("test", [result(running(INSTANCE, model_ids=("a-q2_k",), started_at=5.0))])
+    report = build_report([result(running(INSTANCE, model_ids=("a-q2_k",), started_at=5.0))])
     assert report == {
         "total_servers": 1,
         "ready_servers": 1,
@@ -168,22 +168,20 @@ def strict(result, **more):
         ([strict(GOOD), GOOD3], {"gpu1": "strict is set"}),
         ([GOOD3, BAD], {}),
         ([GOOD3, strict(BAD, degraded=())], {"gpu1": "strict is set"}),
-        ([BAD], {"gpu1": "No server is ready, of 1;"}),
+        ([BAD], {"gpu1": "No server is ready (0 of 1);"}),
         ([GOOD, LOST], {"gpu2": "Host gpu2: it can't be reached."}),
-        ([BAD, LOST], {"gpu1": "No server is ready, of 1;", "gpu2": "Host gpu2: it can't be reached."}),
+        ([BAD, LOST], {"gpu1": "No server is ready (0 of 1);", "gpu2": "Host gpu2: it can't be reached."}),
     ],
 )
 def test_which_hosts_a_run_fails_for(hosts, said):
-    found = problems(build_report("test", hosts), hosts)
+    found = problems(build_report(hosts), hosts)
     assert found.keys() == said.keys()
     assert all(found[name].startswith(text) for name, text in said.items())
 
 
 def test_a_summary_names_what_failed_with_its_last_lines():
     lines = "\n".join(
-        summary_lines(
-            build_report("test", [result(None, outcome={"cause": Cause("x", "y"), "log": ("l\x1b[31m",)}), LOST])
-        )
+        summary_lines(build_report([result(None, outcome={"cause": Cause("x", "y"), "log": ("l\x1b[31m",)}), LOST]))
     )
     assert "4 models discovered, 1 enabled, 1 server launched, 0/1 ready" in lines
     assert "x: Host gpu1, instance a-q2_k: y." in lines
@@ -194,7 +192,7 @@ def test_a_summary_names_what_failed_with_its_last_lines():
 
 def test_a_summary_says_what_is_missing_before_its_warnings():
     hosts = [replace(GOOD, plan=replace(PLAN, warnings=("Mind\x1b this.",)))]
-    assert summary_lines(build_report("test", hosts))[-3:] == [
+    assert summary_lines(build_report(hosts))[-3:] == [
         "",
         f"Degraded: {PLAN.degraded[0]}",
         "Warning: Mind\\x1b this.",
@@ -214,3 +212,41 @@ def test_a_status_says_where_each_server_answers_as_its_host_reaches_it(address,
     environment = {"LLAMA_ARG_HOST": address} if address else {}
     (server,) = build_status({"gpu1": host(running(INSTANCE, environment=environment, port=port))})["servers"]
     assert (server["address"], server["port"], server["url"]) == (address, port, url)
+
+
+def test_requests_that_were_cut_are_warned_of():
+    report = build_report([result(running(INSTANCE, model_ids=("a-q2_k",)), outcome={"cut": 115})])
+    (warning,) = report["summary"]["warnings"]
+    assert warning.startswith("Host gpu1: model_server_stop_timeout ran out for a-q2_k: 115 requests were cut")
+
+
+def test_the_profiles_of_hosts_that_differ_are_all_named():
+    hosts = [HostResult("a", replace(PLAN, profile="one")), HostResult("b", replace(PLAN, profile="two"))]
+    assert build_report(hosts)["summary"]["profile"] == "one, two"
+
+
+def test_what_a_host_that_could_not_be_asked_runs_is_unknown():
+    lost = HostResult("a", PLAN, trouble=Cause("host_unreachable", "it can't be reached"))
+    assert build_report([lost])["servers"][0]["state"] == "unknown"
+    assert build_report([HostResult("a", PLAN, after=host())])["servers"][0]["state"] == "absent"
+
+
+def test_hosts_that_can_not_be_reached_are_one_line():
+    lost = [
+        HostResult(f"h{i}", trouble=Cause("host_unreachable", f"it can't be reached (at 10.0.0.{i})")) for i in (1, 2)
+    ]
+    lines = summary_lines(build_report(lost))
+    assert [line for line in lines if "unreachable" in line] == [
+        "  host_unreachable: 2 hosts (h1, h2). The first: Host h1: it can't be reached (at 10.0.0.1)."
+    ]
+
+
+def test_a_server_that_fell_back_to_the_cpu_is_not_simply_ready():
+    now = running(INSTANCE, model_ids=("a-q2_k",), fell_back="ggml_cuda_init: failed to initialize CUDA: no device")
+    hosts = [strict(result(now), degraded=())]
+    report = build_report(hosts)
+    (item,) = report["summary"]["degraded"]
+    assert item["detail"].startswith(
+        "a-q2_k computes on the CPU of gpu1, though that has a GPU (ggml_cuda_init: failed"
+    )
+    assert problems(report, hosts)["gpu1"].startswith("strict is set and the deployment is degraded")

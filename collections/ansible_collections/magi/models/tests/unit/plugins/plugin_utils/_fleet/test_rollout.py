@@ -68,7 +68,7 @@ HELD = HostResult(
     PLAN,
     trouble=Cause("held_back", "not deployed, because in an earlier batch x failed: y; fix that and run again"),
 )
-LOST = HostResult("lost", PLAN, trouble=Cause("host_unreachable", "it can't be reached"))
+LOST = HostResult("lost", PLAN, trouble=Cause("host_unreachable", "it can't be reached; bring it back and run again"))
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,6 @@ def test_a_rollout_goes_no_further_after_a_batch_that_failed(batch, percentage, 
     said = held_back(batch, percentage)
     assert bool(said) is bool(named)
     assert not said or said.startswith("not deployed, because in an earlier batch ")
-    assert said.count("fix that and run again") == bool(named)
+    assert said.count("run again") == bool(named)
     for text in named:
         assert text in said

@@ -1,0 +1,73 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What becomes of instances that are there and not desired: most stop; some run on, since they are only not to be had
+now. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import local_url
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
+from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
+from ansible_collections.magi.models.plugins.module_utils._host.values import Running
+from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Instance, Settings
+
+
+def leave(
+    running: Iterable[Running], profile: Profile, inventory: Inventory, refused: Mapping[str, str], settings: Settings
+) -> dict[str, Action]:
+    """Return by name what to do with each of ``running``, of which none is desired.
+
+    A server has its file open: while it runs, it needs neither its name nor its disk. So one that the profile would
+    enable, were its file there and whole, is kept unless settings.missing is stop; and so is one of ``refused``, with
+    why it can't be what the profile wants.
+    """
+    actions = {}
+    for item in running:
+        reason = refused.get(item.name) or _gone(item, profile, inventory)
+        if not reason:
+            actions[item.name] = Action(item.name, ActionKind.STOP, _not_enabled(item, profile, inventory))
+        elif item.pid and item.state in (State.RUNNING, State.STARTING) and settings.missing == "keep":
+            actions[item.name] = Action(item.name, ActionKind.KEEP, reason)
+        else:
+            actions[item.name] = Action(item.name, ActionKind.STOP, reason)
+    return actions
+
+
+def _gone(item: Running, profile: Profile, inventory: Inventory) -> str:
+    """Return why the model of an instance is not there, though the profile enables it; or an empty string."""
+    model, tier = item.environment.get("MAGI_MODEL_ID", ""), item.environment.get("MAGI_TIER", "")
+    path = item.environment.get("LLAMA_ARG_MODEL", "")
+    there = any(path in (model.path, *model.duplicates) for model in inventory.models)
+    if not path or there or not any(entry.matches(model, tier) for entry in profile.entries):
+        return ""
+    aside = next((rejected.reason for rejected in inventory.rejected if rejected.path == path), "")
+    return f"its file is set aside: {aside.rstrip('.')}" if aside else f"its file {path} is gone"
+
+
+def _not_enabled(item: Running, profile: Profile, inventory: Inventory) -> str:
+    was = item.environment.get("MAGI_TIER")
+    now = next((x.tier for x in inventory.models if x.id == item.environment.get("MAGI_MODEL_ID")), was)
+    changed = f" (its file is {now} now, and was {was})" if now != was else ""
+    return f"not enabled by profile {profile.name}{changed}"
+
+
+def kept_instance(item: Running) -> Instance:
+    """Return an instance that runs on as it is, as far as its process tells."""
+    environment = item.environment
+    address, port = environment.get("LLAMA_ARG_HOST", ""), item.port or 0
+    return Instance(
+        name=item.name,
+        model_id=environment.get("MAGI_MODEL_ID", item.name),
+        display_name=environment.get("MAGI_DISPLAY_NAME", item.name),
+        tier=environment.get("MAGI_TIER", ""),
+        model_path=environment.get("LLAMA_ARG_MODEL", ""),
+        address=address,
+        port=port,
+        options={},
+        environment=environment,
+        url=local_url(address, port),
+        config_hash=item.config_hash or "",
+    )

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
+from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
+from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
+    MODELS,
+    host,
+    model,
+    names,
+    plan,
+    running,
+    settings,
+)
+
+A, B, C, D = MODELS
+
+
+def runs(item, **more):
+    """Return an instance of a plan as the host shows it: with all of its environment."""
+    return running(item, **{"environment": item.environment, **more})
+
+
+FIRST = {item.name: item for item in plan("*").instances}
+CUT = Rejected("c-q4_k_m", C.path, "truncated", f"{C.path} is incomplete: download it again.")
+
+
+def actions(value):
+    return {item.instance: (item.action.value, item.reason) for item in value.actions}
+
+
+@pytest.mark.parametrize("entries", [["*"], [{"tier": "Q4"}, "a-q2_k"], ["c-q4_k_m", "a-q2_k"], ["c-*", "a-q2_k"]])
+@pytest.mark.parametrize(
+    ("rejected", "reason"),
+    [([CUT], f"its file is set aside: {C.path} is incomplete: download it again"), ([], f"its file {C.path} is gone")],
+)
+def test_what_runs_while_its_file_is_not_there_is_kept_and_said(entries, rejected, reason):
+    now = host(runs(FIRST["a-q2_k"]), runs(FIRST["c-q4_k_m"]))
+    value = plan(*entries, models=[A, D], rejected=rejected, on=now)
+    assert actions(value)["c-q4_k_m"] == ("keep", reason)
+    assert f"Host gpu1: c-q4_k_m runs on as it is: {reason}." in value.degraded
+    assert [(item.name, item.model_id, item.tier, item.port) for item in value.kept] == [
+        ("c-q4_k_m", "c-q4_k_m", "Q4", FIRST["c-q4_k_m"].port)
+    ]
+    assert "c-q4_k_m" not in names(value)
+    assert FIRST["c-q4_k_m"].port not in [item.port for item in value.instances]
+
+
+def test_it_is_stopped_where_that_is_wanted_with_the_true_reason():
+    now = host(runs(FIRST["a-q2_k"]), runs(FIRST["c-q4_k_m"]))
+    value = plan("*", models=[A, B, D], rejected=[CUT], on=now, with_settings=settings(missing="stop"))
+    assert actions(value)["c-q4_k_m"] == ("stop", f"its file is set aside: {CUT.reason.rstrip('.')}")
+    assert value.degraded
+
+
+@pytest.mark.parametrize("more", [{"pid": None, "state": State.FAILED}, {"pid": None, "state": State.STOPPED}])
+def test_one_that_does_not_run_is_not_kept(more):
+    value = plan("*", models=[A, B, D], on=host(runs(FIRST["c-q4_k_m"], **more)))
+    assert actions(value)["c-q4_k_m"] == ("stop", f"its file {C.path} is gone")
+
+
+def test_what_the_profile_does_not_enable_is_stopped_also_without_its_file():
+    value = plan("a-q2_k", models=[A], on=host(runs(FIRST["c-q4_k_m"])))
+    assert actions(value)["c-q4_k_m"] == ("stop", "not enabled by profile test")
+    assert not value.degraded
+
+
+def test_a_file_that_changed_its_tier_is_named():
+    value = plan({"tier": "Q4"}, models=[model("c-q4_k_m", "Q3"), D], on=host(runs(FIRST["c-q4_k_m"])))
+    said = "not enabled by profile test (its file is Q3 now, and was Q4)"
+    assert actions(value)["c-q4_k_m"] == ("stop", said)
+
+
+def test_one_more_instance_of_a_model_that_is_there_is_stopped():
+    two = plan({"model": "a-q2_k", "instances": 2}).instances
+    value = plan("a-q2_k", on=host(*map(runs, two)))
+    assert actions(value)["a-q2_k-2"] == ("stop", "not enabled by profile test")
+
+
+def test_where_nothing_is_there_any_more_all_that_runs_is_kept():
+    value = plan("*", models=[model("z", "Q8")], rejected=[CUT], on=host(runs(FIRST["a-q2_k"])))
+    assert actions(value)["a-q2_k"][0] == ActionKind.KEEP
+    value = plan("a-q2_k", models=[model("z", "Q8")], on=host(runs(FIRST["a-q2_k"])))
+    assert (value.instances, [item.name for item in value.kept]) == ((), ["a-q2_k"])
+
+
+def test_strict_refuses_before_anything_changes():
+    with pytest.raises(PlanError, match=r"strict is set and .*c-q4_k_m runs on as it is"):
+        plan("*", models=[A], rejected=[CUT], on=host(runs(FIRST["c-q4_k_m"])), strict=True)
+
+
+@pytest.mark.parametrize("entry", ["*", "c-*", {"tier": "Q4"}])
+@pytest.mark.parametrize("code", ["truncated", "partial_download", "magic", "shard_missing"])
+def test_what_a_selector_would_have_found_and_is_set_aside_is_said(entry, code):
+    broken = Rejected("c-q4_0", "/models/C-Q4_0.gguf", code, "C-Q4_0.gguf is incomplete.")
+    models = [model("c-q4_1"), A]
+    value = plan(entry, entry, models=models, rejected=[broken])
+    assert [item for item in value.degraded if "C-Q4_0" in item] == [
+        f"Profile test, entry 1 ({entry if isinstance(entry, str) else 'tier Q4'}): set aside on gpu1: C-Q4_0.gguf is "
+        "incomplete."
+    ]
+
+
+@pytest.mark.parametrize("code", ["imatrix", "vocab_only", "image_model", "text_encoder", "not_regular"])
+def test_what_is_no_model_degrades_nothing(code):
+    other = Rejected("c-q4_0", "/models/C-Q4_0.gguf", code, "C-Q4_0.gguf is no model.")
+    assert plan("*", rejected=[other]).degraded == ()
+
+
+def test_a_folder_that_is_lost_degrades():
+    value = plan("a-q2_k", lost=["The folder to scan /mnt is empty."])
+    assert value.degraded == ("Host gpu1: The folder to scan /mnt is empty.",)
