@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
 
@@ -87,6 +88,18 @@ class Generation:
     """UTC, ISO 8601."""
     profile: str = ""
 
+    def same(self, other: Generation) -> bool:
+        """Whether nobody has changed the host between the two."""
+        return (self.number, self.digest) == (other.number, other.digest)
+
+    def overtook(self) -> Cause:
+        """Return the cause of an instance that does not serve where this generation came while it was waited for."""
+        return Cause(
+            "changed_meanwhile",
+            f"another deployment changed the host while this one waited: {self.applied_by or 'unknown'} applied "
+            f"profile {self.profile or 'unknown'} at {self.applied_at or 'an unknown time'}; run again to deploy over it",
+        )
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -122,6 +135,8 @@ class Host:
     generation: Generation = field(default_factory=Generation)
     silent_configs: tuple[str, ...] = ()
     """Configuration files that this llama-server would read before its environment."""
+    looked_at: float = 0
+    """When its instances were looked at, in seconds since the epoch, by its own clock."""
     at_work: Worker | None = None
     """A deployment that changes the host at this moment."""
     unreadable: tuple[Unreadable, ...] = ()

@@ -345,3 +345,16 @@ def test_why_a_server_could_not_bind_is_found_by_trying(tmp_path, monkeypatch, h
         (item,) = present(services, job(tmp_path, files=files), check_mode=False).actions
     assert item.cause.code == code
     assert said in item.cause.detail
+
+
+@pytest.mark.parametrize(("meanwhile", "code"), [(False, "crashed"), (True, "changed_meanwhile")])
+def test_what_another_deployment_ends_has_not_crashed(tmp_path, monkeypatch, meanwhile, code):
+    def await_ready(*_given):
+        if meanwhile:
+            write_generation(str(tmp_path), Generation(2, "x", "ada@desk, process 7", "now", "other"))
+        return {"a": (Status(State.STOPPED), 0)}
+
+    monkeypatch.setattr(apply, "await_ready", await_ready)
+    (item,) = present(FakeServices(tmp_path), job(tmp_path), check_mode=False).actions
+    assert item.cause.code == code
+    assert not meanwhile or "ada@desk, process 7 applied profile other at now" in item.cause.detail
