@@ -97,7 +97,7 @@ class Generation:
         return Cause(
             "changed_meanwhile",
             f"another deployment changed the host while this one waited: {self.applied_by or 'unknown'} applied "
-            f"profile {self.profile or 'unknown'} at {self.applied_at or 'an unknown time'}; run again to deploy over it",
+            f"profile {self.profile or 'unknown'} at {self.applied_at or 'an unknown time'}; run again",
         )
 
 
