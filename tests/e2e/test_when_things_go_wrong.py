@@ -137,7 +137,7 @@ def test_a_server_that_does_not_start_is_explained_and_the_others_serve(two: Dep
     assert "strict is set and the deployment is degraded" in strict.text
 
     # It would only crash again: left stopped until something that it is made of changes, or somebody asks for it.
-    assert f"quarantine {Q3}: failed with just this configuration" in strict.output
+    assert f"quarantine {Q3}: failed with exactly this configuration" in strict.output
     assert strict.changed == 0
     assert two.servers()[Q3]["action"] == "quarantine"
     retried = two.play(profile="p", model_server_retry_quarantined=True)
@@ -151,7 +151,7 @@ def test_no_server_ready_is_a_failure(two: Deployment):
     two.add_profile("p", Q2, options={"cache_type_k": "madeup"})
     run = two.play(profile="p")
     assert run.code != 0
-    assert "No server is ready, of 1" in run.text
+    assert "No server is ready (0 of 1)" in run.text
 
 
 def test_a_taken_port_is_named_before_anything_changes(two: Deployment):

@@ -180,7 +180,7 @@ def test_another_server_that_answers_the_probe_is_found_out(fleet: Fleet):
         assert (failed["instance"], failed["host"], failed["cause"]) == (Q2, "host1", "port_taken")
         assert "another process holds its port" in failed["detail"]
         assert "8085" in failed["detail"]
-        assert "No server is ready, of 1" in run.text
+        assert "No server is ready (0 of 1)" in run.text
     finally:
         client.leave()
         fleet.sh("host1", "systemctl stop impostor")
@@ -201,7 +201,7 @@ def test_a_server_that_answers_as_another_model_is_not_ready(fleet: Fleet):
         assert run.code != 0
         (failed,) = fleet.report()["summary"]["failed"]
         assert (failed["instance"], failed["host"], failed["cause"]) == (Q2, "host1", "wrong_server")
-        assert f"its port is served as impostor instead of {Q2}" in failed["detail"]
+        assert f"the server on its port answers as impostor instead of {Q2}" in failed["detail"]
     finally:
         fleet.sh("host1", f"rm -r /etc/other.env {path.rpartition('/')[0]}; systemctl daemon-reload")
         bare(fleet, "host1")
@@ -355,7 +355,7 @@ def test_a_connection_that_may_not_use_systemd_is_one_sentence(fleet: Fleet, pla
     run = fleet.start(
         playbook, hosts=hosts, profile="fast-only", model_server_registry_path="/home/deploy/registry.json"
     ).finish()
-    assert "systemd is root's to use, and the connection is user" in run.text
+    assert "systemd can only be used by root, but the connection is user" in run.text
     assert "connect as root (ansible_user: root), or set ansible_become: true." in run.text
     assert "not ready" not in run.text
     assert run.code

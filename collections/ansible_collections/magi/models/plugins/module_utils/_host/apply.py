@@ -226,7 +226,7 @@ def _now() -> str:
 
 
 def check_key_files(job: Job) -> None:
-    """Raise KeyFileError for a file of API keys that is missing or would leave a server open (check_api_keys)."""
+    """Raise KeyFileError for an API key file that is missing or would leave a server open (check_api_keys)."""
     for name, instance in job.instances.items():
         path = instance.get("api_key_file")
         if path:

@@ -58,7 +58,7 @@ class Running:
     started_at: float | None = None
     """Seconds since the epoch; of one that failed, its last start."""
     keys_changed: bool = False
-    """Its file of API keys was written after it started, which reads them once."""
+    """Its API key file was written after it started, which reads them once."""
     exit_status: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     """The LLAMA_ARG_* and MAGI_* variables of the process, secrets left out."""

@@ -50,7 +50,7 @@ _TABLE = (
     (
         r"^magi: the API key file holds no key",  # run-instance.sh.j2, magi-llama@instance.conf.j2
         "bad_api_key_file",
-        "its API key file holds no key, and it would ask nobody for one; write a key into it",
+        "its API key file holds no key, so it would let everybody in; write a key into the file",
     ),
     (
         r"error while handling environment variable \"(\w+\": .+)",
@@ -158,7 +158,7 @@ def quarantined(cause: Cause) -> Cause:
     """Return the cause of an instance that is not started again."""
     return Cause(
         cause.code,
-        f"{cause.detail} (in quarantine: it is started again when its model, options or llama-server change, or with "
+        f"{cause.detail} (in quarantine: it starts again when its model, options or llama-server change, or with "
         "-e model_server_retry_quarantined=true)",
     )
 
@@ -192,13 +192,13 @@ def start_refused(said: str) -> Cause:
     """Return the cause of an instance that its service manager refuses to start; ``said`` is the manager's sentence."""
     return Cause(
         "start_refused",
-        f"its service manager refuses to start it ({said.rstrip('.')}); mend that on the host and run again",
+        f"its service manager refuses to start it ({said.rstrip('.')}); fix that on the host and run again",
     )
 
 
 def wrong_server(name: str, answered: Sequence[str]) -> Cause:
     return Cause(
         "wrong_server",
-        f"its port is served as {', '.join(answered)[:200] or 'nothing'} instead of {name}; another process answers "
-        "there, stop it and run again",
+        f"the server on its port answers as {', '.join(answered)[:200] or 'nothing'} instead of {name}: another "
+        "process is there; stop it and run again",
     )

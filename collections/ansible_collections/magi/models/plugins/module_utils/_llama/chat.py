@@ -103,7 +103,7 @@ def _refusal(status: int, body: bytes) -> str:
     except (ValueError, RecursionError):
         message = "no reason given"
     remedy = {
-        401: "its file of API keys has changed since it was started, or can't be read; run magi up",
+        401: "its API key file has changed since it was started, or can't be read; run magi up",
         503: "it still loads its model; ask again in a moment",
     }.get(status, "see its log (magi logs)")
     return f"the server answers {status} ({message}): {remedy}."

@@ -1,12 +1,12 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Files of API keys, as llama-server reads them. Pure."""
+"""API key files, as llama-server reads them. Pure."""
 
 from __future__ import annotations
 
 
 class KeyFileError(ValueError):
-    """A file of API keys would not protect a server; the message names it, what is wrong and the remedy."""
+    """An API key file would not protect a server; the message names it, what is wrong and the remedy."""
 
 
 def key_file_path(where: str, path: str) -> str:
@@ -29,7 +29,7 @@ def check_api_keys(where: str, text: str) -> None:
             what = "ends in a carriage return (CRLF line ends)" if line.endswith("\r") else "has white space at an end"
             raise KeyFileError(
                 f"{where}: line {number} {what}, which llama-server would take for a part of the key: save the file as "
-                "plain text, one key in each line."
+                "plain text, one key a line."
             )
         if not (line.isascii() and line.isprintable()):
             raise KeyFileError(
@@ -38,6 +38,6 @@ def check_api_keys(where: str, text: str) -> None:
             )
     if not keys:
         raise KeyFileError(
-            f"{where} holds no key (it is empty, or has comments only), and llama-server would ask nobody for one: "
+            f"{where} holds no key (it is empty, or has comments only), so llama-server would let everybody in: "
             "write a key into it, or remove the option api_key_file."
         )

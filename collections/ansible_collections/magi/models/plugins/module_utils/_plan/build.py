@@ -144,7 +144,7 @@ def _instances(
 
 
 def open_to_all(instances: Iterable[Instance]) -> list[str]:
-    """Return the names of those that whoever reaches their port can use."""
+    """Return the names of those that anyone who reaches their port can use."""
     return [item.name for item in instances if exposed(item.address) and not item.options.get("api_key_file")]
 
 
@@ -152,7 +152,7 @@ def _warnings(host_name: str, instances: Sequence[Instance], host: Host, setting
     open_ones = open_to_all(instances)
     if open_ones:
         yield (
-            f"Host {host_name}: {', '.join(open_ones)} listen on {settings.host} without an API key, so whoever "
+            f"Host {host_name}: {', '.join(open_ones)} listen on {settings.host} without an API key, so anyone who "
             "reaches the port can use them; set the option api_key_file, or model_server_host: 127.0.0.1."
         )
     limited = [item.name for item in instances if item.resources]

@@ -49,7 +49,7 @@ class Instance:
 
     @property
     def api_key_file(self) -> str | None:
-        """The file of API keys, as the options name it."""
+        """The API key file, as the options name it."""
         return self.environment.get("MAGI_API_KEY_FILE")
 
     @classmethod

@@ -23,7 +23,7 @@ def usable(manager: ServiceManager) -> ServiceManager:
     """Return ``manager`` if this process may use it. Raises ServiceError."""
     if manager.capabilities.needs_root and os.geteuid():
         raise ServiceError(
-            f"{manager.name} is root's to use, and the connection is user {os.geteuid()}'s: connect as root "
+            f"{manager.name} can only be used by root, but the connection is user {os.geteuid()}'s: connect as root "
             "(ansible_user: root), or set ansible_become: true."
         )
     return manager

@@ -286,7 +286,7 @@ class Supervisor:
         program = self._program()
         if self._foreign():
             raise ServiceError(
-                f"supervisord can't listen at {self.socket}, which is another user's: remove that, or set "
+                f"supervisord can't listen at {self.socket}, which belongs to another user: remove it, or set "
                 "model_server_home to a shorter path."
             )
         # supervisord starts what it finds; nothing of ours runs now, so the definitions are written anew behind this.

@@ -199,7 +199,7 @@ class Systemd:
         return {}
 
     def environment(self, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
-        """Its user may not read the file of API keys, so systemd hands it over as a credential (systemd.exec(5),
+        """Its user may not read the API key file, so systemd hands it over as a credential (systemd.exec(5),
         LoadCredential=)."""
         if "MAGI_API_KEY_FILE" not in wanted:
             return wanted
@@ -239,7 +239,7 @@ class Systemd:
         """systemd itself is never ours to end."""
 
     def prepare(self) -> None:
-        """systemd is there already; refuse one that would leave out the credential that a file of API keys is."""
+        """systemd is there already; refuse one that would leave out the credential that an API key file is."""
         found = re.match(r"systemd (\d+)", self._systemctl("--version"))
         if found and int(found[1]) < OLDEST:
             raise ServiceError(

@@ -134,7 +134,7 @@ def problems(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> dict[str
         if result.plan is None or result.name in found:
             continue
         if total and not ready:
-            found[result.name] = f"No server is ready, of {total}; the report above says why for each."
+            found[result.name] = f"No server is ready (0 of {total}); the report above says why."
         elif result.plan.strict and result.name in degraded | named:
             found[result.name] = "strict is set and the deployment is degraded; the report above says what is missing."
     return found

@@ -268,7 +268,7 @@ def test_what_the_manager_refuses_to_start_is_named_and_the_others_start(tmp_pat
     )
     a, b = result.actions
     assert (a.launched, a.cause.code, a.ready) == (False, "start_refused", False)
-    assert "refuses to start it (Unit a is masked); mend" in a.cause.detail
+    assert "refuses to start it (Unit a is masked); fix" in a.cause.detail
     assert (b.launched, b.cause, b.ready) == (True, None, True)
 
 

@@ -440,7 +440,9 @@ def test_a_socket_of_another_user_is_not_spoken_to(tmp_path, monkeypatch):
         impostor.setblocking(False)
         services = supervisor.Supervisor(tmp_path / "home", sys.executable)
         assert services.status() == {}
-        with pytest.raises(ServiceError, match=f"can't listen at {path}, which is another user's: remove that, or set"):
+        with pytest.raises(
+            ServiceError, match=f"can't listen at {path}, which belongs to another user: remove it, or set"
+        ):
             services.prepare()
         services.remove()
         assert path.exists()

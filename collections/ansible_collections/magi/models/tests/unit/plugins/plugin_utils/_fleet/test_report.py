@@ -168,9 +168,9 @@ def strict(result, **more):
         ([strict(GOOD), GOOD3], {"gpu1": "strict is set"}),
         ([GOOD3, BAD], {}),
         ([GOOD3, strict(BAD, degraded=())], {"gpu1": "strict is set"}),
-        ([BAD], {"gpu1": "No server is ready, of 1;"}),
+        ([BAD], {"gpu1": "No server is ready (0 of 1);"}),
         ([GOOD, LOST], {"gpu2": "Host gpu2: it can't be reached."}),
-        ([BAD, LOST], {"gpu1": "No server is ready, of 1;", "gpu2": "Host gpu2: it can't be reached."}),
+        ([BAD, LOST], {"gpu1": "No server is ready (0 of 1);", "gpu2": "Host gpu2: it can't be reached."}),
     ],
 )
 def test_which_hosts_a_run_fails_for(hosts, said):
