@@ -178,8 +178,8 @@ generation:
 
 from dataclasses import asdict
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import why
+from ansible_collections.magi.models.plugins.module_utils._base.private_module import PrivateModule
 from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
 from ansible_collections.magi.models.plugins.module_utils._host.apply import (
     Job,
@@ -200,7 +200,7 @@ from ansible_collections.magi.models.plugins.module_utils._services.values impor
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = PrivateModule(
         argument_spec={
             "state": {"type": "str", "choices": ["present", "stopped", "absent", "fenced"], "default": "present"},
             "plan": {"type": "dict"},
