@@ -359,3 +359,20 @@ def test_a_connection_that_may_not_use_systemd_is_one_sentence(fleet: Fleet, pla
     assert "connect as root (ansible_user: root), or set ansible_become: true." in run.text
     assert "not ready" not in run.text
     assert run.code
+
+
+def test_units_that_can_not_be_written_are_noticed_before_anything_stops(fleet: Fleet):
+    bare(fleet, "host1")
+    fleet.profile("one", Q2)
+    fleet.profile("two", Q3)
+    assert fleet.deploy("one", *LIMIT).code == 0
+    fleet.sh("host1", "mount --bind /etc/systemd /etc/systemd && mount -o remount,bind,ro /etc/systemd")
+    try:
+        run = fleet.deploy("two", *LIMIT)
+        assert run.code != 0
+        assert "/etc/systemd/system: Read-only file system; make it writable." in run.text
+        assert fleet.state("host1", Q2) == "active"
+    finally:
+        fleet.sh("host1", "umount /etc/systemd")
+    run = fleet.deploy("two", *LIMIT)
+    assert run.code == 0, run.output

@@ -253,7 +253,9 @@ def main() -> None:
     except (ConflictError, KeyFileError, ServiceError) as error:
         module.fail_json(msg=f"{error}")
     except OSError as error:
-        module.fail_json(msg=f"{error.filename or job.home}: {why(error, 'model_server_home')}.")
+        path = str(error.filename or job.home)
+        setting = "model_server_home" if path.startswith(job.home) else None
+        module.fail_json(msg=f"{path}: {why(error, setting)}.")
     for name in sorted({*(params["names"] or ())} - {*result.instances}) if params["state"] == "stopped" else ():
         module.warn(f"there is no instance {name} in {job.home}; it has {', '.join(result.instances) or 'none'}.")
     for item in result.actions:

@@ -17,7 +17,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic, writing
+from ansible_collections.magi.models.plugins.module_utils._base.files import (
+    check_writable,
+    make_folder,
+    write_atomic,
+    writing,
+)
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import LOG_LINES, Survey, read_instances
 from ansible_collections.magi.models.plugins.module_utils._host.lock import (
@@ -175,6 +180,8 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
     results = [ActionResult(item, item.action is not ActionKind.QUARANTINE) for item in job.actions]
     changed = bool(write or stale) or any(item.action.changes for item in job.actions)
     diff += _actions_diff(job.actions)
+    if changed:  # before anything is stopped
+        check_writable([*(file.path for file in write), *stale])
     if check_mode or not changed:
         return Result(changed, tuple(results), job.generation, tuple(diff))
 

@@ -26,6 +26,19 @@ class Unreadable:
     paths: tuple[str, ...]
     """What can't be read."""
 
+    def sentence(self, own_user: bool) -> str:
+        """Return what it keeps from whom, and the remedy; ``own_user`` as in Capabilities."""
+        what = self.paths[0] if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more"
+        if self.mode == "hidden":
+            return (
+                f"{self.at} lies in a home folder, of which the servers see model_server_scan_paths and the folder of "
+                "llama_server_path alone; move it, or name the folder that it really lies in."
+            )
+        who = "the servers run as a user of their own" if own_user else "the servers run as this user"
+        bits = ("o+x" if self.mode.startswith("d") else "o+r") if own_user else "u+rX"
+        effect = "is not readable for the servers" if self.paths == (self.at,) else f"keeps the servers from {what}"
+        return f"{self.at} ({self.mode}) {effect}: {who}; chmod {bits} {self.at}."
+
 
 @dataclass(frozen=True)
 class Listener:
