@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ansible_collections.magi.models.plugins.module_utils._host.values import (
         Host,
         Running,
-        Unreadable,
         foreign_listeners,
     )
     from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
@@ -78,7 +77,7 @@ _TAKEN = {
     "module_utils._base.table": "text_table",
     "module_utils._base.text": "SECRET counted printable",
     "module_utils._config.profile": "Profile",
-    "module_utils._host.values": "Host Running Unreadable foreign_listeners",
+    "module_utils._host.values": "Host Running foreign_listeners",
     "module_utils._llama.cause": "find_cause",
     "module_utils._llama.options": "Binary",
     "module_utils._models.drift": "Drift drift_lines",

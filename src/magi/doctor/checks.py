@@ -14,7 +14,6 @@ from magi.domain import (
     Profile,
     Running,
     State,
-    Unreadable,
     build_plan,
     counted,
     exposed,
@@ -192,7 +191,7 @@ def _binary(_examined: Examined, host: Host, _profile: Profile | None) -> _Found
 
 def _readable(examined: Examined, host: Host, _profile: Profile | None) -> _Found:
     for item in host.unreadable:
-        yield PROBLEM, "models", _obstacle(item, host.can.own_user)
+        yield PROBLEM, "models", item.sentence(host.can.own_user)
     if examined.registry is None:
         return
     models, rejected = examined.registry["models"], examined.registry["rejected"]
@@ -205,19 +204,6 @@ def _readable(examined: Examined, host: Host, _profile: Profile | None) -> _Foun
             "models",
             f"files in {folders} that can't be served: {len(rejected)}; magi discover says why for each.",
         )
-
-
-def _obstacle(item: Unreadable, own_user: bool) -> str:
-    what = item.paths[0] if len(item.paths) == 1 else f"{item.paths[0]} and {len(item.paths) - 1} more"
-    if item.mode == "hidden":
-        return (
-            f"{item.at} lies in a home folder, of which the servers see model_server_scan_paths and the folder of "
-            "llama_server_path alone; move it, or name the folder that it really lies in."
-        )
-    who = "the servers run as a user of their own" if own_user else "the servers run as this user"
-    bits = ("o+x" if item.mode.startswith("d") else "o+r") if own_user else "u+rX"
-    effect = "is not readable for the servers" if item.paths == (item.at,) else f"keeps the servers from {what}"
-    return f"{item.at} ({item.mode}) {effect}: {who}; chmod {bits} {item.at}."
 
 
 def _ports(examined: Examined, host: Host, _profile: Profile | None) -> _Found:
@@ -272,7 +258,7 @@ def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Fou
                 host_name=examined.name,
                 profile=profile,
                 inventory=Inventory.from_dict(examined.registry),
-                host=host,
+                host=replace(host, unreadable=()),  # told above
                 settings=PlanSettings.of(examined.settings),
             )
         except PlanError as error:
