@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 
@@ -24,7 +25,7 @@ def test_a_slow_start_is_waited_for_to_the_deadline_and_no_longer(fleet: Fleet):
         assert run.code == 0, run.output
         (failed,) = fleet.report()["summary"]["failed"]
         assert (failed["instance"], failed["host"], failed["cause"]) == (Q2, "host1", "timeout")
-        assert "it still answers 503 (loading) after 10 s" in failed["detail"]
+        assert re.search(r"it still answers 503 \(loading\) 1\d s after its start", failed["detail"])
         assert "raise model_server_max_startup_time" in failed["detail"]
         assert [key[1] for key in fleet.pids()] == [Q3]
 
@@ -54,7 +55,7 @@ def test_a_hung_server_is_not_ready_by_the_deadline(fleet: Fleet):
         assert run.code == 0, run.output
         (failed,) = fleet.report()["summary"]["failed"]
         assert (failed["instance"], failed["host"], failed["cause"]) == (Q2, "host1", "timeout")
-        assert "it does not answer after 3 s" in failed["detail"]
+        assert re.search(r"it does not answer [3-9] s after its start", failed["detail"])
         assert [key[1] for key in fleet.pids()] == [Q3]
     finally:
         fleet.sh("host1", f"systemctl kill --signal=SIGCONT magi-llama@{Q2}")
@@ -358,3 +359,20 @@ def test_a_connection_that_may_not_use_systemd_is_one_sentence(fleet: Fleet, pla
     assert "connect as root (ansible_user: root), or set ansible_become: true." in run.text
     assert "not ready" not in run.text
     assert run.code
+
+
+def test_units_that_can_not_be_written_are_noticed_before_anything_stops(fleet: Fleet):
+    bare(fleet, "host1")
+    fleet.profile("one", Q2)
+    fleet.profile("two", Q3)
+    assert fleet.deploy("one", *LIMIT).code == 0
+    fleet.sh("host1", "mount --bind /etc/systemd /etc/systemd && mount -o remount,bind,ro /etc/systemd")
+    try:
+        run = fleet.deploy("two", *LIMIT)
+        assert run.code != 0
+        assert "/etc/systemd/system: Read-only file system; make it writable." in run.text
+        assert fleet.state("host1", Q2) == "active"
+    finally:
+        fleet.sh("host1", "umount /etc/systemd")
+    run = fleet.deploy("two", *LIMIT)
+    assert run.code == 0, run.output

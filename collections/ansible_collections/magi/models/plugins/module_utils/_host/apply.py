@@ -17,7 +17,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic, writing
+from ansible_collections.magi.models.plugins.module_utils._base.files import (
+    check_writable,
+    make_folder,
+    write_atomic,
+    writing,
+)
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import LOG_LINES, Survey, read_instances
 from ansible_collections.magi.models.plugins.module_utils._host.lock import (
@@ -138,11 +143,14 @@ def present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
         result = _present(manager, job, check_mode=False)
     begun = time.monotonic()
     names = [item.instance for item in result.actions if item.loads and item.instance in job.instances]
-    return replace(
-        result,
-        actions=_settle(manager, result.actions, names, job, min(FIRST_LOOK, job.max_startup_time)),
-        waited=time.monotonic() - begun,
-    )
+    actions = _settle(manager, result.actions, names, job, min(FIRST_LOOK, job.max_startup_time))
+    now = read_generation(job.home)
+    if not now.same(result.generation):  # the lock is free while they are waited for
+        actions = tuple(
+            replace(item, cause=now.overtook(), log=()) if item.cause and item.instance in names else item
+            for item in actions
+        )
+    return replace(result, actions=actions, waited=time.monotonic() - begun)
 
 
 def _worker(job: Job) -> Worker:
@@ -172,6 +180,8 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
     results = [ActionResult(item, item.action is not ActionKind.QUARANTINE) for item in job.actions]
     changed = bool(write or stale) or any(item.action.changes for item in job.actions)
     diff += _actions_diff(job.actions)
+    if changed:  # before anything is stopped
+        check_writable([*(file.path for file in write), *stale])
     if check_mode or not changed:
         return Result(changed, tuple(results), job.generation, tuple(diff))
 
@@ -325,7 +335,7 @@ def _settle(
         if health == 200 or (not failed and seconds < job.max_startup_time):
             return replace(item, ready=health == 200)
         log = manager.logs(item.instance, LOG_LINES)
-        cause = not_ready(job.max_startup_time, health)
+        cause = not_ready(time.time() - status.started_at if status.started_at else seconds, health)
         if failed:
             environment = environment_file(job.home, item.instance)
             cause = find_cause(log, status.exit_status, memory_limit(environment))

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -260,6 +261,7 @@ def read_host(
     if binary:
         binary_error = _shut(manager, binary.path)
         binary = None if binary_error else binary
+    looked_at = time.time()
     instances = read_instances(manager, home, ask=ask).instances
     leases = {item.port for item in instances if item.port}
     return Host(
@@ -274,6 +276,7 @@ def read_host(
         listeners=read_listeners({*ports, *leases}, {item.pid: item.name for item in instances if item.pid}),
         instances=instances,
         generation=read_generation(home),
+        looked_at=looked_at,
         silent_configs=silent_configs(),
         at_work=read_worker(home),
         unreadable=unreadable(

@@ -41,7 +41,7 @@ def write_generation(home: str, generation: Generation) -> None:
 def check_generation(home: str, expected: Generation) -> None:
     """Raise ConflictError if another deployment has changed the host since ``expected`` was read."""
     now = read_generation(home)
-    if (now.number, now.digest) != (expected.number, expected.digest):
+    if not now.same(expected):
         raise ConflictError(
             f"another deployment got in between: {now.applied_by or 'unknown'} applied profile "
             f"{now.profile or 'unknown'} at {now.applied_at or 'an unknown time'} (generation {now.number}, planned on "

@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
 
@@ -24,6 +25,19 @@ class Unreadable:
     """As ls shows it (``drwx------``), or ``hidden`` if the service does not see it at all."""
     paths: tuple[str, ...]
     """What can't be read."""
+
+    def sentence(self, own_user: bool) -> str:
+        """Return what it keeps from whom, and the remedy; ``own_user`` as in Capabilities."""
+        what = self.paths[0] if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more"
+        if self.mode == "hidden":
+            return (
+                f"{self.at} lies in a home folder, of which the servers see model_server_scan_paths and the folder of "
+                "llama_server_path alone; move it, or name the folder that it really lies in."
+            )
+        who = "the servers run as a user of their own" if own_user else "the servers run as this user"
+        bits = ("o+x" if self.mode.startswith("d") else "o+r") if own_user else "u+rX"
+        effect = "is not readable for the servers" if self.paths == (self.at,) else f"keeps the servers from {what}"
+        return f"{self.at} ({self.mode}) {effect}: {who}; chmod {bits} {self.at}."
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,18 @@ class Generation:
     """UTC, ISO 8601."""
     profile: str = ""
 
+    def same(self, other: Generation) -> bool:
+        """Whether nobody has changed the host between the two."""
+        return (self.number, self.digest) == (other.number, other.digest)
+
+    def overtook(self) -> Cause:
+        """Return the cause of an instance that does not serve where this generation came while it was waited for."""
+        return Cause(
+            "changed_meanwhile",
+            f"another deployment changed the host while this one waited: {self.applied_by or 'unknown'} applied "
+            f"profile {self.profile or 'unknown'} at {self.applied_at or 'an unknown time'}; run again",
+        )
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -122,6 +148,8 @@ class Host:
     generation: Generation = field(default_factory=Generation)
     silent_configs: tuple[str, ...] = ()
     """Configuration files that this llama-server would read before its environment."""
+    looked_at: float = 0
+    """When its instances were looked at, in seconds since the epoch, by its own clock."""
     at_work: Worker | None = None
     """The deployment that is changing the host now."""
     unreadable: tuple[Unreadable, ...] = ()

@@ -163,14 +163,16 @@ def quarantined(cause: Cause) -> Cause:
     )
 
 
-def not_ready(seconds: int, status: int) -> Cause:
-    """Return the cause of a server that runs but was not ready in time; ``status`` is the last HTTP status."""
+def not_ready(seconds: float, status: int) -> Cause:
+    """Return the cause of a server that runs but is not ready ``seconds`` after its start; ``status`` is the last HTTP
+    status."""
     said = (
         f"still answers {status} (loading)" if status == 503 else f"answers {status}" if status else "does not answer"
     )
     return Cause(
         "timeout",
-        f"it {said} after {seconds} s; see its log, and raise model_server_max_startup_time if it only needs longer",
+        f"it {said} {seconds:.0f} s after its start; see its log, and raise model_server_max_startup_time if it only "
+        "needs longer",
     )
 
 

@@ -37,7 +37,7 @@ def parse_help(text: str) -> tuple[Option, ...]:
         positive = [name for name in names if not name.startswith("no_")] or list(names)
         variable = re.search(r"\(env: (\w+)\)", description)
         value = re.match(r" (\S+)", block[0][head.end() :])
-        number = bool(value) and value.group(1) == "N"
+        number = value is not None and value.group(1) == "N"
         words = tuple(re.findall(r"'(\w+)'", description)) if number else ()
         options.append(
             Option(positive[-1], names, flags, variable.group(1) if variable else None, bool(value), number, words)

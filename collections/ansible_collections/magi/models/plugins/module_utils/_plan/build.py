@@ -161,6 +161,11 @@ def _warnings(host_name: str, instances: Sequence[Instance], host: Host, setting
             f"Host {host_name}: {host.manager} can't hold the resources of {', '.join(limited)}, which are left out "
             "there: only systemd limits memory and processor time."
         )
+    for item in host.unreadable:
+        # One that serves goes on, since it has its file open, and could not be started again.
+        names = [each.name for each in instances if each.model_path in item.paths]
+        if names:
+            yield f"Host {host_name}: {', '.join(names)} can't be started: {item.sentence(host.can.own_user)}"
     for path in host.silent_configs:
         yield (
             f"Host {host_name}: llama-server also reads {path}, which no profile knows of; move it away "

@@ -345,3 +345,30 @@ def test_why_a_server_could_not_bind_is_found_by_trying(tmp_path, monkeypatch, h
         (item,) = present(services, job(tmp_path, files=files), check_mode=False).actions
     assert item.cause.code == code
     assert said in item.cause.detail
+
+
+@pytest.mark.parametrize(("meanwhile", "code"), [(False, "crashed"), (True, "changed_meanwhile")])
+def test_what_another_deployment_ends_has_not_crashed(tmp_path, monkeypatch, meanwhile, code):
+    def await_ready(*_given):
+        if meanwhile:
+            write_generation(str(tmp_path), Generation(2, "x", "ada@desk, process 7", "now", "other"))
+        return {"a": (Status(State.STOPPED), 0)}
+
+    monkeypatch.setattr(apply, "await_ready", await_ready)
+    (item,) = present(FakeServices(tmp_path), job(tmp_path), check_mode=False).actions
+    assert item.cause.code == code
+    assert not meanwhile or "ada@desk, process 7 applied profile other at now" in item.cause.detail
+
+
+def test_a_folder_that_can_not_be_written_is_noticed_before_anything_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "access", lambda path, _mode: Path(path) != tmp_path / "units")
+    (tmp_path / "units").mkdir()
+    services = FakeServices(tmp_path, a="running")
+    wanted = (*job(tmp_path).files, ServiceFile(str(tmp_path / "units" / "a.d" / "x.conf"), "x", 0o644, True))
+    with pytest.raises(FileWriteError) as error:
+        present(
+            services, job(tmp_path, files=wanted, actions=(Action("a", ActionKind.RESTART, "-"),)), check_mode=False
+        )
+    assert error.value.filename == str(tmp_path / "units")
+    assert services.asked == []
+    assert read_generation(str(tmp_path)).number == 0

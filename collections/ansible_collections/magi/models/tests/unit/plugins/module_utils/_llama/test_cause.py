@@ -113,7 +113,7 @@ def test_a_server_that_is_not_ready_in_time(status, said):
     cause = not_ready(120, status)
     assert cause.code == "timeout"
     assert said in cause.detail
-    assert "120 s" in cause.detail
+    assert "120 s after its start" in cause.detail
 
 
 def test_another_server_on_the_port():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
-from ansible_collections.magi.models.plugins.module_utils._host.values import Listener
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Listener
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
@@ -250,3 +250,24 @@ def test_a_server_that_fell_back_to_the_cpu_is_not_simply_ready():
         "a-q2_k computes on the CPU of gpu1, though that has a GPU (ggml_cuda_init: failed"
     )
     assert problems(report, hosts)["gpu1"].startswith("strict is set and the deployment is degraded")
+
+
+@pytest.mark.parametrize(
+    ("generation", "health", "cause"),
+    [
+        (Generation(3, "x"), 503, "timeout"),
+        (Generation(4, "y", "ada@desk, process 7", "now", "other"), 503, "changed_meanwhile"),
+        (Generation(4, "y"), 200, None),  # it serves, whoever deployed it
+    ],
+)
+def test_a_server_of_a_host_that_another_deployment_changed_has_no_false_cause(generation, health, cause):
+    there = host(replace(running(INSTANCE, model_ids=("a-q2_k",)), health=health), generation=generation)
+    value = replace(GOOD, after=there, generation=Generation(3, "x"))
+    assert [item["cause"] for item in build_report([value])["summary"]["failed"]] == ([cause] if cause else [])
+
+
+def test_a_time_out_says_how_long_it_has_been():
+    now = running(INSTANCE, started_at=100.0)
+    value = replace(GOOD, after=replace(host(replace(now, health=0)), looked_at=107.4))
+    (item,) = build_report([value])["summary"]["failed"]
+    assert "it does not answer 7 s after its start" in item["detail"]
