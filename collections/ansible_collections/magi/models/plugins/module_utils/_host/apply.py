@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Applying a plan on a host: the one place that changes anything. What to do was decided before."""
+"""Applying a plan on a host: the one place that changes anything. The plan has decided what to do."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ class Result:
     waited: float = 0
     """Seconds since the last start."""
     instances: tuple[str, ...] = ()
-    """Names of all instances that the host had."""
+    """Names of all instances on the host before."""
 
 
 def file_changes(
     files: Iterable[ServiceFile], owned: Iterable[Path]
 ) -> tuple[list[ServiceFile], list[Path], list[dict[str, str]]]:
-    """Return the files to write, the stale ones to remove, and the diff; reads the disk, writes nothing."""
+    """Return the files to write, the stale ones to remove, and the diff. Reads the disk, writes nothing."""
     files = list(files)
     write, diff = [], []
     for file in files:
@@ -129,10 +129,10 @@ def _actions_diff(actions: Iterable[Action]) -> list[dict[str, str]]:
 
 
 def present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
-    """Make the host run the plan: write the definitions, stop what goes, start what comes, wait until it listens.
+    """Make the host run the plan: write the definitions, stop old instances, start new ones, wait until they listen.
 
-    Raises ConflictError, FileWriteError, KeyFileError and ServiceError. What keeps a server from starting is in its
-    ActionResult.
+    Raises ConflictError, FileWriteError, KeyFileError and ServiceError. If a server does not start, its ActionResult
+    says why.
     """
     check_key_files(job)
     if check_mode:
@@ -161,8 +161,8 @@ def _worker(job: Job) -> Worker:
 def fence(home: str, worker: Worker, grace: float = 10) -> None:
     """End the ``worker`` of a deployment whose controller is gone, so that it can't go on beside a new one.
 
-    Killed at any point it leaves nothing half written, and the next plan sees what it left undone. Raises ConflictError
-    when the lock isn't free after ``grace`` seconds.
+    Killed at any point, it leaves nothing half written, and the next plan sees what it left undone. Raises
+    ConflictError if the lock isn't free after ``grace`` seconds.
     """
     if read_worker(home) == worker and worker.pid and start_time(worker.pid) == worker.start_time:
         with contextlib.suppress(ProcessLookupError):
@@ -192,20 +192,20 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
         _now(),
         job.profile,
     )
-    # Before the first change: wherever this ends, no other plan that was made before may pass.
+    # Before the first change: wherever this ends, older plans must be refused.
     write_generation(job.home, generation)
     ending = [item.instance for item in job.actions if item.action in (ActionKind.STOP, ActionKind.RESTART)]
     manager.regain()
     replaced = manager.outdated()
     survey = (
         read_instances(manager, job.home) if ending or replaced else Survey()
-    )  # while their files tell how they run
+    )  # while their files still say how they run
     cut = {}
     if replaced:
         cut = end_all(manager, [item.name for item in survey.instances], job, survey)
     _write(file for file in write if not file.per_instance)
     manager.prepare()
-    # prepare() may have cleared the definitions of a manager that was down, so what is there is looked at again.
+    # prepare() may have cleared the definitions of a manager that was down, so look again.
     write, _stale, _diff = file_changes((file for file in job.files if file.per_instance), ())
     _write(write)
     if not replaced:
@@ -216,13 +216,13 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
     for item in job.actions:
         if item.action is ActionKind.STOP:
             manager.forget(item.instance)
-    manager.reload()  # behind forget: what a manager still remembers would look like an instance to stop
+    manager.reload()  # after forget: whatever a manager still remembers would look like an instance to stop
     results = _start_all(manager, _cut(results, cut), job)
     return Result(True, tuple(results), generation, tuple(diff))
 
 
 def _files_left(manager: ServiceManager, job: Job) -> set[str]:
-    """Return the files of instances that run on as they are, though the plan has no files of them."""
+    """Return the files of instances that run on as they are, although the plan does not write them."""
     names = [item.instance for item in job.actions if not item.action.changes and item.instance not in job.instances]
     own = [template.destination for template in manager.templates if template.per_instance]
     return {destination.format(home=job.home, name=name) for name in names for destination in own}
@@ -255,8 +255,8 @@ def _write(files: Iterable[ServiceFile]) -> None:
 
 
 def end_all(manager: ServiceManager, names: Sequence[str], job: Job, survey: Survey) -> dict[str, int | None]:
-    """End the instances together, each gracefully: wait up to stop_timeout for its work in flight, then stop it. Return
-    by name how many requests were cut (see ActionResult)."""
+    """End the instances together, each gracefully: wait up to stop_timeout for its requests, then stop it. Return by
+    name how many requests were cut (see ActionResult)."""
     if not names:
         return {}
     by_name = {item.name: item for item in survey.instances}
@@ -269,7 +269,7 @@ def end_all(manager: ServiceManager, names: Sequence[str], job: Job, survey: Sur
         if item.pid is not None and item.state is State.ORPHANED:
             _end_process(item.pid)
         else:
-            manager.stop(name)  # also one without a process: it may be about to start again
+            manager.stop(name)  # also without a process: it may be about to start again
         return left
 
     with ThreadPoolExecutor(len(names)) as pool:
@@ -310,7 +310,7 @@ def _start_all(manager: ServiceManager, results: Sequence[ActionResult], job: Jo
 
 
 def _refused(results: Iterable[ActionResult], said: Mapping[str, str]) -> tuple[ActionResult, ...]:
-    """Return the results with those that did not start for what their manager ``said`` of them, by name."""
+    """Return the results with those that did not start, for the reason that their manager ``said``, by name."""
 
     def outcome(item: ActionResult) -> ActionResult:
         if item.instance not in said:
@@ -323,8 +323,8 @@ def _refused(results: Iterable[ActionResult], said: Mapping[str, str]) -> tuple[
 def _settle(
     manager: ServiceManager, results: Sequence[ActionResult], names: Sequence[str], job: Job, seconds: float
 ) -> tuple[ActionResult, ...]:
-    """Return the results with what became of the instances ``names`` within ``seconds``: ready, failed for good or,
-    where that was all the time they have, not ready; else nothing yet."""
+    """Return the results with the outcome of the instances ``names`` after ``seconds``: ready, failed for good or, if
+    their time is up, not ready; else none yet."""
     found = await_ready(manager, job.home, names, seconds, job.readiness_check_interval)
 
     def settled(item: ActionResult) -> ActionResult:
@@ -346,7 +346,7 @@ def _settle(
 
 
 def _unbound(environment: Mapping[str, str], manager: ServiceManager) -> Cause:
-    """Return why a server of ``environment`` could not bind its port, which it does not say: by trying it."""
+    """Return why a server of ``environment`` could not bind its port. It does not say why, so try the port."""
     port = port_of(environment) or 0
     for address in environment.get("LLAMA_ARG_HOST", "127.0.0.1").split(","):
         try:
@@ -381,7 +381,7 @@ def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, c
                 applied_by=job.deployment,
                 applied_at=_now(),
             )
-            write_generation(job.home, generation)  # a plan that was made before would keep what no longer runs
+            write_generation(job.home, generation)  # an older plan would keep what no longer runs
             cut = end_all(manager, [item.instance for item in result.actions], job, survey)
             result = replace(result, generation=generation, actions=_cut(result.actions, cut))
     return result

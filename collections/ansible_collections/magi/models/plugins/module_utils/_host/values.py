@@ -17,11 +17,11 @@ from ansible_collections.magi.models.plugins.module_utils._services.values impor
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file or folder that keeps the servers, as the user they run as, from files that they need."""
+    """A file or folder that keeps the servers' user from files that they need."""
 
     at: str
     mode: str
-    """As ls shows it (``drwx------``), or ``hidden`` where the service does not see it at all."""
+    """As ls shows it (``drwx------``), or ``hidden`` if the service does not see it at all."""
     paths: tuple[str, ...]
     """What can't be read."""
 
@@ -41,7 +41,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Listener:
-    """A listening TCP socket. ``pid`` and ``command`` are None where /proc does not let us see the owner."""
+    """A listening TCP socket. ``pid`` and ``command`` are None if we may not see its owner."""
 
     address: str
     port: int
@@ -66,20 +66,20 @@ class Running:
     pid: int | None = None
     port: int | None = None
     config_hash: str | None = None
-    """Of what the process was started with; also of one that failed, where that is known."""
+    """The hash of what the process was started with; also for a failed one, if known."""
     started_at: float | None = None
-    """Seconds since the epoch; of one that failed, its last start."""
+    """Seconds since the epoch; for a failed one, its last start."""
     keys_changed: bool = False
-    """Its API key file was written after it started, which reads them once."""
+    """Its API key file was written after its start, at which it reads the keys."""
     exit_status: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     """The LLAMA_ARG_* and MAGI_* variables of the process, secrets left out."""
     log: tuple[str, ...] = ()
-    """The last lines it printed, where it failed or does not answer."""
+    """The last lines it printed, if it failed or does not answer."""
     health: int | None = None
     """HTTP status of /health, 0 without an answer; None: not asked."""
     model_ids: tuple[str, ...] | None = None
-    """What /v1/models of a healthy one answered; None: not asked or no answer."""
+    """The ids that a healthy one lists at /v1/models; None: not asked or no answer."""
     fell_back: str = ""
     """The line in which it said that it could not use the GPU that there is, and so computes on the CPU."""
 
@@ -112,7 +112,7 @@ class Worker:
     deployment: str
     """For people: user, controller and process."""
     controller: str = ""
-    """Tells the controller's machine, boot and process namespace from all others; empty where it can't be told."""
+    """Tells the controller's machine, boot and process namespace from all others; empty if unknown."""
     controller_pid: int = 0
     pid: int = 0
     """On the host."""
@@ -131,7 +131,7 @@ class Host:
     binary: Binary | None
     binary_error: str = ""
     gpus: tuple[str, ...] = ()
-    """Device nodes, whatever llama-server can do with them."""
+    """Device nodes, whether or not llama-server can use them."""
     gpu_groups: tuple[str, ...] = ()
     """The groups that own GPUs' nodes, of those that this host has."""
     listeners: tuple[Listener, ...] = ()
@@ -142,15 +142,15 @@ class Host:
     looked_at: float = 0
     """When its instances were looked at, in seconds since the epoch, by its own clock."""
     at_work: Worker | None = None
-    """A deployment that changes the host at this moment."""
+    """The deployment that is changing the host now."""
     unreadable: tuple[Unreadable, ...] = ()
-    """What keeps the servers from the files that were asked about."""
+    """What keeps the servers from the files in question."""
     can: Capabilities = field(default_factory=Capabilities)
-    """What its service manager can do."""
+    """The capabilities of its service manager."""
 
     @property
     def gpu(self) -> bool:
-        """Whether llama-server computes on a GPU here: there is a node of one, and the build has a device for it."""
+        """Whether llama-server uses a GPU here: the host has a node of one, and the build a device for it."""
         return bool(self.gpus and self.binary and (self.binary.devices is None or self.binary.devices))
 
     def to_dict(self) -> dict[str, Any]:

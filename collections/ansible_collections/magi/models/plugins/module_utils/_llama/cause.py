@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Why an instance is not serving: from its last lines and its state to a cause and a remedy. Pure."""
+"""Why an instance does not serve: from its last lines and its state to a cause and a remedy. Pure."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ _TABLE = (
 
 
 def find_cause(log: Sequence[str], exit_status: str | None, memory_max: str | None = None) -> Cause:
-    """Return why a server ended, from the last lines it printed (oldest first) and how it exited; ``memory_max`` is the
-    limit that the profile sets it."""
+    """Return why a server ended, from its last lines (oldest first) and how it exited; ``memory_max`` is its limit in
+    the profile."""
     lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line) for line in log]
     text = "\n".join(lines)
     for pattern, code, sentence in _TABLE:
@@ -104,7 +104,7 @@ def find_cause(log: Sequence[str], exit_status: str | None, memory_max: str | No
     own = re.search(r"status (2[0-3]\d|24[0-3])\b", status)
     if own:
         return _not_set_up(int(own[1]), lines, status)
-    # "signal, exit status 9" is all that systemd says where it does not see the kernel's OOM killer (cgroup v1).
+    # If systemd does not see the kernel's OOM killer (cgroup v1), it says only "signal, exit status 9".
     if re.search(r"oom|signal, exit status 9\b|SIGKILL|status 137", status, re.IGNORECASE):
         if memory_max:
             limit = f"its own limit, memory_max {memory_max}"
@@ -123,8 +123,8 @@ def find_cause(log: Sequence[str], exit_status: str | None, memory_max: str | No
 
 
 def _not_set_up(number: int, lines: Sequence[str], status: str) -> Cause:
-    """Return why systemd could not even begin to run it: the statuses from 200 to 243 are its own (systemd.exec(5),
-    "Process Exit Codes"), and it says why in the line before the one that names the step."""
+    """Return why systemd could not even begin to run it. The statuses from 200 to 243 are systemd's own
+    (systemd.exec(5), "Process Exit Codes"); the line before the one that names the step says why."""
     failed = [number for number, line in enumerate(lines) if ": Failed at step " in line]
     said = lines[failed[-1] - 1 if failed[-1] else 0].partition(".service: ")[2] if failed else ""
     said = said[:300].rstrip(".") or status
@@ -146,7 +146,7 @@ def _not_set_up(number: int, lines: Sequence[str], status: str) -> Cause:
 
 
 def fell_back(lines: Iterable[str]) -> str:
-    """Return the line in which a server says that it could not use the GPU; empty where none does (ggml/src/ggml-*,
+    """Return the line in which a server says that it can't use the GPU, or an empty string (ggml/src/ggml-*,
     common/arg.cpp)."""
     said = r"no usable GPU found|failed to initialize (?:CUDA|ROCm|HIP|MUSA|Vulkan|SYCL)"
     return next((line.strip()[:300] for line in lines if re.search(said, line)), "")
@@ -155,12 +155,12 @@ def fell_back(lines: Iterable[str]) -> str:
 REPEATED = frozenset(
     {"architecture_unsupported", "bad_option", "crashed", "file_corrupt", "illegal_instruction", "load_failed"}
 )
-"""Causes that come again as long as model, options and llama-server stay as they are; what mends the others (a port,
-memory, permissions, a file of keys) changes none of these."""
+"""Causes that come back as long as model, options and llama-server stay the same; the remedies of the others (a port,
+memory, permissions, a key file) change none of these."""
 
 
 def quarantined(cause: Cause) -> Cause:
-    """Return the cause of an instance that is not started again."""
+    """Return the cause of an instance in quarantine, which is not started again."""
     return Cause(
         cause.code,
         f"{cause.detail} (in quarantine: it starts again when its model, options or llama-server change, or with "
@@ -186,7 +186,7 @@ def port_taken(where: str) -> Cause:
 
 
 def address_unavailable(address: str, port: int, said: str) -> Cause:
-    """Return the cause of a server that may not bind where it is to listen; ``said`` is the kernel's word for it."""
+    """Return the cause of a server that may not bind its address; ``said`` is the kernel's word for it."""
     return Cause(
         "address_unavailable",
         f"it can't listen on {address}, port {port} ({said}); correct model_server_host or the port",

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Waiting until a llama-server has no request in flight: it does not do so itself when it is told to end."""
+"""Waiting until a llama-server has no request in flight: it does not wait itself when it is told to end."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def drain(environment: Mapping[str, str], timeout: float, pause: float = 0.25) -
 
 
 def _in_work(environment: Mapping[str, str], timeout: float) -> int | None:
-    """Return the requests that a server works on or has waiting; None where it does not say (a hung one, a changed API
-    key).
+    """Return how many requests a server works on or has waiting; None if it does not say (it hangs, or its API key has
+    changed).
 
-    Asked is /metrics (requests_processing and requests_deferred, tools/server/server.cpp), which does not wake a
-    sleeping model, and where that is switched off, /slots. One that nobody can connect to, that still loads its model
-    (503), or that has neither, is not busy as far as can be told.
+    It is asked at /metrics (requests_processing and requests_deferred, tools/server/server.cpp), which does not wake a
+    sleeping model, and at /slots if that is switched off. A server that refuses connections, still loads its model
+    (503) or has neither counts as idle.
     """
     key = api_key(environment)
     try:
@@ -58,7 +58,7 @@ def _in_work(environment: Mapping[str, str], timeout: float) -> int | None:
 
 
 def in_flight(metrics: str) -> int:
-    """Return the requests that a server works on or has waiting, from its Prometheus text. Raises ValueError and
+    """Return how many requests a server works on or has waiting, from its Prometheus metrics. Raises ValueError and
     OverflowError."""
     found = re.findall(r"^llamacpp:requests_(?:processing|deferred) (\S+)", metrics, re.MULTILINE)
     return int(sum(map(float, found)))

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 
 class KeyFileError(ValueError):
-    """An API key file would not protect a server; the message names it, what is wrong and the remedy."""
+    """An API key file does not protect a server; the message has the file, what is wrong and the remedy."""
 
 
 def key_file_path(where: str, path: str) -> str:
-    """Return ``path`` if it is absolute, else raise KeyFileError: a service has no folder that it could start from."""
+    """Return ``path`` if it is absolute, else raise KeyFileError: a service has no folder to start a path from."""
     if not path.startswith("/"):
         raise KeyFileError(f"{where}: option api_key_file must be an absolute path on the host, not {path!r}.")
     return path
@@ -19,9 +19,9 @@ def key_file_path(where: str, path: str) -> str:
 def check_api_keys(where: str, text: str) -> None:
     """Raise KeyFileError unless ``text``, the content of an API key file, protects a server.
 
-    llama-server (common/arg.cpp, --api-key-file) takes each line that is not empty and has no # at its start for a key,
-    as it stands; without any it asks for none, and whoever reaches the port can use it. A header of HTTP holds nothing
-    but printable ASCII for sure (RFC 9110, 5.5).
+    To llama-server (common/arg.cpp, --api-key-file) each line is a key as it stands, unless it is empty or starts with
+    #. Without any key it asks for none, and anyone who reaches the port can use it. Only printable ASCII is sure to
+    pass in an HTTP header (RFC 9110, 5.5).
     """
     keys = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line and not line.startswith("#")]
     for number, line in keys:

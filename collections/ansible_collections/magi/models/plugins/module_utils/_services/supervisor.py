@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Supervisor (the PyPI package): one supervisord of our own per home folder, one program file per instance.
 
-For machines, containers and Macs where systemd is not PID 1. Spoken to over its XML-RPC interface on a Unix socket.
+For machines, containers and Macs where systemd is not PID 1. We speak XML-RPC with it over a Unix socket.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def setting(text: str) -> str:
 def word(text: str) -> str:
     """Quote ``text`` as one word of a command, which supervisor splits like a shell (shlex)."""
     quoted = shlex.quote(text)
-    # A quote closed and opened before ; and # keeps supervisor's parser from seeing a comment behind a space.
+    # A quote closed and opened before ; and # keeps supervisor's parser from seeing a comment after a space.
     for comment in ";#":
         quoted = quoted.replace(comment, "''" + comment)
     return setting(quoted)
@@ -74,15 +74,15 @@ _NOT_RUNNING, _BAD_NAME = 70, 10  # supervisor/xmlrpc.py, Faults
 
 
 def parse_ends(log: Iterable[str]) -> dict[str, str]:
-    """Return by program how its last process ended, from supervisord's log (supervisor/process.py, finish): of one that
-    ended within startsecs it says no more than "too quickly" elsewhere."""
+    """Return by program how its last process ended, from supervisord's log (supervisor/process.py, finish). If it ended
+    within startsecs, supervisord says only "too quickly" elsewhere."""
     pattern = re.compile(r"exited: (\S+) \((.+); (?:not )?expected\)$")
     return {match[1]: match[2] for line in log if (match := pattern.search(line))}
 
 
 def socket_path(home: str) -> str:
-    """Return where supervisord of ``home`` listens: there, or in /tmp where the path of a Unix socket (108 bytes,
-    unix(7)) would be too long. The same on the controller and the host, for whatever user and environment."""
+    """Return where supervisord of ``home`` listens: there, or in /tmp if the path of a Unix socket (108 bytes, unix(7))
+    would be too long. Controller and host agree, whatever their user and environment."""
     path = os.path.normpath(f"{home}/supervisor/supervisord.sock")
     if len(os.fsencode(path)) < 100:  # supervisord binds it with its process id at the end, and renames it
         return path
@@ -90,7 +90,7 @@ def socket_path(home: str) -> str:
 
 
 STARTS = "magi: starts"
-"""What run-instance prints before each run (templates/run-instance.sh.j2)."""
+"""Printed by run-instance before each run (templates/run-instance.sh.j2)."""
 
 
 def _last_run(printed: Sequence[str]) -> list[str]:
@@ -99,7 +99,7 @@ def _last_run(printed: Sequence[str]) -> list[str]:
 
 
 def _command(pid: int) -> list[str]:
-    """Return the words of the command line of a process that runs; [] of one that has ended."""
+    """Return the words of a process's command line; [] if it has ended."""
     if Path("/proc/self").exists():
         with contextlib.suppress(OSError):
             return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "surrogateescape").split("\0")[:-1]
@@ -173,7 +173,7 @@ class Supervisor:
         return [path for path in (self.folder / "supervisord.conf", self.folder / "run-instance") if path.exists()]
 
     def _foreign(self) -> bool:
-        """Whether the socket in /tmp is another user's, who could answer as they like: the folder is for all."""
+        """Whether the socket in /tmp belongs to another user, who could answer anything: all may write there."""
         path = Path(self.socket)
         if path.parent == self.folder or not os.path.lexists(path):
             return False
@@ -181,18 +181,18 @@ class Supervisor:
         return owner != os.geteuid() and not (self.folder.exists() and owner == self.folder.stat().st_uid)
 
     def _call(self, method: str, *arguments: Any, timeout: float = 5) -> Any:
-        """Call a method of supervisord, which answers at once unless it waits for a process to end."""
+        """Call a method of supervisord. It answers at once unless it waits for a process to end."""
         if self._foreign():
             raise ConnectionRefusedError(f"{self.socket} is another user's")
-        # A proxy for each call: calls come from several threads, and a connection is cheap.
+        # A proxy for each call: several threads call, and a connection is cheap.
         proxy = xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(self.socket, timeout))
         return getattr(proxy.supervisor, method)(*arguments)
 
     def _ask(
         self, purpose: str, method: str, *arguments: Any, faults: Sequence[int] = (), absent: bool = False
     ) -> None:
-        """Call supervisord for a ``purpose``; ``faults`` are as good as done, and so is all, where ``absent`` says so,
-        without a supervisord. Raises ServiceError."""
+        """Call supervisord for a ``purpose``; ``faults`` count as done, and with ``absent`` a missing supervisord does,
+        too. Raises ServiceError."""
         try:
             self._call(method, *arguments, timeout=120)
         except xmlrpc.client.Fault as fault:
@@ -209,9 +209,8 @@ class Supervisor:
                 ) from None
 
     def _daemon(self) -> tuple[int, Path] | None:
-        """Return process and configuration of the supervisord of this folder, by its pid file, whether it can be asked
-        or not. A pid may have come to another process, and a folder may have been moved with all that is in it, or be
-        a copy of another one."""
+        """Return process and configuration of this folder's supervisord, by its pid file, whether it answers or not.
+        Another process may have the pid by now, and the folder may have been moved with all its files, or be a copy."""
         with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
             pid = int((self.folder / "supervisord.pid").read_text())
             words = _command(pid)
@@ -228,13 +227,12 @@ class Supervisor:
         daemon = self._daemon()
         if daemon is None or self._ours(daemon[1]) or not self._answers():
             return False
-        self._program()  # nothing ends before it is known that another one can be started
+        self._program()  # before anything ends, make sure that another one can start
         return True
 
     def regain(self) -> None:
-        """A supervisord whose socket is gone, or that hangs, would start again what is ended. What it runs goes on:
-        without it, an instance is an orphan of ours. One whose folder was moved runs none that is known by this folder,
-        and so ends them itself."""
+        """A supervisord whose socket is gone, or that hangs, would restart whatever ends. Its processes go on as
+        orphans of ours. If its folder was moved, it runs none that this folder knows, and so ends them itself."""
         daemon = self._daemon()
         if daemon is None or self._answers():
             return
@@ -247,7 +245,7 @@ class Supervisor:
         raise ServiceError(f"supervisord of {self.folder} (process {pid}) can't be ended; end it and run again.")
 
     def _gone(self, pid: int, seconds: float) -> bool:
-        """Wait until a process has ended; whether it has."""
+        """Wait until a process has ended; return whether it has."""
         deadline = time.monotonic() + seconds
         while _command(pid):
             if time.monotonic() > deadline:
@@ -338,7 +336,7 @@ class Supervisor:
         self._ask("read its programs", "reloadConfig")
 
     def start(self, names: Sequence[str]) -> dict[str, str]:
-        """Add the programs anew: so they have their present definitions, and supervisord starts them."""
+        """Add the programs again, with their present definitions; supervisord starts them."""
         refused = {}
         for name in names:
             try:

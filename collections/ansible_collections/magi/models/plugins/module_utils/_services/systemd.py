@@ -35,12 +35,13 @@ from ansible_collections.magi.models.plugins.module_utils._services.values impor
 )
 
 HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
-"""What the unit's ProtectHome= replaces by empty folders; only those that it binds are put back (systemd.exec(5))."""
+"""The folders that the unit's ProtectHome= replaces by empty ones; only those that it binds are put back
+(systemd.exec(5))."""
 UNITS = Path("/etc/systemd/system")
 FOLDERS = tuple(
     Path(base, "magi-llama") for base in ("/var/lib", "/var/lib/private", "/var/cache", "/var/cache/private")
 )
-"""What StateDirectory= and CacheDirectory= of a dynamic user make (systemd.exec(5))."""
+"""Made by StateDirectory= and CacheDirectory= of a dynamic user (systemd.exec(5))."""
 
 
 def systemd_value(text: str) -> str:
@@ -99,8 +100,8 @@ _LOST = re.compile(
     r"Transport endpoint is not connected|[Dd]isconnected from message bus|Failed to connect to bus"
     r"|Connection reset by peer|Message recipient disconnected|Connection (?:refused|timed out)"
 )
-"""What systemctl says while systemd executes itself anew (daemon-reexec, as an upgrade of its package does): with it,
-all connections end (systemd(1))."""
+"""What systemctl says while systemd re-executes itself (daemon-reexec, as in an upgrade of its package), which ends all
+connections (systemd(1))."""
 
 
 def unit(name: str) -> str:
@@ -239,7 +240,7 @@ class Systemd:
         """systemd itself is never ours to end."""
 
     def prepare(self) -> None:
-        """systemd is there already; refuse one that would leave out the credential that an API key file is."""
+        """systemd is there already; refuse one that is too old to hand over an API key file as a credential."""
         found = re.match(r"systemd (\d+)", self._systemctl("--version"))
         if found and int(found[1]) < OLDEST:
             raise ServiceError(
@@ -248,7 +249,7 @@ class Systemd:
             )
 
     def _systemctl(self, *arguments: str) -> str:
-        """Run a verb that may be repeated, and repeat it while systemd is just not there. Raises ServiceError."""
+        """Run a verb that may be repeated, and repeat it while systemd is away for a moment. Raises ServiceError."""
         begun, tries = time.monotonic(), 0
         while True:
             tries += 1
@@ -264,7 +265,7 @@ class Systemd:
             if not result.returncode:
                 return result.stdout
             said = " ".join(result.stderr.split())
-            # One of them may wait for its answer until the bus gives it up (25 s), and is repeated all the same.
+            # A call may wait for its answer until the bus gives up (25 s), and is still repeated.
             if not _LOST.search(said) or (tries > 2 and time.monotonic() > begun + PATIENCE):
                 raise ServiceError(f"systemctl {' '.join(arguments)}: {said or f'exit status {result.returncode}'}")
             time.sleep(0.2)
@@ -279,12 +280,12 @@ class Systemd:
         return {**{name: Status(State.STOPPED) for name in defined}, **parse_status(text)}
 
     def reload(self) -> None:
-        """Let systemd read again what it knows of our units; those it has never loaded it reads when it starts them."""
+        """Let systemd read our units again; those that it has never loaded it reads at their start."""
         if parse_status(self._show("magi-llama@*.service")):
             self._systemctl("daemon-reload")
 
     def start(self, names: Sequence[str]) -> dict[str, str]:
-        """Start them with one command; where that fails, one by one, since it gives up for all of them."""
+        """Start them with one command; if that fails, one by one, since it gives up for all of them."""
         self._reset(*names)
         try:
             self._systemctl("enable", "--now", "--no-reload", "--no-block", *map(unit, names))
@@ -295,7 +296,7 @@ class Systemd:
         return {}
 
     def _reset(self, *names: str) -> None:
-        """Let units that failed start again at once. One that was never loaded has nothing to reset, and complains."""
+        """Let failed units start again at once. A unit that was never loaded has nothing to reset, and complains."""
         with contextlib.suppress(ServiceError):
             self._systemctl("reset-failed", *map(unit, names))
 
@@ -330,7 +331,7 @@ class Systemd:
     def forget(self, name: str) -> None:
         try:
             self._systemctl("disable", "--no-reload", unit(name))
-        except ServiceError:  # somebody removed the template: nothing tells systemctl which links were made for it
+        except ServiceError:  # somebody removed the template, and systemctl can't tell which links were made for it
             (UNITS / "multi-user.target.wants" / unit(name)).unlink(missing_ok=True)
         self._reset(name)
         for base in FOLDERS:
@@ -344,7 +345,7 @@ class Systemd:
         """Return what the last run of the unit printed, and what systemd said of its end: an earlier failure is not the
         cause of this one, and systemd's count of tries would hide what the server said."""
         which = self.runs.get(name, [f"--unit={unit(name)}"])
-        with contextlib.suppress(subprocess.SubprocessError):  # a journald that hangs still has what it wrote
+        with contextlib.suppress(subprocess.SubprocessError):  # even if journald hangs, what it wrote is there
             self._journalctl("--sync", timeout=5)
         text = self._journalctl("--lines", str(lines), "--output", "cat", "--no-pager", "--quiet", *which)
         return [line for line in text.splitlines() if not _BOOKKEEPING.search(line)]

@@ -37,13 +37,13 @@ class Finding:
     check: str
     """What was looked at, as a stable word."""
     host: str | None
-    """None: the controller."""
+    """None: the machine."""
     message: str
     """What is so and, unless it is ok, the remedy."""
 
 
 @dataclass(frozen=True)
-class Controller:
+class Machine:
     """What was collected of the machine that magi runs on."""
 
     python: str
@@ -99,13 +99,13 @@ def collect(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, 
 
 
 def findings(
-    controller: Controller, hosts: Mapping[str, Examined], profile: Profile | None, profile_problems: Sequence[str]
+    machine: Machine, hosts: Mapping[str, Examined], profile: Profile | None, profile_problems: Sequence[str]
 ) -> list[Finding]:
     """Return all findings, the controller's first, then those of each host; in each the worst first.
 
     ``profile`` is the active one, None with ``profile_problems`` where it can't be used.
     """
-    found = [*_controller(controller, hosts)]
+    found = [*_machine(machine, hosts)]
     found += [Finding(PROBLEM, "profile", None, problem) for problem in profile_problems]
     if profile:
         found.append(Finding(OK, "profile", None, f"profile {profile.name} is sound"))
@@ -122,17 +122,17 @@ def _dotted(version: Sequence[int]) -> str:
     return ".".join(map(str, version))
 
 
-def _controller(controller: Controller, hosts: Mapping[str, Examined]) -> Iterator[Finding]:
+def _machine(machine: Machine, hosts: Mapping[str, Examined]) -> Iterator[Finding]:
     def finding(good: bool, check: str, fine: str, wrong: str) -> Finding:
         return Finding(OK if good else PROBLEM, check, None, fine if good else wrong)
 
     yield finding(
-        _version(controller.python) >= CONTROLLER_PYTHON,
+        _version(machine.python) >= CONTROLLER_PYTHON,
         "python",
-        f"Python {controller.python}",
-        f"Python {controller.python} is too old; run magi with {_dotted(CONTROLLER_PYTHON)} or later.",
+        f"Python {machine.python}",
+        f"Python {machine.python} is too old; run magi with {_dotted(CONTROLLER_PYTHON)} or later.",
     )
-    core = controller.ansible_core
+    core = machine.ansible_core
     yield finding(
         core is not None and _version(core) >= ANSIBLE_CORE,
         "ansible_core",
@@ -140,12 +140,12 @@ def _controller(controller: Controller, hosts: Mapping[str, Examined]) -> Iterat
         f"ansible-core {core or 'is missing'}; install {_dotted(ANSIBLE_CORE)} or later, with the same Python.",
     )
     yield finding(
-        controller.collection is not None,
+        machine.collection is not None,
         "collection",
-        f"collection magi.models in {controller.collection}",
+        f"collection magi.models in {machine.collection}",
         "the collection magi.models is not found; run magi in the project's folder.",
     )
-    if not controller.ssh and any(host.unreachable for host in hosts.values()):
+    if not machine.ssh and any(host.unreachable for host in hosts.values()):
         yield Finding(PROBLEM, "ssh", None, "there is no ssh program; install an SSH client (Debian: openssh-client).")
 
 
