@@ -245,6 +245,13 @@ def _running(examined: Examined, host: Host, _profile: Profile | None) -> _Found
         if item.state in (State.FAILED, State.BACKOFF):
             cause = find_cause(item.log, item.exit_status, item.memory_max)
             yield PROBLEM, "instances", f"{item.name} is {item.state}: {cause.detail}; then run magi up again."
+        elif item.fell_back:
+            yield (
+                WARNING,
+                "instances",
+                f"{item.name} computes on the CPU, though there is a GPU ({item.fell_back}); load its driver "
+                f"(nvidia-modprobe -u), then magi stop {item.name} and magi up.",
+            )
         elif item.state is State.ORPHANED:
             yield PROBLEM, "instances", f"{item.name} (process {item.pid}) outlived its service manager; run magi up."
 
