@@ -162,6 +162,12 @@ def running(**more):
             "a is failed: llama-server refuses the argument --x",
         ),
         (
+            examined(instances=running(fell_back="ggml_cuda_init: failed to initialize CUDA")),
+            WARNING,
+            "instances",
+            "a computes on the CPU, though there is a GPU (ggml_cuda_init: failed to initialize CUDA); load its driver",
+        ),
+        (
             examined(instances=(Running("a", State.ORPHANED, 7),)),
             PROBLEM,
             "instances",

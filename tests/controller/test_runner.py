@@ -220,7 +220,7 @@ def test_a_full_disk_of_the_controller_is_one_sentence(tiny, monkeypatch):
     for module in (runner, runs):
         monkeypatch.setattr(module, "OUTPUT", "/dev/full")
     with pytest.raises(
-        MagiError, match=r"^/dev/full can't be written \(No space left on device\): free it, or set"
+        MagiError, match=r"^/dev/full can't be written \(No space left on device\): fix that, or set"
     ) as raised:
         runner.run(tiny, "tiny", Options())
     assert raised.value.exit_code is ExitCode.FAILED
@@ -252,7 +252,7 @@ def test_without_xdg_the_state_is_in_the_home(monkeypatch):
 def test_a_state_folder_that_can_not_be_written_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    with pytest.raises(UsageError, match=r"can't be written \(Not a directory\): free it, or set XDG_STATE_HOME\."):
+    with pytest.raises(UsageError, match=r"can't be written \(Not a directory\): fix that, or set XDG_STATE_HOME\."):
         new_folder("site")
 
 

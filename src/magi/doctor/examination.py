@@ -1,4 +1,4 @@
-"""The doctor's visit: what is collected of this machine, and of a run of playbooks/doctor.yml."""
+"""The doctor's visit: facts about this machine, and from a run of playbooks/doctor.yml."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from magi.result import Result
 
 
 def machine(project: Project) -> Machine:
-    """Return what is so on this machine."""
+    """Return the facts about this machine."""
     try:
         from ansible.release import __version__ as core
     except ImportError:
@@ -33,7 +33,7 @@ def machine(project: Project) -> Machine:
 
 
 def findings(project: Project, run: Run) -> list[Finding]:
-    """Return the findings of a run, the active profile examined too. Hosts may have one each."""
+    """Return the findings of a run, also on the active profile; each host may have its own."""
     hosts = checks.collect(run.results())
     wanted = {
         name: (Path(host.settings.get("profiles_dir") or project.profiles), host.settings["profile"])

@@ -1,4 +1,4 @@
-"""The folders of runs: one for each, with all that Ansible printed."""
+"""The folders of runs, each with all that Ansible printed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from magi.state import questions
 from magi.state.folder import alone, is_held, unwritable
 
 KEEP = 20
-"""Run folders that are kept of each playbook, besides those of runs at work: many looks push out no deployment."""
+"""Folders to keep for each playbook, besides those of present runs: many looks don't push out a deployment."""
 OUTPUT = "output.log"
 """The file of a run folder with all that Ansible printed."""
 
@@ -27,8 +27,8 @@ def run_folder(name: str) -> Iterator[tuple[Path, TextIO, Sequence[str]]]:
     """Yield a new folder for a run of the playbook ``name``, for its user alone, and in it the file for its output,
     held while the run is at work; with them the names of the folders of runs whose magi was killed.
 
-    Removes what the runs before left: of each playbook all but the last folders, and what only a magi that was killed
-    leaves. Raises UsageError.
+    Cleans up after earlier runs: all but the last folders of each playbook, and leftovers of a killed magi. Raises
+    UsageError.
     """
     try:
         with alone() as state:
@@ -53,7 +53,7 @@ def _new(runs: Path, name: str) -> Path:
 
 
 def _held(path: Path) -> TextIO:
-    """Open the file of a run's output, for its user alone, each line written at once."""
+    """Open the file of a run's output, for its user alone; each line is written at once."""
     log = open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "w", 1, encoding="utf-8", errors="replace")  # noqa: SIM115
     fcntl.flock(log, fcntl.LOCK_EX)
     return log
