@@ -71,6 +71,10 @@ class Examined:
     host: Host | None = None
 
 
+_OF_THE_REGISTRY = ("There is no registry at ", "The registry ")
+"""How the module model_registry begins what it says of the registry's own file."""
+
+
 def collect(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, Examined]:
     """Return what ``results`` say of the hosts: triples of host, ``ok``, ``failed`` or ``unreachable``, and a module's
     result, as they came in a run of playbooks/doctor.yml."""
@@ -85,7 +89,8 @@ def collect(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, 
         elif "origins" in result:
             host = replace(host, settings=result["settings"])
         elif "registry_path" in result:
-            missing = tuple(item for item in result.get("warnings") or () if "registry" not in item)
+            # A registry that is not there, or can't be used, is made anew by the next deployment.
+            missing = tuple(item for item in result.get("warnings") or () if not item.startswith(_OF_THE_REGISTRY))
             host = replace(host, registry=result, warnings=missing)
         elif "host" in result:
             host = replace(host, host=Host.from_dict(result["host"]))
@@ -99,18 +104,21 @@ def collect(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, 
 
 
 def findings(
-    machine: Machine, hosts: Mapping[str, Examined], profile: Profile | None, profile_problems: Sequence[str]
+    machine: Machine, hosts: Mapping[str, Examined], profiles: Mapping[str, Profile], profile_problems: Sequence[str]
 ) -> list[Finding]:
     """Return all findings, the controller's first, then those of each host; in each the worst first.
 
-    ``profile`` is the active one, None with ``profile_problems`` where it can't be used.
+    ``profiles`` has the active one of each host by name, unless it can't be used, which ``profile_problems`` say.
     """
     found = [*_machine(machine, hosts)]
     found += [Finding(PROBLEM, "profile", None, problem) for problem in profile_problems]
-    if profile:
-        found.append(Finding(OK, "profile", None, f"profile {profile.name} is sound"))
+    found += [
+        Finding(OK, "profile", None, f"profile {name} is sound") for name in sorted({p.name for p in profiles.values()})
+    ]
     for host in hosts.values():
-        found += sorted(_host(host, profile), key=lambda item: (PROBLEM, WARNING, OK).index(item.severity))
+        found += sorted(
+            _host(host, profiles.get(host.name)), key=lambda item: (PROBLEM, WARNING, OK).index(item.severity)
+        )
     return found
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import threading
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -53,10 +52,9 @@ def run(
     from ansible_runner.config.runner import RunnerConfig  # slow to import, and not needed for --help
     from ansible_runner.runner import Runner
 
-    ident = uuid.uuid4().hex
     events: list[Event] = []
     raised: list[BaseException] = []
-    ending = Ending(ident, stop or threading.Event())
+    stop = stop or threading.Event()
 
     def handle(raw: dict[str, Any], log: TextIO) -> bool:
         """Never raises, since that would end the run without a result; False: don't write the event to a file."""
@@ -73,11 +71,14 @@ def run(
                 on_event(found)
         except BaseException as error:  # said at the end
             raised.append(error)
-            ending.stop.set()
+            stop.set()
         return False
 
-    with run_folder(playbook) as (folder, log):
-        output = folder / OUTPUT
+    with run_folder(playbook) as (folder, log, killed):
+        output, ident = folder / OUTPUT, folder.name
+        ending = Ending(ident, stop)
+        for left in killed:  # its Ansible may be at work still
+            Ending(left, stop).kill_rest()
         config = RunnerConfig(
             private_data_dir=str(folder),
             playbook=path,
@@ -111,7 +112,7 @@ def run(
     if raised:
         raise raised[0]
     rc = runner.rc if isinstance(runner.rc, int) else None
-    return Run(rc, tuple(events), ending.stop.is_set(), str(output))
+    return Run(rc, tuple(events), stop.is_set(), str(output))
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -23,9 +23,9 @@ OUTPUT = "output.log"
 
 
 @contextlib.contextmanager
-def run_folder(name: str) -> Iterator[tuple[Path, TextIO]]:
+def run_folder(name: str) -> Iterator[tuple[Path, TextIO, Sequence[str]]]:
     """Yield a new folder for a run of the playbook ``name``, for its user alone, and in it the file for its output,
-    held while the run is at work.
+    held while the run is at work; with them the names of the folders of runs whose magi was killed.
 
     Cleans up after earlier runs: all but the last folders of each playbook, and leftovers of a killed magi. Raises
     UsageError.
@@ -34,12 +34,12 @@ def run_folder(name: str) -> Iterator[tuple[Path, TextIO]]:
         with alone() as state:
             folder = _new(state / "runs", name)
             log = _held(folder / OUTPUT)
-            _remove_old(state / "runs", name)
+            killed = _remove_old(state / "runs", name)
             questions.remove_left(state)
     except OSError as error:
         raise UsageError(unwritable(error)) from None
     try:
-        yield folder, log
+        yield folder, log, killed
     finally:
         with contextlib.suppress(OSError):  # told when it was written
             log.close()
@@ -59,10 +59,13 @@ def _held(path: Path) -> TextIO:
     return log
 
 
-def _remove_old(runs: Path, name: str) -> None:
+def _remove_old(runs: Path, name: str) -> list[str]:
+    """Remove what is not needed any more; return the names of folders of runs whose magi was killed."""
     finished = sorted(path for path in runs.iterdir() if not is_held(path / OUTPUT))
     same = [path for path in finished if path.name.partition("-")[2].rpartition("-")[0] == name]
     for old in same[: 1 - KEEP]:
         shutil.rmtree(old, ignore_errors=True)
-    for left in (path / part for path in finished for part in ("artifacts", "project")):
+    killed = [path for path in finished if (path / "artifacts").exists()]
+    for left in (path / part for path in killed for part in ("artifacts", "project")):
         shutil.rmtree(left, ignore_errors=True)
+    return [path.name for path in killed]
