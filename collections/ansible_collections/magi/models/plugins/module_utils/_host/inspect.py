@@ -39,17 +39,17 @@ from ansible_collections.magi.models.plugins.module_utils._services.manager impo
 from ansible_collections.magi.models.plugins.module_utils._services.values import Status
 
 
-def read_binary(path: str) -> tuple[Binary | None, str]:
+def read_binary(path: str, environment: Mapping[str, str] | None = None) -> tuple[Binary | None, str]:
     """Return the llama-server at ``path`` with its options, or None and a sentence that says why not.
 
     Runs it three times (``--version``, ``--help``, ``--list-devices``; 5 to 10 ms each, the last longer where a GPU's
-    driver starts) with an empty environment, 20 seconds each at most.
+    driver starts) with ``environment`` alone, 20 seconds each at most.
     """
     path = os.path.expanduser(path)
     try:
         status = os.stat(path)
-        version = _run(path, "--version")
-        options: tuple[Option, ...] = parse_help(_run(path, "--help"))
+        version = _run(environment, path, "--version")
+        options: tuple[Option, ...] = parse_help(_run(environment, path, "--help"))
     except FileNotFoundError:
         return None, f"there is no llama-server at {path}; install it (role llama_server) or set LLAMA_SERVER_PATH."
     except (OSError, subprocess.SubprocessError) as error:
@@ -58,16 +58,16 @@ def read_binary(path: str) -> tuple[Binary | None, str]:
         return None, f"{path} does not list llama-server's options; is it llama-server?"
     found = re.search(r"version:\s*(.+)", version)
     line = found.group(1).strip() if found else "unknown version"
-    return Binary(path, line, f"{line} {status.st_size} {status.st_mtime_ns}", options, _devices(path)), ""
+    return Binary(path, line, f"{line} {status.st_size} {status.st_mtime_ns}", options, _devices(path, environment)), ""
 
 
-def _devices(path: str) -> tuple[str, ...] | None:
+def _devices(path: str, environment: Mapping[str, str] | None) -> tuple[str, ...] | None:
     with contextlib.suppress(OSError, subprocess.SubprocessError):  # an older build, or a driver that hangs
-        return parse_devices(_run(path, "--list-devices"))
+        return parse_devices(_run(environment, path, "--list-devices"))
     return None
 
 
-def _run(*command: str) -> str:
+def _run(environment: Mapping[str, str] | None, *command: str) -> str:
     result = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -75,7 +75,7 @@ def _run(*command: str) -> str:
         stderr=subprocess.STDOUT,
         timeout=20,
         check=True,
-        env={"PATH": os.defpath},
+        env={"PATH": os.defpath, **(environment or {})},
     )
     return result.stdout.decode("utf-8", "replace")
 
@@ -240,6 +240,8 @@ HOST_OPTIONS = {
     "llama_server_path": {"type": "path"},
     "port_range": {"type": "list", "elements": "int", "default": [8080, 8099]},
     "ports": {"type": "list", "elements": "int", "default": []},
+    "environment": {"type": "dict", "default": {}},
+    "option_sets": {"type": "list", "elements": "dict", "default": []},
 }
 """The options of a module that inspects its host, as its argument specification has them."""
 
@@ -252,6 +254,8 @@ def inspect_host(
     llama_server_path: str | None,
     port_range: Sequence[int],
     ports: Sequence[int],
+    environment: Mapping[str, str | None],
+    option_sets: Sequence[Mapping[str, Any]],
     identify: bool = False,
     must_read: Sequence[str] = (),
     model_folders: Sequence[str] = (),

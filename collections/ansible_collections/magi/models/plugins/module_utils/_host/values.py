@@ -110,6 +110,8 @@ class Host:
     """A deployment that changes the host at this moment."""
     unreadable: tuple[Unreadable, ...] = ()
     """What keeps the servers from the files that were asked about."""
+    refused: tuple[str, ...] = ()
+    """For each set of options that it was to try, what its llama-server says against it; empty where it takes it."""
     can: Capabilities = field(default_factory=Capabilities)
     """What its service manager can do."""
 
@@ -143,6 +145,7 @@ class Host:
                 ),
                 "generation": Generation(**data["generation"]),
                 "silent_configs": tuple(data["silent_configs"]),
+                "refused": tuple(data["refused"]),
                 "unreadable": tuple(
                     Unreadable(**{**item, "paths": tuple(item["paths"])}) for item in data["unreadable"]
                 ),

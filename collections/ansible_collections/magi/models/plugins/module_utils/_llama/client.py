@@ -94,9 +94,13 @@ def ask_health(environment: Mapping[str, str]) -> int:
 
 
 def ask_models(environment: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the ids that the server of this environment answers to at /v1/models; None without a good answer."""
+    """Return the names that the server of this environment answers to, by /v1/models; None without a good answer.
+
+    The id there is the first of its aliases as they are sorted, and not as they were given.
+    """
     status, body = get(environment, "/v1/models", api_key(environment))
     if status == 200:
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-            return tuple(str(item["id"]) for item in json.loads(body)["data"])
+            items = json.loads(body)["data"]
+            return tuple(dict.fromkeys(str(name) for x in items for name in (x["id"], *x.get("aliases", ()))))
     return None

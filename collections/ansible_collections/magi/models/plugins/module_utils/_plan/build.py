@@ -25,7 +25,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.options import (
     resolve_options,
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.ports import assign_ports
-from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, files_of, select
+from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, check_aliases, files_of, select
 from ansible_collections.magi.models.plugins.module_utils._plan.values import (
     AskedForError,
     Instance,
@@ -52,6 +52,7 @@ def build_plan(
     if host.binary is None:
         raise PlanError(f"Host {host_name}: {host.binary_error}")
     wanted, degraded = select(profile, inventory.models, inventory.rejected, host_name)
+    check_aliases(host_name, wanted, inventory.models)
     usable = []
     for item in wanted:
         try:
@@ -137,7 +138,13 @@ def _instances(
         ]
         for item, options, threads in zip(wanted, resolved, share_threads(resolved, host)):
             resources = {**profile.resources, **settings.resources, **item.entry.resources}
-            yield make_instance(item, options, resources, threads, ports[item.name], settings.host, host)
+            variables = {**profile.environment, **settings.environment, **item.entry.environment}
+            variables = {
+                name: checked_string(f"{item.where}: the variable {name}", value)
+                for name, value in variables.items()
+                if value is not None
+            }
+            yield make_instance(item, options, resources, variables, threads, ports[item.name], settings.host, host)
     except (InstanceError, KeyFileError) as error:
         raise AskedForError(f"Host {host_name}: {error}") from None
 

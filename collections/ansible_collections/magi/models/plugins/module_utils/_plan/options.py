@@ -100,6 +100,20 @@ def resolve_options(binary: Binary | None, layers: Layers) -> dict[str, Any]:
     return resolved
 
 
+def option_sets(profile: Profile, of_host: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the options as they are given for each entry, each set once: what the host's build is asked to take.
+
+    Without the file of API keys, which is looked at where it is used.
+    """
+    found: list[dict[str, Any]] = []
+    for entry in profile.entries:
+        given = resolve_options(None, (("", profile.options), ("", of_host), ("", entry.options)))
+        given.pop("api_key_file", None)
+        if given and given not in found:
+            found.append(given)
+    return found
+
+
 def _truth(where: str, name: str, value: Any) -> bool:
     text = str(value).strip().lower()
     # The words that llama-server itself takes for its variables (common/arg.cpp, is_truthy and is_falsey).
