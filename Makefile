@@ -4,14 +4,14 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# Without it, MAGI_PROFILE, the inventory or the default (development) decides.
+# If empty, MAGI_PROFILE, the inventory or the default (development) decides.
 PROFILE ?=
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 COLLECTION := collections/ansible_collections/magi/models
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-# Progress shows as it happens also where the output is a pipe.
+# Show progress as it happens, also in a pipe.
 export PYTHONUNBUFFERED := 1
 export PATH := $(BIN):$(PATH)
 
@@ -51,7 +51,7 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 prepare: $(VENV)/up.stamp
 	ansible-playbook playbooks/prepare.yml
 
-up: prepare ## Deploy PROFILE, else that of the settings, on this machine: llama-server, models, services, report
+up: prepare ## Deploy PROFILE (default: that of the settings) on this machine: llama-server, models, services, report
 	ansible-playbook site.yml $(if $(PROFILE),-e profile=$(PROFILE))
 
 down: $(VENV)/up.stamp ## Stop and remove everything that `make up` started
@@ -62,13 +62,13 @@ status: $(VENV)/up.stamp ## Show what runs
 
 # --- tests -------------------------------------------------------------------------------------------------------
 
-# The build that the tests were written against, whatever llama-server this machine has.
+# The build that the tests were written for, whatever llama-server this machine has.
 pinned: $(VENV)/dev.stamp
 	MODEL_SCAN_PATH= ansible-playbook playbooks/prepare.yml -e llama_server_install_method=source \
 	  -e llama_server_path=$(HOME)/.cache/magi/llama.cpp/current/llama-server
 
-# Tests on this machine and tests on the hosts run beside each other. Those bring up hosts and docker daemon; what was not
-# there before is gone after it. (Not the variable MAKE: a dry run would run that line, and its trap.)
+# Tests on this machine and tests on the hosts run at the same time. The latter bring up hosts and docker daemon; what was
+# not there before is gone afterwards. (Not the variable MAKE: a dry run would run that line, and its trap.)
 test: lint sanity pinned ## Everything: lint, unit and end-to-end tests, a fleet in containers
 	molecule/hosts/hosts.py inventory &>/dev/null || trap 'molecule/hosts/hosts.py down --engine' EXIT
 	make --no-print-directory --jobs=2 --keep-going --output-sync=target tests-here tests-on-hosts
@@ -85,9 +85,10 @@ unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
 e2e: pinned ## End-to-end tests on the real llama-server
 	pytest tests -m e2e
 
-lint: $(VENV)/dev.stamp ## ruff, ansible-lint, changelog and documentation
+lint: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog and documentation
 	ruff check .
 	ruff format --check .
+	mypy
 	ansible-lint
 	cd $(COLLECTION)
 	antsibull-changelog lint

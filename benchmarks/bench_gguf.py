@@ -1,4 +1,4 @@
-"""How fast GGUF headers are read and folders of models scanned, beside llama.cpp and gguf-py.
+"""How fast GGUF headers are read and folders of models scanned, compared with llama.cpp and gguf-py.
 
 `make bench-gguf`: all readers on the same files in one run, interleaved, medians; written to
 benchmarks/results/gguf.json and as tables into benchmarks/README.md. All files come from the page cache.
@@ -42,7 +42,7 @@ ROUTER_PATIENCE = 60  # seconds
 
 
 def load_oracle():
-    """tests/gguf/oracle.py; the folders of tests are no packages."""
+    """tests/gguf/oracle.py, loaded by path: the folders of tests are no packages."""
     spec = importlib.util.spec_from_file_location("oracle", HERE.parent / "tests/gguf/oracle.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -53,13 +53,13 @@ def load_oracle():
 
 
 def strings(count: int, mean: float, spread: float, rng: random.Random) -> list[bytes]:
-    """Tokens: lengths as a log-normal gives them, now and then a long one, as real vocabularies have."""
+    """Tokens with log-normal lengths, now and then a long one, as in real vocabularies."""
     lengths = (min(256, max(1, round(rng.lognormvariate(mean, spread)))) for _ in range(count))
     return [rng.randbytes(length) for length in lengths]
 
 
 def synthetic(tokens: int, merges: int, layers: int, name: str = "Synthetic", seed: int = 1) -> bytes:
-    """A header with a tokenizer of this size and nine tensors for each layer; its data is left out."""
+    """A header with a tokenizer of this size and nine tensors for each layer, without data."""
     rng = random.Random(seed)  # noqa: S311  the same files each time
     pairs = [
         ("general.architecture", "str", "qwen3"),
@@ -79,7 +79,7 @@ def synthetic(tokens: int, merges: int, layers: int, name: str = "Synthetic", se
 
 
 def write_sparse(path: Path, header: bytes, layers: int) -> Path:
-    """The header, and zeros that take no room in place of the data."""
+    """The header, and a hole in place of the data."""
     path.write_bytes(header)
     os.truncate(path, len(header) + layers * 9 * 64 * 64 * 4)
     return path
@@ -89,7 +89,7 @@ def write_sparse(path: Path, header: bytes, layers: int) -> Path:
 
 
 def plain_walk(path: Path) -> int:
-    """What one writes first: each string in a loop, no check, no tensor table. The price of Python."""
+    """The reader that one writes first: each string in a loop, no check, no tensor table. The price of Python."""
     data = path.read_bytes()
     unpack, pos = struct.Struct("<Q").unpack_from, 24
     sizes = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -108,7 +108,7 @@ def plain_walk(path: Path) -> int:
     return pos
 
 
-# VmHWM, as ru_maxrss would start with the memory of the process that this one was forked from.
+# VmHWM: ru_maxrss would start with the memory of the process that this one was forked from.
 PEAK = "import sys; {}; print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
 OURS = (
     "sys.path.insert(0, sys.argv[2]); "
@@ -131,7 +131,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def compare_readers(files: dict[str, Path]) -> list[dict]:
-    """Each reader on each file, in turn, so that a busy moment of the machine meets all of them."""
+    """Each reader on each file, taking turns, so that a busy moment of the machine hits all of them."""
     from gguf import GGUFReader
 
     rows = []

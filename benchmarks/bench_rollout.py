@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A rollout against a plain role that does the same, against pings, by the number of hosts, and through magi.
+"""A rollout compared with a plain role that does the same, with pings and with magi, and by the number of hosts.
 
-Everything runs in turn on the same hosts: containers that boot systemd and are reached by SSH, with real llama-servers
-and real models (molecule/hosts/hosts.py). Prints tables, writes results/rollout.json and the tables in README.md.
+All take turns on the same hosts: containers that boot systemd and are reached over SSH, with real llama-servers and
+real models (molecule/hosts/hosts.py). Prints tables, writes results/rollout.json and the tables in README.md.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ TARGETS = {
     "three pings ÷ magi status": 1.0,
 }
 HELP_SECONDS = 0.3
-"""What `magi --help` may take."""
+"""Seconds that `magi --help` may take."""
 OVERHEAD = (1.1, 0.5)
-"""What `magi up` may take beside `site.yml`: as a ratio, or seconds more."""
+"""What `magi up` may take compared with `site.yml`: a ratio, or seconds more."""
 PAIRS = 9
-"""Runs of both, one right after the other: what differs is less than what this machine's speed varies by."""
+"""Pairs of runs, one right after the other: the machine's speed varies more than the two differ."""
 
 
 def llama_server() -> str:
-    """Return the newest build as the hosts have it mounted."""
+    """Return the newest build in the hosts' mount."""
     newest = sorted(BUILDS.glob("[0-9]*/bin/llama-server"))[-1]
     return f"/opt/llama.cpp/{newest.relative_to(BUILDS)}"
 
@@ -67,9 +67,9 @@ def pss(root: int) -> int:
 
 
 def run(*command: str, memory: bool = False, unchanged: bool = False) -> tuple[float, int]:
-    """Run a command to its end; return seconds, and the peak of its memory in bytes (0: not asked for).
+    """Run a command to its end; return seconds, and the peak of its memory in bytes (0: not measured).
 
-    Exits where the command fails, and with ``unchanged`` where a host of a playbook did change.
+    Exits if the command fails, and with ``unchanged`` if the playbook changed a host.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MODEL_", "MAGI_", "LLAMA_"))}
     environment |= {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PYTHONPATH": str(ROOT / "src")}
@@ -110,7 +110,7 @@ class Fleet:
             "plain_role_llama_server": llama_server(),
             "model_server_readiness_check_interval": 1,
             "profile": profile,
-            # The host's share of the cores, as the plan gives it to four instances.
+            # The host's cores, shared out to four instances as in the plan.
             "plain_role_threads": max(1, len(os.sched_getaffinity(0)) // 4),
         }
         self.values = ["-e", json.dumps(values)]
@@ -125,7 +125,7 @@ class Fleet:
 
 
 def compare(fleet: Fleet, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each thing by name, all in turn, each round in another order."""
+    """Return the seconds of each command by name; they take turns, each round in another order."""
     samples: dict[str, list[float]] = {}
 
     def take(name: str, measure: Callable[[], tuple[float, int]]) -> None:
@@ -149,7 +149,7 @@ def compare(fleet: Fleet, rounds: int) -> dict[str, list[float]]:
         take("ten pings", lambda: fleet.play("benchmarks/pings.yml"))
         take("three pings", lambda: fleet.play("benchmarks/pings.yml", "--tags", "three"))
 
-    # Connections, caches and page caches are warm before anything counts.
+    # Warm up connections, caches and page caches first.
     fleet.play("benchmarks/plain.yml", "-e", "plain_tasks=teardown")
     fleet.play("playbooks/teardown.yml")
     ways = [plain, ours, pings]
@@ -160,7 +160,7 @@ def compare(fleet: Fleet, rounds: int) -> dict[str, list[float]]:
 
 
 def overhead(fleet: Fleet) -> list[tuple[float, float]]:
-    """Return the seconds of `site.yml` and of `magi up` where nothing is to change, in pairs, each in another order."""
+    """Return the seconds of `site.yml` and of `magi up` with nothing to change, in pairs, each in another order."""
     fleet.play("site.yml")
     pairs = []
     for number in range(PAIRS):
@@ -190,7 +190,7 @@ def by_hosts(counts: Sequence[int], network: str, rounds: int) -> list[dict[str,
 
 
 def machine() -> str:
-    """Return what the runs were made with: processor, Python, ansible-core and the build of llama.cpp."""
+    """Return processor, Python, ansible-core and the build of llama.cpp."""
     model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     processor = model.group(1).strip() if model else platform.machine()
     ansible = importlib.metadata.version("ansible-core")

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Tokens per second of all servers of a machine together: cores shared out by the plan against llama-server's defaults.
+"""Tokens per second of all servers of a machine together: cores shared out by the plan, and llama-server's defaults.
 
-Both ways run the same instances of the same plan, in turn, on this machine; the defaults only lose what the plan adds
-to share the cores (LLAMA_ARG_THREADS, OMP_WAIT_POLICY). Prints a table, writes results/threads.json and the table in
-README.md. Fails when sharing is not at least ten times as fast.
+Both ways take turns with the same instances of the same plan on this machine; the defaults only lack what the plan adds
+to share out the cores (LLAMA_ARG_THREADS, OMP_WAIT_POLICY). Prints a table, writes results/threads.json and the table
+in README.md. Fails if sharing is not at least ten times as fast.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PORTS = (18200, 18219)
 
 
 def planned(binary: Path, models: Path, folder: str) -> list[dict[str, str]]:
-    """Return the environments that the plan gives to all models of the folder."""
+    """Return the environments that the plan gives to the instances of all models in the folder."""
     host = inspect_host(
         llama_server_path=str(binary),
         home=folder,
@@ -90,7 +90,7 @@ def healthy(port: int) -> bool:
 
 
 def generate(port: int, tokens: int) -> int:
-    """Let the server generate ``tokens`` tokens; return how many it did."""
+    """Let the server generate ``tokens`` tokens; return how many it generated."""
     body = {
         "prompt": "Once upon a time",
         "n_predict": tokens,
@@ -128,7 +128,7 @@ def main() -> None:
         {name: value for name, value in item.items() if name not in ("LLAMA_ARG_THREADS", "OMP_WAIT_POLICY")}
         for item in shared
     ]
-    # The defaults are so slow that few tokens must do; a rate does not depend on how many.
+    # The defaults are so slow that few tokens must be enough; the rate does not depend on their number.
     ways = {"shared by the plan": (shared, 64), "llama-server's defaults": (defaults, 8)}
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for _round in range(arguments.rounds):

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Write docs/magi-up.svg and docs/magi-status.svg: what `magi` shows of a real deployment, which is left running.
+"""Write docs/magi-up.svg and docs/magi-status.svg: what `magi` shows of a real deployment, which stays up.
 
 docs/pictures.py -i INVENTORY [--profile NAME] [--to FOLDER]
 
-The pictures of the README come from three of the hosts that tests run on (`make hosts`).
+The README's pictures come from three of the test hosts (`make hosts`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from rich.console import Console, RenderableType
 
 from magi import verbs
 from magi.progress import Progress
-from magi.runner import Options
-from magi.verbs import Session
+from magi.runner.options import Options
+from magi.session import Session
 
 ROOT = Path(__file__).parents[1]
-# The reader's own monospaced font: a page that shows the picture loads no font from elsewhere.
+# The reader's own monospaced font: the picture loads no font from elsewhere.
 FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
 def draw(path: Path, command: str, show: Callable[[Console], list[RenderableType]]) -> None:
-    """Write what ``command`` shows as a picture."""
+    """Write the output of ``command`` as a picture."""
     console = Console(record=True, force_terminal=True, width=116, highlight=False, file=io.StringIO())
     for part in show(console):
         console.print(part)
@@ -52,10 +52,10 @@ def main() -> None:
     draw(
         given.to / "magi-up.svg",
         command,
-        lambda console: [live.picture(progress, command), tables.report(console, deployed)],
+        lambda console: [live.picture(progress, command), tables.report(deployed)],
     )
     running = verbs.status(session).document
-    draw(given.to / "magi-status.svg", "magi status", lambda console: [tables.status(console, running)])
+    draw(given.to / "magi-status.svg", "magi status", lambda console: [tables.status(running)])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-# Deployments broken at random on real systemd hosts; its invariants: tests/chaos/chaos.py
+# Random faults during deployments on real systemd hosts; tests/chaos/chaos.py says what must hold
 CHAOS_FLAGS ?= --minutes 15
 
 .PHONY: chaos

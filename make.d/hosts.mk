@@ -1,4 +1,4 @@
-# The hosts that tests run on: molecule/hosts/hosts.py
+# The test hosts: molecule/hosts/hosts.py
 HOSTS ?= 3
 
 .PHONY: hosts hosts-down fleet
@@ -8,5 +8,5 @@ hosts: ## Bring up HOSTS real systemd hosts in containers
 hosts-down: ## Remove them, and the docker daemon if we started it
 	molecule/hosts/hosts.py down --engine
 
-fleet: pinned hosts ## What needs these hosts: tests and molecule's scenarios; the hosts stay up
+fleet: pinned hosts ## Tests and molecule's scenarios on these hosts, which stay up
 	pytest tests/fleet

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# ansible-test sanity and units, without docker and with no network but the package index.
+# ansible-test sanity and units, without docker; the only network is the package index.
 set -euo pipefail
 cd "$(dirname "$0")/../collections/ansible_collections/magi/models"
 
-# sanity makes virtual environments with a get-pip script that it downloads; in its place, take pip from the index.
+# sanity downloads a get-pip script to make virtual environments; give it one that takes pip from the index.
 cache=~/.ansible/test/cache/get_pip_24_2.py
 if [ ! -e "$cache" ]; then
   mkdir -p "$(dirname "$cache")"
@@ -20,6 +20,6 @@ PY
 fi
 
 python=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-# pslint and shellcheck are for PowerShell and a program that is not everywhere.
+# Skipped: pslint is for PowerShell, and shellcheck is not installed everywhere.
 ansible-test sanity --requirements --python "$python" --skip-test pslint --skip-test shellcheck --color no
 ansible-test units --python "$python" --color no

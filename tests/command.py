@@ -32,7 +32,7 @@ def environment(state: Path, **more: str) -> dict[str, str]:
 
 
 def _hears_a_hang_up() -> None:
-    """What nohup has ignored is ignored in all processes below it, and so in those of tests that it runs."""
+    """A signal that nohup ignores is ignored in all its child processes, so also in tests that it runs."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
@@ -56,7 +56,7 @@ def begin(state: Path, *arguments: str, cwd: Path = ROOT, **more: str) -> subpro
 
 
 class Ran:
-    """How magi ended, and what it said to whom."""
+    """How magi ended, and what it printed where."""
 
     def __init__(self, process: subprocess.Popen[str], before: str = ""):
         self.out, err = process.communicate(timeout=120)
@@ -77,7 +77,7 @@ class Ran:
 
 
 class Terminal:
-    """magi at a terminal, up to its end: how it ended, all that it printed, and what a person sees then."""
+    """magi at a terminal, up to its end: how it ended, all that it printed, and the last screen."""
 
     def __init__(
         self,
@@ -88,8 +88,8 @@ class Terminal:
         hang_up_when: Callable[[str], bool] = lambda screen: False,
         **more: str,
     ):
-        """``interrupt_when`` is asked with what is on the screen, until it has Ctrl-C pressed; ``hang_up_when``, until it
-        has the terminal gone."""
+        """``interrupt_when`` is called with the screen until it returns true: then Ctrl-C is pressed. The same goes for
+        ``hang_up_when``: then the terminal is gone."""
         ours, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         self._screen = pyte.Screen(COLUMNS, LINES)

@@ -7,7 +7,7 @@ import shutil
 import struct
 from pathlib import Path
 
-# By quantization of the demo model: the file's name, general.name, which has 31 bytes in these files, and that as text.
+# By quantization of the demo model: the file's name, general.name (31 bytes in these files), and how it is shown.
 MODELS = {
     "Q2_K": ("two words.Q2_K.gguf", "{{ lookup('pipe','touch own')}}", "{{ lookup('pipe','touch own')}}"),
     "Q3_K_M": (
@@ -26,12 +26,12 @@ MODELS = {
         "{% for x in [1] %}${PATH}\ufffd (x)s",
     ),
 }
-# What no service file can hold: the first is set aside by the scan, the second named in a warning.
+# What no service file can hold: the scan sets the first aside, and a warning names the second.
 REFUSED = {"Q2_K": os.fsdecode(b"not utf-8 \xff.Q2_K.gguf"), "Q3_K_M": "bell \a.Q3_K_M.gguf"}
 
 
 def make(models: Path, folder: Path) -> None:
-    """Copy the demo models from ``models`` to ``folder``, and make them hostile."""
+    """Copy the demo models from ``models`` to ``folder`` and make them hostile."""
     folder.mkdir(parents=True, exist_ok=True)
     for quantization, (name, title, _text) in MODELS.items():
         source = models / f"SmolLM2-135M-Instruct.{quantization}.gguf"
@@ -41,7 +41,7 @@ def make(models: Path, folder: Path) -> None:
 
 
 def served_from(folder: str) -> set[tuple[str, str]]:
-    """Return the path and the display name that each of the models has when it is served from ``folder``."""
+    """Return path and display name of each model as it is served from ``folder``."""
     return {(f"{folder}/{name}", f"{text} ({quantization})") for quantization, (name, _title, text) in MODELS.items()}
 
 

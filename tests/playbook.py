@@ -25,16 +25,16 @@ class Run:
 
     @property
     def changed(self) -> int:
-        # The recap behind each playbook counts from the first one on.
+        # The recap after each playbook counts from the first one on.
         return sum(int(n) for n in re.findall(r"changed=(\d+)", self.output.rpartition("PLAY RECAP")[2]))
 
     @property
     def text(self) -> str:
-        """The output with its line breaks folded, for sentences that Ansible wrapped."""
+        """The output without line breaks, for sentences that Ansible wrapped."""
         return re.sub(r"\s+", " ", self.output)
 
     def task(self, name: str) -> str:
-        """What the task with ``name`` in its title printed."""
+        """The output of the task with ``name`` in its title."""
         parts = re.split(r"^(?=TASK \[|PLAY )", self.output, flags=re.MULTILINE)
         found = [part for part in parts if part.startswith("TASK [") and name in part.splitlines()[0]]
         assert len(found) == 1, f"{len(found)} tasks are named {name}: {self.output}"
@@ -43,7 +43,7 @@ class Run:
 
 @dataclass
 class Playing:
-    """A run that is at work."""
+    """A run that has not ended."""
 
     process: subprocess.Popen
     printed: Path
@@ -60,7 +60,7 @@ class Playing:
         """Wait until it has ended, 300 seconds at most."""
         try:
             code = self.process.wait(timeout=300)
-        except BaseException:  # its session is its own: nobody else ends it
+        except BaseException:  # nobody else ends it: it has its own session
             self.send(signal.SIGKILL)
             raise
         assert "Traceback" not in self.output, self.output
@@ -68,7 +68,7 @@ class Playing:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return our environment without settings of magi."""
+    """Return our environment without magi's settings."""
     return {key: value for key, value in os.environ.items() if not key.startswith(("MODEL_", "MAGI_", "LLAMA_"))}
 
 
@@ -80,7 +80,7 @@ def start(
     environment: Mapping[str, str] | None = None,
     **extra: Any,
 ) -> Playing:
-    """Start one or several playbooks against the hosts and variables of ``group``, without the caller's settings.
+    """Start one or several playbooks on the hosts and variables of ``group``, without the caller's settings.
 
     It gets a session of its own, so that a signal reaches all of it and nothing else. Inventory and output are kept
     in ``folder``; ``extra`` are extra variables.

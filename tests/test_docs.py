@@ -1,4 +1,4 @@
-"""The documents say what is true: every command in them is run by a test, every link leads somewhere."""
+"""The documents are true: a test runs every command in them, and every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 COLLECTION = ROOT / "collections" / "ansible_collections" / "magi" / "models"
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
 
-# Which test runs a command that stands in a document; one that stands nowhere here fails test_every_command_is_run.
+# Which test runs which command of a document; test_every_command_is_run fails for a command that is not here.
 RUN_BY = {
     "e2e/test_readme.py": {
         "make up",
@@ -85,7 +85,7 @@ def test_the_reference_is_up_to_date():
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert (ROOT / "docs" / "reference.md").read_text() == generate.reference(), "run make docs"
-    assert "ignore:" not in generate.reference()  # markup for ansible-doc alone
+    assert "ignore:" not in generate.reference()  # markup that only ansible-doc reads
 
 
 def test_the_changelog_lists_what_came_with_each_release():

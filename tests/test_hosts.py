@@ -1,4 +1,4 @@
-"""What the hosts in containers need of this machine: where docker can't be had, one sentence says so."""
+"""What the hosts in containers need on this machine: without docker, one sentence says so."""
 
 from __future__ import annotations
 

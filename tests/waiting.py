@@ -1,4 +1,4 @@
-"""Waiting for what shall come, instead of for a while."""
+"""Waiting for a condition instead of a fixed time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def until(condition: Callable[[], T], seconds: float, what: str, pause: float = 0.05) -> T:
-    """Return the first true value of ``condition``; fails, and says ``what`` did not come, after ``seconds``."""
+    """Return the first true value of ``condition``; after ``seconds``, fail and say ``what`` did not come."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"

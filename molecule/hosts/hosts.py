@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Hosts to test on: containers that boot systemd and are reached by SSH, each on its own loopback address.
+"""Hosts to test on: containers that boot systemd and are reached over SSH, each on its own loopback address.
 
-    hosts.py up [N]          N hosts (1 to 16; default: those there are, else 3); those up are kept
-    hosts.py inventory       the path of their Ansible inventory
+    hosts.py up [N]          brings up N hosts (1 to 16; default: those that exist, else 3), and keeps those that are up
+    hosts.py inventory       prints the path of their Ansible inventory
     hosts.py down [--engine] removes them, and with --engine stops the docker daemon that `up` started
 
-`up` starts a docker daemon where none answers, and with --install gets docker.io and debootstrap where they are missing
-(Debian, root). Exit status 3: docker can't be had here.
+`up` starts a docker daemon if none answers, and with --install gets docker.io and debootstrap if they are missing
+(Debian, root). Exit status 3: docker is not to be had here.
 
-The state (SSH key, known_hosts, inventory) is kept in MAGI_TESTBED (default: ~/.cache/magi/testbed/run);
-containers carry that folder's digest as a label, so two test beds on one machine never touch each other
-(give the second one --network 127.0.2).
+The state (SSH key, known_hosts, inventory) is in MAGI_TESTBED (default: ~/.cache/magi/testbed/run). Containers have
+that folder's digest as a label, so two test beds on one machine never touch each other (give the second one
+--network 127.0.2).
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ BED = hashlib.sha256(str(RUN).encode()).hexdigest()[:8]
 BASE_IMAGE = "debian:12"
 DOCKERFILE = Path(__file__).with_name("Dockerfile")
 PORTS = "8080-8099"
-SSH_PORTS = (22, 2222)  # the second where the first is taken or not permitted
+SSH_PORTS = (22, 2222)  # the second if the first is taken or not permitted
 MAX_HOSTS = 16
 BOOT_SECONDS = 90
 ENGINE_PID = CACHE / "testbed" / "dockerd.pid"
 
 # Run on the host: install the key given on stdin, wait until systemd has booted, print the host's SSH key.
-# $1: the states to accept. A unit that failed later makes a host "degraded", but a new host boots without.
+# $1: the states to accept. A unit that failed later makes a host "degraded"; a new host boots without one.
 BOOTED = """
 umask 077; cat >/root/.ssh/authorized_keys
 until [ -S /run/systemd/private ] && systemctl is-active -q dbus.service; do sleep 0.1; done
@@ -59,15 +59,15 @@ esac
 
 
 class Trouble(Exception):
-    """Something that the user has to know, in one sentence."""
+    """Something that the user must know, in one sentence."""
 
 
 class NoDockerError(Trouble):
-    """There can be no hosts here, which is this machine's matter and not the tests'."""
+    """This machine can't have hosts; the tests are not to blame."""
 
 
 def run(*argv: str | Path, stdin: str | None = None, timeout: float | None = None) -> str:
-    """Run a command; return its standard output, or raise Trouble with what it complained about."""
+    """Run a command; return its standard output, or raise Trouble with its complaint."""
     try:
         done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout)
     except FileNotFoundError:
@@ -88,7 +88,7 @@ def succeeds(*argv: str) -> bool:
 
 
 def install(package: str) -> None:
-    """Install a Debian package; raise NoDockerError where that can't be done."""
+    """Install a Debian package; raise NoDockerError if that can't be done."""
     if os.geteuid() or not shutil.which("apt-get"):
         raise NoDockerError(
             f"{package} can't be installed here, which takes root and apt-get: install it and try again"
@@ -103,8 +103,8 @@ def install(package: str) -> None:
 
 
 def engine_up(installs: bool) -> None:
-    """See that a docker daemon answers; start one where that is ours to do. A client alone (docker without dockerd) is
-    none. Raises NoDockerError."""
+    """Make sure that a docker daemon answers; start one if that is up to us. A client alone (docker without dockerd)
+    does not count. Raises NoDockerError."""
     if succeeds("docker", "info"):
         return
     if installs and platform.system() == "Linux" and not shutil.which("dockerd"):
@@ -125,7 +125,7 @@ def engine_up(installs: bool) -> None:
 
 
 def started(pid: int) -> int:
-    """When a process was started (field 22 of /proc/PID/stat), by which a recycled pid is told from ours."""
+    """When a process was started (field 22 of /proc/PID/stat), which tells a recycled pid from ours."""
     with contextlib.suppress(OSError):
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return 0 if state == "Z" else int(fields[18])
@@ -133,7 +133,7 @@ def started(pid: int) -> int:
 
 
 def engine_down() -> None:
-    """Stop the docker daemon that `up` started, if it is still that one, and nobody else's containers run on it."""
+    """Stop the docker daemon that `up` started, if it is still the same and runs nobody else's containers."""
     if not ENGINE_PID.exists():
         return
     if succeeds("docker", "info") and run("docker", "ps", "--quiet"):
@@ -151,7 +151,7 @@ def engine_down() -> None:
 
 
 def base_image(installs: bool) -> None:
-    """Get debian:12: it is there, or it can be pulled, or debootstrap makes it (kept as a tarball)."""
+    """Get debian:12 if it is not there: pull it, or make it with debootstrap and keep it as a tarball."""
     if succeeds("docker", "image", "inspect", BASE_IMAGE):
         return
     tarball = CACHE / "testbed" / "debian-12.tar.gz"
@@ -197,7 +197,7 @@ def containers() -> dict[str, dict]:
 
 
 def create(name: str, address: str, arguments: list[str], digest: str) -> None:
-    """Start a host's container; on the second SSH port where the first can't be had."""
+    """Start a host's container, on the second SSH port if the first is not to be had."""
     for port in SSH_PORTS:
         argv = ["docker", "run", "--detach", "--name", f"magi-{BED}-{name}", "--hostname", name]
         argv += ["--label", f"{LABEL}={BED}", "--label", f"{LABEL}.digest={digest}"]
@@ -212,7 +212,7 @@ def create(name: str, address: str, arguments: list[str], digest: str) -> None:
 
 
 def remove(names: list[str]) -> None:
-    """Remove containers, their anonymous volumes too."""
+    """Remove containers and their anonymous volumes."""
     if names:
         run("docker", "rm", "--force", "--volumes", *names)
 
@@ -252,10 +252,10 @@ def mounts(models: Path, llama: Path) -> list[str]:
 
 
 def systemd_arguments() -> list[str]:
-    """What systemd needs as PID 1 of a container, short of --privileged."""
+    """What systemd needs as PID 1 of a container, without --privileged."""
     arguments = ["--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined", "--tmpfs", "/run:exec"]
     arguments += ["--tmpfs", "/run/lock", "--volume", "/sys/fs/cgroup:/sys/fs/cgroup"]
-    # ProtectProc= hides processes from whoever lacks SYS_PTRACE, and PrivateUsers= then finds none to map.
+    # Without SYS_PTRACE, ProtectProc= hides processes, and PrivateUsers= then finds none to map.
     arguments += ["--cap-add", "SYS_PTRACE"]
     # `systemctl reboot` on the host ends PID 1 with a signal, and docker boots it again.
     arguments += ["--cap-add", "SYS_BOOT", "--restart", "on-failure"]
@@ -263,13 +263,13 @@ def systemd_arguments() -> list[str]:
     if engine["CgroupVersion"] == "2":
         arguments += ["--cgroupns", "host"]
     if any("apparmor" in option for option in engine["SecurityOptions"]):
-        arguments += ["--security-opt", "apparmor=unconfined"]  # docker's profile forbids systemd its mounts
+        arguments += ["--security-opt", "apparmor=unconfined"]  # docker's profile forbids systemd's mounts
     return arguments
 
 
 def inventory(hosts: dict[str, dict]) -> str:
     """The Ansible inventory (YAML, which JSON is) of these hosts."""
-    # A wrong key is an error (BatchMode), not a question that nobody answers.
+    # BatchMode: a wrong key is an error, not a question that nobody answers.
     ssh = f"-o IdentitiesOnly=yes -o BatchMode=yes -o UserKnownHostsFile={shlex.quote(f'{RUN}/known_hosts')}"
     group = {
         "hosts": {
@@ -291,7 +291,7 @@ def inventory(hosts: dict[str, dict]) -> str:
 
 
 def up(count: int | None, network: str, models: Path, llama: Path, installs: bool) -> None:
-    """Bring up exactly `count` hosts; those that are as wanted already are left alone."""
+    """Bring up exactly `count` hosts; leave alone those that are right already."""
     engine_up(installs)
     image = host_image(installs)
     have = containers()

@@ -1,21 +1,21 @@
-"""Break deployments at random, and look whether what is promised holds: python -m tests.chaos.chaos (make chaos).
+"""Break deployments at random, and check that the promises hold: python -m tests.chaos.chaos (make chaos).
 
-Each round does one thing to a deployment of a random profile on real systemd hosts: kills it, pauses it, has systemd
-execute itself anew, starts a second one beside it, swaps or removes files of models, kills servers, restarts a host.
-Then all is mended and deployed once more. The seed is printed; the same seed makes the same choices, though not the
-same moments.
+Each round does one thing to a deployment of a random profile on real systemd hosts: it kills or pauses it, makes systemd
+re-execute itself, starts a second deployment at the same time, swaps or removes model files, kills servers, or restarts a
+host. Then it repairs the damage and deploys once more. It prints the seed; the same seed makes the same choices, though
+not at the same moments.
 
 What must hold (the invariants):
 
-1. **One clean run converges**: it exits with 0, all that its profile enables is ready, and a run in check mode behind it
-   has nothing to change.
-2. **Nothing foreign is touched**: a unit, its process and its file beside ours stay as they are.
+1. **One clean run converges**: it exits with 0, all that its profile enables is ready, and a run in check mode after it
+   finds nothing to change.
+2. **Nothing foreign is touched**: a foreign unit, its process and its file stay as they are.
 3. **No cause is false**: a server is reported as not ready only for a cause that the round's fault explains.
-4. **No healthy server is stopped but for a reason that the plan names**: where a server that ran has another process
-   than before, or none, a plan of that round said stop or restart of it, or the round's fault killed it; and what the
-   plan stops as "not enabled" is not enabled.
+4. **No healthy server is stopped without a reason in the plan**: if a server that ran has another process than before, or
+   none, a plan of that round said stop or restart, or the round's fault killed it; and what the plan stops as "not
+   enabled" is not enabled.
 
-Exit status 1 with the first finding, which names seed, round, fault and host.
+Exit status 1 at the first finding, which names seed, round, fault and host.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.playbook import Playing, Run
 from tests.waiting import until
 
 MODELS = "/srv/models"
-"""A folder of each host that is ours to swap files in."""
+"""A folder on each host in which we may swap files."""
 QUANTIZATIONS = ("Q2_K", "Q3_K_M", "Q4_K_M")
 FILES = {f"smollm2-135m-instruct.{q.lower()}": f"SmolLM2-135M-Instruct.{q}.gguf" for q in QUANTIZATIONS}
 PROFILES = {
@@ -69,12 +69,12 @@ class Finding(AssertionError):
 
 @dataclass
 class Round:
-    """What was done in a round, and what may follow from it."""
+    """What a round did, and what may follow from it."""
 
     name: str
     runs: list[Run] = field(default_factory=list)
     killed: set[str] = field(default_factory=set)
-    """Hosts on which servers may have lost their process by the fault itself."""
+    """Hosts on which the fault itself may have ended servers."""
     causes: set[str] = field(default_factory=set)
     """Causes that the fault explains."""
     reports: list[dict] = field(default_factory=list)
@@ -124,7 +124,7 @@ class Bed:
 
 
 def killed(bed: Bed, profile: str) -> Round:
-    """The controller is killed at some moment; what it left at work is for the next run to end."""
+    """The controller is killed at some moment; the next run has to end what it left at work."""
     number = bed.dice.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
     happened = Round(f"{number.name} to a deployment of {profile}")
     playing = bed.begin(profile)
@@ -149,7 +149,7 @@ def paused(bed: Bed, profile: str) -> Round:
 
 
 def reexecuted(bed: Bed, profile: str) -> Round:
-    """systemd executes itself anew several times, as the upgrade of a package has it do."""
+    """systemd re-executes itself several times, as in the upgrade of a package."""
     host = bed.some_host()
     happened = Round(f"daemon-reexec on {host} during a deployment of {profile}")
     playing = bed.begin(profile)
@@ -163,7 +163,7 @@ def reexecuted(bed: Bed, profile: str) -> Round:
 
 
 def together(bed: Bed, profile: str) -> Round:
-    """Two deployments at once: at least one is refused or both want the same."""
+    """Two deployments at once: at least one is refused, or both want the same."""
     other = bed.dice.choice(sorted(PROFILES))
     happened = Round(f"deployments of {profile} and {other} at once")
     first = bed.begin(profile)
@@ -176,7 +176,7 @@ def together(bed: Bed, profile: str) -> Round:
 
 
 def swapped(bed: Bed, profile: str) -> Round:
-    """A model's file is cut short, gone, or another one for a moment; what serves it goes on."""
+    """A model file is cut short, gone or another one for a moment; the server that has it open goes on."""
     host, name = bed.some_host(), bed.dice.choice(sorted(FILES))
     how = bed.dice.choice(["cut", "gone", "unmounted"])
     happened = Round(f"{FILES[name]} {how} on {host} during a deployment of {profile}")
@@ -234,7 +234,7 @@ FAULTS: dict[str, Callable[[Bed, str], Round]] = {
 
 
 def _wait(playing: Playing, seconds: float) -> None:
-    """Wait until the run has ended, ``seconds`` at most: the moment is what the dice are for."""
+    """Wait for ``seconds``, the moment that the dice chose, or until the run has ended."""
     try:
         playing.process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -242,7 +242,7 @@ def _wait(playing: Playing, seconds: float) -> None:
 
 
 class _gone:
-    """Within it, a run that has ended already is fine."""
+    """Within it, the run may have ended already."""
 
     def __enter__(self) -> None: ...
 
@@ -254,7 +254,7 @@ class _gone:
 
 
 def planned(run: Run) -> Iterator[tuple[str, str, str, str]]:
-    """Yield host, action, instance and reason of what a run's plan printed."""
+    """Yield host, action, instance and reason from the plan that a run printed."""
     host = ""
     for line in run.output.splitlines():
         head = re.match(r"(\S+): \d+ models? discovered", line)
@@ -312,7 +312,7 @@ def play(bed: Bed, faults: Sequence[str], number: int, say: Callable[[str], None
 
 
 def _hosts(count: int) -> dict[str, Any]:
-    """Return the group of the test bed's hosts; ``count`` are brought up where there are fewer, none is removed."""
+    """Return the group of the test bed's hosts; bring up hosts if there are fewer than ``count``, and remove none."""
     there = subprocess.run([HOSTS, "inventory"], capture_output=True, text=True, check=False)
     if there.returncode or len(json.loads(Path(there.stdout.strip()).read_text())["model_servers"]["hosts"]) < count:
         subprocess.run([HOSTS, "up", "--install", str(count)], check=True)

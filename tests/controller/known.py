@@ -1,4 +1,4 @@
-"""Hosts that tests of the controller know: plain values, as a look at real hosts leaves them."""
+"""Hosts for the controller's tests: plain values, as read from real hosts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.help import par
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Model
 
-from magi.catalog import Known
+from magi.state.catalog import Known
 
 ROOT = Path(__file__).parents[2]
 HELP = ROOT / "collections/ansible_collections/magi/models/tests/unit/fixtures/llama-server-help.txt"
@@ -17,7 +17,7 @@ BINARY = Binary("/opt/llama-server", "11434", "11434 15405344 1795385464", parse
 
 
 def model(model_id: str, name: str, tier: str, **more: Any) -> dict[str, Any]:
-    """Return a model as the registry has it; ``name`` is the display name without the quantization."""
+    """Return a model as in the registry; ``name`` is the display name without the quantization."""
     quantization = model_id.rpartition("-")[2].upper()
     path = f"/models/{name.replace(' ', '-')}-{quantization}.gguf"
     found = Model(

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Write recorded/*.json anew: deploy for real on this machine, and keep what ansible-runner hands to its handler.
+"""Write recorded/*.json again: deploy for real on this machine, and keep what ansible-runner hands to its handler.
 
-record.py LLAMA_SERVER MODELS: a llama-server, and a folder with the test models. Uses ports from 18140 on.
+record.py LLAMA_SERVER MODELS: a llama-server, and a folder with the test models. Uses ports from 18140 up.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from magi import runner
 from magi.project import Project
+from magi.runner import playbook as runner
+from magi.runner.options import Options
 
 FOLDER = Path(__file__).parent / "recorded"
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ DATA = {"host", "ignore_errors", "name", "play", "res", "resolved_action", "task
 
 
 def pruned(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is read of an event."""
+    """Return the part of an event that the tests read."""
     data = raw.get("event_data") or {}
     if raw["event"] == "playbook_on_stats":
         kept = {key: value for key, value in data.items() if isinstance(value, dict) and key != "artifact_data"}
@@ -89,7 +90,7 @@ def main() -> None:
             }
         }
         (folder / "inventory.yml").write_text(json.dumps(inventory))
-        options = runner.Options((str(folder / "inventory.yml"),))
+        options = Options((str(folder / "inventory.yml"),))
         for verb, playbook, profile in (
             *((verb, playbook, "p") for verb, playbook in VERBS.items()),
             ("profile-missing", "site", "nope"),

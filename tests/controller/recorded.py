@@ -1,7 +1,7 @@
 """Runs of the playbooks as ansible-runner's handler saw them, recorded from a real deployment by record.py.
 
-Two models; profile p asks for one of them with a cache type that llama-server does not know; the second host, gone, is
-port 1 of this machine. Left out of the recordings: what nothing here reads (arguments, facts, what a host looks like).
+Two models; profile p gives one of them a cache type that llama-server does not know; the second host, which can't be
+reached, is port 1 of this machine. The recordings leave out what no test reads (arguments, facts of hosts).
 """
 
 from __future__ import annotations

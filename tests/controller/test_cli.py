@@ -1,4 +1,4 @@
-"""The command line: what it refuses, with one sentence and exit code 2, and what it costs to ask for help."""
+"""The command line: what it refuses with one sentence and exit code 2, and how long --help takes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ import pytest
 import typer
 from ptyprocess import PtyProcess
 
-from magi.cli import app, deploy, main, profile
+from magi.cli import app, main, profile
+from magi.cli.signals import stopping
 from magi.domain import FOLDER
 from magi.errors import ExitCode, HostUnreachable, Interrupted, MagiError
 from magi.events import Run
-from magi.runner import Options
-from magi.verdict import Outcome
+from magi.result import Result
+from magi.runner.options import Options
+from magi.runner.terminals import close_at_once
 
 from . import recorded
 from .known import ROOT
@@ -39,11 +41,11 @@ def nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def fake_run(*_arguments, **_more):
         pytest.fail("A playbook would have been run.")
 
-    monkeypatch.setattr("magi.verbs.run", fake_run)
+    monkeypatch.setattr("magi.session.run", fake_run)
 
 
 class FakeRun:
-    """In the place of ``magi.verbs.run``: keeps what it was called with; the run is that of ``recording``."""
+    """Stands for ``magi.verbs.run``: records its calls and replays ``recording``."""
 
     def __init__(self, recording: str):
         self.recording = recording
@@ -58,7 +60,7 @@ class FakeRun:
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRun:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     fake = FakeRun("up")
-    monkeypatch.setattr("magi.verbs.run", fake)
+    monkeypatch.setattr("magi.session.run", fake)
     monkeypatch.setattr("magi.project.Project.is_bare", False)
     return fake
 
@@ -80,7 +82,7 @@ def verbs() -> list[str]:
         (["plan", "--markdown", "--json"], "--markdown and --json both want standard output"),
         (["up", "--check", "--junit", "x.xml"], "--check deploys nothing, so there is no result for --junit"),
         (["up", "-i", "/no/such"], "There is no inventory /no/such: correct -i"),
-        # Ansible would blame the inventory, and print what may be secret.
+        # Ansible would blame the inventory, and print what may be a secret.
         (
             ["up", "-e", "@/no/such.yml"],
             "/no/such.yml can't be read (No such file or directory): correct -e @/no/such.yml",
@@ -91,7 +93,7 @@ def verbs() -> list[str]:
         (["up", "-e", '["canary"]'], "What -e gives holds no variables: give a mapping of names and values."),
         (["up", "-e", "a='canary"], "-e a=… has quotes or braces that nothing closes: close them."),
         (["up", "--project", "/no/such"], "/no/such is no magi project: make one with magi init"),
-        # What goes into Ansible as a variable would be a template there.
+        # As a variable it would be a template to Ansible.
         (["up", "{{ lookup('pipe', 'id') }}"], "The profile must be a name of letters, digits"),
         (["up", ""], "The profile must be a name"),
         (["plan", "../production"], "The profile must be a name"),
@@ -204,7 +206,7 @@ def test_the_help_of_a_verb_shows_examples(verb, capsys):
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example[-1])
 def test_the_examples_are_commands_that_are_understood(example, monkeypatch):
-    """Each is parsed to its end; what it would run is not run."""
+    """Each is parsed to its end, and nothing runs."""
     *verb, line = example
     magi, *words = shlex.split(line.split("|")[0].split(">")[0])
     assert (magi, words[: len(verb)]) == ("magi", verb)
@@ -231,7 +233,7 @@ PASSED_ON = {
     "--extra-vars": (["a=1", "--extra-vars", "b=2"], {"extra_vars": ("a=1", "b=2")}),
     "--verbose": (["-vv"], {"verbosity": 3}),
     "--check": ([], {"check": True}),
-    "--diff": ([], {"diff": True, "verbosity": 1}),  # which is Ansible's to show
+    "--diff": ([], {"diff": True, "verbosity": 1}),  # shown by Ansible itself
     "--tags": (["plan,health"], {"tags": "plan,health"}),
 }
 COMMON = ("--inventory", "--limit", "--extra-vars", "--verbose")
@@ -294,7 +296,7 @@ def test_what_a_verb_gives_its_playbook(arguments, variables, run, monkeypatch, 
     ],
 )
 def test_watching_ends_as_the_last_look(looks, code, said, monkeypatch, capsys):
-    """Each look shows a word; Ctrl-C comes during the one behind the last."""
+    """Each look shows a word; Ctrl-C comes during the look after the last."""
     left = iter(looks)
 
     def fake_status(session):
@@ -305,10 +307,9 @@ def test_watching_ends_as_the_last_look(looks, code, said, monkeypatch, capsys):
             raise Interrupted("Stopped by a signal.")
         if isinstance(look, Exception):
             raise look
-        return Outcome({"said": look[1]}, ExitCode(look[0]))
+        return Result({}, ExitCode(look[0]), told=lambda _document: [look[1]])
 
     monkeypatch.setattr("magi.verbs.status", fake_status)
-    monkeypatch.setattr("magi.cli.tables.status", lambda _console, document: document["said"])
     monkeypatch.setattr("threading.Event.wait", lambda *_arguments: None)
     assert main(["status", "--watch"]) == code
     assert capsys.readouterr() == ("", said)
@@ -345,7 +346,7 @@ def test_the_version(capsys):
 
 @pytest.mark.parametrize("question", ["\udcff", "-"])
 def test_a_question_that_is_no_utf_8(question, monkeypatch, capsys):
-    """On the command line, Python gives a byte that is none as half of a pair of surrogates."""
+    """On the command line, Python turns a byte that is not UTF-8 into half of a surrogate pair."""
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
     assert main(["ask", "a", question]) == ExitCode.USAGE
     assert capsys.readouterr().err == "magi: The question is not UTF-8: convert it to UTF-8.\n"
@@ -364,7 +365,7 @@ def test_a_defect_is_one_sentence_with_the_place_of_its_trace(monkeypatch, tmp_p
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_to_end_says_so_at_once(number, monkeypatch, capsys):
     def fake_up(session):
-        for _ in range(2):  # who is in a hurry presses twice
+        for _ in range(2):  # people in a hurry press twice
             signal.raise_signal(number)
         assert session.stop.is_set()
         raise Interrupted("Stopped by a signal.")
@@ -378,7 +379,7 @@ def test_under_nohup_a_hang_up_ends_nothing():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stop = threading.Event()
     try:
-        with deploy.stopping(stop):
+        with stopping(stop):
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -386,7 +387,7 @@ def test_under_nohup_a_hang_up_ends_nothing():
 
 
 def test_whoever_stops_reading_gets_no_stack_trace(tmp_path: Path):
-    """As in ``magi up --help | head -1``: the pipe is closed before anything is written."""
+    """As in ``magi up --help | head -1``: the pipe closes before anything is written."""
     result = subprocess.run(
         ["bash", "-c", f"exec {sys.executable} -m magi up --help > >(exit)"],
         capture_output=True, text=True, check=False,
@@ -395,8 +396,8 @@ def test_whoever_stops_reading_gets_no_stack_trace(tmp_path: Path):
 
 
 def test_a_terminal_whose_program_has_ended_is_closed_without_a_pause(monkeypatch):
-    monkeypatch.setattr(PtyProcess, "delayafterclose", None, raising=False)  # what is set now goes with the test
-    deploy._close_terminals_at_once()
+    monkeypatch.setattr(PtyProcess, "delayafterclose", None, raising=False)  # what is set here is undone with the test
+    close_at_once()
     pauses: list[float] = []
     monkeypatch.setattr("ptyprocess.ptyprocess.time.sleep", pauses.append)
     child = pexpect.spawn("true")

@@ -1,4 +1,4 @@
-"""The merged settings with their sources."""
+"""The settings, merged, with their sources."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The controller as an object: what its values say, and how its runs follow each other. What they do is tested end to
-end; here a fake stands for each."""
+"""The controller as an object: its values, and the order of its runs. End-to-end tests show what a run does; here a
+fake stands for each."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import tomllib
 from magi import Controller, Report
 from magi.errors import DeploymentFailed, ExitCode, HostUnreachable, Interrupted, ProfileError, UsageError
 from magi.events import Event, Run
-from magi.verbs import Session
-from magi.verdict import Outcome
+from magi.result import Result
+from magi.session import Session
 
 from . import recorded
 from .known import ROOT
@@ -50,13 +50,13 @@ def test_a_wrong_name_beside_a_right_one_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     stopped = Event("ok", host="gpu1", result={"actions": [{"instance": "a"}], "instances": ["a"]})
     run = Run(0, (Event("task"), stopped, Event("stats")))
-    monkeypatch.setattr("magi.verbs.run", lambda *_arguments, **_more: run)
+    monkeypatch.setattr("magi.session.run", lambda *_arguments, **_more: run)
     with pytest.raises(UsageError, match="There is no instance zz on gpu1; there are a"):
         Controller(project=ROOT).stop_sync(["a", "zz"])
 
 
 def test_type_checkers_read_the_package_s_types():
-    """PEP 561: by a marker beside the code, which is installed with it."""
+    """PEP 561: a marker beside the code, and installed with it."""
     assert resources.files("magi").joinpath("py.typed").is_file()
     packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["magi"]
     assert "py.typed" in packaged
@@ -66,19 +66,19 @@ def test_type_checkers_read_the_package_s_types():
 
 
 class FakeVerb:
-    """A verb that works until it is let go, or its run is stopped."""
+    """A verb that works until it is released or its run is stopped."""
 
-    def __init__(self, outcome: Outcome | Exception | None = None, *, held: bool = False):
-        self.outcome = outcome or Outcome({})
+    def __init__(self, outcome: Result | Exception | None = None, *, held: bool = False):
+        self.outcome = outcome or Result({})
         self.begun, self.go = threading.Semaphore(0), threading.Event()
         self.sessions: list[Session] = []
         self.at_work: list[int] = []
-        """How many were at work when each began, itself counted."""
+        """How many were at work when each began, including itself."""
         self.ended = 0
         if not held:
             self.go.set()
 
-    def __call__(self, session: Session, *_names: Any) -> Outcome:
+    def __call__(self, session: Session, *_names: Any) -> Result:
         self.sessions.append(session)
         self.at_work.append(len(self.sessions) - self.ended)
         session.on_event(Event("task", task="[1/5] Model discovery"))
@@ -97,9 +97,9 @@ VERBS = {"initialize": "up", "status": "status", "plan": "plan", "stop": "stop",
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeVerb]:
-    """Have a fake stand for the verbs."""
+    """Replace the verbs by a fake."""
 
-    def install(outcome: Outcome | Exception | None = None, **more: Any) -> FakeVerb:
+    def install(outcome: Result | Exception | None = None, **more: Any) -> FakeVerb:
         verb = FakeVerb(outcome, **more)
         for name in VERBS.values():
             monkeypatch.setattr(f"magi.verbs.{name}", verb)
@@ -129,7 +129,7 @@ def test_a_cancelled_call_comes_back_when_its_run_has_ended_however_often_it_is_
     async def cancel_twice() -> None:
         call = asyncio.create_task(one.initialize())
         await asyncio.to_thread(verb.begun.acquire, timeout=10)
-        verb.sessions[0].stop.is_set = lambda: False  # a run that takes its time to end
+        verb.sessions[0].stop.is_set = lambda: False  # a run that ends slowly
         for _time in range(2):
             call.cancel()
             await asyncio.sleep(0)
@@ -184,7 +184,7 @@ def test_events_are_heard_from_the_call_on_also_those_of_another_thread(fake):
 )
 def test_an_error_has_what_was_found_all_the_same(call, code, error, fake):
     document = {**report(), "hosts": {"gpu1": {"actions": []}}}
-    fake(Outcome(document, code, "Not reached: gpu2."))
+    fake(Result(document, code, "Not reached: gpu2."))
     with pytest.raises(error, match=r"Not reached: gpu2\.") as raised:
         getattr(controller(), f"{call}_sync")()
     assert raised.value.document == document
@@ -192,7 +192,7 @@ def test_an_error_has_what_was_found_all_the_same(call, code, error, fake):
 
 def test_the_report_is_never_that_of_a_deployment_before(fake):
     one = controller(profile="p")
-    fake(Outcome(report()))
+    fake(Result(report()))
     assert one.initialize_sync() is one.report
     fake(ProfileError("Profile p not found."))
     with pytest.raises(ProfileError):
@@ -203,7 +203,7 @@ def test_the_report_is_never_that_of_a_deployment_before(fake):
 @pytest.mark.parametrize("code", [ExitCode.OK, ExitCode.DEGRADED, ExitCode.CHANGES])
 def test_what_blocking_twins_return(code, fake):
     document = {**report(), "hosts": {"gpu1": {"actions": []}}}
-    verb, one = fake(Outcome(document, code)), controller()
+    verb, one = fake(Result(document, code)), controller()
     assert one.plan_sync() == document["hosts"]
     assert one.status_sync().document == one.initialize_sync().document == document
     assert one.stop_sync() is one.stop_sync(["x"]) is one.shutdown_sync() is None
@@ -211,7 +211,7 @@ def test_what_blocking_twins_return(code, fake):
 
 
 class FakeRun:
-    """A run of a playbook that notes what it was asked for, and is stopped at once."""
+    """A run of a playbook that records its arguments and is stopped at once."""
 
     def __call__(self, _project, playbook, options, variables, **_more):
         self.playbook, self.options, self.variables = playbook, options, variables
@@ -244,7 +244,7 @@ class FakeRun:
 def test_what_a_run_is_asked_for(given, call, playbook, options, variables, monkeypatch):
     run = FakeRun()
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("magi.verbs.run", run)
+    monkeypatch.setattr("magi.session.run", run)
     monkeypatch.setattr("magi.project.Project.is_bare", False)
     with pytest.raises(Interrupted):
         getattr(controller(**given), f"{call}_sync")()
@@ -254,7 +254,7 @@ def test_what_a_run_is_asked_for(given, call, playbook, options, variables, monk
 
 def test_instances_are_stopped_by_name(monkeypatch):
     run = FakeRun()
-    monkeypatch.setattr("magi.verbs.run", run)
+    monkeypatch.setattr("magi.session.run", run)
     monkeypatch.setattr("magi.project.Project.is_bare", False)
     with pytest.raises(Interrupted):
         controller().stop_sync(["a", "b"])

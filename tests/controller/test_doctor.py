@@ -1,4 +1,4 @@
-"""From what was collected to findings: a table of what can be wrong, each with its remedy."""
+"""From collected facts to findings: a table of what can be wrong, each with its remedy."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ansible_collections.magi.models.plugins.module_utils._llama.options import 
 from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
 from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
 
-from magi.doctor import OK, PROBLEM, WARNING, Controller, Examined, collect, findings
+from magi.doctor.checks import OK, PROBLEM, WARNING, Examined, Machine, collect, findings
 
 from .known import BINARY, Q2, Q3, Q4
 
-CONTROLLER = Controller("3.11.2", "2.19.14", "/srv/project/collections", True)
+CONTROLLER = Machine("3.11.2", "2.19.14", "/srv/project/collections", True)
 PROFILE = examine_profile("development", {"enabled_models": ["*"]})[0]
 SETTINGS = {
     "port_range": [8080, 8089],
@@ -139,7 +139,7 @@ def running(**more):
             "port 8081 is taken by a process that can't be seen from here",
         ),
         (examined(memory_bytes=2 << 30), WARNING, "memory", "have 3.0 GiB, the memory 2.0 GiB; enable fewer"),
-        (  # a GPU that this build does not compute on holds no weights
+        (  # a GPU that this build can't use holds no weights
             examined(memory_bytes=2 << 30, gpus=("/dev/dri/renderD128",), binary=Binary("/x", "1", "1", devices=())),
             WARNING,
             "memory",
@@ -212,7 +212,7 @@ def test_exposed_is_who_listens_beyond_loopback_without_a_key(environment, expos
 @pytest.mark.parametrize(
     ("name", "profile", "said"),
     [
-        (Q2["id"], PROFILE, ["plan"]),  # the plan keeps it as open as it is
+        (Q2["id"], PROFILE, ["plan"]),  # the plan leaves it open
         ("a", PROFILE, ["exposure", "plan"]),  # it runs until the next deployment
         (Q2["id"], None, ["exposure"]),
     ],

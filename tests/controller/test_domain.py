@@ -1,4 +1,4 @@
-"""The door to the collection: the only one, always to the collection of this controller, and open only when asked."""
+"""The door to the collection: the only one, always to this controller's collection, and opened only when needed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_collection_of_this_version_is_taken_from_a_checkout_and_as_it_is_inst
 
 
 def other(folder: Path, *, with_init: bool = False) -> Path:
-    """Write a collection magi.models that is not ours; with_init: as PyPI's package ansible brings ansible_collections."""
+    """Write a collection magi.models that is not ours; with_init: like the ansible_collections of PyPI's ansible."""
     module = folder / domain.NAME.replace(".", "/") / "plugins" / "module_utils" / "_base" / "text.py"
     module.parent.mkdir(parents=True)
     module.write_text("printable = 'not ours'\n")

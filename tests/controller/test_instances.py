@@ -1,4 +1,4 @@
-"""Instances by name, and what is shown of them while a playbook runs."""
+"""Instances by name, and what magi shows of them while a playbook runs."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_what_a_host_lacks_is_a_failed_case_of_that_host():
 
 
 def test_servers_fail_with_their_host():
-    """Of a host that was held back, or was lost behind its plan, the report has no failure for each server."""
+    """If a host was held back, or lost after its plan, the report has no failure for each server."""
     lost = {"host": "gpu1", "instance": None, "cause": "held_back", "detail": "Host gpu1: too many hosts failed."}
     servers = [("gpu1", "a"), ("gpu1", "b")]
     suite = ElementTree.fromstring(junit_xml(report(lost, failure(), servers=servers, ready=False)))
@@ -57,7 +57,7 @@ def test_servers_fail_with_their_host():
         "b": "held_back",
         "deployment": "held_back",
     }
-    # What ran there before, and serves, is no failure.
+    # A server that ran there before and serves is no failure.
     suite = ElementTree.fromstring(junit_xml(report(lost, servers=servers)))
     assert (suite.get("tests"), suite.get("failures")) == ("3", "1")
 

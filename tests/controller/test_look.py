@@ -1,4 +1,4 @@
-"""logs, ask, stop and down on the command line, over runs that a fake makes up."""
+"""logs, ask, stop and down on the command line, with invented runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GONE = Event("unreachable", host="gpu2", result={"msg": "no route"})
 
 @pytest.fixture
 def magi(monkeypatch, tmp_path, capsys):
-    """Run the command line over the events of a run; returns exit code, standard output and standard error."""
+    """Run the command line on the events of a run; return exit code, standard output and standard error."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
 
@@ -29,7 +29,7 @@ def magi(monkeypatch, tmp_path, capsys):
                 on_event(event)
             return Run(0, events)
 
-        monkeypatch.setattr("magi.verbs.run", fake_run)
+        monkeypatch.setattr("magi.session.run", fake_run)
         return (main(list(arguments)), *capsys.readouterr())
 
     return magi
@@ -81,7 +81,7 @@ def test_a_host_that_is_lost_hides_nothing_of_the_others(magi, events, verb, cod
     arguments = (verb, "a", *(["Where?"] if verb == "ask" else []))
     got, out, err = magi((TASK, *events, STATS), *arguments)
     assert got == code
-    assert bool(out.strip()) == (key == "hosts")  # an answer was shown as it came, of which there is none here
+    assert bool(out.strip()) == (key == "hosts")  # an answer is shown as it is written, and there is none here
     assert [line for line in err.splitlines() if "(reason below)" not in line] == said
     got, out, _err = magi((TASK, *events, STATS), *arguments, "--json")
     assert got == code

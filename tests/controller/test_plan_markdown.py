@@ -1,11 +1,11 @@
-"""A plan as Markdown: what comes from hosts and profiles can't become markup."""
+"""A plan as Markdown: text from hosts and profiles can't become markup."""
 
 from __future__ import annotations
 
 import pytest
 
-from magi import verdict
 from magi.cli.tables import plan_markdown
+from magi.verdict import deployments
 
 from . import recorded
 from .recorded import Q2
@@ -39,7 +39,7 @@ def test_a_plan():
 
 
 def test_a_recorded_plan():
-    text = plan_markdown(verdict.planned(recorded.run("plan", 4)).document)
+    text = plan_markdown(deployments.planned(recorded.run("plan", 4)).document)
     assert f"| `localhost` | `keep` | `{Q2}` | `18140` |" in text
     assert text.endswith("- `gone: not reachable`\n")
 
@@ -49,7 +49,7 @@ def test_a_recorded_plan():
     [
         ("a`b", "`a'b`"),
         ("``` x", "`''' x`"),
-        # Neither mark of Markdown's tables and code can be escaped everywhere: they are replaced.
+        # The marks of tables and of code can't be escaped everywhere in Markdown, so they are replaced.
         ("a | b", "`a ¦ b`"),
         (r"a \| b", r"`a \¦ b`"),
         ("a\n\n# Owned", r"`a\n\n# Owned`"),
@@ -67,5 +67,5 @@ def test_hostile_text_is_code(text, shown):
     assert lines[0] == f"### magi plan: profile {shown}"
     assert lines[6] == f"| {shown} | `start` | {shown} | `8080` | {shown} |"
     assert lines[8] == f"- {shown}"
-    # Two marks around each cell, none inside: nothing leaves its code.
+    # Two marks around each cell and none inside: no cell ends early.
     assert lines[6].count("`") == 2 * 5

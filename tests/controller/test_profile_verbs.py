@@ -1,4 +1,4 @@
-"""magi profile and magi migrate as they are typed: exit codes, one document, nothing but it on standard output."""
+"""magi profile and magi migrate as typed: exit codes, and one document and nothing else on standard output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .known import Q2, Q3, ROOT
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with the shipped profiles, a registry and a legacy configuration; magi's state is below it too."""
+    """A folder with the shipped profiles, a registry, a legacy configuration and magi's state."""
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
     save(str(tmp_path / "registry.json"), Registry(("/models",), Inventory((Model.from_dict(Q2), Model.from_dict(Q3)))))
     (tmp_path / "legacy.yml").write_text(f"models:\n  A: {{name: {Q2['id']}, port: 8080}}\n  B: {{name: gone}}\n")
@@ -73,9 +73,9 @@ def test_a_file_that_no_deployment_finds_is_named(here, capsys):
     folder = ["--dir", str(here / "profiles")]
     (here / "profiles" / "mine.yaml").write_text("enabled_models: ['*']\n")
     assert main(["profile", "validate", *folder]) == 2
-    assert "mine.yaml, line 1: a profile's file is called <name>.yml" in capsys.readouterr().err
+    assert "mine.yaml, line 1: a profile's file must be called <name>.yml" in capsys.readouterr().err
     assert main(["profile", "list", *folder]) == 0
-    assert "mine.yaml, line 1: a profile's file is called <name>.yml" in capsys.readouterr().err
+    assert "mine.yaml, line 1: a profile's file must be called <name>.yml" in capsys.readouterr().err
     assert main(["profile", "show", "mine", *folder]) == 2
     assert ": development, fast-only, production." in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""How far a deployment is, folded from events; and what is told of it where there is no terminal."""
+"""How far a deployment is, from events; and the lines about it without a terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAUNCH = "magi.models.llama_instances"
 
 
 def plan(**actions: str) -> dict:
-    """A plan by instance; "new" is one that the plan has no action for."""
+    """A plan by instance; "new" is an instance without an action in the plan."""
     return {
         "instances": [{"name": name} for name in actions],
         "actions": [{"instance": name, "action": action} for name, action in actions.items() if action != "new"],

@@ -1,4 +1,4 @@
-"""Which folder magi works on, what it makes of one that is empty, and where Ansible finds playbooks and collection."""
+"""Which folder magi works on, what it writes into an empty one, and where Ansible finds playbooks and collection."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Deployment:
 
 
 def ask(port: int, question: str = "What is the capital of France?") -> str:
-    """Return what the server on ``port`` completes a chat with."""
+    """Return the completion that the server on ``port`` gives to a chat."""
     body = {"messages": [{"role": "user", "content": question}], "max_tokens": 24, "temperature": 0}
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/chat/completions",

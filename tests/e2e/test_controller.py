@@ -1,4 +1,4 @@
-"""magi on the real thing: each exit code, what goes to whom, signals, secrets, and the API for programs."""
+"""magi with real servers: each exit code, what goes to which output, signals, secrets, and the API for programs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def magi(deployment: Deployment, verb: str, *arguments: str, **more: Any) -> Ran
 
 
 def at_work(deployment: Deployment) -> list[int]:
-    """Return the processes of any run of the deployment's magi."""
+    """Return the processes of all runs of magi on this deployment."""
     mark = f"XDG_STATE_HOME={state(deployment)}".encode()
     found = []
     for entry in Path("/proc").iterdir():
@@ -72,7 +72,7 @@ def secrets_in(*texts: str) -> list[str]:
 def secrets_below(folder: Path) -> list[str]:
     texts = []
     for path in folder.rglob("*"):
-        with suppress(OSError):  # it was removed in this moment, or is a socket
+        with suppress(OSError):  # removed at this moment, or a socket
             texts.append(path.read_bytes().decode(errors="replace"))
     return secrets_in(*texts)
 
@@ -142,11 +142,11 @@ def test_from_a_plan_to_the_end(two: Deployment):
 
 
 def test_what_is_not_ready_or_not_there(two: Deployment):
-    two.add_profile("p", Q2, {"model": Q3, "options": {"cache_type_k": "madeup"}})
+    two.add_profile("p", Q2, {"model": Q3, "options": {"mmproj": "/madeup"}})
     junit = two.folder / "junit.xml"
     degraded = magi(two, "up", "p", "--json", "--junit", str(junit))
     assert degraded.code == 3, degraded.err
-    assert [item["cause"] for item in degraded.document["summary"]["failed"]] == ["bad_option"]
+    assert [item["cause"] for item in degraded.document["summary"]["failed"]] == ["load_failed"]
     suite = ElementTree.parse(junit).getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
     strict = magi(two, "up", "p", "--strict")
@@ -179,7 +179,7 @@ def test_what_is_not_ready_or_not_there(two: Deployment):
 
 
 def test_parts_of_a_deployment(two: Deployment):
-    """Each of the tags does what it is said to do, and the part that it needs."""
+    """Each tag runs what the documents say, and the parts that this needs."""
     played = two.play("site", "--tags", "plan")
     assert played.code == 0, played.output
     assert "localhost: 2 models discovered, 2 enabled: start 2" in played.output
@@ -244,7 +244,7 @@ def test_nothing_to_work_on_is_one_sentence(two: Deployment):
             f"--limit gpu1,nobody: nobody is no host or group of inventory {path}; correct it",
         ),
         ([], "all: [", r"The inventory can't be read: .*YAML parsing failed"),
-        # Of an inventory of several files, one can't be read: not the hosts of the others alone.
+        # If one of several inventory files can't be read, the hosts of the others are not deployed alone.
         (
             ["-i", str(broken)],
             two.inventory().read_text(),
@@ -265,7 +265,7 @@ def test_nothing_to_work_on_is_one_sentence(two: Deployment):
 
 
 def test_relative_paths_are_those_of_the_working_directory(two: Deployment):
-    """As ansible-playbook takes them, wherever the project is."""
+    """As in ansible-playbook, wherever the project is."""
     (two.folder / "mine.yml").write_text("model_server_stop_timeout: 7\n")
     two.inventory()
     run = Ran(
@@ -307,7 +307,7 @@ def test_a_signal_stops_a_deployment_cleanly(two: Deployment, number: signal.Sig
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:
-    """Return what magi tells people until a line holds the text."""
+    """Return what magi tells people, up to a line with ``text``."""
     lines = []
     for line in process.stderr:
         lines.append(line)
@@ -361,7 +361,7 @@ def test_a_controller_from_initialize_to_shutdown(in_process: Deployment):
         planned = await controller.plan()
         assert [item["action"] for item in planned["localhost"]["actions"]] == ["start", "start"]
 
-        # Cancelled in the middle: nothing of the run is left, and the next goes on from there.
+        # Cancelled in the middle: the run leaves nothing behind, and the next one goes on from there.
         work = asyncio.create_task(controller.initialize())
         while not any(event.step == 4 for event in seen):
             await asyncio.sleep(0.02)

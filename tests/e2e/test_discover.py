@@ -1,4 +1,4 @@
-"""Discovery across hosts: what each has, what was set aside, and where one id is not one model."""
+"""Discovery across hosts: what each has, what was set aside, and where one id stands for two models."""
 
 from __future__ import annotations
 

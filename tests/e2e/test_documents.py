@@ -1,4 +1,4 @@
-"""What documents show, run as it stands there: commands, Python, and the shell of CI pipelines, in a fresh clone."""
+"""Commands, Python and the shell of CI pipelines, run in a fresh clone exactly as the documents show them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def blocks(document: str, language: str) -> list[str]:
 
 @dataclass
 class Checkout:
-    """A clone of what is committed, whose inventories/production is a deployment of the test's own."""
+    """A clone of the last commit, with a deployment of the test as inventories/production."""
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -82,7 +82,7 @@ def checkout(deployment: Deployment, tmp_path: Path) -> Checkout:
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": str(folder / "src"),
         "XDG_STATE_HOME": str(tmp_path / "state"),
-        # A command without -i means the inventory of ansible.cfg, which is that of this machine's `make up`.
+        # A command without -i takes the inventory of ansible.cfg: that of `make up` on this machine.
         "ANSIBLE_INVENTORY": str(production),
     }
     return Checkout(folder, environment)
@@ -155,7 +155,7 @@ def test_the_pictures(checkout: Checkout, tmp_path: Path):
         assert "2/2" in text
 
 
-# Keeps what it is called with, in the place of programs that need the network: pip, gh, curl, and python3 -m venv.
+# Stands for programs that need the network (pip, gh, curl, python3 -m venv) and records its calls.
 FAKE_PROGRAM = """#!{python}
 import json, os, sys
 from pathlib import Path
@@ -175,13 +175,13 @@ TOKEN = "canary-token-1"
 
 @dataclass
 class FakePrograms:
-    """Programs of ``names`` that only keep what they are called with."""
+    """Programs called ``names`` that only record their calls."""
 
     checkout: Checkout
     folder: Path
 
     def shell(self, names: str, script: str, **environment: str) -> list[dict]:
-        """Run a step in which programs are fakes; returns their calls."""
+        """Run a step with fake programs; return their calls."""
         programs, calls = self.folder / names.replace(" ", "-"), self.folder / "calls"
         programs.mkdir(parents=True)
         fake = programs / "fake-program"
@@ -232,7 +232,7 @@ def test_the_pipeline_of_gitlab(checkout: Checkout, fakes: FakePrograms, tmp_pat
     pipeline = yaml.safe_load(blocks("ci.md", "yaml")[1])
     install, keys = pipeline["default"]["before_script"][:3], pipeline["default"]["before_script"][3:]
     installed = fakes.shell("python3", "\n".join([*install, "pip --version"]))
-    assert [call["argv"] for call in installed] == [VENV, PIP, ["pip", "--version"]]  # which is that of .venv now
+    assert [call["argv"] for call in installed] == [VENV, PIP, ["pip", "--version"]]  # now the one of .venv
     assert pipeline["comment"]["before_script"] == []
     api = {"CI_API_V4_URL": "https://gitlab/api/v4", "CI_PROJECT_ID": "3", "CI_MERGE_REQUEST_IID": "7"}
     (comment,) = fakes.shell("curl", "\n".join(pipeline["comment"]["script"]), MAGI_API_TOKEN=TOKEN, **api)
@@ -253,7 +253,7 @@ def test_the_pipeline_of_gitlab(checkout: Checkout, fakes: FakePrograms, tmp_pat
 
 
 def deploys_as_shown(checkout: Checkout, plan: Callable[[int], str], deploy: Callable[[int], str]) -> None:
-    """Plan and deploy; then ask for a model that is nowhere, which --strict doesn't take for well."""
+    """Plan and deploy; then enable a model that no host has, which --strict makes a failure."""
     plan(0)
     text = (checkout.folder / "plan.md").read_text()
     assert "2 to change on 1 host." in text

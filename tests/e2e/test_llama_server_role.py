@@ -36,7 +36,7 @@ PLAY = """
 
 @dataclass(frozen=True)
 class Run:
-    """What one ansible-playbook run came to."""
+    """How one run of ansible-playbook ended."""
 
     rc: int
     output: str
@@ -59,7 +59,7 @@ class Run:
 
 @pytest.fixture
 def role(tmp_path):
-    """Run the role with the given variables; everything it makes lies below tmp_path."""
+    """Run the role with the given variables; everything that it makes is below tmp_path."""
     (tmp_path / "play.yml").write_text(PLAY)
     defaults = {
         "ansible_connection": "local",
@@ -143,7 +143,7 @@ def test_path_without_a_working_binary(role, tmp_path, content, reason):
 
 @pytest.fixture
 def releases(tmp_path, built):
-    """A file server on loopback with release archives, and what the role must be told of each."""
+    """A file server on loopback with release archives, and the role's variables for each."""
     folder = tmp_path / "www"
     folder.mkdir()
 
@@ -327,7 +327,7 @@ add_executable(llama-server main.cpp)
             {"llama.cpp/CMakeLists.txt": CMAKE, "llama.cpp/main.cpp": "broken!"},
             "llama.cpp 7 could not be built",
         ),
-        ({"README": ""}, "holds no llama.cpp source tree"),
+        ({"README": ""}, "contains no llama.cpp source tree"),
         ({"llama.cpp/../../../../x": ""}, "unsafe name"),
     ],
     ids=["configure", "compile", "no tree", "unsafe"],

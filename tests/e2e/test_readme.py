@@ -49,8 +49,8 @@ def changed(output: str) -> int:
 def stranger(tmp_path: Path):
     folder = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    # The virtual environment is the only thing that is not made anew: CI has just made it the same way. Nor is it
-    # brought up to date, as it would be for files newer than it: then it would be that of the clone, which won't stay.
+    # Only the virtual environment is not made again: CI has just made it the same way. Old time stamps keep make from
+    # updating it, which would bind it to the clone, and the clone won't stay.
     (folder / ".venv").symlink_to(ROOT / ".venv")
     for name in ("pyproject.toml", "constraints.txt"):
         os.utime(folder / name, (0, 0))

@@ -1,4 +1,4 @@
-"""magi at a terminal: what a person sees, on the real thing. What it says without one is in the other tests."""
+"""magi at a terminal, with real servers: what a person sees. Other tests read what it says without a terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def two(deployment: Deployment) -> Deployment:
 
 
 def seen(deployment: Deployment, *arguments: str, code: int = 0, **more) -> str:
-    """Run a verb to its end at a terminal; return what is on the screen then."""
+    """Run a verb to its end at a terminal; return the last screen."""
     terminal = Terminal(Path(deployment.folder, "state"), *arguments, "-i", str(deployment.inventory()), **more)
     assert terminal.code == code, terminal.screen
     assert "\x1b[" in terminal.printed  # colours, or a picture that moves
@@ -104,6 +104,6 @@ def test_a_status_that_is_watched(two: Deployment):
         interrupt_when=lambda screen: "2/2 ready" in screen and "Ctrl-C ends" in screen,
     )
     assert terminal.code == 0
-    # It had a screen of its own, and gives back what was there before.
+    # It had a screen of its own, and restores the one before.
     assert "\x1b[?1049h" in terminal.printed
     assert "\x1b[?1049l" in terminal.printed

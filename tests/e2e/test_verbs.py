@@ -24,7 +24,7 @@ KEY = "canary-key-1"
 
 @dataclass
 class Magi:
-    """The command, with the state of one deployment and nothing of the caller's."""
+    """The command, with the state of one deployment and no setting of the caller's."""
 
     deployment: Deployment
 
@@ -50,7 +50,7 @@ class Magi:
 def magi(tmp_path_factory: pytest.TempPathFactory):
     """One deployment for all tests of this file: a server with an API key."""
     folder = tmp_path_factory.mktemp("verbs")
-    deployment = Deployment(folder, {"model_server_port_range": [18200, 18219]})  # free of what other tests leave
+    deployment = Deployment(folder, {"model_server_port_range": [18200, 18219]})  # other tests leave nothing on it
     (folder / "profiles").mkdir()
     deployment.add_model("Q2_K")
     keys = folder / "keys"

@@ -54,7 +54,7 @@ def test_the_sdist_has_all_that_is_committed(built: Path):
 
 def test_the_wheel_has_the_collection_and_no_tests(wheel: Path):
     names = zipfile.ZipFile(wheel).namelist()
-    assert "magi/collections/ansible_collections/magi/models/galaxy.yml" in names
+    assert "magi/carried/collections/ansible_collections/magi/models/galaxy.yml" in names
     assert [name for name in names if "/tests/" in name or "__pycache__" in name] == []
 
 
@@ -95,7 +95,7 @@ def test_from_an_empty_home_to_an_answer_and_back(programs: Path, home: Path):
     made = magi(programs, home, "init", "mine")
     assert made.returncode == 0, made.stderr
     assert "Next: cd mine, then magi up" in made.stderr
-    # Without these it would build a llama-server, and get a model: README.md's commands do, in test_readme.py.
+    # Without these it would build a llama-server and get a model, as in test_readme.py.
     settings = {"LLAMA_SERVER_PATH": LLAMA_SERVER, "MODEL_SCAN_PATH": CACHE / "models"}
     settings["MODEL_PORT_RANGE"] = "-".join(map(str, PORTS))
     (home / "mine/.env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))

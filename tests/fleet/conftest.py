@@ -1,4 +1,4 @@
-"""Real systemd hosts in containers, reached over SSH as a fleet is, and the playbooks run against them."""
+"""Real systemd hosts in containers, reached over SSH like a fleet, and playbooks that run on them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ find /etc/magi /etc/systemd/system /var/lib/magi /var/lib/magi-llama /var/lib/pr
 
 @dataclass
 class Fleet:
-    """Hosts, and a folder with the profiles and the inventory that are deployed to them."""
+    """Hosts, and a folder with the profiles and the inventory of what is deployed on them."""
 
     folder: Path
     hosts: dict[str, dict[str, Any]]
@@ -45,7 +45,7 @@ class Fleet:
     environment: dict[str, str] = field(default_factory=dict)
 
     def sh(self, host: str, script: str, *, check: bool = True, stdin: str | None = None) -> str:
-        """Run a script on a host, not by SSH: what is looked at is not what is tested."""
+        """Run a script on a host, without SSH: a look must not depend on what is tested."""
         done = subprocess.run(
             ["docker", "exec", "--interactive", self.hosts[host]["testbed_container"], "sh", "-c", script],
             input=stdin,
@@ -65,7 +65,7 @@ class Fleet:
         return self.sh(host, f"systemctl is-active magi-llama@{instance}.service", check=False).strip()
 
     def drop_in(self, host: str, instance: str, *settings: str) -> str:
-        """Give an instance a drop-in of its user's, as docs/systemd.md shows; return its path."""
+        """Give an instance a drop-in, as docs/systemd.md shows users; return its path."""
         path = f"/etc/systemd/system/magi-llama@{instance}.service.d/test.conf"
         text = "\n".join(["[Service]", *settings, ""])
         self.sh(host, f"mkdir -p {path.rpartition('/')[0]}; cat >{path}; systemctl daemon-reload", stdin=text)
@@ -111,7 +111,7 @@ class Fleet:
             return 0, None
 
     def busy(self, host: str, port: int) -> int:
-        """How many requests a server works on."""
+        """How many requests a server is working on."""
         return sum(slot["is_processing"] for slot in self.get(host, port, "/slots")[1] or ())
 
     def ask(self, host: str, port: int, key: str | None = None) -> tuple[str, str]:
@@ -129,9 +129,9 @@ class Fleet:
 
 
 class Client(threading.Thread):
-    """Somebody who asks a server for tokens, without an end unless ``tokens`` sets one.
+    """Somebody who asks a server for tokens, endlessly unless ``tokens`` limits them.
 
-    Streaming, it counts what has come; else it waits for the whole answer.
+    A streaming client counts what has come; another waits for the whole answer.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Client(threading.Thread):
 
 
 def bring_up(count: int) -> None:
-    """Bring up hosts; skip the test where docker can't be had, but in CI fail."""
+    """Bring up hosts; without docker, skip the test, or fail it in CI."""
     done = subprocess.run([HOSTS, "up", "--install", str(count)], capture_output=True, text=True, timeout=3600)
     if done.returncode == NO_DOCKER and not os.environ.get("CI"):
         pytest.skip(f"no hosts to test on: {done.stderr.strip()}")
@@ -174,7 +174,7 @@ def bring_up(count: int) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test brings the hosts up, which takes long where docker has to be installed and the image made."""
+    """The first test brings up the hosts, which takes long if it must install docker and make the image."""
     for item in items:
         if item.get_closest_marker("fleet"):
             item.add_marker(pytest.mark.timeout(1800))
@@ -195,7 +195,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory):
             "model_server_profiles_dir": str(folder / "profiles"),
             "model_server_report_path": str(folder / "report.json"),
             "model_server_llama_server_path": f"/opt/llama.cpp/{build()}/bin/llama-server",
-            # The ports are published on loopback addresses of this machine alone.
+            # The ports are published only on loopback addresses of this machine.
             "model_server_host": "0.0.0.0",
             "model_server_readiness_check_interval": 1,
             "model_server_stop_timeout": 5,

@@ -1,4 +1,4 @@
-"""One round of make chaos: that what looks for faults works itself, and that a killed deployment leaves none."""
+"""One round of make chaos: the search for faults itself works, and a killed deployment leaves none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.fleet
 
 
 def test_a_round_of_chaos_finds_nothing(fleet: Fleet):
-    """The hosts of the fleet are those that it takes."""
+    """It runs on the hosts of the fleet."""
     fleet.play("teardown")
     command = [sys.executable, "-m", "tests.chaos.chaos", "--minutes", "0.01", "--seed", "5", "--faults", "killed"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)

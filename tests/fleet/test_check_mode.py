@@ -1,4 +1,4 @@
-"""Row 26: check mode of every verb, on a bare host and on a deployed one, writes nothing and foretells the real run."""
+"""Check mode of every verb, on a bare host and on a deployed one, writes nothing and predicts the real run."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_check_mode_writes_nothing_and_foretells_the_real_diff(fleet: Fleet):
     def unchanged(playbooks: str, **more):
         assert run(playbooks, **more).changed == 0
         after = fleet.snapshot("host1")
-        # Who holds the lock is written down; a run that changes nothing takes it too.
+        # The lock file names its holder; a run that changes nothing takes it too.
         assert {line for line in set(after) ^ set(before) if not line.startswith("/etc/magi/lock ")} == set()
         return after
 
     # A bare host.
     bare_host = check("status stop discover teardown config doctor")
-    assert bare_host.changed == 1  # the registry, that discover would write
+    assert bare_host.changed == 1  # the registry that discover would write
     planned = check("plan")
     checked = check("site")
     assert run("discover").task(DISCOVER) == bare_host.task(DISCOVER)

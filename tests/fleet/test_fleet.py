@@ -1,4 +1,4 @@
-"""What a fleet survives: each test leaves the hosts deployed or bare, and says what it needs by deploying it."""
+"""What a fleet survives: each test deploys what it needs, and leaves the hosts deployed or bare."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ printf TAG >>llama-TAG/llama-server; tar -cf /root/TAG.tar llama-TAG; rm -r $PWD
 
 
 def test_an_upgrade_restarts_exactly_what_runs_the_old_build(fleet: Fleet):
-    """Of two hosts one gets another build, by playbooks/prepare.yml, whose check mode foretells it (row 26)."""
+    """One of two hosts gets another build, by playbooks/prepare.yml, whose check mode predicts it."""
     bare(fleet, "host1", "host2")
     fleet.profile("one", Q2, Q3)
     program = fleet.group_vars["model_server_llama_server_path"]
@@ -90,7 +90,7 @@ def test_an_upgrade_restarts_exactly_what_runs_the_old_build(fleet: Fleet):
 
 
 def test_a_host_that_is_not_reached_is_named_and_the_others_are_deployed(fleet: Fleet):
-    """Row 19."""
+    """It can't be reached from the start, and the exit status says so."""
     fleet.profile("one", Q2)
     hosts = {**fleet.hosts, "host3": {**fleet.hosts["host3"], "ansible_port": 1}}
     run = fleet.play("site", profile="one", hosts=hosts)
@@ -101,15 +101,15 @@ def test_a_host_that_is_not_reached_is_named_and_the_others_are_deployed(fleet: 
     assert (failed["host"], failed["cause"]) == ("host3", "host_unreachable")
 
 
-# When host3 is lost: as its models are read, and as its servers are launched.
+# When host3 is lost: while its models are read, and while its servers are launched.
 MOMENTS = {"plan": "ls -d /var/lib/magi", "launch": "ls /etc/magi/instances | grep env"}
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_host_that_vanishes_during_the_rollout_is_named_and_the_others_are_deployed(fleet: Fleet, moment: str):
-    """Row 19. A stopped container answers nothing and closes nothing, like a machine without power."""
+    """A stopped container answers nothing and closes nothing, like a machine without power."""
     bare(fleet, *fleet.hosts)
-    # A host that does not answer is given up after 6 seconds, in place of ansible.cfg's 30.
+    # A host that does not answer is given up after 6 seconds, instead of the 30 of ansible.cfg.
     fleet.variables["ansible_ssh_args"] = "-o ControlMaster=no -o ServerAliveInterval=2 -o ServerAliveCountMax=3"
     fleet.profile("one", Q2)
     running = fleet.start("site", profile="one")
@@ -124,7 +124,7 @@ def test_a_host_that_vanishes_during_the_rollout_is_named_and_the_others_are_dep
     assert run.code != 0
     assert "host_unreachable: Host host3: it can't be reached" in run.text
     assert {host for host, _instance in fleet.pids()} == {"host1", "host2"}
-    # Once it is back, the next run completes it, and leaves the others alone.
+    # Once it is back, the next run completes it and leaves the others alone.
     before = fleet.pids()
     until(lambda: (run := fleet.deploy("one")).code == 0 or "another deployment" not in run.text, 60, "a run ends")
     assert len(fleet.pids()) == 3
@@ -132,7 +132,7 @@ def test_a_host_that_vanishes_during_the_rollout_is_named_and_the_others_are_dep
 
 
 def test_teardown_removes_ours_alone(fleet: Fleet):
-    """Row 25."""
+    """A unit, its process and files that are not ours stay."""
     fleet.profile("one", Q2)
     assert fleet.deploy("one", "--limit", "host2").code == 0
     unit = "[Service]\nExecStart=/usr/bin/python3 -m http.server --directory /srv 8095\nDynamicUser=yes\n"

@@ -1,4 +1,4 @@
-"""Limits of an instance, as systemd itself understood them."""
+"""Limits of an instance, as systemd itself understands them."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_a_host_with_another_key_than_the_known_one_is_not_talked_to(fleet: Flee
     known = {**fleet.group_vars, "ansible_ssh_common_args": arguments.replace(path, str(swapped))}
     inventory = tmp_path / "hosts.json"
     inventory.write_text(json.dumps({"model_servers": {"hosts": fleet.hosts, "vars": known}}))
-    # No connection that is there already does.
+    # Without the connections that are still open.
     ran = Ran(
         begin(tmp_path / "state", "status", "-i", str(inventory), "--json", ANSIBLE_SSH_ARGS="-o ControlPath=none")
     )
@@ -99,7 +99,7 @@ def test_each_verb_on_the_hosts(magi: Magi, fleet: Fleet):
     assert sound["problems"] == 0, sound
     assert {item["host"] for item in sound["findings"]} >= set(names)
 
-    # From the journal of each host.
+    # It comes from the journal of each host.
     logs = magi.document("logs", Q2, "-n", "5")
     assert all("listening on" in " ".join(lines) for lines in logs["hosts"].values()), logs
     assert "host3" in magi.screen("logs", Q2, "-n", "1")
@@ -124,8 +124,18 @@ def test_each_verb_on_the_hosts(magi: Magi, fleet: Fleet):
     assert "Nothing runs." in magi.screen("status")
 
 
+def test_a_host_s_journal_has_no_question_and_nothing_of_private_files(magi: Magi, fleet: Fleet):
+    """Ansible writes the arguments of modules there."""
+    magi.document("up")
+    magi.document("ask", Q3, "Is the word heliotrope private?", "--max-tokens", "4")
+    journal = fleet.sh("host1", "journalctl --sync; journalctl --boot --output export --no-pager | tr '\\0' ' '")
+    assert "ansible-magi.models.model_registry" in journal  # what is not private is there
+    assert "heliotrope" not in journal
+    assert "LLAMA_ARG_MODEL" not in journal
+
+
 def test_doctor_finds_what_the_servers_may_not_read(magi: Magi, fleet: Fleet):
-    """The service's user is nobody in particular: what root may read is not what it may read."""
+    """The service runs as a dynamic user, who can't read all that root can."""
     fleet.sh("host2", "mkdir -m 0700 /srv/private; cp /models/*Q2_K.gguf /srv/private/")
     try:
         given = ("-l", "host2", "-e", '{"model_server_scan_paths": ["/srv/private"]}')
@@ -149,6 +159,6 @@ def test_a_signal_stops_a_rollout_over_ssh(magi: Magi, fleet: Fleet, number: sig
     for host in fleet.hosts:
         assert host in ran.sentence
     assert "it goes on from there" in ran.sentence
-    # What still works on a host belongs to a controller that is gone: the next run ends it, and goes on.
+    # What still works on a host belongs to a controller that is gone: the next run ends it and goes on.
     assert magi.document("up")["ready_servers"] == 6
     until(lambda: magi.document("plan")["changes"] == 0, 30, "nothing is left to change")

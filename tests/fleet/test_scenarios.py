@@ -39,7 +39,7 @@ def test_scenario(fleet: Fleet, scenario: str):
 
 
 def test_scenario_default_makes_the_hosts_and_takes_them_away(fleet: Fleet):
-    """It owns them for all others, so they are made again after it."""
+    """The scenario removes the hosts, so they are made again after it."""
     containers = [host["testbed_container"] for host in fleet.hosts.values()]
     try:
         molecule("default", destroy="always")

@@ -32,7 +32,7 @@ def exposure(text: str) -> float:
 
 
 def test_the_installed_unit_is_hardened(fleet: Fleet):
-    """Row 27."""
+    """systemd-analyze scores the unit that is really installed: 1.2 at most on a host without GPU."""
     fleet.profile("one", Q2)
     run = fleet.deploy("one", *LIMIT)
     assert run.code == 0, run.output
@@ -56,7 +56,7 @@ def test_when_a_server_started_is_told_whatever_the_time_zone(fleet: Fleet):
 
 
 def test_the_unit_of_a_host_with_a_gpu_is_hardened(fleet: Fleet):
-    """Row 27, offline: no test host has a GPU."""
+    """Scored offline: no test host has a GPU."""
     program = fleet.group_vars["model_server_llama_server_path"]
     plan = Plan("host1", "p", "systemd", "/etc/magi", program, Generation(), (), (), 0, 0, gpu=True)
     values = llama_instances.values(plan, {}, ["/models"])
@@ -79,7 +79,7 @@ def test_the_unit_of_a_host_with_a_gpu_is_hardened(fleet: Fleet):
 
 
 def test_hostile_names_and_metadata_reach_the_process_exactly(fleet: Fleet):
-    """Rows 8 and 9, proven from the environment of the running processes."""
+    """Proven from the environment of the running processes."""
     make = Path(hostile.__file__).read_text() + f"\nmake(Path('/models'), Path({FOLDER!r}))\n"
     fleet.sh("host1", "python3 -", stdin=make)
     fleet.profile("one", "*")
@@ -102,7 +102,7 @@ def test_hostile_names_and_metadata_reach_the_process_exactly(fleet: Fleet):
 
 
 def test_keys_protect_a_server_and_are_seen_nowhere(fleet: Fleet):
-    """Rows 23 and 24."""
+    """No artifact, log or command line has a key, and a bad key file is refused."""
     fleet.profile("one", {"model": Q2, "options": {"api_key_file": "/etc/magi-keys"}})
     fleet.environment.update(CANARIES)
     try:
@@ -131,7 +131,7 @@ def test_keys_protect_a_server_and_are_seen_nowhere(fleet: Fleet):
         assert fleet.get("host1", 8080, "/v1/models", key="wrong")[0] == 401
         assert "Paris" in fleet.ask("host1", 8080, KEY)[1]
 
-        # Restarted by systemd, or at boot: it fails, and serves nobody, where the file has lost its keys.
+        # If the file has lost its keys, a restart by systemd or at boot fails, and the server serves nobody.
         # journald is slow to read why, and stores it without the run's id.
         fleet.sh("host1", "systemctl kill --signal STOP systemd-journald; echo '# ours' >/etc/magi-keys")
         try:
@@ -164,7 +164,7 @@ def test_keys_protect_a_server_and_are_seen_nowhere(fleet: Fleet):
         assert not [secret for secret in (KEY, *CANARIES.values()) if secret in seen]
         assert fleet.sh("host1", "stat -c %a /etc/magi/instances/*").split() == ["600"]
 
-        # Another key: the server that knows only the first one is asked by that, and its client is waited for.
+        # Another key: the server knows only the first one, so it is asked with that, and its client is waited for.
         client = Client(fleet, "host1", 8080, tokens=400, key=KEY)
         until(lambda: client.chunks, 30, "the stream begins")
         fleet.sh("host1", "cat >/etc/magi-keys", stdin=f"{KEY[::-1]}\n")

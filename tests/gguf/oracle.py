@@ -1,6 +1,6 @@
 """llama.cpp's own verdict on GGUF files, from its own source, compiled once.
 
-The source tree is that of the package which also builds llama-server: MAGI_LLAMA_CPP_SOURCE, by default
+The source tree is the one that llama-server is built from: MAGI_LLAMA_CPP_SOURCE, by default
 ~/.cache/magi/llama.cpp/11434/source. The program goes into ~/.cache/magi/llama.cpp/11434/oracle.
 """
 
@@ -21,11 +21,11 @@ PARTS = "ggml.c ggml.cpp ggml-alloc.c ggml-backend.cpp ggml-backend-meta.cpp ggm
 
 
 class OracleMissing(RuntimeError):
-    """The oracle cannot be built. Never a reason to skip: without it nothing is compared."""
+    """The oracle can't be built. Never a reason to skip: without it nothing is compared."""
 
 
 def build() -> Path:
-    """The oracle's executable, compiled with the options of a release build unless it is there already."""
+    """The oracle's program; compiled like a release build if it is not there yet."""
     if not (SOURCE / "ggml/src/gguf.cpp").is_file() or not (SOURCE / "tests/test-gguf.cpp").is_file():
         raise OracleMissing(
             f"There is no llama.cpp source tree at {SOURCE}; unpack the source package "
@@ -59,7 +59,7 @@ def _hash(*paths: Path) -> str:
 
 
 def _compile(argv: list[str], target: Path) -> None:
-    """Run a compiler; ``target`` appears only when it is whole."""
+    """Run a compiler; ``target`` appears only when complete."""
     unfinished = target.with_name(f"{target.name}.{os.getpid()}")
     result = subprocess.run([*argv, "-o", str(unfinished)], capture_output=True, text=True, check=False)
     if result.returncode:
@@ -68,7 +68,7 @@ def _compile(argv: list[str], target: Path) -> None:
 
 
 class Oracle:
-    """A running oracle. It forks for each check, so that an abort of llama.cpp is an answer like another."""
+    """A running oracle. It forks for each check, so that an abort of llama.cpp is an answer like any other."""
 
     def __init__(self) -> None:
         pipe = subprocess.PIPE

@@ -1,6 +1,6 @@
-"""This reader against llama.cpp's own: whatever llama.cpp refuses, we refuse.
+"""Our reader compared with llama.cpp's own: whatever llama.cpp refuses, we refuse.
 
-Where we refuse more is listed in STRICTER, and nowhere else.
+Where we refuse more, STRICTER says so.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def ours(path: Path) -> str:
 
 
 def compare(oracle, path: Path) -> tuple[str, str]:
-    """Our verdict and llama.cpp's, which must agree but for STRICTER."""
+    """Our verdict and llama.cpp's, which must agree except for STRICTER."""
     mine, theirs = ours(path), oracle.check(path)
     if theirs == "accept":
         assert mine == "accept" or mine in STRICTER
@@ -85,7 +85,7 @@ def test_the_types_of_tensors_are_llama_cpps(oracle):
 
 
 def test_the_files_of_llama_cpps_own_test(oracle, tmp_path):
-    """Its 34 kinds, eight of each."""
+    """All 34 kinds of file that it builds, eight of each."""
     kinds = oracle.kinds()
     assert len(kinds) == 34
     for number, name, good in kinds:
@@ -94,10 +94,10 @@ def test_the_files_of_llama_cpps_own_test(oracle, tmp_path):
             mine, theirs = compare(oracle, path)
             has_data = name.startswith("DATA") or not good
             if name == "DATA_NOT_ENOUGH_DATA":
-                continue  # one byte of padding is missing, or one of data: compared above
+                continue  # a byte of padding or of data is missing: compared above
             if has_data:
                 assert (mine == "accept") == good, name
-            # A good header whose data is missing altogether: gguf.cpp takes it, llama-server does not.
+            # A good header without any data: gguf.cpp accepts it, llama-server does not.
             elif name.startswith("TENSORS") and name != "TENSORS_ZERO_DIM":
                 assert (mine, theirs) == ("truncated", "loader"), name
             else:
@@ -126,7 +126,7 @@ def test_a_shard_number_of_the_wrong_type_makes_llama_cpp_abort(oracle, tmp_path
 
 
 def headers() -> list[bytes]:
-    """Whole small files to mutate: what real ones consist of, without the bulk of a tokenizer."""
+    """Whole small files to mutate: all parts of real ones, without the bulk of a tokenizer."""
     tensors = [Tensor("token_embd.weight", (32, 4), Q4_0, 72)]
     tensors += [Tensor(f"blk.{number}.attn_norm.weight", (8,)) for number in range(4)]
     every = [(f"k.{kind}", kind, 1) for kind in ("u8", "i16", "u32", "f32", "bool", "u64", "f64")]
@@ -155,7 +155,7 @@ REAL = Path(__file__).parents[2] / "data" / "models" / "SmolLM2-135M-Instruct.Q4
 
 @pytest.fixture
 def real(tmp_path) -> tuple[bytes, Path]:
-    """The header of a real model, and a file with it whose weights are a hole of the right size."""
+    """The header of a real model, and a file of it whose weights are a hole of the right size."""
     assert REAL.exists(), f"there is no {REAL}: run make up first"
     with REAL.open("rb") as file:
         header = file.read(read_header(REAL).data_offset)
@@ -167,7 +167,8 @@ def real(tmp_path) -> tuple[bytes, Path]:
 
 
 def test_truncations_of_a_real_file(oracle, real):
-    """Every byte of its first keys and of the last tensors, steps through the tokenizer, ten places of the data."""
+    """Cut at every byte of the first keys and of the last tensors, at steps through the tokenizer, and at ten places of
+    the data."""
     header, path = real
     size = path.stat().st_size
     assert compare(oracle, path) == ("accept", "accept")
@@ -182,7 +183,7 @@ def test_truncations_of_a_real_file(oracle, real):
 
 
 def test_a_real_file_cut_at_every_byte_of_its_header(oracle, tmp_path):
-    """A shard that llama.cpp splits off the real model: its header has tensors and no tokenizer, so each byte is few."""
+    """A shard that llama.cpp splits off the real model. Its header has no tokenizer: it is small enough for every byte."""
     split = Path.home() / ".cache" / "magi" / "llama.cpp" / "11434" / "bin" / "llama-gguf-split"
     options = ["--split", "--split-max-tensors", "64", str(REAL), str(tmp_path / "part")]
     subprocess.run([str(split), *options], check=True, capture_output=True)
@@ -197,7 +198,7 @@ def test_a_real_file_cut_at_every_byte_of_its_header(oracle, tmp_path):
 
 
 def test_mutations_of_a_real_header(oracle, real, mutations):
-    """Seeded changes of single bytes, half of them outside the tokenizer's arrays: the same verdict on each."""
+    """Seeded changes of single bytes, half of them outside the tokenizer's arrays: both verdicts agree on each."""
     header, path = real
     rng = random.Random(135)
     verdicts: dict[str, int] = {}
@@ -252,7 +253,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def test_mutations(oracle, tmp_path, mutations, record_property):
-    """Seeded mutations of whole small files: the same verdict on each."""
+    """Seeded mutations of whole small files: both verdicts agree on each."""
     rng, files, path = random.Random(4711), headers(), tmp_path / "x.gguf"
     verdicts: dict[tuple[str, str], int] = {}
     slowest = 0.0
@@ -277,7 +278,7 @@ def test_mutations(oracle, tmp_path, mutations, record_property):
 
 
 def test_no_mutation_takes_much_memory(tmp_path):
-    """Peak memory over mutations that claim large lengths, in a sparse file that holds them."""
+    """Peak memory for mutations that claim large lengths, in a sparse file that is large enough."""
     rng, path = random.Random(42), tmp_path / "x.gguf"
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in range(300):

@@ -1,4 +1,4 @@
-"""Properties that hold for whatever is thrown at the pure parts, and for a disk that is really full."""
+"""Properties of the pure parts that hold for any input, and for a disk that is really full."""
 
 from __future__ import annotations
 

@@ -8,23 +8,20 @@ from __future__ import annotations
 class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
+  home:
+    description: Folder of the instance files and of the applied state.
+    type: path
+    required: true
   manager:
     description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
     type: str
     choices: [auto, systemd, supervisor]
     default: auto
-"""
-    HOME = r"""
-options:
-  home:
-    description: Folder of the instance files and of the applied state.
-    type: path
-    required: true
-"""
-    SUPERVISOR = r"""
-options:
   supervisord_path:
     description: The supervisord program, for O(manager=supervisor).
     type: path
     default: supervisord
+notes:
+  - In the action group C(magi.models.services), so that C(module_defaults) can give O(home), O(manager) and
+    O(supervisord_path) once.
 """

@@ -18,7 +18,6 @@ extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module
   - magi.models.services
-  - magi.models.services.home
 attributes:
   check_mode:
     support: none
@@ -95,11 +94,11 @@ import os
 import time
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._base.private_module import PrivateModule
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
 from ansible_collections.magi.models.plugins.module_utils._llama.chat import ChatError, chat
-from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen, usable
+from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 UNREAD_SECONDS = 30
@@ -127,14 +126,13 @@ class Stream:
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = PrivateModule(
         argument_spec={
             "name": {"type": "str", "required": True},
             "question": {"type": "str", "required": True},
             "max_tokens": {"type": "int", "no_log": False, "default": 512},
             "hosts": {"type": "dict"},
-            "home": {"type": "path", "required": True},
-            "manager": MANAGER_OPTION,
+            **SERVICE_OPTIONS,
             "stream_path": {"type": "path"},
         },
         supports_check_mode=False,
@@ -143,7 +141,7 @@ def main() -> None:
     name = params["name"]
     stream = Stream(params["stream_path"]) if params["stream_path"] else None
     try:
-        status = usable(chosen(params["manager"], params["home"])).status().get(name)
+        status = usable(chosen(params["manager"], params["home"], params["supervisord_path"])).status().get(name)
         if status is None or not status.pid:
             module.fail_json(msg=f"{name} does not run; magi up starts it.")
         answer = chat(

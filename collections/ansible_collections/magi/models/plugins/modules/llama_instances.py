@@ -17,7 +17,6 @@ description:
 extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.services
-  - magi.models.services.supervisor
 attributes:
   check_mode:
     support: full
@@ -41,8 +40,22 @@ options:
     description: The plan, for O(state=present).
     type: dict
   home:
-    description: Folder of the instance files and of the applied state; needed for V(stopped) and V(absent).
+    description: Folder of the instance files and of the applied state. For O(state=present), that of the plan.
     type: path
+    required: false
+  templates_dir:
+    description:
+      - Folder on the controller whose templates replace those of the role of the same name, for O(state=present).
+      - Evaluated by the action plugin of the same name.
+    type: path
+  model_folders:
+    description:
+      - Folders in which models lie, which the services may read also where they are in a home folder, for
+        O(state=present).
+      - Evaluated by the action plugin of the same name.
+    type: list
+    elements: path
+    default: []
   names:
     description:
       - The instances to stop, for O(state=stopped); all where not given.
@@ -128,6 +141,12 @@ actions:
       description: Whether C(/health) answered 200 within ten seconds.
       type: bool
       returned: always
+    cut:
+      description:
+        - Requests that were in flight when it was ended, as O(stop_timeout) had run out; null where it did not say how
+          many.
+      type: int
+      returned: always
     log:
       description: The last lines of an instance that failed.
       type: list
@@ -159,8 +178,8 @@ generation:
 
 from dataclasses import asdict
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import why
+from ansible_collections.magi.models.plugins.module_utils._base.private_module import PrivateModule
 from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
 from ansible_collections.magi.models.plugins.module_utils._host.apply import (
     Job,
@@ -176,18 +195,19 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import Conf
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action
-from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen, usable
+from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = PrivateModule(
         argument_spec={
             "state": {"type": "str", "choices": ["present", "stopped", "absent", "fenced"], "default": "present"},
             "plan": {"type": "dict"},
+            **SERVICE_OPTIONS,
             "home": {"type": "path"},
-            "manager": MANAGER_OPTION,
-            "supervisord_path": {"type": "path", "default": "supervisord"},
+            "templates_dir": {"type": "path"},
+            "model_folders": {"type": "list", "elements": "path", "default": []},
             "names": {"type": "list", "elements": "str"},
             "concurrent_starts": {"type": "bool", "default": True},
             **TIMING,
@@ -233,9 +253,14 @@ def main() -> None:
     except (ConflictError, KeyFileError, ServiceError) as error:
         module.fail_json(msg=f"{error}")
     except OSError as error:
-        module.fail_json(msg=f"{error.filename or job.home}: {why(error, 'model_server_home')}.")
+        path = str(error.filename or job.home)
+        setting = "model_server_home" if path.startswith(job.home) else None
+        module.fail_json(msg=f"{path}: {why(error, setting)}.")
     for name in sorted({*(params["names"] or ())} - {*result.instances}) if params["state"] == "stopped" else ():
         module.warn(f"there is no instance {name} in {job.home}; it has {', '.join(result.instances) or 'none'}.")
+    for item in result.actions:
+        if item.cut_off:
+            module.warn(item.cut_off)
     module.exit_json(
         changed=result.changed,
         waited=result.waited,

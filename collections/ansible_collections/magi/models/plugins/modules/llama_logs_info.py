@@ -17,7 +17,6 @@ extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module
   - magi.models.services
-  - magi.models.services.home
 options:
   name:
     description: The instance.
@@ -56,7 +55,7 @@ instances:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._services.choice import MANAGER_OPTION, chosen, usable
+from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 
@@ -66,15 +65,14 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "lines": {"type": "int", "default": 100},
             "follow": {"type": "bool", "default": False},
-            "home": {"type": "path", "required": True},
-            "manager": MANAGER_OPTION,
+            **SERVICE_OPTIONS,
         },
         supports_check_mode=True,
     )
     params = module.params
     name, lines = params["name"], params["lines"]
     try:
-        manager = usable(chosen(params["manager"], params["home"]))
+        manager = usable(chosen(params["manager"], params["home"], params["supervisord_path"]))
         instances = sorted(manager.status())
         log = manager.logs(name, lines) if lines > 0 else []
     except ServiceError as error:

@@ -18,8 +18,6 @@ extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module
   - magi.models.services
-  - magi.models.services.home
-  - magi.models.services.supervisor
 options:
   llama_server_path:
     description: The llama-server binary; it is not looked at where this is not given.
@@ -33,6 +31,15 @@ options:
     description: Further ports whose listeners are looked up, such as those that a profile fixes.
     type: list
     elements: int
+    default: []
+  environment:
+    description: Variables that llama-server runs with when it is looked at.
+    type: dict
+    default: {}
+  option_sets:
+    description: Sets of options that the binary is to take, as M(magi.models.profile_info) returns them.
+    type: list
+    elements: dict
     default: []
   identify:
     description:

@@ -81,6 +81,15 @@ options:
         type: list
         elements: int
         default: []
+      environment:
+        description: Variables that llama-server runs with when it is looked at.
+        type: dict
+        default: {}
+      option_sets:
+        description: Sets of options that the binary is to take, as M(magi.models.profile_info) returns them.
+        type: list
+        elements: dict
+        default: []
   fence:
     description:
       - With O(host), end what a deployment still does there when its controller, on this machine, is gone; then read.
@@ -361,7 +370,10 @@ def main() -> None:
     }
     if options["host"]:
         try:
-            result["host"] = inspect_host(**options["host"]).to_dict()
+            models = found.registry.inventory.models
+            must_read = [file.path for model in models for file in model.files]
+            folders = options["scan_paths"]
+            result["host"] = inspect_host(**options["host"], must_read=must_read, model_folders=folders).to_dict()
         except (ServiceError, ValueError) as error:
             module.fail_json(msg=str(error))
     if module._diff:

@@ -12,14 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
-from ansible_collections.magi.models.plugins.module_utils._plan.options import InstanceError, environment_and_args, resolve_options
+from ansible_collections.magi.models.plugins.module_utils._plan.options import (
+    InstanceError,
+    environment_and_args,
+    resolve_options,
+)
 
 _LIMIT = 20  # seconds
 
 
-def try_options(
-    binary: Binary, sets: Iterable[Mapping[str, Any]], environment: Mapping[str, str]
-) -> tuple[str, ...]:
+def try_options(binary: Binary, sets: Iterable[Mapping[str, Any]], environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return for each set of options what ``binary`` says against it; an empty string where it takes it.
 
     llama-server handles all variables and arguments before it prints its version (common/arg.cpp), and ends with 1 and

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
-from ansible_collections.magi.models.plugins.module_utils._base.text import counted
+from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
@@ -17,11 +17,11 @@ from ansible_collections.magi.models.plugins.module_utils._models.model import I
 from ansible_collections.magi.models.plugins.module_utils._plan.actions import decide
 from ansible_collections.magi.models.plugins.module_utils._plan.capacity import share_threads
 from ansible_collections.magi.models.plugins.module_utils._plan.instance import make_instance
+from ansible_collections.magi.models.plugins.module_utils._plan.layers import option_layers, option_set, option_sets
 from ansible_collections.magi.models.plugins.module_utils._plan.leave import kept_instance, leave
 from ansible_collections.magi.models.plugins.module_utils._plan.options import (
     InstanceError,
     checked_string,
-    option_layers,
     resolve_options,
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.ports import assign_ports
@@ -121,6 +121,7 @@ def build_plan(
         notes=tuple(notes),
         strict=strict,
         gpu=host.gpu,
+        gpu_groups=host.gpu_groups,
     )
 
 
@@ -133,6 +134,7 @@ def _instances(
     profile: Profile,
 ) -> Iterable[Instance]:
     try:
+        _check_trial(host_name, wanted, host, settings, profile)
         resolved = [
             resolve_options(host.binary, option_layers(profile, host_name, settings.options, item)) for item in wanted
         ]
@@ -149,8 +151,21 @@ def _instances(
         raise AskedForError(f"Host {host_name}: {error}") from None
 
 
+def _check_trial(host_name: str, wanted: Sequence[Wanted], host: Host, settings: Settings, profile: Profile) -> None:
+    """Raise InstanceError for options that the host's llama-server was asked to take (option_sets) and refused."""
+    tried = list(zip(option_sets(profile, settings.options), host.refused))
+    for item in wanted:
+        given = option_set(option_layers(profile, host_name, settings.options, item))
+        said = next((said for options, said in tried if options == given), "")
+        if said:
+            raise InstanceError(
+                f"{item.where}: llama-server ({host.binary.version if host.binary else ''}) refuses its options, with "
+                f"those of profile and host: {printable(said)}; correct them."
+            )
+
+
 def open_to_all(instances: Iterable[Instance]) -> list[str]:
-    """Return the names of those that whoever reaches their port can use."""
+    """Return the names of those that anyone who reaches their port can use."""
     return [item.name for item in instances if exposed(item.address) and not item.options.get("api_key_file")]
 
 
@@ -158,7 +173,7 @@ def _warnings(host_name: str, instances: Sequence[Instance], host: Host, setting
     open_ones = open_to_all(instances)
     if open_ones:
         yield (
-            f"Host {host_name}: {', '.join(open_ones)} listen on {settings.host} without an API key, so whoever "
+            f"Host {host_name}: {', '.join(open_ones)} listen on {settings.host} without an API key, so anyone who "
             "reaches the port can use them; set the option api_key_file, or model_server_host: 127.0.0.1."
         )
     limited = [item.name for item in instances if item.resources]
@@ -167,6 +182,11 @@ def _warnings(host_name: str, instances: Sequence[Instance], host: Host, setting
             f"Host {host_name}: {host.manager} can't hold the resources of {', '.join(limited)}, which are left out "
             "there: only systemd limits memory and processor time."
         )
+    for item in host.unreadable:
+        # One that serves goes on, since it has its file open, and could not be started again.
+        names = [each.name for each in instances if each.model_path in item.paths]
+        if names:
+            yield f"Host {host_name}: {', '.join(names)} can't be started: {item.sentence(host.can.own_user)}"
     for path in host.silent_configs:
         yield (
             f"Host {host_name}: llama-server also reads {path}, which no profile knows of; move it away "

@@ -12,9 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import is_utf8
-from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary, Option
-from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted
 
 
 class InstanceError(ValueError):
@@ -36,7 +34,7 @@ _RESERVED = {
     ),
     **dict.fromkeys(
         ("agent", "mcp_servers_config", "mcp_servers_json", "tools", "tools_runtime", "ui_mcp_proxy"),
-        "it gives tools of the host, its files or its network to whoever reaches the port",
+        "it gives tools of the host, its files or its network to anyone who reaches the port",
     ),
     **dict.fromkeys(
         ("api_prefix", "ssl_cert_file", "ssl_key_file"),
@@ -53,15 +51,6 @@ def _find(binary: Binary, key: str) -> Option | None:
 
 Layers = Iterable[tuple[str, Mapping[str, Any]]]
 """Pairs of where options are and the options, the later over the earlier."""
-
-
-def option_layers(profile: Profile, host: str, of_host: Mapping[str, Any], item: Wanted) -> Layers:
-    """Return what is said of the options of one instance: the profile's < ``of_host`` < its entry's."""
-    return (
-        (f"Profile {profile.name}, options", profile.options),
-        (f"Host {host}, model_server_options", of_host),
-        (item.where, item.entry.options),
-    )
 
 
 def resolve_options(binary: Binary | None, layers: Layers) -> dict[str, Any]:
@@ -98,20 +87,6 @@ def resolve_options(binary: Binary | None, layers: Layers) -> dict[str, Any]:
                 value = _as_number(where, given, value, option.words) if option.number else value
             resolved[option.name] = value
     return resolved
-
-
-def option_sets(profile: Profile, of_host: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the options as they are given for each entry, each set once: what the host's build is asked to take.
-
-    Without the file of API keys, which is looked at where it is used.
-    """
-    found: list[dict[str, Any]] = []
-    for entry in profile.entries:
-        given = resolve_options(None, (("", profile.options), ("", of_host), ("", entry.options)))
-        given.pop("api_key_file", None)
-        if given and given not in found:
-            found.append(given)
-    return found
 
 
 def _truth(where: str, name: str, value: Any) -> bool:
@@ -178,7 +153,9 @@ def environment_and_args(binary: Binary, options: Mapping[str, Any]) -> tuple[di
             environment[option.environment] = value if option.takes_value else str(int(value))
         elif option.takes_value:
             if "\n" in value:
-                raise InstanceError(f"Option {name} has no variable in this build, and a newline can't be an argument.")
+                raise InstanceError(
+                    f"Option {name} has no variable in this build, so its value can't contain a newline."
+                )
             arguments += [option.flags[-1], value]
         else:
             negations = [flag for flag in option.flags if flag.startswith("--no-")]

@@ -15,13 +15,23 @@ TARGET = sources(COLLECTION / "plugins" / "module_utils")
 CONTROLLER = sources(COLLECTION / "plugins" / "plugin_utils")
 
 EFFECTS = {
-    *("_ansible", "_base.command", "_base.cores", "_base.files", "_gguf.reader", "_install", "_profiles"),
+    *(
+        "_ansible",
+        "_base.command",
+        "_base.cores",
+        "_base.files",
+        "_base.private_module",
+        "_gguf.reader",
+        "_install",
+        "_profiles",
+    ),
     *("_llama.chat", "_llama.client", "_llama.drain"),
     *(
         "_host.apply",
         "_host.inspect",
         "_host.lock",
         "_host.procfs",
+        "_host.trial",
         "_host.wait",
         "_models.library",
         "_models.digests",
