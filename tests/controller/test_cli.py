@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 import signal
@@ -45,14 +46,16 @@ def nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class FakeRun:
-    """Stands for ``magi.verbs.run``: records its calls and replays ``recording``."""
+    """Stands for ``magi.session.run``: records its calls and replays ``recording``."""
 
     def __init__(self, recording: str):
         self.recording = recording
         self.calls: list[tuple[str, Options, dict]] = []
+        self.projects: list[Path] = []
 
-    def __call__(self, _project, playbook, options, variables, **_more) -> Run:
+    def __call__(self, project, playbook, options, variables, **_more) -> Run:
         self.calls.append((playbook, options, variables))
+        self.projects.append(project.root)
         return recorded.run(self.recording)
 
 
@@ -90,9 +93,9 @@ def verbs() -> list[str]:
         (["up", "-e", "@pyproject.toml"], "-e @pyproject.toml, line 2, is neither JSON nor YAML ("),
         (["up", "-e", "./mine.yml"], "-e ./mine.yml names a file: put @ before it, -e @./mine.yml."),
         (["up", "-e", '{"a": canary'], "What -e gives is neither JSON nor YAML (did not find expected"),
-        (["up", "-e", '["canary"]'], "What -e gives holds no variables: give a mapping of names and values."),
+        (["up", "-e", '["canary"]'], "What -e gives has no variables: give a mapping of names and values."),
         (["up", "-e", "a='canary"], "-e a=… has quotes or braces that nothing closes: close them."),
-        (["up", "--project", "/no/such"], "/no/such is no magi project: make one with magi init"),
+        (["up", "--project", "/no/such"], "/no/such is not a magi project: make one with magi init"),
         # As a variable it would be a template to Ansible.
         (["up", "{{ lookup('pipe', 'id') }}"], "The profile must be a name of letters, digits"),
         (["up", ""], "The profile must be a name"),
@@ -122,7 +125,7 @@ def test_what_is_refused(arguments, said, as_json, capsys):
     [
         (HostUnreachable("Not reached: gpu1."), 5, "Not reached: gpu1."),
         (MagiError("No."), 1, "No."),
-        (KeyboardInterrupt(), 130, "Interrupted while no run was at work."),
+        (KeyboardInterrupt(), 130, "Interrupted while nothing was running."),
     ],
 )
 def test_what_goes_wrong_is_a_sentence(raised, code, said, monkeypatch, capsys):
@@ -288,7 +291,7 @@ def test_what_a_verb_gives_its_playbook(arguments, variables, run, monkeypatch, 
 @pytest.mark.parametrize(
     ("looks", "code", "said"),
     [
-        ([], 130, "magi: Stopped before anything of the hosts was seen; nothing was changed.\n"),
+        ([], 130, "magi: Stopped before the first look at the hosts ended; nothing was changed.\n"),
         ([(3, "a")], 3, "a\n"),
         ([(0, "a"), (3, "b")], 3, "a\nb\n"),
         ([(3, "a"), HostUnreachable("Not reached: gpu1."), (0, "c")], 0, "a\n✗ Not reached: gpu1.\nc\n"),
@@ -406,3 +409,31 @@ def test_a_terminal_whose_program_has_ended_is_closed_without_a_pause(monkeypatc
     child.close()
     assert pauses == [0]
     assert child.exitstatus == 0
+
+
+@pytest.mark.parametrize("arguments", [["--project", str(ROOT), "plan"], ["plan", "--project", str(ROOT)]])
+def test_the_project_may_be_named_before_the_verb_or_behind_it(arguments, run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run.recording = "plan"
+    main(arguments)
+    assert run.projects == [ROOT]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("magi up pro", "production"),
+        ("magi profile show fast", "fast-only"),
+        ("magi profile validate dev", "development"),
+        ("magi --project /nowhere up pro", ""),
+    ],
+)
+def test_a_shell_completes_profiles(words, offered, tmp_path):
+    environment = {
+        "_MAGI_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")),
+        "PATH": os.defpath, "PYTHONPATH": str(ROOT / "src"), "XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "magi"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == [offered] * bool(offered)

@@ -55,7 +55,7 @@ def test_a_hung_server_is_not_ready_by_the_deadline(fleet: Fleet):
         assert run.code == 0, run.output
         (failed,) = fleet.report()["summary"]["failed"]
         assert (failed["instance"], failed["host"], failed["cause"]) == (Q2, "host1", "timeout")
-        assert re.search(r"it does not answer [3-9] s after its start", failed["detail"])
+        assert re.search(r"it does not answer \d+ s after its start", failed["detail"])
         assert [key[1] for key in fleet.pids()] == [Q3]
     finally:
         fleet.sh("host1", f"systemctl kill --signal=SIGCONT magi-llama@{Q2}")
