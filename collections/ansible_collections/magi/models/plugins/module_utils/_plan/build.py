@@ -11,7 +11,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.addresses import
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
-from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.actions import decide
@@ -94,7 +94,7 @@ def build_plan(
         raise PlanError(f"Host {host_name}: strict is set and {' '.join(degraded)}")
 
     notes = list(ports.notes)
-    instances = tuple(_instances(host_name, usable, ports.of, host, settings, profile))
+    instances = tuple(_instances(host_name, usable, ports.of, host, settings, profile, runs_on))
     actions = tuple(decide(instances, host.instances, leaving, retry=settings.retry_quarantined))
     unchanged = {item.instance for item in actions if item.action is ActionKind.KEEP}
     running = {item.name: item for item in host.instances}
@@ -132,13 +132,14 @@ def _instances(
     host: Host,
     settings: Settings,
     profile: Profile,
+    beside: Sequence[Running],
 ) -> Iterable[Instance]:
     try:
         _check_trial(host_name, wanted, host, settings, profile)
         resolved = [
             resolve_options(host.binary, option_layers(profile, host_name, settings.options, item)) for item in wanted
         ]
-        for item, options, threads in zip(wanted, resolved, share_threads(resolved, host)):
+        for item, options, threads in zip(wanted, resolved, share_threads(resolved, host, beside)):
             resources = {**profile.resources, **settings.resources, **item.entry.resources}
             variables = {**profile.environment, **settings.environment, **item.entry.environment}
             variables = {
