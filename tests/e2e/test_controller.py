@@ -142,11 +142,11 @@ def test_from_a_plan_to_the_end(two: Deployment):
 
 
 def test_what_is_not_ready_or_not_there(two: Deployment):
-    two.add_profile("p", Q2, {"model": Q3, "options": {"mmproj": "/madeup"}})
+    two.add_profile("p", Q2, {"model": Q3, "options": {"cache_type_v": "q4_0", "flash_attn": False}})
     junit = two.folder / "junit.xml"
     degraded = magi(two, "up", "p", "--json", "--junit", str(junit))
     assert degraded.code == 3, degraded.err
-    assert [item["cause"] for item in degraded.document["summary"]["failed"]] == ["load_failed"]
+    assert [item["cause"] for item in degraded.document["summary"]["failed"]] == ["bad_option"]
     suite = ElementTree.parse(junit).getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
     strict = magi(two, "up", "p", "--strict")

@@ -120,15 +120,15 @@ def test_nothing_enabled_is_a_failure(two: Deployment):
 
 
 def test_a_server_that_does_not_start_is_explained_and_the_others_serve(two: Deployment):
-    two.add_profile("p", Q2, {"model": Q3, "options": {"mmproj": "/madeup"}})
+    two.add_profile("p", Q2, {"model": Q3, "options": {"cache_type_v": "q4_0", "flash_attn": False}})
     run = two.play(profile="p")
     assert run.code == 0, run.output
     assert two.report()["ready_servers"] == 1
     (failed,) = two.report()["summary"]["failed"]
-    assert (failed["instance"], failed["host"], failed["cause"]) == (Q3, "localhost", "load_failed")
-    assert "correct the option mmproj" in failed["detail"]
-    assert any("madeup" in line for line in failed["log"])
-    assert "madeup" in run.output
+    assert (failed["instance"], failed["host"], failed["cause"]) == (Q3, "localhost", "bad_option")
+    assert "quantized V cache requires flash_attn" in failed["detail"]
+    assert any("quantized V cache" in line for line in failed["log"])
+    assert "quantized V cache" in run.output
     assert "France" in ask(two.servers()[Q2]["port"])
     assert two.servers()[Q3]["is_ready"] is False
 
@@ -154,7 +154,7 @@ def test_a_server_that_does_not_start_is_explained_and_the_others_serve(two: Dep
         ({"ctx_size": "32k"}, "ctx_size is a number; write it out"),
     ],
 )
-@pytest.mark.parametrize("way", [(), ("--check",), ("plan",)])
+@pytest.mark.parametrize("way", [(), ("site", "--check"), ("plan",)])
 def test_a_wrong_value_is_refused_before_anything_changes(two: Deployment, way, options, said: str):
     two.add_profile("p", Q2, {"model": Q3, "options": options})
     run = two.play(*way, profile="p")
@@ -206,7 +206,7 @@ def test_variables_aliases_and_levels_of_an_inventory_reach_the_process(two: Dep
 
 
 def test_no_server_ready_is_a_failure(two: Deployment):
-    two.add_profile("p", Q2, options={"mmproj": "/madeup"})
+    two.add_profile("p", Q2, options={"cache_type_v": "q4_0", "flash_attn": False})
     run = two.play(profile="p")
     assert run.code != 0
     assert "No server is ready (0 of 1)" in run.text

@@ -78,19 +78,19 @@ def test_each_crash_loop_ends_with_a_cause_of_its_own(fleet: Fleet):
         assert state["ActiveState"] == "failed"
         return int(state["NRestarts"])
 
-    first = deploy(1, mmproj="/madeup")
+    first = deploy(1, cache_type_v="q4_0", flash_attn=False)
     assert first.keys() == {Q3}
-    assert first[Q3]["cause"] == "load_failed" and "/madeup" in first[Q3]["detail"]
-    assert any("madeup" in line for line in first[Q3]["log"])
+    assert first[Q3]["cause"] == "bad_option" and "quantized V cache" in first[Q3]["detail"]
+    assert any("quantized V cache" in line for line in first[Q3]["log"])
     looped = restarts()
     assert looped <= 4
-    (again,) = deploy(1, mmproj="/madeup").values()
-    assert again["cause"] == "load_failed" and "model_server_retry_quarantined" in again["detail"]
+    (again,) = deploy(1, cache_type_v="q4_0", flash_attn=False).values()
+    assert again["cause"] == "bad_option" and "model_server_retry_quarantined" in again["detail"]
     assert restarts() == looped
 
     other = deploy(1, mmproj="/other")
     assert "/other" in other[Q3]["detail"]
-    assert not any("madeup" in line for line in other[Q3]["log"])
+    assert not any("quantized V cache" in line for line in other[Q3]["log"])
     assert deploy(0) == {}
     assert fleet.report()["ready_servers"] == 2
 

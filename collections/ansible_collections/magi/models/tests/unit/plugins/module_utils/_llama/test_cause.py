@@ -78,6 +78,12 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
         ),
         ("E llama_model_load: error loading model: something new", "", "load_failed", "something new"),
         (
+            "E llama_init_from_model: quantized V cache requires flash_attn",
+            "",
+            "bad_option",
+            "V cache requires flash_attn",
+        ),
+        (
             "E srv load_model: failed to load multimodal model, '/x'",
             "",
             "load_failed",
