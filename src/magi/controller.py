@@ -44,6 +44,8 @@ class Server:
     """Seconds since the epoch."""
     action: str | None = None
     """What the deployment did with it; None in a status."""
+    asked: Mapping[str, Any] | None = None
+    """Where it was asked as its clients do: url, by (controller or host), HTTP status; of ``health`` alone."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,16 @@ class Controller:
         _raise(outcome)
         return Report.of(outcome.document)
 
+    async def health(self, *, deep: bool = False) -> Report:
+        """Ask every server as its clients do, ``deep`` for one token as well; return what serves, and in
+        ``summary["failed"]`` what does not.
+
+        Raises DeploymentFailed where nothing serves, with what was found as ``document``.
+        """
+        outcome = await self._run(lambda session: verbs.health(session, deep=deep))
+        _raise(outcome)
+        return Report.of(outcome.document)
+
     async def plan(self) -> Mapping[str, Any]:
         """Return the plan of each host by name (docs/controller.md); nothing changes.
 
@@ -178,6 +190,10 @@ class Controller:
     def status_sync(self) -> Report:
         """As ``status``, blocking."""
         return _blocking(self.status())
+
+    def health_sync(self, *, deep: bool = False) -> Report:
+        """As ``health``, blocking."""
+        return _blocking(self.health(deep=deep))
 
     def plan_sync(self) -> Mapping[str, Any]:
         """As ``plan``, blocking."""

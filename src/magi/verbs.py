@@ -169,6 +169,11 @@ def status(session: Session) -> Outcome:
     return verdict.seen(session.play("status"))
 
 
+def health(session: Session, *, deep: bool = False) -> Outcome:
+    """Ask every server as its clients do; ``deep``: each for one token as well."""
+    return verdict.healthy(session.play("health", {"deep": True} if deep else None))
+
+
 def discover(session: Session) -> Outcome:
     """Find the models of each host."""
     return verdict.discovered(session.play("discover"))

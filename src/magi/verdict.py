@@ -192,6 +192,20 @@ def seen(run: Run) -> Outcome:
     return Outcome(status, ExitCode.OK if ready else ExitCode.DEGRADED)
 
 
+def healthy(run: Run) -> Outcome:
+    """Return what serves its clients; the exit code is 0, 3 where not all does, or 1 where nothing does.
+
+    Raises DeploymentFailed where no host answered.
+    """
+    document = run.last("health")
+    if document is None:
+        raise DeploymentFailed(str(lost(run) or "The health of no host came back."))
+    said = _once([not_reached(run), *map(line, (run.last("problems") or {}).values())])
+    if not document["ready_servers"]:
+        return Outcome(document, ExitCode.FAILED, said)
+    return Outcome(document, ExitCode.DEGRADED if said else ExitCode.OK, said)
+
+
 def discovered(run: Run) -> Outcome:
     """Return the models of each host, what was set aside, and drift. Raises what ``deployed`` raises."""
     registries = dict(run.of("models", "registry_path"))

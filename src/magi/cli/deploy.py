@@ -252,6 +252,24 @@ def status(
     return _told(output, run, verbs.status, "magi status", lambda tables, it: tables.status(output.people, it))
 
 
+def health(
+    deep: Annotated[bool, typer.Option("--deep", help="Also for one token, embedding or rerank.")] = False,
+    as_json: given.Json = False,
+    inventory: given.Inventory = None,
+    limit: given.Limit = None,
+    extra_vars: given.ExtraVars = None,
+    verbose: given.Verbose = 0,
+    project: given.Project = None,
+) -> int:
+    """Ask every server as its clients do. For cron, CI and monitors: exits with 3 if one does not serve, 1 if none."""
+    from magi import verbs
+
+    output = Output(as_json)
+    run = session(project, inventory, limit, extra_vars, verbosity=verbose)
+    title, verb = "magi health", lambda s: verbs.health(s, deep=deep)
+    return _told(output, run, verb, title, lambda tables, it: tables.health(output.people, it))
+
+
 def _watch(output: Output, run: Session, interval: float) -> int:
     """Show what runs, again and again; return the exit code of the last look. Raises Interrupted if there was none."""
     from contextlib import nullcontext
@@ -371,6 +389,7 @@ EXAMPLES = {
     ),
     plan: ("magi plan production", "magi plan production --markdown > plan.md"),
     status: ("magi status", "magi status --watch", "magi status --json | jq '.servers[].port'"),
+    health: ("magi health", "magi health --deep --json | jq '.summary.failed'"),
     stop: ("magi stop", "magi stop smollm2-135m-instruct.q2_k"),
     down: ("magi down", "magi down --limit gpu1"),
     discover: ("magi discover", "magi discover --json | jq '.hosts[].models[].id'"),

@@ -85,6 +85,19 @@ def status(console: Console, document: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
+def health(console: Console, document: Mapping[str, Any]) -> RenderableType:
+    """Return what serves its clients, and why the rest does not."""
+    from magi.domain import health_lines, printable
+
+    if not console.is_terminal:
+        return Text("\n".join(health_lines(document)))
+    failed = document["summary"]["failed"]
+    causes = [
+        Text(f"✗ {item['cause']}: ", style="red").append(printable(item["detail"]), style="default") for item in failed
+    ]
+    return Group(status(console, document), *causes)
+
+
 COLOURS = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", "quarantine": "magenta"}
 
 

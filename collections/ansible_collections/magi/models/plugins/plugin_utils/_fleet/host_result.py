@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
@@ -18,6 +18,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     wrong_server,
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Instance, Plan
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, answers
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready
 
@@ -33,6 +34,8 @@ class HostResult:
     after: Host | None = None
     max_startup_time: int = 0
     """Seconds."""
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    """By instance, what clients are told that ask for its health; of those that were launched."""
     trouble: Cause | None = None
     """Why the host as a whole was not deployed: host_unreachable, host_failed or held_back."""
 
@@ -76,12 +79,14 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
         tuple(map(ActionResult.from_dict, applied.get("actions") or ())),
         Host.from_dict(after) if after else None,
         int(seen["settings"]["settings"]["max_startup_time"]),
+        answers((seen.get("asked") or {}).get("results") or ()),
         problem,
     )
 
 
 def cause_of(instance: Instance, result: HostResult) -> Cause | None:
-    """Return why the instance is not ready, or None when it is: it answers healthy, and it is the one that answers."""
+    """Return why the instance is not ready, or None when it is: it answers healthy, also to its clients
+    where they were asked for, and it is the one that answers."""
     outcome = next((item for item in result.results if item.instance == instance.name), None)
     if outcome and outcome.cause:
         return outcome.cause
@@ -95,4 +100,7 @@ def cause_of(instance: Instance, result: HostResult) -> Cause | None:
         return quarantined(cause) if outcome and outcome.action.action is ActionKind.QUARANTINE else cause
     if now.health != 200:
         return not_ready(result.max_startup_time, now.health or 0)
-    return None if is_ready(now, result.after) else wrong_server(instance.name, now.model_ids or ())
+    if not is_ready(now, result.after):
+        return wrong_server(instance.name, now.model_ids or ())
+    answer = result.answers.get(instance.name)
+    return answer.cause if answer else None

@@ -16,7 +16,7 @@ CONTROLLER = sources(COLLECTION / "plugins" / "plugin_utils")
 
 EFFECTS = {
     *("_ansible", "_base.command", "_base.cores", "_base.files", "_gguf.reader", "_install", "_profiles"),
-    *("_llama.chat", "_llama.client", "_llama.drain"),
+    *("_llama.chat", "_llama.client", "_llama.drain", "_llama.probe"),
     *(
         "_host.apply",
         "_host.inspect",
