@@ -85,9 +85,10 @@ unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
 e2e: pinned ## End-to-end tests on the real llama-server
 	pytest tests -m e2e
 
-lint: $(VENV)/dev.stamp ## ruff, ansible-lint, changelog and documentation
+lint: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog and documentation
 	ruff check .
 	ruff format --check .
+	mypy
 	ansible-lint
 	cd $(COLLECTION)
 	antsibull-changelog lint

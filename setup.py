@@ -25,7 +25,7 @@ class BuildPy(build_py):
             return
         package = Path(self.build_lib, "magi")
         for name in CARRIED:
-            source, target = ROOT / name, package / name
+            source, target = ROOT / name, package / "carried" / name
             shutil.rmtree(target, ignore_errors=True)  # of an earlier build, with files that are gone since
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():

@@ -20,8 +20,8 @@ from rich.console import Console, RenderableType
 
 from magi import verbs
 from magi.progress import Progress
-from magi.runner import Options
-from magi.verbs import Session
+from magi.runner.options import Options
+from magi.session import Session
 
 ROOT = Path(__file__).parents[1]
 # The reader's own monospaced font: the picture loads no font from elsewhere.
@@ -52,10 +52,10 @@ def main() -> None:
     draw(
         given.to / "magi-up.svg",
         command,
-        lambda console: [live.picture(progress, command), tables.report(console, deployed)],
+        lambda console: [live.picture(progress, command), tables.report(deployed)],
     )
     running = verbs.status(session).document
-    draw(given.to / "magi-status.svg", "magi status", lambda console: [tables.status(console, running)])
+    draw(given.to / "magi-status.svg", "magi status", lambda console: [tables.status(running)])
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from magi import verbs
-from magi.errors import DeploymentFailed, ExitCode, HostUnreachable, UsageError
 from magi.events import Event
-from magi.runner import Options
-from magi.verbs import Session
-from magi.verdict import Outcome
+from magi.result import Result
+from magi.runner.options import Options
+from magi.session import Session
 
 T = TypeVar("T")
 
@@ -119,18 +118,16 @@ class Controller:
         Raises ProfileError and UsageError before anything is touched, HostUnreachable, and DeploymentFailed.
         """
         self.report = None
-        outcome = await self._run(verbs.up)
-        self.report = Report.of(outcome.document)
+        result = await self._run(verbs.up)
+        self.report = Report.of(result.document)
         self.profile = self.report.summary.get("profile") or self.profile
-        _raise(outcome)
+        result.checked()
         return self.report
 
     async def status(self) -> Report:
         """Return what runs. Raises HostUnreachable and DeploymentFailed, with what was found all the same as
         ``document``."""
-        outcome = await self._run(verbs.status)
-        _raise(outcome)
-        return Report.of(outcome.document)
+        return Report.of((await self._run(verbs.status)).checked().document)
 
     async def health(self, *, deep: bool = False) -> Report:
         """Ask every server as its clients do, ``deep`` for one token as well; return what serves, and in
@@ -138,31 +135,62 @@ class Controller:
 
         Raises DeploymentFailed where nothing serves, with what was found as ``document``.
         """
-        outcome = await self._run(lambda session: verbs.health(session, deep=deep))
-        _raise(outcome)
-        return Report.of(outcome.document)
+        result = await self._run(lambda session: verbs.health(session, deep=deep))
+        return Report.of((result.checked() if result.exit_code is ExitCode.FAILED else result).document)
 
     async def plan(self) -> Mapping[str, Any]:
         """Return the plan of each host by name (docs/controller.md); nothing changes.
 
         Raises what ``initialize`` raises, with the plans of the other hosts as ``document["hosts"]``.
         """
-        outcome = await self._run(verbs.plan)
-        if outcome.exit_code is not ExitCode.CHANGES:
-            _raise(outcome)
-        return outcome.document["hosts"]
+        hosts: Mapping[str, Any] = (await self._run(verbs.plan)).checked().document["hosts"]
+        return hosts
+
+    async def discover(self) -> Mapping[str, Any]:
+        """Return the models of each host, what was set aside, and drift (docs/controller.md).
+
+        Raises HostUnreachable and DeploymentFailed, with what was found all the same as ``document``.
+        """
+        return (await self._run(verbs.discover)).checked().document
+
+    async def config(self) -> Mapping[str, Any]:
+        """Return the settings of each host by name, secrets left out, and where each comes from; no host is asked."""
+        hosts: Mapping[str, Any] = (await self._run(verbs.config)).checked().document["hosts"]
+        return hosts
+
+    async def doctor(self) -> Mapping[str, Any]:
+        """Return the findings on this machine and the hosts: ``problems``, ``warnings`` and ``findings``."""
+        return (await self._run(verbs.doctor)).document
+
+    async def logs(self, instance: str, lines: int = 100) -> Mapping[str, Any]:
+        """Return by host the last lines that an instance printed, oldest first.
+
+        Raises UsageError where no host has it, HostUnreachable and MagiError.
+        """
+        found = await self._run(lambda session: verbs.logs(session, instance, lines))
+        hosts: Mapping[str, Any] = found.checked().document["hosts"]
+        return hosts
+
+    async def ask(self, instance: str, question: str, max_tokens: int = 512) -> Mapping[str, Any]:
+        """Return what an instance answers: ``text``, ``reasoning``, ``finish_reason``, ``tokens``, ``host`` and more
+        (docs/controller-verbs.md); the pieces as they come are in ``events``.
+
+        Raises UsageError where no host has it, HostUnreachable and MagiError.
+        """
+        found = await self._run(lambda session: verbs.ask(session, instance, question, max_tokens))
+        return found.checked().document
 
     async def stop(self, instances: Sequence[str] = ()) -> None:
         """Stop instances gracefully, all without names; the next deployment starts them again.
 
         Raises UsageError where no host has an instance of such a name, HostUnreachable and DeploymentFailed.
         """
-        _raise(await self._run(lambda session: verbs.stop(session, instances)))
+        (await self._run(lambda session: verbs.stop(session, instances))).checked()
 
     async def shutdown(self) -> None:
         """Stop and remove everything that was deployed, and end all ``events``."""
         try:
-            _raise(await self._run(verbs.down))
+            (await self._run(verbs.down)).checked()
         finally:
             self._publish(None)
             self._listeners.clear()
@@ -199,6 +227,26 @@ class Controller:
         """As ``plan``, blocking."""
         return _blocking(self.plan())
 
+    def discover_sync(self) -> Mapping[str, Any]:
+        """As ``discover``, blocking."""
+        return _blocking(self.discover())
+
+    def config_sync(self) -> Mapping[str, Any]:
+        """As ``config``, blocking."""
+        return _blocking(self.config())
+
+    def doctor_sync(self) -> Mapping[str, Any]:
+        """As ``doctor``, blocking."""
+        return _blocking(self.doctor())
+
+    def logs_sync(self, instance: str, lines: int = 100) -> Mapping[str, Any]:
+        """As ``logs``, blocking."""
+        return _blocking(self.logs(instance, lines))
+
+    def ask_sync(self, instance: str, question: str, max_tokens: int = 512) -> Mapping[str, Any]:
+        """As ``ask``, blocking."""
+        return _blocking(self.ask(instance, question, max_tokens))
+
     def stop_sync(self, instances: Sequence[str] = ()) -> None:
         """As ``stop``, blocking."""
         _blocking(self.stop(instances))
@@ -207,12 +255,12 @@ class Controller:
         """As ``shutdown``, blocking."""
         _blocking(self.shutdown())
 
-    async def _run(self, verb: Callable[[Session], Outcome]) -> Outcome:
+    async def _run(self, verb: Callable[[Session], Result]) -> Result:
         """Run a verb in a thread, when the one before has ended. Cancelled, however often, it ends the run, and waits
         until nothing of it is left."""
         session = replace(self._session, on_event=self._publish, stop=threading.Event())
 
-        def alone() -> Outcome:
+        def alone() -> Result:
             try:
                 return verb(session)
             finally:
@@ -245,15 +293,6 @@ class Controller:
 class _Listener:
     loop: asyncio.AbstractEventLoop
     queue: asyncio.Queue[Event | None]
-
-
-def _raise(outcome: Outcome) -> None:
-    if outcome.exit_code is ExitCode.UNREACHABLE:
-        raise HostUnreachable(outcome.problem, outcome.document)
-    if outcome.exit_code is ExitCode.USAGE:
-        raise UsageError(outcome.problem, outcome.document)
-    if outcome.exit_code is ExitCode.FAILED:
-        raise DeploymentFailed(outcome.problem, outcome.document)
 
 
 def _blocking(verb: Coroutine[Any, Any, T]) -> T:

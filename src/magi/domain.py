@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
     from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
     from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET, counted, printable
-    from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile, examine_profile
+    from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
     from ansible_collections.magi.models.plugins.module_utils._host.values import (
         Host,
         Running,
-        Unreadable,
         foreign_listeners,
     )
     from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
@@ -56,6 +55,18 @@ if TYPE_CHECKING:
     from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings as PlanSettings
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import health_lines
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
+    from ansible_collections.magi.models.plugins.plugin_utils._profiles.document import (
+        Document,
+        DocumentError,
+        Remark,
+        Where,
+        read_document,
+    )
+    from ansible_collections.magi.models.plugins.plugin_utils._profiles.load import (
+        NAME as PROFILE_NAME,
+        Checked,
+        check_profile,
+    )
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import status_lines
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import summary_lines as report_lines
 
@@ -66,8 +77,8 @@ _TAKEN = {
     "module_utils._base.files": "FileWriteError write_atomic",
     "module_utils._base.table": "text_table",
     "module_utils._base.text": "SECRET counted printable",
-    "module_utils._config.profile": "Profile examine_profile",
-    "module_utils._host.values": "Host Running Unreadable foreign_listeners",
+    "module_utils._config.profile": "Profile",
+    "module_utils._host.values": "Host Running foreign_listeners",
     "module_utils._llama.cause": "find_cause",
     "module_utils._llama.options": "Binary",
     "module_utils._models.drift": "Drift drift_lines",
@@ -80,6 +91,8 @@ _TAKEN = {
     "module_utils._plan.select": "Wanted select:select_models",
     "module_utils._plan.values": "PlanError Settings:PlanSettings",
     "plugin_utils._fleet.health": "health_lines",
+    "plugin_utils._profiles.document": "Document DocumentError Remark Where read_document",
+    "plugin_utils._profiles.load": "NAME:PROFILE_NAME Checked check_profile",
     "plugin_utils._fleet.reach": "way_to_reach",
     "plugin_utils._fleet.report": "summary_lines:report_lines",
     "plugin_utils._fleet.status": "status_lines",
@@ -137,7 +150,8 @@ def _package(name: str, folder: Path) -> None:
 
 def carried() -> Path:
     """Return the folder of the collection that came with this controller: in its package, or in its checkout."""
-    places = [above / FOLDER for above in Path(__file__).resolve().parents]
+    here = Path(__file__).resolve()
+    places = [here.parent / "carried" / FOLDER, *(above / FOLDER for above in here.parents)]
     return next((place for place in places if (place / "plugins").is_dir()), places[0])
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from magi import project
 from magi.domain import FileWriteError, write_atomic
 from magi.errors import UsageError
-from magi.views import View
+from magi.result import Result
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _SKELETON = Path(__file__).with_name("skeleton")
 
 
-def init(folder: Path, hosts: Sequence[str] = ()) -> View:
+def init(folder: Path, hosts: Sequence[str] = ()) -> Result:
     """Write a project into the folder: for these hosts, or for this machine. Raises UsageError."""
     for host in hosts:
         if not _HOST.fullmatch(host):
@@ -40,7 +40,7 @@ def init(folder: Path, hosts: Sequence[str] = ()) -> View:
     lines = [f"{where / name} is written." for name in written] + [f"{where / name} stays as it is." for name in kept]
     enter = "" if where == Path.cwd() else f"cd {folder}, then "
     lines += ["", f"Next: {enter}{'magi prepare and ' if hosts else ''}magi up"]
-    return View({"folder": str(where), "written": written, "kept": kept}, lines)
+    return Result.of({"folder": str(where), "written": written, "kept": kept}, lines)
 
 
 def files(hosts: Sequence[str]) -> dict[str, str]:

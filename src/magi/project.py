@@ -115,7 +115,7 @@ def is_project(folder: Path) -> bool:
 def carried(name: str) -> Path:
     """Return a file or folder that came with magi: in its package, or in its checkout."""
     here = Path(__file__).resolve()
-    return next(path for path in (here.parent / name, here.parents[2] / name) if path.exists())
+    return next(path for path in (here.parent / "carried" / name, here.parents[2] / name) if path.exists())
 
 
 def find_project(given: str | os.PathLike[str] | None = None) -> Project:

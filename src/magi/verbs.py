@@ -2,147 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import re
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from magi import verdict
 from magi.errors import UsageError
-from magi.events import Event, Run
-from magi.project import ANSIBLE_TAGS, Project, find_project
-from magi.runner import Options, run
-from magi.verdict import Outcome, checked
-from magi.workbench import remember
-
-# The strictest rule of those that names of profiles, models and instances go by (_settings, _model).
-_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+from magi.project import ANSIBLE_TAGS
+from magi.result import Result
+from magi.session import Session, slug
+from magi.state.questions import passed_by_file
+from magi.verdict import deployments, looks
 
 
-def slug(what: str, text: str) -> str:
-    """Return ``text`` if it is a name, else raise UsageError: a variable that goes into Ansible is a template there."""
-    if not _SLUG.fullmatch(text):
-        raise UsageError(f"{what} must be a name of letters, digits, '.', '_' and '-', not {text!r}.")
-    return text
-
-
-def dotenv(folder: Path | None = None) -> dict[str, str]:
-    """Return what ``.env`` in the working directory sets, and the real environment does not. Raises UsageError."""
-    path = (folder or Path.cwd()) / ".env"
-    if not path.is_file():
-        return {}
-    from dotenv import dotenv_values
-
-    try:
-        values = dotenv_values(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} can't be read ({error}): correct it, or remove it.") from None
-    return {key: value for key, value in values.items() if value is not None and key not in os.environ}
-
-
-@dataclass(frozen=True)
-class Session:
-    """Where and how verbs are run."""
-
-    project: Project
-    options: Options = field(default_factory=Options)
-    profile: str | None = None
-    strict: bool = False
-    on_event: Callable[[Event], None] = lambda event: None
-    stop: threading.Event = field(default_factory=threading.Event)
-    """Set it to end the run that is at work."""
-
-    @classmethod
-    def of(cls, project: str | os.PathLike[str] | None = None, options: Options | None = None, **more: Any) -> Session:
-        """Return a session of the project, with the environment that .env adds. Raises UsageError."""
-        options = replace(options or Options(), environment=dotenv())
-        inventory = tuple(_inventory(item) for item in options.inventory)
-        extra_vars = tuple(_extra_vars(item) for item in options.extra_vars)
-        return cls(find_project(project), replace(options, inventory=inventory, extra_vars=extra_vars), **more)
-
-    def play(self, playbook: str, variables: Mapping[str, Any] | None = None) -> Run:
-        """Run a playbook to its end. Raises what ``checked`` raises."""
-        ours = {
-            **({"profile": slug("The profile", self.profile)} if self.profile is not None else {}),
-            **({"model_server_strict": True} if self.strict else {}),
-            **(variables or {}),
-        }
-        done = run(self.project, playbook, self.options, ours, on_event=self.on_event, stop=self.stop)
-        done = checked(done, self.options.inventory, self.options.limit)
-        remember(self.project, self.options, done)
-        return done
-
-
-def _inventory(given: str) -> str:
-    """Return an inventory as Ansible finds it from any folder; a list of hosts (with a comma) stays."""
-    if "," in given:
-        return given
-    path = Path(given).expanduser()
-    if not path.exists():
-        raise UsageError(f"There is no inventory {given}: correct -i, or leave it out for that of ansible.cfg.")
-    return str(path.resolve())
-
-
-def _extra_vars(given: str) -> str:
-    """Return what -e takes, with the path of a file as Ansible finds it from any folder.
-
-    Raises UsageError for what Ansible can't read: it would say so of the inventory, which it reads first, and show what
-    may be secret.
-    """
-    if given[:1] in ("/", "."):
-        raise UsageError(f"-e {given} names a file: put @ before it, -e @{given}.")
-    if given.startswith("@"):
-        path = Path(given[1:]).expanduser().absolute()
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UsageError(f"{path} can't be read ({error.strerror}): correct -e {given}.") from None
-        if not content.startswith(b"$ANSIBLE_VAULT;"):
-            _check_mapping(content, f"-e {given}")
-        return f"@{path}"
-    if given[:1] in ("{", "["):
-        _check_mapping(given, "What -e gives")
-    elif set("'\"{") & {*given}:
-        from ansible.errors import AnsibleError
-        from ansible.parsing.splitter import parse_kv
-
-        try:
-            parse_kv(given)
-        except AnsibleError:
-            name = given.partition("=")[0]
-            raise UsageError(f"-e {name}=… has quotes or braces that nothing closes: close them.") from None
-    return given
-
-
-def _check_mapping(content: str | bytes, what: str) -> None:
-    """Raise UsageError unless the content is a mapping in JSON or YAML; what its tags mean is Ansible's to say."""
-    import yaml
-
-    with contextlib.suppress(ValueError):
-        if isinstance(json.loads(content), dict):
-            return
-    try:
-        node = yaml.compose(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        why = getattr(error, "problem", None) or getattr(error, "reason", None) or "it can't be decoded"
-        where = f", line {mark.line + 1}," if mark and isinstance(content, bytes) else ""
-        raise UsageError(f"{what}{where} is neither JSON nor YAML ({why}): correct it.") from None
-    if not isinstance(node, yaml.MappingNode):
-        raise UsageError(f"{what} holds no variables: give a mapping of names and values.")
-
-
-def prepare(session: Session) -> Outcome:
+def prepare(session: Session) -> Result:
     """Get each host what a deployment needs: llama-server, and demo models where the inventory wants them."""
-    return verdict.prepared(session.play("prepare"))
+    return deployments.prepared(session.play("prepare"))
 
 
-def up(session: Session) -> Outcome:
+def up(session: Session) -> Result:
     """Deploy the profile, or do the part of it that tags select; the first time on this machine, prepare it before.
 
     Raises UsageError for a tag that no task has.
@@ -156,35 +32,70 @@ def up(session: Session) -> Outcome:
     elsewhere = session.options.inventory or "ANSIBLE_INVENTORY" in os.environ
     if session.project.is_bare and not (check or tags or elsewhere):
         prepare(session)
-    return verdict.deployed(session.play("site"), check=check, tags=tags)
+    return deployments.deployed(session.play("site"), check=check, tags=tags)
 
 
-def plan(session: Session) -> Outcome:
+def plan(session: Session) -> Result:
     """Say what a deployment would do; change nothing."""
-    return verdict.planned(session.play("plan"))
+    return deployments.planned(session.play("plan"))
 
 
-def status(session: Session) -> Outcome:
+def status(session: Session) -> Result:
     """Say what runs."""
-    return verdict.seen(session.play("status"))
+    return deployments.seen(session.play("status"))
 
 
-def health(session: Session, *, deep: bool = False) -> Outcome:
+def health(session: Session, *, deep: bool = False) -> Result:
     """Ask every server as its clients do; ``deep``: each for one token as well."""
-    return verdict.healthy(session.play("health", {"deep": True} if deep else None))
+    return deployments.healthy(session.play("health", {"deep": True} if deep else None))
 
 
-def discover(session: Session) -> Outcome:
+def discover(session: Session) -> Result:
     """Find the models of each host."""
-    return verdict.discovered(session.play("discover"))
+    return deployments.discovered(session.play("discover"))
 
 
-def stop(session: Session, instances: Sequence[str] = ()) -> Outcome:
+def stop(session: Session, instances: Sequence[str] = ()) -> Result:
     """Stop instances gracefully; all without names."""
     names = [slug("The instance", name) for name in instances]
-    return verdict.ended(session.play("stop", {"model_server_stop_instances": names} if names else None), names)
+    done = session.play("stop", {"model_server_stop_instances": names} if names else None)
+    return deployments.ended(done, names, "stopped")
 
 
-def down(session: Session) -> Outcome:
+def down(session: Session) -> Result:
     """Remove everything that was deployed."""
-    return verdict.ended(session.play("teardown"))
+    return deployments.ended(session.play("teardown"))
+
+
+def config(session: Session) -> Result:
+    """Say which settings hosts have, and where each comes from; no host is asked."""
+    return looks.settings(session.play("config"), session.options.environment)
+
+
+def doctor(session: Session, *, strict: bool = False) -> Result:
+    """Examine this machine and the hosts; with ``strict``, warnings count as problems."""
+    done = session.play("doctor")
+    from magi.doctor.examination import diagnosis, findings  # slow to import
+
+    return diagnosis(findings(session.project, done), strict)
+
+
+def logs(session: Session, instance: str, lines: int = 100, *, follow: bool = False) -> Result:
+    """Return the last lines that an instance printed; ``follow`` has new ones in the events, without end."""
+    variables = {"instance": slug("The instance", instance), "lines": lines, "follow": follow}
+    return looks.logs(instance, session.play("logs", variables))
+
+
+def ask(session: Session, instance: str, question: str, max_tokens: int = 512) -> Result:
+    """Ask an instance a question; the pieces of its answer are in the events. Raises UsageError for one that is empty
+    or can't be written as UTF-8."""
+    try:
+        question.encode()
+    except UnicodeError:  # what was no UTF-8 on a command line is half of a pair of surrogates here
+        raise UsageError("The question is not UTF-8: convert it to UTF-8.") from None
+    if not question.strip():
+        raise UsageError("The question is empty: give it behind the instance, or - and standard input.")
+    name = slug("The instance", instance)
+    with passed_by_file(question) as path:
+        variables = {"instance": name, "question_file": str(path), "max_tokens": max_tokens}
+        return looks.answer(instance, session.play("ask", variables))

@@ -9,7 +9,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.help import par
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Model
 
-from magi.catalog import Known
+from magi.state.catalog import Known
 
 ROOT = Path(__file__).parents[2]
 HELP = ROOT / "collections/ansible_collections/magi/models/tests/unit/fixtures/llama-server-help.txt"

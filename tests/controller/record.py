@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from magi import runner
 from magi.project import Project
+from magi.runner import playbook as runner
+from magi.runner.options import Options
 
 FOLDER = Path(__file__).parent / "recorded"
 ROOT = Path(__file__).parents[2]
@@ -89,7 +90,7 @@ def main() -> None:
             }
         }
         (folder / "inventory.yml").write_text(json.dumps(inventory))
-        options = runner.Options((str(folder / "inventory.yml"),))
+        options = Options((str(folder / "inventory.yml"),))
         for verb, playbook, profile in (
             *((verb, playbook, "p") for verb, playbook in VERBS.items()),
             ("profile-missing", "site", "nope"),

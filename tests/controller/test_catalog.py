@@ -10,9 +10,9 @@ from ansible_collections.magi.models.plugins.module_utils._models.model import I
 from ansible_collections.magi.models.plugins.module_utils._models.registry import Registry
 from ansible_collections.magi.models.plugins.module_utils._models.registry import save as save_registry
 
-from magi.catalog import Known, from_registry, learn, load, save
 from magi.config import REDACTED
 from magi.errors import UsageError
+from magi.state.catalog import Known, from_registry, learn, load, save
 
 from .known import BINARY, Q2, Q3, host
 
@@ -44,7 +44,7 @@ def test_what_was_saved_is_loaded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"schema": 99, "hosts": []}', b'{"schema": 1, "hosts": [{}]}', b"\xff"]
+    "content", [b"", b"[]", b'{"schema": 99, "hosts": []}', b'{"schema": 2, "hosts": [{}]}', b"\xff"]
 )
 def test_a_catalog_that_can_t_be_used_is_none(tmp_path, content):
     path = tmp_path / "catalog.json"

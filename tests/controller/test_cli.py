@@ -19,12 +19,14 @@ import pytest
 import typer
 from ptyprocess import PtyProcess
 
-from magi.cli import app, deploy, main, profile
+from magi.cli import app, main, profile
+from magi.cli.signals import stopping
 from magi.domain import FOLDER
 from magi.errors import ExitCode, HostUnreachable, Interrupted, MagiError
 from magi.events import Run
-from magi.runner import Options
-from magi.verdict import Outcome
+from magi.result import Result
+from magi.runner.options import Options
+from magi.runner.terminals import close_at_once
 
 from . import recorded
 from .known import ROOT
@@ -39,7 +41,7 @@ def nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def fake_run(*_arguments, **_more):
         pytest.fail("A playbook would have been run.")
 
-    monkeypatch.setattr("magi.verbs.run", fake_run)
+    monkeypatch.setattr("magi.session.run", fake_run)
 
 
 class FakeRun:
@@ -58,7 +60,7 @@ class FakeRun:
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRun:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     fake = FakeRun("up")
-    monkeypatch.setattr("magi.verbs.run", fake)
+    monkeypatch.setattr("magi.session.run", fake)
     monkeypatch.setattr("magi.project.Project.is_bare", False)
     return fake
 
@@ -308,10 +310,9 @@ def test_watching_ends_as_the_last_look(looks, code, said, monkeypatch, capsys):
             raise Interrupted("Stopped by a signal.")
         if isinstance(look, Exception):
             raise look
-        return Outcome({"said": look[1]}, ExitCode(look[0]))
+        return Result({}, ExitCode(look[0]), told=lambda _document: [look[1]])
 
     monkeypatch.setattr("magi.verbs.status", fake_status)
-    monkeypatch.setattr("magi.cli.tables.status", lambda _console, document: document["said"])
     monkeypatch.setattr("threading.Event.wait", lambda *_arguments: None)
     assert main(["status", "--watch"]) == code
     assert capsys.readouterr() == ("", said)
@@ -381,7 +382,7 @@ def test_under_nohup_a_hang_up_ends_nothing():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stop = threading.Event()
     try:
-        with deploy.stopping(stop):
+        with stopping(stop):
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -399,7 +400,7 @@ def test_whoever_stops_reading_gets_no_stack_trace(tmp_path: Path):
 
 def test_a_terminal_whose_program_has_ended_is_closed_without_a_pause(monkeypatch):
     monkeypatch.setattr(PtyProcess, "delayafterclose", None, raising=False)  # what is set here is undone with the test
-    deploy._close_terminals_at_once()
+    close_at_once()
     pauses: list[float] = []
     monkeypatch.setattr("ptyprocess.ptyprocess.time.sleep", pauses.append)
     child = pexpect.spawn("true")

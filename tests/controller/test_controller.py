@@ -16,8 +16,8 @@ import tomllib
 from magi import Controller, Report
 from magi.errors import DeploymentFailed, ExitCode, HostUnreachable, Interrupted, ProfileError, UsageError
 from magi.events import Event, Run
-from magi.verbs import Session
-from magi.verdict import Outcome
+from magi.result import Result
+from magi.session import Session
 
 from . import recorded
 from .known import ROOT
@@ -50,7 +50,7 @@ def test_a_wrong_name_beside_a_right_one_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     stopped = Event("ok", host="gpu1", result={"actions": [{"instance": "a"}], "instances": ["a"]})
     run = Run(0, (Event("task"), stopped, Event("stats")))
-    monkeypatch.setattr("magi.verbs.run", lambda *_arguments, **_more: run)
+    monkeypatch.setattr("magi.session.run", lambda *_arguments, **_more: run)
     with pytest.raises(UsageError, match="There is no instance zz on gpu1; there are a"):
         Controller(project=ROOT).stop_sync(["a", "zz"])
 
@@ -68,8 +68,8 @@ def test_type_checkers_read_the_package_s_types():
 class FakeVerb:
     """A verb that works until it is released or its run is stopped."""
 
-    def __init__(self, outcome: Outcome | Exception | None = None, *, held: bool = False):
-        self.outcome = outcome or Outcome({})
+    def __init__(self, outcome: Result | Exception | None = None, *, held: bool = False):
+        self.outcome = outcome or Result({})
         self.begun, self.go = threading.Semaphore(0), threading.Event()
         self.sessions: list[Session] = []
         self.at_work: list[int] = []
@@ -78,7 +78,7 @@ class FakeVerb:
         if not held:
             self.go.set()
 
-    def __call__(self, session: Session, *_names: Any) -> Outcome:
+    def __call__(self, session: Session, *_names: Any) -> Result:
         self.sessions.append(session)
         self.at_work.append(len(self.sessions) - self.ended)
         session.on_event(Event("task", task="[1/5] Model discovery"))
@@ -99,7 +99,7 @@ VERBS = {"initialize": "up", "status": "status", "plan": "plan", "stop": "stop",
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeVerb]:
     """Replace the verbs by a fake."""
 
-    def install(outcome: Outcome | Exception | None = None, **more: Any) -> FakeVerb:
+    def install(outcome: Result | Exception | None = None, **more: Any) -> FakeVerb:
         verb = FakeVerb(outcome, **more)
         for name in VERBS.values():
             monkeypatch.setattr(f"magi.verbs.{name}", verb)
@@ -184,7 +184,7 @@ def test_events_are_heard_from_the_call_on_also_those_of_another_thread(fake):
 )
 def test_an_error_has_what_was_found_all_the_same(call, code, error, fake):
     document = {**report(), "hosts": {"gpu1": {"actions": []}}}
-    fake(Outcome(document, code, "Not reached: gpu2."))
+    fake(Result(document, code, "Not reached: gpu2."))
     with pytest.raises(error, match=r"Not reached: gpu2\.") as raised:
         getattr(controller(), f"{call}_sync")()
     assert raised.value.document == document
@@ -192,7 +192,7 @@ def test_an_error_has_what_was_found_all_the_same(call, code, error, fake):
 
 def test_the_report_is_never_that_of_a_deployment_before(fake):
     one = controller(profile="p")
-    fake(Outcome(report()))
+    fake(Result(report()))
     assert one.initialize_sync() is one.report
     fake(ProfileError("Profile p not found."))
     with pytest.raises(ProfileError):
@@ -203,7 +203,7 @@ def test_the_report_is_never_that_of_a_deployment_before(fake):
 @pytest.mark.parametrize("code", [ExitCode.OK, ExitCode.DEGRADED, ExitCode.CHANGES])
 def test_what_blocking_twins_return(code, fake):
     document = {**report(), "hosts": {"gpu1": {"actions": []}}}
-    verb, one = fake(Outcome(document, code)), controller()
+    verb, one = fake(Result(document, code)), controller()
     assert one.plan_sync() == document["hosts"]
     assert one.status_sync().document == one.initialize_sync().document == document
     assert one.stop_sync() is one.stop_sync(["x"]) is one.shutdown_sync() is None
@@ -244,7 +244,7 @@ class FakeRun:
 def test_what_a_run_is_asked_for(given, call, playbook, options, variables, monkeypatch):
     run = FakeRun()
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("magi.verbs.run", run)
+    monkeypatch.setattr("magi.session.run", run)
     monkeypatch.setattr("magi.project.Project.is_bare", False)
     with pytest.raises(Interrupted):
         getattr(controller(**given), f"{call}_sync")()
@@ -254,7 +254,7 @@ def test_what_a_run_is_asked_for(given, call, playbook, options, variables, monk
 
 def test_instances_are_stopped_by_name(monkeypatch):
     run = FakeRun()
-    monkeypatch.setattr("magi.verbs.run", run)
+    monkeypatch.setattr("magi.session.run", run)
     monkeypatch.setattr("magi.project.Project.is_bare", False)
     with pytest.raises(Interrupted):
         controller().stop_sync(["a", "b"])

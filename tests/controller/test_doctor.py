@@ -18,11 +18,11 @@ from ansible_collections.magi.models.plugins.module_utils._llama.options import 
 from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
 from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
 
-from magi.doctor import OK, PROBLEM, WARNING, Controller, Examined, collect, findings
+from magi.doctor.checks import OK, PROBLEM, WARNING, Examined, Machine, collect, findings
 
 from .known import BINARY, Q2, Q3, Q4
 
-CONTROLLER = Controller("3.11.2", "2.19.14", "/srv/project/collections", True)
+CONTROLLER = Machine("3.11.2", "2.19.14", "/srv/project/collections", True)
 PROFILE = examine_profile("development", {"enabled_models": ["*"]})[0]
 SETTINGS = {
     "port_range": [8080, 8089],

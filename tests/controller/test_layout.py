@@ -8,8 +8,8 @@ from ansible_collections.magi.models.tests.unit.plugins.test_layout import CONTR
 from .known import ROOT
 
 ACTING = {
-    *("__main__", "catalog", "cli", "controller", "documents", "examination", "init", "migrate", "profiles"),
-    *("project", "runner", "verbs", "views", "workbench"),
+    *("__main__", "cli", "controller", "doctor.examination", "init", "profiles", "project", "runner", "session"),
+    *("state", "verbs"),
 }
 """The modules of magi that act on the world. All others only decide."""
 

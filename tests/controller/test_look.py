@@ -29,7 +29,7 @@ def magi(monkeypatch, tmp_path, capsys):
                 on_event(event)
             return Run(0, events)
 
-        monkeypatch.setattr("magi.verbs.run", fake_run)
+        monkeypatch.setattr("magi.session.run", fake_run)
         return (main(list(arguments)), *capsys.readouterr())
 
     return magi

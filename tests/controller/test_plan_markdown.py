@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from magi import verdict
 from magi.cli.tables import plan_markdown
+from magi.verdict import deployments
 
 from . import recorded
 from .recorded import Q2
@@ -39,7 +39,7 @@ def test_a_plan():
 
 
 def test_a_recorded_plan():
-    text = plan_markdown(verdict.planned(recorded.run("plan", 4)).document)
+    text = plan_markdown(deployments.planned(recorded.run("plan", 4)).document)
     assert f"| `localhost` | `keep` | `{Q2}` | `18140` |" in text
     assert text.endswith("- `gone: not reachable`\n")
 

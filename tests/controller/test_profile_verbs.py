@@ -73,9 +73,9 @@ def test_a_file_that_no_deployment_finds_is_named(here, capsys):
     folder = ["--dir", str(here / "profiles")]
     (here / "profiles" / "mine.yaml").write_text("enabled_models: ['*']\n")
     assert main(["profile", "validate", *folder]) == 2
-    assert "mine.yaml, line 1: a profile's file is called <name>.yml" in capsys.readouterr().err
+    assert "mine.yaml, line 1: a profile's file must be called <name>.yml" in capsys.readouterr().err
     assert main(["profile", "list", *folder]) == 0
-    assert "mine.yaml, line 1: a profile's file is called <name>.yml" in capsys.readouterr().err
+    assert "mine.yaml, line 1: a profile's file must be called <name>.yml" in capsys.readouterr().err
     assert main(["profile", "show", "mine", *folder]) == 2
     assert ": development, fast-only, production." in capsys.readouterr().err
 

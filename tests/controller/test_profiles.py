@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from magi import profiles
 from magi.errors import ProfileError
-from magi.profiles import Resolved
+from magi.profiles import files
+from magi.profiles.draft import draft, scalar
+from magi.profiles.resolve import Resolved, resolve
 
 from .known import BINARY, Q2, Q3, Q4, ROOT, host
 
@@ -26,7 +27,7 @@ def write(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "profiles").glob("*.yml")), ids=lambda path: path.stem)
 def test_the_profiles_that_are_shipped_are_good(path):
-    checked = profiles.check(path, [host(binary=BINARY)])
+    checked = files.check(path, [host(binary=BINARY)])
     assert checked.remarks == ()
     assert checked.profile.description
 
@@ -63,7 +64,7 @@ def test_the_profiles_that_are_shipped_are_good(path):
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(write, text, lines):
-    checked = profiles.check(write(text), [host(binary=BINARY)])
+    checked = files.check(write(text), [host(binary=BINARY)])
     assert checked.profile is None
     assert [remark.line for remark in checked.remarks] == list(lines)
     for remark, message in zip(checked.remarks, lines.values(), strict=True):
@@ -72,38 +73,38 @@ def test_what_is_wrong_is_said_with_its_line(write, text, lines):
 
 @pytest.mark.parametrize("name", ["two words.yml", "p.yaml"])
 def test_a_file_name_that_no_deployment_finds(write, name):
-    checked = profiles.check(write("enabled_models: ['*']\n", name))
-    assert "a profile's file is called <name>.yml" in str(checked.remarks[0])
+    checked = files.check(write("enabled_models: ['*']\n", name))
+    assert "a profile's file must be called <name>.yml" in str(checked.remarks[0])
 
 
 def test_options_are_not_checked_without_a_build(write):
-    assert profiles.check(write(GOOD + "options: {ctx_sise: 1}\n"), [host()]).profile
+    assert files.check(write(GOOD + "options: {ctx_sise: 1}\n"), [host()]).profile
 
 
 def test_finding_by_name_and_by_path(write, tmp_path):
     path = write(GOOD)
-    assert profiles.find(tmp_path, "p") == profiles.find(tmp_path / "none", str(path)) == path
+    assert files.find(tmp_path, "p") == files.find(tmp_path / "none", str(path)) == path
     with pytest.raises(ProfileError, match=r"Profile q not found: there is no .*/q\.yml\. Profiles in .*: p\."):
-        profiles.find(tmp_path, "q")
+        files.find(tmp_path, "q")
     with pytest.raises(ProfileError, match=r"There is no folder .*; name that of your profiles \(--dir, or"):
-        profiles.find(tmp_path / "none", "q")
+        files.find(tmp_path / "none", "q")
 
 
 def test_loading_says_the_first_problem_and_how_many_more(write):
     with pytest.raises(
         ProfileError, match=r"p\.yml, line 1: unknown key .* \(1 more: magi profile validate .*p\.yml\)"
     ):
-        profiles.load_profile(write("x: 1\nenabled_models: [7]\n"))
+        files.load_profile(write("x: 1\nenabled_models: [7]\n"))
 
 
 def test_profile_under_host_under_entry(write):
-    profile = profiles.load_profile(
+    profile = files.load_profile(
         write(
             "enabled_models:\n  - {tier: Q3}\n  - {model: deepseek-r1-qwen3-8b-q2_k, instances: 2, port: 8083,"
             " options: {ctx-size: 3}}\n  - nope\noptions: {ctx_size: 1, parallel: 2, no_webui: true}\n"
         )
     )
-    got = profiles.resolve(profile, host(options={"ctx_size": 2, "parallel": None}, binary=BINARY))
+    got = resolve(profile, host(options={"ctx_size": 2, "parallel": None}, binary=BINARY))
     assert got.instances == (
         Resolved(Q3["id"], Q3["id"], "Q3", None, {"ctx_size": "2", "webui": False}),
         Resolved(Q2["id"], Q2["id"], "Q2", 8083, {"ctx_size": "3", "webui": False}),
@@ -116,15 +117,15 @@ def test_profile_under_host_under_entry(write):
 
 
 def test_without_a_build_options_stand_as_given(write):
-    profile = profiles.load_profile(write("enabled_models: ['*-q4_k_m']\noptions: {ctx-size: 1, parallel: 2}\n"))
-    got = profiles.resolve(profile, host(options={"parallel": None}))
+    profile = files.load_profile(write("enabled_models: ['*-q4_k_m']\noptions: {ctx-size: 1, parallel: 2}\n"))
+    got = resolve(profile, host(options={"parallel": None}))
     assert (got.build, got.instances[0].options) == (None, {"ctx_size": 1})
 
 
 def test_an_option_that_the_host_s_build_does_not_take(write):
-    profile = profiles.load_profile(write(GOOD + "options: {ctx_sise: 1}\n"))
+    profile = files.load_profile(write(GOOD + "options: {ctx_sise: 1}\n"))
     with pytest.raises(ProfileError, match=r"Host gpu1: Profile p, options: .* did you mean ctx_size\?"):
-        profiles.resolve(profile, host(binary=BINARY))
+        resolve(profile, host(binary=BINARY))
 
 
 # ---- new --------------------------------------------------------------------------------------------
@@ -132,49 +133,49 @@ def test_an_option_that_the_host_s_build_does_not_take(write):
 
 def test_a_new_profile_is_good_and_enables_every_model(tmp_path):
     hosts = [host("gpu2", Q4), host("gpu1", Q2, Q3)]
-    text = profiles.draft("mine", hosts)
-    assert text == profiles.draft("mine", hosts[::-1])
+    text = draft("mine", hosts)
+    assert text == draft("mine", hosts[::-1])
     path = tmp_path / "mine.yml"
-    profiles.write_new(path, text)
-    checked = profiles.check(path, [host(binary=BINARY)])
+    files.write_new(path, text)
+    checked = files.check(path, [host(binary=BINARY)])
     assert [entry.pattern for entry in checked.profile.entries] == [Q2["id"], Q3["id"], Q4["id"]]
     assert "# Llama 3.2 3B (Q4_K_M), 1.0 GiB, only on gpu2" in text
 
 
 def test_the_comments_of_a_new_profile_are_good_too(tmp_path):
-    lines = profiles.draft("mine", [host()]).splitlines()
+    lines = draft("mine", [host()]).splitlines()
     start = lines.index("  # Two instances of one model, the first on a fixed port, with options of llama-server:")
     example = [line.replace("# ", "", 1) for line in lines[start + 1 : start + 5]]
     lines[start + 1 : start + 5] = example
     lines = [line.replace("# options:", "options:") for line in lines]
     path = tmp_path / "mine.yml"
     path.write_text("\n".join(lines))
-    assert profiles.check(path, [host(binary=BINARY)]).profile.entries[-1].port == 8080
+    assert files.check(path, [host(binary=BINARY)]).profile.entries[-1].port == 8080
 
 
 @pytest.mark.parametrize("model_id", ["true", "null", "1e5", "0x1f", "2024-01-01", "1_000", "off", "7", "1.5", "x"])
 def test_an_id_that_yaml_takes_for_something_else_is_quoted(model_id):
-    assert yaml.safe_load(profiles.scalar(model_id)) == model_id
+    assert yaml.safe_load(scalar(model_id)) == model_id
 
 
 def test_hostile_names_stay_in_their_comment(tmp_path):
     hostile = {**Q2, "display_name": "x\n  - evil\u2028y\x1b[31m"}
     path = tmp_path / "mine.yml"
-    profiles.write_new(path, profiles.draft("mine", [host("gpu1", hostile)]))
-    assert [entry.pattern for entry in profiles.check(path).profile.entries] == [Q2["id"]]
+    files.write_new(path, draft("mine", [host("gpu1", hostile)]))
+    assert [entry.pattern for entry in files.check(path).profile.entries] == [Q2["id"]]
     assert "\x1b" not in path.read_text()
 
 
 def test_a_profile_goes_into_a_folder_that_is_there(tmp_path):
     with pytest.raises(ProfileError, match=r"There is no folder .*/none; make it, or name another with --dir\."):
-        profiles.write_new(tmp_path / "none" / "mine.yml", "mine")
+        files.write_new(tmp_path / "none" / "mine.yml", "mine")
 
 
 def test_nothing_is_overwritten(tmp_path):
     path = tmp_path / "mine.yml"
     path.write_text("mine")
     with pytest.raises(ProfileError, match=r"mine\.yml exists and stays as it is"):
-        profiles.write_new(path, "other")
+        files.write_new(path, "other")
     assert path.read_text() == "mine"
 
 
@@ -183,4 +184,4 @@ def test_nothing_is_overwritten(tmp_path):
 )
 def test_no_profile_from_nothing(name, hosts, said):
     with pytest.raises(ProfileError, match=said):
-        profiles.draft(name, hosts)
+        draft(name, hosts)

@@ -9,17 +9,22 @@ import os
 import stat
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from magi import runner
 from magi.domain import FOLDER
 from magi.errors import ExitCode, MagiError, UsageError
 from magi.events import Event, Run
 from magi.project import Project
-from magi.runner import KEEP, MARK, Options, command_line
-from magi.workbench import passed_by_file
+from magi.runner import options
+from magi.runner import playbook as runner
+from magi.runner.options import MARK, Options, command_line
+from magi.state import runs
+from magi.state.folder import state_folder
+from magi.state.questions import passed_by_file
+from magi.state.runs import KEEP, OUTPUT, run_folder
 
 from .known import ROOT
 
@@ -61,10 +66,16 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "magi" / "runs"
 
 
+def new_folder(name: str) -> Path:
+    """Return the folder of a run that has ended."""
+    with run_folder(name) as (folder, _log):
+        return folder
+
+
 def test_the_folder_of_a_run_is_for_its_user_alone(state):
     before = os.umask(0)
     try:
-        folder = runner._new_folder("site")
+        folder = new_folder("site")
     finally:
         os.umask(before)
     assert folder.parent == state
@@ -76,48 +87,60 @@ def test_the_last_runs_are_kept_and_those_at_work(state):
     folders = [state / f"20260101T0000{number:02}-site-000000" for number in range(KEEP + 5)]
     for folder in folders:
         folder.mkdir(parents=True)
-        (folder / runner.OUTPUT).touch()
-    with open(folders[0] / runner.OUTPUT) as held:
+        (folder / OUTPUT).touch()
+    with open(folders[0] / OUTPUT) as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        newest = runner._new_folder("site")
+        newest = new_folder("site")
         assert {*state.iterdir()} == {folders[0], *folders[-KEEP + 1 :], newest}
     # A killed run holds no lock any more.
-    last = runner._new_folder("site")
+    last = new_folder("site")
     assert {*state.iterdir()} == {*folders[-KEEP + 2 :], newest, last}
 
 
 def test_a_run_never_removes_its_own_folder(state, monkeypatch):
     """Its name may sort before all others: clocks are set back, once a year even by law."""
-    monkeypatch.setattr(runner.time, "gmtime", lambda: time.struct_time((1999, 1, 1, 0, 0, 0, 4, 1, 0)))
+    monkeypatch.setattr(runs.time, "gmtime", lambda: time.struct_time((1999, 1, 1, 0, 0, 0, 4, 1, 0)))
     for number in range(KEEP + 5):
         (state / f"20260101T0000{number:02}-site-000000").mkdir(parents=True)
-    assert runner._new_folder("site").name.startswith("19990101T000000-site-")
+    assert new_folder("site").name.startswith("19990101T000000-site-")
     assert len([*state.glob("1999*")]) == 1
     assert len([*state.iterdir()]) == KEEP
 
 
 def test_looks_push_out_no_deployment(state):
-    deployment = runner._new_folder("site")
+    deployment = new_folder("site")
     for _look in range(KEEP + 5):
-        runner._new_folder("status")
+        new_folder("status")
     assert deployment.exists()
     assert len([*state.iterdir()]) == KEEP + 1
 
 
 def test_what_a_killed_magi_left_is_removed_by_the_next(state):
-    killed, at_work = runner._new_folder("site"), runner._new_folder("site")
+    killed, at_work = new_folder("site"), new_folder("site")
     for folder in (killed, at_work):
-        (folder / runner.OUTPUT).touch()
+        (folder / OUTPUT).touch()
         (folder / "artifacts" / "id").mkdir(parents=True)
-    with passed_by_file("mine") as mine, open(at_work / runner.OUTPUT) as held:
+    with passed_by_file("mine") as mine, open(at_work / OUTPUT) as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         left = mine.with_name("left.txt")
         left.write_text("theirs")
-        runner._new_folder("status")
+        new_folder("status")
         assert mine.read_text() == "mine"
         assert not left.exists()
         assert (at_work / "artifacts" / "id").is_dir()
-    assert [path.name for path in killed.iterdir()] == [runner.OUTPUT]
+    assert [path.name for path in killed.iterdir()] == [OUTPUT]
+
+
+def test_runs_that_begin_together_remove_nothing_of_each_other(state):
+    """A folder that has just been made must not be taken for one of a run that has ended."""
+
+    def begin(number: int) -> bool:
+        with run_folder("site") as (folder, log), passed_by_file(str(number)) as question:
+            log.write("begun\n")
+            return folder.is_dir() and question.read_text() == str(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(begin, range(200)))
 
 
 def test_a_user_without_a_home_is_told(monkeypatch):
@@ -126,7 +149,7 @@ def test_a_user_without_a_home_is_told(monkeypatch):
     with pytest.raises(
         UsageError, match=r"^~/\.local/state can't be written \(this user has no home folder\): .*XDG_STATE"
     ):
-        runner._new_folder("site")
+        new_folder("site")
 
 
 # --- a playbook of its own -----------------------------------------------------------------------------------------
@@ -157,8 +180,8 @@ def marked(ident: str) -> list[str]:
 
 def test_what_a_handler_raises_ends_the_run_and_comes_out_at_its_end(tiny, state, monkeypatch):
     error, idents = BrokenPipeError("whoever read has left"), []
-    environment = runner._environment
-    monkeypatch.setattr(runner, "_environment", lambda *given: (idents.append(given[-1]), environment(*given))[1])
+    environment = options.environment
+    monkeypatch.setattr(runner, "environment", lambda *given: (idents.append(given[-1]), environment(*given))[1])
 
     def fail(event: Event) -> None:
         if event.task == "Go on":
@@ -170,12 +193,13 @@ def test_what_a_handler_raises_ends_the_run_and_comes_out_at_its_end(tiny, state
     assert raised.value is error
     assert [marked(ident) for ident in idents] == [[]]
     (folder,) = state.iterdir()
-    assert [path.name for path in folder.iterdir()] == [runner.OUTPUT]
-    assert "begun" in (folder / runner.OUTPUT).read_text()
+    assert [path.name for path in folder.iterdir()] == [OUTPUT]
+    assert "begun" in (folder / OUTPUT).read_text()
 
 
 def test_a_full_disk_of_the_controller_is_one_sentence(tiny, monkeypatch):
-    monkeypatch.setattr(runner, "OUTPUT", "/dev/full")
+    for module in (runner, runs):
+        monkeypatch.setattr(module, "OUTPUT", "/dev/full")
     with pytest.raises(
         MagiError, match=r"^/dev/full can't be written \(No space left on device\): free it, or set"
     ) as raised:
@@ -195,7 +219,7 @@ def test_what_e_gave_is_in_no_output_however_verbose(tiny, state):
     given = Options(extra_vars=("a_secret=canary", '{"b": "canary"}'), verbosity=4)
     runner.run(tiny, "tiny", given, {"c": "canary"}, on_event=stop, stop=ending)
     (folder,) = state.iterdir()
-    printed = (folder / runner.OUTPUT).read_text()
+    printed = (folder / OUTPUT).read_text()
     assert "extra_vars: …" in printed
     assert "canary" not in printed + "".join(seen)
 
@@ -203,14 +227,14 @@ def test_what_e_gave_is_in_no_output_however_verbose(tiny, state):
 def test_without_xdg_the_state_is_in_the_home(monkeypatch):
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert runner.state_folder() == Path("/home/somebody/.local/state/magi")
+    assert state_folder() == Path("/home/somebody/.local/state/magi")
 
 
 def test_a_state_folder_that_can_not_be_written_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     with pytest.raises(UsageError, match=r"can't be written \(Not a directory\): free it, or set XDG_STATE_HOME\."):
-        runner._new_folder("site")
+        new_folder("site")
 
 
 def test_a_run_that_is_stopped_before_it_begins_starts_nothing(state):
@@ -223,7 +247,7 @@ def test_a_run_that_is_stopped_before_it_begins_starts_nothing(state):
 def environment(monkeypatch, given=(), **real) -> dict[str, str]:
     monkeypatch.setattr(os, "environ", {"PATH": "/bin", "HOME": "/home/somebody", **real})
     theirs = {**os.environ, "ANSIBLE_STDOUT_CALLBACK": "awx_display", "ANSIBLE_HOST_KEY_CHECKING": "False"}
-    return runner._environment(Project(Path("/srv/magi")), Options(environment=dict(given)), theirs, "id")
+    return options.environment(Project(Path("/srv/magi")), Options(environment=dict(given)), theirs, "id")
 
 
 def test_the_environment_of_a_run(monkeypatch):

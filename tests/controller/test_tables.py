@@ -8,7 +8,11 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from magi import lines
 from magi.cli import tables
+from magi.cli.output import Output
+from magi.cli.pipeline import show
+from magi.result import Result
 
 from . import recorded
 from .test_verdict import MISSING
@@ -16,9 +20,12 @@ from .test_verdict import MISSING
 REPORT = recorded.run("up").last("report")
 
 
-def drawn(document: dict, *, terminal: bool) -> list[str]:
-    console = Console(file=io.StringIO(), force_terminal=terminal, no_color=True, width=120, soft_wrap=True)
-    console.print(tables.report(console, document))
+def drawn(result: Result, picture, *, terminal: bool, width: int = 120) -> list[str]:
+    """Return the lines that a person sees of a result."""
+    console = Console(file=io.StringIO(), force_terminal=terminal, no_color=True, width=width, soft_wrap=True)
+    output = Output()
+    output.people = console
+    show(output, result, lambda _console, document: picture(document))
     return [line.rstrip() for line in Text.from_ansi(console.file.getvalue()).plain.splitlines()]
 
 
@@ -43,7 +50,7 @@ def test_the_sentence_that_sums_up(ready, total, shown):
 
 def test_the_head_of_a_plan_s_host():
     plan = {"actions": [], "instances": [], "degraded": [], "warnings": [], "notes": []}
-    head = tables.plan(Console(), {"hosts": {"gpu1": plan}, "changes": 0}).renderables[0]
+    head = tables.plan({"hosts": {"gpu1": plan}, "changes": 0}).renderables[0]
     assert styles(head) == [("gpu1", "bold"), ("  nothing to do", "dim")]
 
 
@@ -60,12 +67,11 @@ def test_a_plan_without_a_terminal_cuts_nothing():
         "warnings": [],
         "notes": [],
     }
-    console = Console(file=io.StringIO(), width=80, soft_wrap=True)
-    console.print(tables.plan(console, {"hosts": {"gpu1": plan}, "changes": 1}))
-    lines = console.file.getvalue().splitlines()
-    assert lines[0] == "gpu1  restart 1"
-    assert [line.split() for line in lines[1:2]] == [["action", "instance", "port", "reason"]]
-    assert lines[3:] == [f"  restart  {name}  8081  {reason}", "", "1 to change; magi up does it."]
+    result = Result({"hosts": {"gpu1": plan}, "changes": 1}, told=lines.plan)
+    shown = drawn(result, tables.plan, terminal=False, width=80)
+    assert shown[0] == "gpu1  restart 1"
+    assert [line.split() for line in shown[1:2]] == [["action", "instance", "port", "reason"]]
+    assert shown[3:] == [f"  restart  {name}  8081  {reason}", "", "1 to change; magi up does it."]
 
 
 @pytest.mark.parametrize(
@@ -77,4 +83,5 @@ def test_a_plan_without_a_terminal_cuts_nothing():
 )
 def test_a_report_ends_with_what_is_missing_and_warnings(terminal, said):
     summary = {**REPORT["summary"], "degraded": MISSING, "warnings": ["Mind this."]}
-    assert drawn({**REPORT, "summary": summary}, terminal=terminal)[-2:] == said
+    result = Result({**REPORT, "summary": summary}, told=lines.report)
+    assert drawn(result, tables.report, terminal=terminal)[-2:] == said

@@ -9,8 +9,8 @@ import pytest
 from magi import verbs
 from magi.errors import UsageError
 from magi.project import Project
-from magi.runner import Options
-from magi.verbs import Session
+from magi.runner.options import Options
+from magi.session import Session
 
 from .known import ROOT
 
@@ -46,7 +46,7 @@ TAGS = ["discover", "health", "launch", "plan"]
     ],
 )
 def test_a_tag_that_no_task_has_is_named_with_those_there_are(given: str, unknown: str, monkeypatch):
-    monkeypatch.setattr("magi.verbs.run", lambda *_given, **_more: pytest.fail("begun"))
+    monkeypatch.setattr("magi.session.run", lambda *_given, **_more: pytest.fail("begun"))
     said = rf"--tags: no task has the tag {unknown}; there are {', '.join(TAGS)}\." if unknown or not given else "begun"
     with pytest.raises((UsageError, pytest.fail.Exception), match=said):
         verbs.up(Session.of(ROOT, Options(tags=given)))

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from magi import verdict
 from magi.errors import DeploymentFailed, ExitCode, HostUnreachable, Interrupted, ProfileError, UsageError
 from magi.events import Event, Run
-from magi.verdict import checked
+from magi.result import Result
+from magi.verdict import deployments
+from magi.verdict.belief import checked, interruption
 
 from . import recorded
 from .recorded import Q2, Q3
@@ -179,16 +180,16 @@ def test_a_wrong_setting_of_one_host_hides_nothing_that_was_done_on_another():
     """Without the report nobody would know which servers were started."""
     wrong = failed("Setting x must be y.", "magi.models.settings_info", "gpu2")
     given = run(wrong, ok("gpu1", LAUNCH, actions=[]), ok(report=report("host_failed"), problems={"gpu2": "no."}), rc=2)
-    assert verdict.deployed(checked(given)).exit_code is ExitCode.FAILED
+    assert deployments.deployed(checked(given)).exit_code is ExitCode.FAILED
 
 
 @pytest.mark.parametrize(
     ("verb", "result"),
     [
-        (verdict.planned, {"plan": {"actions": []}}),
-        (verdict.seen, {"status": {"ready_servers": 1, "total_servers": 1}}),
-        (verdict.discovered, {"models": [], "registry_path": "/r.json"}),
-        (verdict.ended, {"actions": []}),
+        (deployments.planned, {"plan": {"actions": []}}),
+        (deployments.seen, {"status": {"ready_servers": 1, "total_servers": 1}}),
+        (deployments.discovered, {"models": [], "registry_path": "/r.json"}),
+        (deployments.ended, {"actions": []}),
     ],
 )
 @pytest.mark.parametrize(
@@ -206,10 +207,10 @@ def test_what_is_wrong_for_one_host_hides_nothing_of_another(verb, result, wrong
 def test_a_host_that_failed_early_is_explained_by_its_own_message():
     problems = {"gpu2": "Host gpu2: it failed before its plan was made."}
     given = run(failed("Port 8080\nis taken.", host="gpu2"), ok(report=report("host_failed"), problems=problems), rc=2)
-    outcome = verdict.deployed(given)
+    outcome = deployments.deployed(given)
     assert outcome.problem == "Host gpu2: it failed before its plan was made. Port 8080 is taken."
     repeated = run(*given.events, failed(problems["gpu2"], host="gpu2"), rc=2)
-    assert verdict.deployed(repeated) == outcome
+    assert deployments.deployed(repeated) == outcome
 
 
 def test_a_limit_that_leaves_nothing_is_said_though_ansible_has_a_status_for_it():
@@ -240,7 +241,7 @@ def test_an_ignored_failure_is_none():
     ],
 )
 def test_an_interruption_says_what_was_done(events, said):
-    assert said in verdict.interruption(Run(None, events, True))
+    assert said in interruption(Run(None, events, True))
 
 
 # --- up ------------------------------------------------------------------------------------------------------------
@@ -270,17 +271,17 @@ def test_an_interruption_says_what_was_done(events, said):
     ],
 )
 def test_a_deployment(result, code, problem):
-    outcome = verdict.deployed(run(ok(**result)))
-    assert outcome == verdict.Outcome(result["report"], code, problem)
+    outcome = deployments.deployed(run(ok(**result)))
+    assert outcome == Result(result["report"], code, problem)
 
 
 def test_what_a_host_says_does_nothing_to_a_terminal():
     problems = {"gpu1": "None\x1b[2J\nof 2."}
-    assert verdict.deployed(run(ok(report=report("x"), problems=problems))).problem == r"None\x1b[2J of 2."
+    assert deployments.deployed(run(ok(report=report("x"), problems=problems))).problem == r"None\x1b[2J of 2."
 
 
 def test_a_recorded_deployment_with_a_host_that_is_gone():
-    outcome = verdict.deployed(recorded.run("up", 4))
+    outcome = deployments.deployed(recorded.run("up", 4))
     assert outcome.exit_code is ExitCode.UNREACHABLE
     assert outcome.document["ready_servers"] == 1
     assert outcome.problem.startswith("Host gone: it can't be reached")
@@ -307,7 +308,7 @@ def test_a_recorded_deployment_with_a_host_that_is_gone():
 )
 def test_a_deployment_without_a_report_failed(events, kind, said):
     with pytest.raises(kind) as raised:
-        verdict.deployed(run(*events, rc=2))
+        deployments.deployed(run(*events, rc=2))
     assert str(raised.value) == said
 
 
@@ -322,22 +323,20 @@ def test_a_deployment_without_a_report_failed(events, kind, said):
 def test_a_deployment_that_only_looked_returns_the_plans(given, said):
     plan = {"actions": []}
     looked = {**said, "hosts": {"a": plan, "b": plan}, "changes": 0, "unreachable": []}
-    assert verdict.deployed(run(ok("b", plan=plan), ok("a", plan=plan), ok(problems={})), **given) == verdict.Outcome(
-        looked
-    )
-    lost = verdict.deployed(run(ok("a", plan=plan), unreachable(), ok(problems={"gpu2": "gone."}), rc=4), **given)
+    assert deployments.deployed(run(ok("b", plan=plan), ok("a", plan=plan), ok(problems={})), **given) == Result(looked)
+    lost = deployments.deployed(run(ok("a", plan=plan), unreachable(), ok(problems={"gpu2": "gone."}), rc=4), **given)
     assert (list(lost.document["hosts"]), lost.exit_code) == (["a"], ExitCode.UNREACHABLE)
 
 
 def test_a_deployment_that_made_no_report_is_no_success():
-    with pytest.raises(DeploymentFailed, match="came to no report"):
-        verdict.deployed(run(ok(plan={"actions": []})))
+    with pytest.raises(DeploymentFailed, match="ended without a report"):
+        deployments.deployed(run(ok(plan={"actions": []})))
 
 
 def test_hosts_come_in_the_order_in_which_they_are_started():
     plan = {"actions": []}
     starts = [Event("start", host=name) for name in ("host2", "host10")]
-    outcome = verdict.planned(run(*starts, ok("host10", plan=plan), ok("host2", plan=plan)))
+    outcome = deployments.planned(run(*starts, ok("host10", plan=plan), ok("host2", plan=plan)))
     assert list(outcome.document["hosts"]) == ["host2", "host10"]
 
 
@@ -354,7 +353,7 @@ def test_hosts_come_in_the_order_in_which_they_are_started():
     ],
 )
 def test_a_plan(actions, code, changes):
-    outcome = verdict.planned(run(ok(plan={"actions": [{"action": action} for action in actions]})))
+    outcome = deployments.planned(run(ok(plan={"actions": [{"action": action} for action in actions]})))
     assert outcome.exit_code is code
     assert outcome.document["changes"] == changes
     assert outcome.document["unreachable"] == []
@@ -364,14 +363,14 @@ def test_a_plan(actions, code, changes):
     ("event", "code"), [(unreachable(), ExitCode.UNREACHABLE), (failed("no.", host="gpu2"), ExitCode.FAILED)]
 )
 def test_a_plan_of_some_hosts(event, code):
-    outcome = verdict.planned(run(ok(plan={"actions": [{"action": "start"}]}), event, rc=4))
+    outcome = deployments.planned(run(ok(plan={"actions": [{"action": "start"}]}), event, rc=4))
     assert outcome.exit_code is code
     assert list(outcome.document["hosts"]) == ["gpu1"]
     assert outcome.problem
 
 
 def test_a_recorded_plan_after_its_deployment_with_a_host_that_is_gone():
-    outcome = verdict.planned(recorded.run("plan", 4))
+    outcome = deployments.planned(recorded.run("plan", 4))
     assert outcome.exit_code is ExitCode.UNREACHABLE
     assert outcome.document["unreachable"] == ["gone"]
     assert {item["instance"] for item in outcome.document["hosts"]["localhost"]["actions"]} == {Q2, Q3}
@@ -388,19 +387,19 @@ def test_a_recorded_plan_after_its_deployment_with_a_host_that_is_gone():
 )
 def test_a_status(ready, events, code):
     status = {"ready_servers": ready, "total_servers": 2}
-    outcome = verdict.seen(run(*events, ok(status=status)))
+    outcome = deployments.seen(run(*events, ok(status=status)))
     assert (outcome.document, outcome.exit_code) == (status, code)
 
 
 def test_a_recorded_status():
-    outcome = verdict.seen(recorded.run("status", 4))
+    outcome = deployments.seen(recorded.run("status", 4))
     assert outcome.exit_code is ExitCode.UNREACHABLE
     assert outcome.document["summary"]["unreachable"] == ["gone"]
     assert [server["is_ready"] for server in outcome.document["servers"]] == [True, False]
 
 
 def test_recorded_models():
-    outcome = verdict.discovered(recorded.run("discover", 4))
+    outcome = deployments.discovered(recorded.run("discover", 4))
     assert outcome.exit_code is ExitCode.UNREACHABLE
     assert [model["id"] for model in outcome.document["hosts"]["localhost"]["models"]] == [Q2, Q3]
     assert outcome.document["drift"] == []
@@ -408,12 +407,14 @@ def test_recorded_models():
 
 
 def test_a_recorded_teardown():
-    outcome = verdict.ended(recorded.run("down", 4))
+    outcome = deployments.ended(recorded.run("down", 4))
     assert outcome.exit_code is ExitCode.UNREACHABLE
     assert [item["instance"] for item in outcome.document["hosts"]["localhost"]] == [Q2, Q3]
 
 
-@pytest.mark.parametrize("verb", [verdict.planned, verdict.seen, verdict.discovered, verdict.ended, verdict.deployed])
+@pytest.mark.parametrize(
+    "verb", [deployments.planned, deployments.seen, deployments.discovered, deployments.ended, deployments.deployed]
+)
 @pytest.mark.parametrize(("event", "kind"), [(unreachable(), HostUnreachable), (failed("no."), DeploymentFailed)])
 def test_no_host_answered(verb, event, kind):
     with pytest.raises(kind):
@@ -422,8 +423,8 @@ def test_no_host_answered(verb, event, kind):
 
 def test_a_status_that_never_came_is_a_failure():
     with pytest.raises(DeploymentFailed, match="status of no host came back"):
-        verdict.seen(run())
+        deployments.seen(run())
 
 
 def test_nothing_to_stop_is_no_failure():
-    assert verdict.ended(replace(run(), rc=0)) == verdict.Outcome({"hosts": {}})
+    assert deployments.ended(replace(run(), rc=0)) == Result({"hosts": {}})

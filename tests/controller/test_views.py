@@ -6,10 +6,12 @@ import json
 
 import pytest
 
-from magi import views
-from magi.doctor import OK, PROBLEM, WARNING, Finding
+from magi.doctor.checks import OK, PROBLEM, WARNING, Finding
+from magi.doctor.examination import diagnosis
 from magi.errors import ExitCode, MagiError, ProfileError
 from magi.instances import InstanceNameError
+from magi.profiles import files, verbs
+from magi.verdict import looks
 
 from .known import BINARY, Q2, Q3, Q4, host
 
@@ -25,6 +27,19 @@ def folder(tmp_path):
     return folder
 
 
+class FakeBench:
+    """Profiles in a folder, and hosts that are known."""
+
+    def __init__(self, folder, hosts=KNOWN):
+        self.folder, self.hosts = folder, hosts
+
+    def find(self, name):
+        return files.find(self.folder, name)
+
+    def paths(self, names):
+        return [self.find(name) for name in names] or files.files(self.folder)
+
+
 def text(outcome):
     json.dumps(outcome.document)  # always one document
     assert all("\n" not in line for line in outcome.lines)
@@ -32,28 +47,26 @@ def text(outcome):
 
 
 def test_profile_list(folder):
-    outcome = views.profile_list(folder)
+    outcome = verbs.list_(FakeBench(folder))
     assert [(item["name"], item["valid"]) for item in outcome.document["profiles"]] == [("bad", False), ("good", True)]
     assert "good     1        One" in text(outcome)
     assert "broken: " in text(outcome)
 
 
 def test_profile_show(folder):
-    outcome = views.profile_show(folder / "good.yml", KNOWN)
+    outcome = verbs.show(FakeBench(folder), "good")
     assert f"{Q2['id']}  Q2    free  ctx_size=8" in text(outcome)
     assert "gpu2 (options as given: its llama-server is not known yet):" in text(outcome)
     assert "entry 1 (tier Q2): matches no model on gpu2." in text(outcome)
     assert outcome.document["hosts"][0]["instances"][0]["options"] == {"ctx_size": "8"}
-    assert "No host is known yet: magi discover, or --registry FILE." in text(
-        views.profile_show(folder / "good.yml", {})
-    )
+    assert "No host is known yet: magi discover, or --registry FILE." in text(verbs.show(FakeBench(folder, {}), "good"))
 
 
 @pytest.mark.parametrize(
     ("names", "code"), [(["good"], ExitCode.OK), (["bad"], ExitCode.USAGE), (["good", "bad"], ExitCode.USAGE)]
 )
 def test_profile_validate(folder, names, code):
-    outcome = views.profile_validate([folder / f"{name}.yml" for name in names], KNOWN.values())
+    outcome = verbs.validate(FakeBench(folder), names)
     assert outcome.exit_code == code
     assert [item["valid"] for item in outcome.document["profiles"]] == [name == "good" for name in names]
     if "bad" in names:
@@ -61,17 +74,17 @@ def test_profile_validate(folder, names, code):
 
 
 def test_profile_new(folder):
-    outcome = views.profile_new(folder, "mine", KNOWN)
+    outcome = verbs.new(FakeBench(folder), "mine")
     assert outcome.document["models"] == sorted([Q2["id"], Q3["id"], Q4["id"]])
-    assert views.profile_validate([folder / "mine.yml"], KNOWN.values()).exit_code == ExitCode.OK
+    assert verbs.validate(FakeBench(folder), ["mine"]).exit_code == ExitCode.OK
     with pytest.raises(ProfileError, match="exists and stays"):
-        views.profile_new(folder, "mine", KNOWN)
+        verbs.new(FakeBench(folder), "mine")
 
 
 def test_migrated(folder, tmp_path):
     source = tmp_path / "legacy.yml"
     source.write_text(f"models:\n  A: {{name: {Q2['id']}, port: 8080}}\n  B: {{name: gone}}\n")
-    outcome = views.migrated(source, folder, "old", KNOWN)
+    outcome = verbs.migrated(FakeBench(folder), source, "old")
     assert [(item["key"], item["model"]) for item in outcome.document["entries"]] == [("A", Q2["id"]), ("B", None)]
     assert "with 1 of 2 entries" in text(outcome)
     assert "legacy.yml, line 3: B (gone): no discovered model has its name" in text(outcome)
@@ -88,7 +101,7 @@ def test_settings():
             },
         }
 
-    outcome = views.settings([("gpu1", result(8080)), ("gpu2", result(8081))], {"MODEL_PORT_RANGE"})
+    outcome = looks._settings([("gpu1", result(8080)), ("gpu2", result(8081))], {"MODEL_PORT_RANGE"})
     lines = [" ".join(line.split()) for line in outcome.lines[2:]]
     assert lines == [
         "options hf_token=…, a=true inventory model_server_options",
@@ -114,7 +127,7 @@ def test_settings():
     ],
 )
 def test_diagnosis(severities, strict, code):
-    outcome = views.diagnosis([Finding(item, "x", "gpu1", f"it is {item}") for item in severities], strict)
+    outcome = diagnosis([Finding(item, "x", "gpu1", f"it is {item}") for item in severities], strict)
     assert outcome.exit_code == code
     assert outcome.document["problems"] == severities.count(PROBLEM)
     assert text(outcome).startswith("gpu1:\n  ")
@@ -123,10 +136,10 @@ def test_diagnosis(severities, strict, code):
 def test_logs_of_one_host_and_of_several():
     one = ("gpu1", {"log": ["a\tb", "\x1b[31mred"], "instances": ["x"]})
     none = ("gpu2", {"log": None, "instances": []})
-    assert text(views.logs("x", [one, none])) == "a       b\n\\x1b[31mred"
-    assert text(views.logs("x", [one, ("gpu2", one[1])])).startswith("gpu1 | a")
+    assert text(looks._logs("x", [one, none])) == "a       b\n\\x1b[31mred"
+    assert text(looks._logs("x", [one, ("gpu2", one[1])])).startswith("gpu1 | a")
     with pytest.raises(InstanceNameError, match="There is no instance y on gpu2: nothing is deployed"):
-        views.logs("y", [none])
+        looks._logs("y", [none])
 
 
 ANSWER = {"text": "Paris", "reasoning": "", "finish_reason": "stop", "tokens": 2, "tokens_per_second": 9.54}
@@ -134,15 +147,15 @@ STATUS = {"host": {"instances": [{"name": "x"}]}}
 
 
 def test_an_answer():
-    outcome = views.answer("x", [("gpu1", STATUS), ("gpu1", {**ANSWER, "serving": ["gpu1", "gpu2"]})])
+    outcome = looks._answer("x", [("gpu1", STATUS), ("gpu1", {**ANSWER, "serving": ["gpu1", "gpu2"]})])
     assert text(outcome) == "gpu1: 2 tokens, 9.5 tokens/s; also served on gpu2 (--limit asks there)"
     assert (outcome.document["host"], outcome.document["text"]) == ("gpu1", "Paris")
-    cut = views.answer("x", [("gpu1", {**ANSWER, "finish_reason": "length"})])
+    cut = looks._answer("x", [("gpu1", {**ANSWER, "finish_reason": "length"})])
     assert text(cut).endswith("cut at --max-tokens")
 
 
 def test_no_answer():
     with pytest.raises(MagiError, match="Instance x on gpu1 does not answer; magi status and magi doctor say why"):
-        views.answer("x", [("gpu1", STATUS)])
+        looks._answer("x", [("gpu1", STATUS)])
     with pytest.raises(InstanceNameError, match="There is no instance y on gpu1; there are x"):
-        views.answer("y", [("gpu1", STATUS)])
+        looks._answer("y", [("gpu1", STATUS)])

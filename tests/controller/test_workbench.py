@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from magi.catalog import load
 from magi.events import Event, Run
 from magi.project import Project
-from magi.runner import Options
-from magi.workbench import catalog_path, passed_by_file, remember
+from magi.runner.options import Options
+from magi.state.catalog import load, path_of, remember
+from magi.state.questions import passed_by_file
 
 from .known import BINARY, Q2, Q3
 
@@ -31,7 +31,7 @@ def state(tmp_path, monkeypatch):
 
 
 def remembered(options):
-    return load(catalog_path(PROJECT, options.inventory))
+    return load(path_of(PROJECT, options.inventory))
 
 
 def test_a_run_adds_to_what_is_known_and_forgets_hosts_that_are_gone():

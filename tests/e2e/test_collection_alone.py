@@ -137,7 +137,7 @@ def test_a_role_that_deploys_also_reports_and_fails(folder: Folder):
     folder.add_profile("development", enabled_models=["*"], options={"cache_type_k": "madeup"})
     dead = folder.play("mine.yml")
     assert dead.code != 0, dead.output
-    assert "No server is ready, of 2" in dead.text
+    assert "No server is ready (0 of 2)" in dead.text
     assert [item["cause"] for item in folder.report["summary"]["failed"]] == ["bad_option", "bad_option"]
 
     folder.add_profile("development", enabled_models=["*"])

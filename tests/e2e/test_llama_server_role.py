@@ -327,7 +327,7 @@ add_executable(llama-server main.cpp)
             {"llama.cpp/CMakeLists.txt": CMAKE, "llama.cpp/main.cpp": "broken!"},
             "llama.cpp 7 could not be built",
         ),
-        ({"README": ""}, "holds no llama.cpp source tree"),
+        ({"README": ""}, "contains no llama.cpp source tree"),
         ({"llama.cpp/../../../../x": ""}, "unsafe name"),
     ],
     ids=["configure", "compile", "no tree", "unsafe"],

@@ -124,6 +124,16 @@ def test_each_verb_on_the_hosts(magi: Magi, fleet: Fleet):
     assert "Nothing runs." in magi.screen("status")
 
 
+def test_a_host_s_journal_has_no_question_and_nothing_of_private_files(magi: Magi, fleet: Fleet):
+    """Ansible writes the arguments of modules there."""
+    magi.document("up")
+    magi.document("ask", Q3, "Is the word heliotrope private?", "--max-tokens", "4")
+    journal = fleet.sh("host1", "journalctl --sync; journalctl --boot --output export --no-pager | tr '\\0' ' '")
+    assert "ansible-magi.models.model_registry" in journal  # what is not private is there
+    assert "heliotrope" not in journal
+    assert "LLAMA_ARG_MODEL" not in journal
+
+
 def test_doctor_finds_what_the_servers_may_not_read(magi: Magi, fleet: Fleet):
     """The service runs as a dynamic user, who can't read all that root can."""
     fleet.sh("host2", "mkdir -m 0700 /srv/private; cp /models/*Q2_K.gguf /srv/private/")

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from magi.cli import deploy, init, look, profile
+from magi.cli import deploy, init, looks, profile
+from magi.cli.options import Project
 from magi.errors import ExitCode, MagiError
 
 app = typer.Typer(
@@ -20,8 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb, examples in {**init.EXAMPLES, **deploy.EXAMPLES, **look.EXAMPLES, **profile.EXAMPLES}.items():
-    app.command(epilog="Examples:  " + "  ·  ".join(examples))(verb)
+for module in (init, deploy, looks, profile):
+    for verb, examples in module.EXAMPLES.items():
+        app.command(epilog="Examples:  " + "  ·  ".join(examples))(verb)
 app.add_typer(profile.app)
 
 
@@ -35,11 +37,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
+    project: Project = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Options that belong to no verb."""
+    """Options that belong to no verb, or to all."""
+    context.obj = project
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,7 +72,7 @@ def _defect(error: Exception) -> str:
     """Return a sentence for what should never happen, with the place of the trace that helps to mend it."""
     import traceback
 
-    from magi.runner import state_folder
+    from magi.state.folder import state_folder
 
     sentence = f"Internal error ({type(error).__name__}: {' '.join(str(error).split())})"
     try:

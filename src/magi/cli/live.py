@@ -111,8 +111,8 @@ def shown(console: Console, title: str, *, steps: bool, verbosity: int = 0) -> I
 
         def tell(event: Event) -> None:
             progress.add(event)
-            if line := building(event):
-                console.print(line)
+            if built := building(event):
+                console.print(built)
             lines = [f"[{progress.step}/5] {STEPS[progress.step]}"] if steps and progress.step else []
             # Why is in the sentence at the end, which stands alone where programs and people look first.
             lines += [f"{name}: failed (reason below)" for name, host in progress.hosts.items() if host.problem]

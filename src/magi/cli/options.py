@@ -1,32 +1,119 @@
-"""The options that verbs share."""
+"""The options that verbs share: each set is a dataclass, and a verb takes one of its values."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 
 import typer
+
+from magi.cli import completion
 
 _ANSIBLE = "Passed through to Ansible"
 
 Project = Annotated[
     Path | None,
-    typer.Option("--project", envvar="MAGI_PROJECT", help="Folder with the playbooks; else the one at or above this."),
+    typer.Option("--project", help="Folder with the playbooks; else MAGI_PROJECT, else the one at or above this."),
 ]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, and nothing else there.")]
 Inventory = Annotated[
     list[str] | None,
     typer.Option("--inventory", "-i", help="The hosts; else what ansible.cfg names.", rich_help_panel=_ANSIBLE),
 ]
-Limit = Annotated[str | None, typer.Option("--limit", "-l", help="Only these hosts.", rich_help_panel=_ANSIBLE)]
-ExtraVars = Annotated[
-    list[str] | None,
-    typer.Option("--extra-vars", "-e", help="key=value, JSON or @FILE; beats all.", rich_help_panel=_ANSIBLE),
+Instance = Annotated[
+    str, typer.Argument(help="Name of an instance, as magi status shows it.", autocompletion=completion.instances)
 ]
-Tags = Annotated[str | None, typer.Option("--tags", "-t", help="Only tasks with these tags.", rich_help_panel=_ANSIBLE)]
-Check = Annotated[bool, typer.Option("--check", help="Change nothing.", rich_help_panel=_ANSIBLE)]
-Diff = Annotated[bool, typer.Option("--diff", help="Show what changes in files.", rich_help_panel=_ANSIBLE)]
-Verbose = Annotated[
-    int,
-    typer.Option("--verbose", "-v", count=True, help="Ansible's own output; more with -vvv.", rich_help_panel=_ANSIBLE),
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, and nothing else there.")]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What verbs that run a playbook take; those of ``EXTRA`` only where a verb says so."""
+
+    as_json: Json = False
+    inventory: Inventory = None
+    limit: Annotated[str | None, typer.Option("--limit", "-l", help="Only these hosts.", rich_help_panel=_ANSIBLE)] = (
+        None
+    )
+    extra_vars: Annotated[
+        list[str] | None,
+        typer.Option("--extra-vars", "-e", help="key=value, JSON or @FILE; beats all.", rich_help_panel=_ANSIBLE),
+    ] = None
+    tags: Annotated[
+        str | None, typer.Option("--tags", "-t", help="Only tasks with these tags.", rich_help_panel=_ANSIBLE)
+    ] = None
+    check: Annotated[bool, typer.Option("--check", help="Change nothing.", rich_help_panel=_ANSIBLE)] = False
+    diff: Annotated[bool, typer.Option("--diff", help="Show what changes in files.", rich_help_panel=_ANSIBLE)] = False
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose", "-v", count=True, help="Ansible's own output; more with -vvv.", rich_help_panel=_ANSIBLE
+        ),
+    ] = 0
+    project: Project = None
+
+
+EXTRA = {"tags", "check", "diff"}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What verbs that work on profiles take."""
+
+    project: Project = None
+    folder: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Folder of the profiles; else the project's: no inventory is read for it."),
+    ] = None
+    registry: Annotated[
+        Path | None,
+        typer.Option(
+            "--registry", help="A registry file; else what the last magi discover, plan or up saw of the hosts."
+        ),
+    ] = None
+    inventory: Inventory = None
+    as_json: Json = False
+
+
+Options = TypeVar("Options", Given, Bench)
+Own = ParamSpec("Own")
+
+
+def takes(
+    options: type[Options], *extra: str, without: Sequence[str] = ()
+) -> Callable[[Callable[Concatenate[Options, Own], int]], Callable[..., int]]:
+    """Have typer give a verb the options of its own and, as its first argument, those that it shares with others.
+
+    ``extra`` are those of EXTRA that it takes, ``without`` are others that it does not. ``magi --project X VERB`` is
+    ``magi VERB --project X``.
+    """
+    hints: dict[str, Any] = get_type_hints(options, include_extras=True)
+    shared: dict[str, Any] = {
+        item.name: item.default for item in fields(options) if item.name not in EXTRA.difference(extra).union(without)
+    }
+
+    def decorate(verb: Callable[Concatenate[Options, Own], int]) -> Callable[..., int]:
+        def parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+            return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+        def command(context: typer.Context, **given: Any) -> int:
+            values = {name: given.pop(name) for name in shared}
+            values["project"] = values["project"] or context.obj
+            return verb(options(**values), **given)  # type: ignore[call-arg]
+
+        own: list[inspect.Parameter] = [*inspect.signature(verb, eval_str=True).parameters.values()][1:]
+        parameters = [
+            parameter("context", inspect.Parameter.empty, typer.Context),
+            *(parameter(item.name, item.default, item.annotation) for item in own),
+            *(parameter(name, default, hints[name]) for name, default in shared.items()),
+        ]
+        functools.update_wrapper(command, verb)
+        del command.__wrapped__  # type: ignore[attr-defined]  # its signature is not that of the verb
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {item.name: item.annotation for item in parameters}
+        return command
+
+    return decorate

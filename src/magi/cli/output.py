@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from magi.views import View
-
 
 class Output:
     """Standard output belongs to programs when it is piped, or with ``--json``: people read standard error then."""
@@ -35,12 +33,3 @@ class Output:
         """Give programs their one document, with ``--json``."""
         if self.as_json:
             print(json.dumps(value, indent=2, default=str))
-
-
-def say(output: Output, view: View) -> int:
-    """Say what a verb came to, and return the exit code."""
-    if not output.as_json:
-        for line in view.lines:
-            output.say(line)
-    output.document(view.document)
-    return view.exit_code

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magi.cli import options
-from magi.cli.output import Output, say
-from magi.errors import UsageError
+from magi.cli import completion
+from magi.cli.options import Bench, takes
+from magi.cli.output import Output
+from magi.cli.pipeline import show as show_result
 
-Folder = Annotated[
-    Path | None,
-    typer.Option("--dir", help="Folder of the profiles; else the project's: no inventory is read for it."),
+if TYPE_CHECKING:
+    from magi.profiles.workbench import Workbench
+
+Name = Annotated[
+    str, typer.Argument(help="Name of a profile, or the path of its file.", autocompletion=completion.profiles)
 ]
-Registry = Annotated[
-    Path | None,
-    typer.Option("--registry", help="A registry file; else what the last magi discover, plan or up saw of the hosts."),
-]
-Name = Annotated[str, typer.Argument(help="Name of a profile, or the path of its file.")]
 
 app = typer.Typer(
     name="profile",
@@ -29,82 +27,64 @@ app = typer.Typer(
 )
 
 
-@app.command("list", epilog="Examples:  magi profile list")
-def list_(project: options.Project = None, folder: Folder = None, as_json: options.Json = False) -> int:
-    """List the profiles."""
-    from magi.workbench import Workbench
+def _workbench(given: Bench) -> Workbench:
+    from magi.profiles.workbench import Workbench
 
-    bench = Workbench(project, folder)
-    return say(Output(as_json), bench.views.profile_list(bench.folder))
+    return Workbench(given.project, given.folder, given.registry, given.inventory)
+
+
+@app.command("list", epilog="Examples:  magi profile list")
+@takes(Bench, without=("registry", "inventory"))
+def list_(given: Bench) -> int:
+    """List the profiles."""
+    from magi.profiles import verbs
+
+    return show_result(Output(given.as_json), verbs.list_(_workbench(given)))
 
 
 @app.command(epilog="Examples:  magi profile show production --registry data/model_registry.json")
-def show(
-    name: Name,
-    project: options.Project = None,
-    folder: Folder = None,
-    registry: Registry = None,
-    inventory: options.Inventory = None,
-    as_json: options.Json = False,
-) -> int:
+@takes(Bench)
+def show(given: Bench, name: Name) -> int:
     """Show the instances that a profile results in on each host, with their resolved options."""
-    from magi.workbench import Workbench
+    from magi.profiles import verbs
 
-    bench = Workbench(project, folder, registry, inventory)
-    return say(Output(as_json), bench.views.profile_show(bench.find(name), bench.hosts))
+    return show_result(Output(given.as_json), verbs.show(_workbench(given), name))
 
 
 @app.command(epilog="Examples:  magi profile validate  ·  magi profile validate production mine/profiles/x.yml")
+@takes(Bench)
 def validate(
-    names: Annotated[list[str] | None, typer.Argument(help="Names or paths of profiles; else all.")] = None,
-    project: options.Project = None,
-    folder: Folder = None,
-    registry: Registry = None,
-    inventory: options.Inventory = None,
-    as_json: options.Json = False,
+    given: Bench,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Names or paths of profiles; else all.", autocompletion=completion.profiles),
+    ] = None,
 ) -> int:
     """Report every mistake in profiles, with file and line; exit code 2 if there is one."""
-    from magi.workbench import Workbench
+    from magi.profiles import verbs
 
-    bench = Workbench(project, folder, registry, inventory)
-    paths = bench.paths(names or ())
-    if not paths:
-        raise UsageError(
-            f"There is no profile in {bench.folder}: magi profile new writes one, --dir names another folder."
-        )
-    return say(Output(as_json), bench.views.profile_validate(paths, bench.hosts.values()))
+    return show_result(Output(given.as_json), verbs.validate(_workbench(given), names or ()))
 
 
 @app.command(epilog="Examples:  magi profile new mine")
-def new(
-    name: Annotated[str, typer.Argument(help="The new profile.")],
-    project: options.Project = None,
-    folder: Folder = None,
-    registry: Registry = None,
-    inventory: options.Inventory = None,
-    as_json: options.Json = False,
-) -> int:
+@takes(Bench)
+def new(given: Bench, name: Annotated[str, typer.Argument(help="The new profile.")]) -> int:
     """Write a commented profile with every model that was discovered; never over an old one."""
-    from magi.workbench import Workbench
+    from magi.profiles import verbs
 
-    bench = Workbench(project, folder, registry, inventory)
-    return say(Output(as_json), bench.views.profile_new(bench.folder, name, bench.hosts))
+    return show_result(Output(given.as_json), verbs.new(_workbench(given), name))
 
 
+@takes(Bench)
 def migrate(
+    given: Bench,
     file: Annotated[Path, typer.Argument(help="YAML or JSON: models: {Q2_FAST_1: {name, tier, url, port}}")],
     name: Annotated[str, typer.Option("--name", help="The new profile.")] = "migrated",
-    project: options.Project = None,
-    folder: Folder = None,
-    registry: Registry = None,
-    inventory: options.Inventory = None,
-    as_json: options.Json = False,
 ) -> int:
     """Turn an older configuration into a profile. It has the same models and ports."""
-    from magi.workbench import Workbench
+    from magi.profiles import verbs
 
-    bench = Workbench(project, folder, registry, inventory)
-    return say(Output(as_json), bench.views.migrated(file, bench.folder, name, bench.hosts))
+    return show_result(Output(given.as_json), verbs.migrated(_workbench(given), file, name))
 
 
 EXAMPLES = {migrate: ("magi migrate old/config.yml --name production",)}

@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from magi import lines
 from magi.cli.live import STYLES
 from magi.progress import FAILED, READY, STARTING
 
@@ -56,12 +57,10 @@ def ready_line(document: Mapping[str, Any]) -> Text:
     return Text.assemble((f"{ready}/{total} ready", style), (f"  profile {profile or 'none'}", "dim"))
 
 
-def report(console: Console, document: Mapping[str, Any]) -> RenderableType:
+def report(document: Mapping[str, Any]) -> RenderableType:
     """Return a report: the servers, what failed and why, what is missing, and warnings."""
-    from magi.domain import printable, report_lines
+    from magi.domain import printable
 
-    if not console.is_terminal:
-        return Text("\n".join(report_lines(document)))
     parts: list[RenderableType] = [Text(), servers(document["servers"]), Text(), ready_line(document)]
     for item in document["summary"]["failed"]:
         parts.append(Text(f"✗ {item['cause']}: ", style="red").append(printable(item["detail"]), style="default"))
@@ -73,60 +72,43 @@ def report(console: Console, document: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def status(console: Console, document: Mapping[str, Any]) -> RenderableType:
+def status(document: Mapping[str, Any]) -> RenderableType:
     """Return what runs."""
-    from magi.domain import status_lines
-
-    if not console.is_terminal:
-        return Text("\n".join(status_lines(document)))
     parts: list[RenderableType] = [servers(document["servers"]), Text()] if document["servers"] else []
     parts.append(ready_line(document))
     parts += [Text(f"✗ {name}: not reachable", style="red") for name in document["summary"]["unreachable"]]
     return Group(*parts)
 
 
-def health(console: Console, document: Mapping[str, Any]) -> RenderableType:
+def health(document: Mapping[str, Any]) -> RenderableType:
     """Return what serves its clients, and why the rest does not."""
-    from magi.domain import health_lines, printable
+    from magi.domain import printable
 
-    if not console.is_terminal:
-        return Text("\n".join(health_lines(document)))
-    failed = document["summary"]["failed"]
-    causes = [
-        Text(f"✗ {item['cause']}: ", style="red").append(printable(item["detail"]), style="default") for item in failed
-    ]
-    return Group(status(console, document), *causes)
+    parts = [status(document)]
+    for item in document["summary"]["failed"]:
+        parts.append(Text(f"✗ {item['cause']}: ", style="red").append(printable(item["detail"]), style="default"))
+    return Group(*parts)
 
 
 COLOURS = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", "quarantine": "magenta"}
 
 
-def plan(console: Console, document: Mapping[str, Any]) -> RenderableType:
+def plan(document: Mapping[str, Any]) -> RenderableType:
     """Return what a deployment would do on each host, with reasons and warnings."""
-    from magi.domain import printable, text_table
+    from magi.domain import printable
 
     parts: list[RenderableType] = []
     for host, item in document["hosts"].items():
-        counts = {action: sum(a["action"] == action for a in item["actions"]) for action in COLOURS}
-        summary = ", ".join(f"{action} {count}" for action, count in counts.items() if count) or "nothing to do"
-        parts.append(Text.assemble((host, "bold"), (f"  {summary}", "dim")))
-        ports = {instance["name"]: instance["port"] for instance in item["instances"]}
-        rows = [(a["action"], a["instance"], str(ports.get(a["instance"], "")), a["reason"]) for a in item["actions"]]
-        if console.is_terminal:
-            grid = Table.grid(padding=(0, 2))
-            for action, name, port, reason in rows:
-                shown = Text(f"  {action}", style=COLOURS[action])
-                grid.add_row(shown, Text(name), Text(port), Text(printable(reason), style="dim"))
-            parts.append(grid)
-        elif rows:  # whole lines, however long: there is no width to keep to
-            parts += [Text(f"  {line}") for line in text_table(("action", "instance", "port", "reason"), rows)]
+        parts.append(Text.assemble((host, "bold"), (f"  {lines.plan_summary(item)}", "dim")))
+        grid = Table.grid(padding=(0, 2))
+        for action, name, port, reason in lines.plan_rows(item):
+            shown = Text(f"  {action}", style=COLOURS[action])
+            grid.add_row(shown, Text(name), Text(port), Text(printable(reason), style="dim"))
+        parts.append(grid)
         for line in (*item["degraded"], *item["warnings"]):
             parts.append(Text("  ! ", style="yellow").append(printable(line), style="default"))
         parts += [Text(f"  {printable(note)}", style="dim") for note in item["notes"]]
-    parts.append(Text())
-    changes = document["changes"]
-    parts.append(Text(f"{changes} to change; magi up does it." if changes else "Nothing to change.", style="bold"))
-    return Group(*parts)
+    return Group(*parts, Text(), Text(lines.plan_end(document), style="bold"))
 
 
 def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> str:
@@ -149,22 +131,3 @@ def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> st
     notes = [line for item in document["hosts"].values() for line in (*item["degraded"], *item["warnings"])]
     notes += [f"{name}: not reachable" for name in document["unreachable"]]
     return "\n".join([*lines, *([""] if notes else []), *(f"- {code(note)}" for note in notes)]) + "\n"
-
-
-def models(document: Mapping[str, Any]) -> RenderableType:
-    """Return the models of each host, what was set aside, and drift."""
-    from magi.domain import Drift, Inventory, drift_lines, inventory_lines
-
-    lines: list[str] = []
-    for host, registry in document["hosts"].items():
-        lines += [f"{host}:", *(f"  {line}" for line in inventory_lines(Inventory.from_dict(registry))), ""]
-    lines += drift_lines(map(Drift.from_dict, document["drift"]))
-    return Text("\n".join(lines).rstrip())
-
-
-def actions(done: str, document: Mapping[str, Any]) -> RenderableType:
-    """Return what was ``done`` (stopped, removed) on each host."""
-    lines = [
-        f"{host}: {item['action']} {item['instance']}" for host, items in document["hosts"].items() for item in items
-    ]
-    return Text("\n".join(lines) or f"Nothing was {done}.")

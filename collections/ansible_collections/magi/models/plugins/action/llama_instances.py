@@ -65,6 +65,7 @@ def values(plan: Plan, arguments: Mapping[str, Any], model_folders: Sequence[str
         "max_startup_time": seconds(arguments, "max_startup_time"),
         "model_folders": model_folders,
         "gpu": plan.gpu,
+        "gpu_groups": plan.gpu_groups,
     }
 
 

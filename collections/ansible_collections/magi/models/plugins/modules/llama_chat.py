@@ -94,7 +94,7 @@ import os
 import time
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._base.private_module import PrivateModule
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
 from ansible_collections.magi.models.plugins.module_utils._llama.chat import ChatError, chat
@@ -126,7 +126,7 @@ class Stream:
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = PrivateModule(
         argument_spec={
             "name": {"type": "str", "required": True},
             "question": {"type": "str", "required": True},

@@ -141,6 +141,12 @@ actions:
       description: Whether C(/health) answered 200 within ten seconds.
       type: bool
       returned: always
+    cut:
+      description:
+        - Requests that were in flight when it was ended, as O(stop_timeout) had run out; null where it did not say how
+          many.
+      type: int
+      returned: always
     log:
       description: The last lines of an instance that failed.
       type: list
@@ -172,8 +178,8 @@ generation:
 
 from dataclasses import asdict
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import why
+from ansible_collections.magi.models.plugins.module_utils._base.private_module import PrivateModule
 from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
 from ansible_collections.magi.models.plugins.module_utils._host.apply import (
     Job,
@@ -194,7 +200,7 @@ from ansible_collections.magi.models.plugins.module_utils._services.values impor
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = PrivateModule(
         argument_spec={
             "state": {"type": "str", "choices": ["present", "stopped", "absent", "fenced"], "default": "present"},
             "plan": {"type": "dict"},
@@ -247,9 +253,14 @@ def main() -> None:
     except (ConflictError, KeyFileError, ServiceError) as error:
         module.fail_json(msg=f"{error}")
     except OSError as error:
-        module.fail_json(msg=f"{error.filename or job.home}: {why(error, 'model_server_home')}.")
+        path = str(error.filename or job.home)
+        setting = "model_server_home" if path.startswith(job.home) else None
+        module.fail_json(msg=f"{path}: {why(error, setting)}.")
     for name in sorted({*(params["names"] or ())} - {*result.instances}) if params["state"] == "stopped" else ():
         module.warn(f"there is no instance {name} in {job.home}; it has {', '.join(result.instances) or 'none'}.")
+    for item in result.actions:
+        if item.cut_off:
+            module.warn(item.cut_off)
     module.exit_json(
         changed=result.changed,
         waited=result.waited,

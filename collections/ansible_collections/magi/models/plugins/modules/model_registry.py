@@ -361,7 +361,10 @@ def main() -> None:
     }
     if options["host"]:
         try:
-            result["host"] = inspect_host(**options["host"]).to_dict()
+            models = found.registry.inventory.models
+            must_read = [file.path for model in models for file in model.files]
+            folders = options["scan_paths"]
+            result["host"] = inspect_host(**options["host"], must_read=must_read, model_folders=folders).to_dict()
         except (ServiceError, ValueError) as error:
             module.fail_json(msg=str(error))
     if module._diff:

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -22,14 +22,16 @@ class FileWriteError(OSError):
         return f"Cannot write {self.filename}: {why(self)}."
 
 
-def why(error: OSError, setting: str = "another path") -> str:
-    """Return cause and remedy of a failed write; ``setting`` is what to set for another place."""
+def why(error: OSError, setting: str | None = "another path") -> str:
+    """Return cause and remedy of a failed write; ``setting`` is what to set for another place, None where there can be
+    none."""
+    otherwise = f", or set {setting}" if setting else ""
     cause = error.strerror or (error.args[0] if error.args else type(error).__name__)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{cause}; free space there, then run again"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"{cause}; run as a user who may write there (become: true), or set {setting}"
-    return f"{cause}; make it writable, or set {setting}" if error.errno == errno.EROFS else cause
+        return f"{cause}; run as a user who may write there (become: true){otherwise}"
+    return f"{cause}; make it writable{otherwise}" if error.errno == errno.EROFS else cause
 
 
 @contextlib.contextmanager
@@ -41,6 +43,17 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         if isinstance(error, FileWriteError):
             raise
         raise FileWriteError(error.errno, error.strerror or str(error), os.fspath(path)) from error
+
+
+def check_writable(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise FileWriteError for the first of the files that could not be written, or removed: in its folder, or the one
+    that this would be made in, nothing can be changed. Changes nothing."""
+    for folder in dict.fromkeys(Path(path).parent for path in paths):
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        if not os.access(there, os.W_OK | os.X_OK):
+            read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+            number = errno.EROFS if read_only else errno.EACCES
+            raise FileWriteError(number, os.strerror(number), str(there))
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:

@@ -131,7 +131,7 @@ class _Reader:
         pattern = valid[given[0]] if given else ""
         kind = "tier" if given == ["tier"] else "glob" if any(c in pattern for c in "*?[") else "model"
         if len(given) > 1:
-            self.refuse(where, f"{what}: model and tier exclude each other; make two entries of it.")
+            self.refuse(where, f"{what}: give a model or a tier, not both; make two entries.")
         elif not given and len(self.problems) == before:
             self.refuse(where, f"{what}: it selects nothing; give a model (an id or a glob) or a tier.")
         elif given and not pattern:

@@ -1,13 +1,15 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Applying a plan on a host: the one place that changes anything. What to do was decided before."""
+"""Applying a plan on a host: the one place that changes anything. The plan has decided what to do."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic, writing
+from ansible_collections.magi.models.plugins.module_utils._base.files import (
+    check_writable,
+    make_folder,
+    write_atomic,
+    writing,
+)
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import LOG_LINES, Survey, read_instances
 from ansible_collections.magi.models.plugins.module_utils._host.lock import (
@@ -27,13 +34,21 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     write_generation,
 )
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
-from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker, memory_limit
 from ansible_collections.magi.models.plugins.module_utils._host.wait import await_ready
-from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause, not_ready, start_refused
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
+    Cause,
+    address_unavailable,
+    find_cause,
+    not_ready,
+    port_taken,
+    start_refused,
+)
+from ansible_collections.magi.models.plugins.module_utils._llama.client import port_of
 from ansible_collections.magi.models.plugins.module_utils._llama.drain import drain
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError, check_api_keys
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
-from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
+from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager, environment_file
 
 FIRST_LOOK = 10
 """Seconds that a launch waits for its servers; most are ready by then, and the health check waits for the others."""
@@ -76,13 +91,13 @@ class Result:
     waited: float = 0
     """Seconds since the last start."""
     instances: tuple[str, ...] = ()
-    """Names of all instances that the host had."""
+    """Names of all instances on the host before."""
 
 
 def file_changes(
     files: Iterable[ServiceFile], owned: Iterable[Path]
 ) -> tuple[list[ServiceFile], list[Path], list[dict[str, str]]]:
-    """Return the files to write, the stale ones to remove, and the diff; reads the disk, writes nothing."""
+    """Return the files to write, the stale ones to remove, and the diff. Reads the disk, writes nothing."""
     files = list(files)
     write, diff = [], []
     for file in files:
@@ -114,10 +129,10 @@ def _actions_diff(actions: Iterable[Action]) -> list[dict[str, str]]:
 
 
 def present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
-    """Make the host run the plan: write the definitions, stop what goes, start what comes, wait until it listens.
+    """Make the host run the plan: write the definitions, stop old instances, start new ones, wait until they listen.
 
-    Raises ConflictError, FileWriteError, KeyFileError and ServiceError. What keeps a server from starting is in its
-    ActionResult.
+    Raises ConflictError, FileWriteError, KeyFileError and ServiceError. If a server does not start, its ActionResult
+    says why.
     """
     check_key_files(job)
     if check_mode:
@@ -128,11 +143,14 @@ def present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
         result = _present(manager, job, check_mode=False)
     begun = time.monotonic()
     names = [item.instance for item in result.actions if item.loads and item.instance in job.instances]
-    return replace(
-        result,
-        actions=_settle(manager, result.actions, names, job, min(FIRST_LOOK, job.max_startup_time)),
-        waited=time.monotonic() - begun,
-    )
+    actions = _settle(manager, result.actions, names, job, min(FIRST_LOOK, job.max_startup_time))
+    now = read_generation(job.home)
+    if not now.same(result.generation):  # the lock is free while they are waited for
+        actions = tuple(
+            replace(item, cause=now.overtook(), log=()) if item.cause and item.instance in names else item
+            for item in actions
+        )
+    return replace(result, actions=actions, waited=time.monotonic() - begun)
 
 
 def _worker(job: Job) -> Worker:
@@ -143,8 +161,8 @@ def _worker(job: Job) -> Worker:
 def fence(home: str, worker: Worker, grace: float = 10) -> None:
     """End the ``worker`` of a deployment whose controller is gone, so that it can't go on beside a new one.
 
-    Killed at any point it leaves nothing half written, and the next plan sees what it left undone. Raises ConflictError
-    when the lock isn't free after ``grace`` seconds.
+    Killed at any point, it leaves nothing half written, and the next plan sees what it left undone. Raises
+    ConflictError if the lock isn't free after ``grace`` seconds.
     """
     if read_worker(home) == worker and worker.pid and start_time(worker.pid) == worker.start_time:
         with contextlib.suppress(ProcessLookupError):
@@ -162,6 +180,8 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
     results = [ActionResult(item, item.action is not ActionKind.QUARANTINE) for item in job.actions]
     changed = bool(write or stale) or any(item.action.changes for item in job.actions)
     diff += _actions_diff(job.actions)
+    if changed:  # before anything is stopped
+        check_writable([*(file.path for file in write), *stale])
     if check_mode or not changed:
         return Result(changed, tuple(results), job.generation, tuple(diff))
 
@@ -172,29 +192,37 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
         _now(),
         job.profile,
     )
-    # Before the first change: wherever this ends, no other plan that was made before may pass.
+    # Before the first change: wherever this ends, older plans must be refused.
     write_generation(job.home, generation)
     ending = [item.instance for item in job.actions if item.action in (ActionKind.STOP, ActionKind.RESTART)]
-    survey = read_instances(manager, job.home) if ending else Survey()  # while their files tell how they run
+    manager.regain()
+    replaced = manager.outdated()
+    survey = (
+        read_instances(manager, job.home) if ending or replaced else Survey()
+    )  # while their files still say how they run
+    cut = {}
+    if replaced:
+        cut = end_all(manager, [item.name for item in survey.instances], job, survey)
     _write(file for file in write if not file.per_instance)
     manager.prepare()
-    # prepare() may have cleared the definitions of a manager that was down, so what is there is looked at again.
+    # prepare() may have cleared the definitions of a manager that was down, so look again.
     write, _stale, _diff = file_changes((file for file in job.files if file.per_instance), ())
     _write(write)
-    end_all(manager, ending, job, survey)
+    if not replaced:
+        cut = end_all(manager, ending, job, survey)
     for path in stale:
         with writing(path):
             manager.discard(path)
     for item in job.actions:
         if item.action is ActionKind.STOP:
             manager.forget(item.instance)
-    manager.reload()  # behind forget: what a manager still remembers would look like an instance to stop
-    results = _start_all(manager, results, job)
+    manager.reload()  # after forget: whatever a manager still remembers would look like an instance to stop
+    results = _start_all(manager, _cut(results, cut), job)
     return Result(True, tuple(results), generation, tuple(diff))
 
 
 def _files_left(manager: ServiceManager, job: Job) -> set[str]:
-    """Return the files of instances that run on as they are, though the plan has no files of them."""
+    """Return the files of instances that run on as they are, although the plan does not write them."""
     names = [item.instance for item in job.actions if not item.action.changes and item.instance not in job.instances]
     own = [template.destination for template in manager.templates if template.per_instance]
     return {destination.format(home=job.home, name=name) for name in names for destination in own}
@@ -205,7 +233,7 @@ def _now() -> str:
 
 
 def check_key_files(job: Job) -> None:
-    """Raise KeyFileError for a file of API keys that is missing or would leave a server open (check_api_keys)."""
+    """Raise KeyFileError for an API key file that is missing or would leave a server open (check_api_keys)."""
     for name, instance in job.instances.items():
         path = instance.get("api_key_file")
         if path:
@@ -226,25 +254,30 @@ def _write(files: Iterable[ServiceFile]) -> None:
         write_atomic(file.path, file.content.encode("utf-8", "surrogateescape"), file.mode)
 
 
-def end_all(manager: ServiceManager, names: Sequence[str], job: Job, survey: Survey) -> None:
-    """End the instances together, each gracefully: wait up to stop_timeout for its work in flight, then stop it."""
+def end_all(manager: ServiceManager, names: Sequence[str], job: Job, survey: Survey) -> dict[str, int | None]:
+    """End the instances together, each gracefully: wait up to stop_timeout for its requests, then stop it. Return by
+    name how many requests were cut (see ActionResult)."""
     if not names:
-        return
+        return {}
     by_name = {item.name: item for item in survey.instances}
 
-    def end(name: str) -> None:
+    def end(name: str) -> int | None:
         item = by_name.get(name)
         if item is None:
-            return
-        if item.pid is not None:
-            drain(survey.asked[name], job.stop_timeout)
+            return 0
+        left = drain(survey.asked[name], job.stop_timeout) if item.pid is not None else 0
         if item.pid is not None and item.state is State.ORPHANED:
             _end_process(item.pid)
         else:
-            manager.stop(name)  # also one without a process: it may be about to start again
+            manager.stop(name)  # also without a process: it may be about to start again
+        return left
 
     with ThreadPoolExecutor(len(names)) as pool:
-        list(pool.map(end, names))
+        return dict(zip(names, pool.map(end, names)))
+
+
+def _cut(results: Iterable[ActionResult], cut: Mapping[str, int | None]) -> tuple[ActionResult, ...]:
+    return tuple(replace(item, cut=cut.get(item.instance, 0)) for item in results)
 
 
 def _end_process(pid: int, grace: float = 5) -> None:
@@ -277,7 +310,7 @@ def _start_all(manager: ServiceManager, results: Sequence[ActionResult], job: Jo
 
 
 def _refused(results: Iterable[ActionResult], said: Mapping[str, str]) -> tuple[ActionResult, ...]:
-    """Return the results with those that did not start for what their manager ``said`` of them, by name."""
+    """Return the results with those that did not start, for the reason that their manager ``said``, by name."""
 
     def outcome(item: ActionResult) -> ActionResult:
         if item.instance not in said:
@@ -290,8 +323,8 @@ def _refused(results: Iterable[ActionResult], said: Mapping[str, str]) -> tuple[
 def _settle(
     manager: ServiceManager, results: Sequence[ActionResult], names: Sequence[str], job: Job, seconds: float
 ) -> tuple[ActionResult, ...]:
-    """Return the results with what became of the instances ``names`` within ``seconds``: ready, failed for good or,
-    where that was all the time they have, not ready; else nothing yet."""
+    """Return the results with the outcome of the instances ``names`` after ``seconds``: ready, failed for good or, if
+    their time is up, not ready; else none yet."""
     found = await_ready(manager, job.home, names, seconds, job.readiness_check_interval)
 
     def settled(item: ActionResult) -> ActionResult:
@@ -302,10 +335,32 @@ def _settle(
         if health == 200 or (not failed and seconds < job.max_startup_time):
             return replace(item, ready=health == 200)
         log = manager.logs(item.instance, LOG_LINES)
-        cause = find_cause(log, status.exit_status) if failed else not_ready(job.max_startup_time, health)
+        cause = not_ready(time.time() - status.started_at if status.started_at else seconds, health)
+        if failed:
+            environment = environment_file(job.home, item.instance)
+            cause = find_cause(log, status.exit_status, memory_limit(environment))
+            cause = _unbound(environment, manager) if cause.code == "port_taken" else cause
         return replace(item, launched=not failed, cause=cause, log=tuple(log))
 
     return tuple(map(settled, results))
+
+
+def _unbound(environment: Mapping[str, str], manager: ServiceManager) -> Cause:
+    """Return why a server of ``environment`` could not bind its port. It does not say why, so try the port."""
+    port = port_of(environment) or 0
+    for address in environment.get("LLAMA_ARG_HOST", "127.0.0.1").split(","):
+        try:
+            where = socket.getaddrinfo(address.strip(), port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(where[0], where[1]) as bound:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                bound.bind(where[4])
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return port_taken(f"{address}, port {port}")
+            return address_unavailable(address, port, error.strerror or str(error))
+    if port < 1024 and manager.capabilities.own_user:
+        return address_unavailable(address, port, "only root may bind ports below 1024")
+    return port_taken(f"port {port}")
 
 
 def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, check_mode: bool) -> Result:
@@ -317,6 +372,7 @@ def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, c
     if check_mode or not result.changed:
         return result
     with exclusive(job.home, _worker(job)):
+        manager.regain()
         result, survey = _stopping(manager, job, names)  # again: whoever had the lock has changed things
         if result.changed:
             generation = replace(
@@ -325,9 +381,9 @@ def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, c
                 applied_by=job.deployment,
                 applied_at=_now(),
             )
-            write_generation(job.home, generation)  # a plan that was made before would keep what no longer runs
-            end_all(manager, [item.instance for item in result.actions], job, survey)
-            result = replace(result, generation=generation)
+            write_generation(job.home, generation)  # an older plan would keep what no longer runs
+            cut = end_all(manager, [item.instance for item in result.actions], job, survey)
+            result = replace(result, generation=generation, actions=_cut(result.actions, cut))
     return result
 
 
@@ -350,9 +406,10 @@ def absent(manager: ServiceManager, job: Job, *, check_mode: bool, also: Iterabl
     if check_mode or not result.changed:
         return result
     with exclusive(job.home, _worker(job)):
+        manager.regain()
         result, survey = _removing(manager, job, also)  # again: whoever had the lock has changed things
         names = [item.instance for item in result.actions]
-        end_all(manager, names, job, survey)
+        result = replace(result, actions=_cut(result.actions, end_all(manager, names, job, survey)))
         for name in names:
             manager.forget(name)
         manager.remove()

@@ -7,7 +7,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import St
 from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET
 from ansible_collections.magi.models.plugins.module_utils._host.lock import read_generation, read_worker
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
+    gpu_groups,
     gpus,
     listening_sockets,
     memory_bytes,
@@ -27,6 +30,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
     sockets_of,
 )
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running, Unreadable
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import fell_back, find_cause
 from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_health, ask_models, port_of
 from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_devices, parse_help
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary, Option
@@ -50,10 +54,8 @@ def read_binary(path: str) -> tuple[Binary | None, str]:
         status = os.stat(path)
         version = _run(path, "--version")
         options: tuple[Option, ...] = parse_help(_run(path, "--help"))
-    except FileNotFoundError:
-        return None, f"there is no llama-server at {path}; install it (role llama_server) or set LLAMA_SERVER_PATH."
     except (OSError, subprocess.SubprocessError) as error:
-        return None, f"llama-server at {path} does not run ({error}); reinstall it, or set LLAMA_SERVER_PATH."
+        return None, _why_not(path, error)
     if not any(option.environment == "LLAMA_ARG_MODEL" for option in options):
         return None, f"{path} does not list llama-server's options; is it llama-server?"
     found = re.search(r"version:\s*(.+)", version)
@@ -61,8 +63,44 @@ def read_binary(path: str) -> tuple[Binary | None, str]:
     return Binary(path, line, f"{line} {status.st_size} {status.st_mtime_ns}", options, _devices(path)), ""
 
 
+def _why_not(path: str, error: Exception) -> str:
+    """Return a sentence on a llama-server that did not run."""
+    if isinstance(error, FileNotFoundError) and not os.path.exists(path):
+        return f"there is no llama-server at {path}; install it (role llama_server) or set LLAMA_SERVER_PATH."
+    said = str(error)
+    if isinstance(error, FileNotFoundError):
+        said = "the loader or interpreter that it names is missing: it was built for another system"
+    elif isinstance(error, subprocess.CalledProcessError):
+        printed = error.output.decode("utf-8", "replace")
+        cause = find_cause(printed.splitlines(), f"exit status {error.returncode}")
+        if error.returncode == -signal.SIGILL:
+            cause = find_cause((), "terminated by SIGILL")
+        if cause.code in ("library_missing", "illegal_instruction"):
+            return f"llama-server at {path}: {cause.detail}."
+        said = f"exit status {error.returncode}: {' '.join(printed.split())[-200:] or 'it printed nothing'}"
+    return f"llama-server at {path} does not run ({said}); reinstall it, or set LLAMA_SERVER_PATH."
+
+
+def _shut(manager: ServiceManager, path: str) -> str:
+    """Return why the servers may not execute llama-server, as a sentence; an empty string if they may."""
+    obstacle = manager.obstacle(Path(path), [Path(path).parent], program=True)
+    if obstacle is None:
+        return ""
+    at, mode = obstacle
+    if mode == "hidden":
+        return (
+            f"the servers may not execute {path}: {at} lies in a home folder, which services do not see; move it, or "
+            "set LLAMA_SERVER_PATH to the path that it really has."
+        )
+    who = "o" if manager.capabilities.own_user else "u"
+    return (
+        f"the servers may not execute {path}, since {at} is {mode}: chmod {who}+x {at}, or move llama-server and set "
+        "LLAMA_SERVER_PATH."
+    )
+
+
 def _devices(path: str) -> tuple[str, ...] | None:
-    with contextlib.suppress(OSError, subprocess.SubprocessError):  # an older build, or a driver that hangs
+    with contextlib.suppress(OSError, subprocess.SubprocessError):  # an older build, or a hanging driver
         return parse_devices(_run(path, "--list-devices"))
     return None
 
@@ -81,13 +119,13 @@ def _run(*command: str) -> str:
 
 
 def asked_at(home: str, name: str, pid: int | None, sockets: Mapping[str, tuple[str, int]]) -> dict[str, str]:
-    """Return the environment by which an instance is asked: where it listens, and the files of its keys.
+    """Return the environment for asking an instance: where it listens, and its key files.
 
     ``sockets`` are all that listen on this host (``listening_sockets``).
 
-    What a server has in its own memory it can rewrite, and we may be root: its environment names no file that we read
-    and no address that we talk to. All comes from the file that we wrote. That one may be newer than the process, whose
-    restart a killed deployment has lost; so where the kernel tells what the process ``pid`` listens on, that counts.
+    A server can rewrite its own environment in memory, and we may be root: we read no file and talk to no address that
+    it names. All comes from the file that we wrote. If a killed deployment has lost a restart, that file is newer than
+    the process; so if the kernel tells where the process ``pid`` listens, that counts.
     """
     own = environment_file(home, name)
     heard = [sockets[inode] for inode in sockets_of(pid) & sockets.keys()] if pid else []
@@ -98,9 +136,9 @@ def asked_at(home: str, name: str, pid: int | None, sockets: Mapping[str, tuple[
 
 
 def _as_written(home: str, name: str, status: Status) -> bool:
-    """Whether an instance that failed, or runs where no process shows its environment, was last started from its file
-    as it is now, and not from an older one. Managers tell whole seconds: doubt starts one that failed again, and lets
-    one that runs be."""
+    """Whether an instance was last started from its present file and not from an older one. For one that failed, or
+    whose environment can't be seen. Managers tell whole seconds: in doubt, a failed one is started again, and a running
+    one is left alone."""
     with contextlib.suppress(OSError):
         written = environment_path(home, name).stat().st_mtime
         if status.started_at is not None and (status.pid or status.state is State.FAILED):
@@ -111,28 +149,32 @@ def _as_written(home: str, name: str, status: Status) -> bool:
 def _keys_changed(environment: Mapping[str, str], status: Status) -> bool:
     with contextlib.suppress(OSError, KeyError, ValueError):
         file = os.stat(environment["MAGI_API_KEY_FILE"])
-        written = max(file.st_mtime, file.st_ctime)  # one that was put in place (mv, cp -p) may have an older mtime
+        written = max(file.st_mtime, file.st_ctime)  # a file moved or copied there (mv, cp -p) may have an older mtime
         return bool(status.pid and status.started_at and written > status.started_at)
     return False
 
 
 LOG_LINES = 40
-"""Lines of log that are read of an instance that failed or does not answer: they tell the cause."""
+"""Lines of log to read for an instance that failed or does not answer: they tell the cause."""
+
+
+BEGINNING = 200
+"""Lines of log to read from the start of an instance: they say whether it uses the GPU."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The instances of a host as they are."""
+    """The instances of a host as they are now."""
 
     instances: tuple[Running, ...] = ()
     asked: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By name, the environments by which they are asked (asked_at)."""
+    """By name, the environments for asking them (asked_at)."""
 
 
 def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> Survey:
     """Return the instances of ``home``.
 
-    With ``ask``, each that runs is asked whether it is ready, and if so, which models it serves.
+    With ``ask``, each running one is asked whether it is ready and, if so, which models it serves.
     """
     status = manager.status()
     managed = {item.pid for item in status.values() if item.pid}
@@ -141,6 +183,12 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
             status[name] = Status(State.ORPHANED, pid)
     sockets = listening_sockets()
     asked = {name: asked_at(home, name, item.pid, sockets) for name, item in status.items()}
+
+    nodes = bool(ask and gpus())
+
+    def computes_on_gpu(environment: Mapping[str, str]) -> bool:
+        layers, device = (environment.get(f"LLAMA_ARG_{name}") for name in ("N_GPU_LAYERS", "DEVICE"))
+        return nodes and layers != "0" and device != "none"
 
     def read(name: str) -> Running:
         item, where = status[name], asked[name]
@@ -165,6 +213,7 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
             tuple(manager.logs(name, LOG_LINES)) if silent else (),
             health,
             ask_models(where) if health == 200 else None,
+            fell_back(manager.beginning(name, BEGINNING)) if health == 200 and computes_on_gpu(where) else "",
         )
 
     with ThreadPoolExecutor(8) as pool:
@@ -172,20 +221,20 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
 
 
 def silent_configs() -> tuple[str, ...]:
-    """Return the configuration files that llama-server reads without being told (llama.cpp common/arg.cpp).
+    """Return the configuration files that llama-server reads by itself (llama.cpp common/arg.cpp).
 
-    Only the machine's: an instance has a home folder of its own, so a user's file does not reach it.
+    Only those of the machine: an instance has a home folder of its own, so it never reads a user's file.
     """
     path = Path("/etc/llama.cpp/config.ini")
     return (str(path),) if path.exists() else ()
 
 
 def unreadable(manager: ServiceManager, paths: Iterable[str], folders: Iterable[str]) -> tuple[Unreadable, ...]:
-    """Return what keeps the servers from reading files that are there, where they see ``folders`` (see obstacle)."""
+    """Return why the servers can't read existing files, if they see ``folders`` (see obstacle)."""
     bound = [Path(folder) for folder in folders]
     found: dict[tuple[str, str], list[str]] = {}
     for path in paths:
-        with contextlib.suppress(OSError):  # what is gone, or leads nowhere, is somebody else's finding
+        with contextlib.suppress(OSError):  # others report missing files and broken links
             obstacle = manager.obstacle(Path(path), bound)
             if obstacle:
                 found.setdefault(obstacle, []).append(path)
@@ -202,13 +251,17 @@ def read_host(
     must_read: Iterable[str] = (),
     model_folders: Iterable[str] = (),
 ) -> Host:
-    """Read what a plan or a report needs to know of this host.
+    """Read what a plan or a report needs to know about this host.
 
-    The binary is read where its path is given; listeners are those on ``ports`` and on the ports of instances.
+    The binary is read if its path is given; listeners are those on ``ports`` and on the ports of instances.
     ``must_read`` are files that the servers need, found in ``model_folders``.
     Raises ServiceError when the service manager can't be asked.
     """
     binary, binary_error = read_binary(llama_server_path) if llama_server_path else (None, "")
+    if binary:
+        binary_error = _shut(manager, binary.path)
+        binary = None if binary_error else binary
+    looked_at = time.time()
     instances = read_instances(manager, home, ask=ask).instances
     leases = {item.port for item in instances if item.port}
     return Host(
@@ -219,9 +272,11 @@ def read_host(
         binary=binary,
         binary_error=binary_error,
         gpus=gpus(),
+        gpu_groups=gpu_groups(),
         listeners=read_listeners({*ports, *leases}, {item.pid: item.name for item in instances if item.pid}),
         instances=instances,
         generation=read_generation(home),
+        looked_at=looked_at,
         silent_configs=silent_configs(),
         at_work=read_worker(home),
         unreadable=unreadable(
@@ -239,7 +294,7 @@ HOST_OPTIONS = {
     "port_range": {"type": "list", "elements": "int", "default": [8080, 8099]},
     "ports": {"type": "list", "elements": "int", "default": []},
 }
-"""The options of a module that inspects its host, as its argument specification has them."""
+"""The options of a module that inspects its host (argument specification)."""
 
 
 def inspect_host(
@@ -256,7 +311,7 @@ def inspect_host(
 ) -> Host:
     """Return the host, by the options of a module. Raises ServiceError; ValueError for a bad port_range."""
     if len(port_range) != 2:
-        raise ValueError(f"port_range takes the first and the last port, not {list(port_range)}.")
+        raise ValueError(f"port_range must be the first and the last port, not {list(port_range)}.")
     return read_host(
         usable(chosen(manager, home, supervisord_path)),
         home,

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The applied state of a host: a counter and a digest, and the lock that a deployment holds while it changes things."""
+"""The applied state of a host: a counter and a digest, and the lock that a deployment holds while it changes a host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.files import mak
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
 
 PATIENCE = 1
-"""Seconds in which a moment of somebody else's passes: one who looks at the lock, or has not written a name into it."""
+"""Seconds to wait for somebody who only looks at the lock, or has not yet written a name into it."""
 
 
 class ConflictError(RuntimeError):
@@ -25,7 +25,7 @@ class ConflictError(RuntimeError):
 
 
 def read_generation(home: str) -> Generation:
-    """Return the generation of ``home``; number 0 where nothing was deployed or the file can't be read."""
+    """Return the generation of ``home``; number 0 if nothing was deployed or the file can't be read."""
     try:
         data = json.loads((Path(home) / "generation.json").read_text())
         return Generation(**data)
@@ -39,9 +39,9 @@ def write_generation(home: str, generation: Generation) -> None:
 
 
 def check_generation(home: str, expected: Generation) -> None:
-    """Raise ConflictError when another deployment changed the host since ``expected`` was read."""
+    """Raise ConflictError if another deployment has changed the host since ``expected`` was read."""
     now = read_generation(home)
-    if (now.number, now.digest) != (expected.number, expected.digest):
+    if not now.same(expected):
         raise ConflictError(
             f"another deployment got in between: {now.applied_by or 'unknown'} applied profile "
             f"{now.profile or 'unknown'} at {now.applied_at or 'an unknown time'} (generation {now.number}, planned on "
@@ -65,7 +65,7 @@ def read_worker(home: str) -> Worker | None:
 
 
 def _named(descriptor: int) -> Worker:
-    """Return whom the lock file names. Its holder writes that when it has the lock, so there may be nothing yet."""
+    """Return whom the lock file names. The holder writes its name once it has the lock, so there may be none yet."""
     deadline = time.monotonic() + PATIENCE
     while True:
         with contextlib.suppress(ValueError, TypeError):
@@ -77,16 +77,16 @@ def _named(descriptor: int) -> Worker:
 
 @contextlib.contextmanager
 def exclusive(home: str, worker: Worker) -> Iterator[None]:
-    """Hold the lock of ``home`` in the name of ``worker``, which is this process. It ends with the process, so a killed
-    one leaves nothing stale.
+    """Hold the lock of ``home`` in the name of ``worker``, which is this process. The lock ends with the process, so a
+    killed one leaves nothing stale.
 
-    Raises ConflictError naming the holder when another deployment has it, FileWriteError.
+    Raises ConflictError, naming the holder, if another deployment has the lock, and FileWriteError.
     """
     path = Path(home) / "lock"
     descriptor = _locked(home, path)
     try:
         with writing(path):
-            # Written over what is there, which works on a full disk too: a teardown frees space.
+            # Overwritten in place, which works on a full disk too: a teardown frees space.
             os.ftruncate(descriptor, os.pwrite(descriptor, json.dumps(asdict(worker)).encode(), 0))
         yield
     finally:
@@ -94,10 +94,9 @@ def exclusive(home: str, worker: Worker) -> Iterator[None]:
 
 
 def _locked(home: str, path: Path) -> int:
-    """Return a descriptor of the lock file that has the lock: of the one that is there, as a teardown that ended in
-    between has removed the one it held.
+    """Return a locked descriptor of the lock file that is there now: a teardown that ends in between removes its own.
 
-    Who only looks who holds it (``read_worker``) holds it too, for a moment, and is no deployment.
+    A look at who holds it (``read_worker``) also locks it for a moment, and is no deployment.
     """
     deadline = time.monotonic() + PATIENCE
     while True:

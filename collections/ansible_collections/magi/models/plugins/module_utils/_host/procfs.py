@@ -1,10 +1,11 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the kernel tells of this host: processes and their environments, who listens where (proc(5)), memory, GPUs."""
+"""What the kernel knows about this host: processes and their environments, listeners (proc(5)), memory, GPUs."""
 
 from __future__ import annotations
 
 import contextlib
+import grp
 import ipaddress
 import os
 import re
@@ -19,7 +20,7 @@ PROC = Path("/proc")
 
 
 def process_environment(pid: int) -> dict[str, str]:
-    """Return the environment that a process was started with ({} where it ended or is not ours to see), proc(5)."""
+    """Return the environment that a process was started with; {} if it has ended, or we may not see it (proc(5))."""
     try:
         raw = (PROC / str(pid) / "environ").read_bytes()
     except OSError:
@@ -36,8 +37,8 @@ def _pids() -> Iterable[int]:
 
 
 def command_of(pid: int) -> str | None:
-    """Return the command line of a process, shortened and with control characters shown, without what follows an
-    option that looks like a secret."""
+    """Return the command line of a process, shortened, with control characters escaped, and without the values of
+    options that look like secrets."""
     try:
         words = (PROC / str(pid) / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     except OSError:
@@ -72,7 +73,7 @@ def parse_listeners(table: str) -> tuple[tuple[str, int, str], ...]:
 
 
 def listening_sockets() -> dict[str, tuple[str, int]]:
-    """Return address and port of each listening TCP socket by its inode; {} where no /proc tells."""
+    """Return address and port of each listening TCP socket by its inode; {} without /proc."""
     found = {}
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
@@ -109,18 +110,17 @@ def read_listeners(wanted: Iterable[int], instances: Mapping[int, str]) -> tuple
 
 
 def orphans(home: str, managed: Iterable[int]) -> dict[str, int]:
-    """Return by name the pids of instances of ``home`` that live on without their service manager.
+    """Return by name the pids of instances of ``home`` that outlived their service manager.
 
-    Anybody can give a process our variables, so one counts only if it runs as our own user, and if its program is
-    llama-server (the file, which a setuid program can't be made to pretend; not its argv[0]). Those that supervisord
-    started are found so. systemd's run as users of their own, and none lives on unknown: it tells of each unit that
-    has processes, also without its files. What an instance has started, such as its tools, inherits its variables and
-    is none either.
+    Anybody can give a process our variables, so it counts only if it runs as our own user and its program is
+    llama-server (the file, which no setuid program can fake; not its argv[0]). This finds the instances of supervisord.
+    Those of systemd run as other users, and systemd knows of each unit that has processes, even without its files.
+    What an instance starts, such as its tools, inherits its variables but is not an instance.
     """
     found = {}
     for pid in _pids():
         with contextlib.suppress(OSError):
-            program = os.path.basename(os.readlink(PROC / str(pid) / "exe"))  # "… (deleted)" behind an update
+            program = os.path.basename(os.readlink(PROC / str(pid) / "exe"))  # "… (deleted)" after an update
             if "llama-server" in program and (PROC / str(pid)).stat().st_uid == os.geteuid():
                 environment = process_environment(pid)
                 name = environment.get("MAGI_INSTANCE", "")
@@ -131,17 +131,17 @@ def orphans(home: str, managed: Iterable[int]) -> dict[str, int]:
 
 
 def _ancestry(pid: int) -> set[int]:
-    """Return a process and those that it descends from."""
+    """Return a process and its ancestors."""
     found: set[int] = set()
     with contextlib.suppress(OSError, IndexError, ValueError):
-        while pid not in found:  # the first process has the parent 0, and that none
+        while pid not in found:  # the first process has the parent 0, which does not exist
             found.add(pid)
             pid = int((PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
     return found
 
 
 def start_time(pid: int) -> int:
-    """Return when a process was started, in clock ticks since boot (proc(5), stat); 0 where that can't be told."""
+    """Return when a process was started, in clock ticks since boot (proc(5), stat); 0 if unknown."""
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     return 0
@@ -151,7 +151,12 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def gpu_groups() -> tuple[str, ...]:
+    """Return the existing groups to which distributions give the nodes of GPUs."""
+    return tuple(sorted({"render", "video"} & {group.gr_name for group in grp.getgrall()}))
+
+
 def gpus() -> tuple[str, ...]:
-    """Return the device nodes of GPUs: NVIDIA's, AMD's compute node, or a render node; () on a host without."""
+    """Return the device nodes of GPUs: NVIDIA's, AMD's compute node, or a render node; () without a GPU."""
     found = sorted(str(path) for pattern in ("nvidia[0-9]*", "kfd") for path in Path("/dev").glob(pattern))
     return tuple(found or sorted(str(path) for path in Path("/dev/dri").glob("renderD*")))

@@ -4,30 +4,45 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file or folder that keeps the servers, as the user they run as, from files that they need."""
+    """A file or folder that keeps the servers' user from files that they need."""
 
     at: str
     mode: str
-    """As ls shows it (``drwx------``), or ``hidden`` where the service does not see it at all."""
+    """As ls shows it (``drwx------``), or ``hidden`` if the service does not see it at all."""
     paths: tuple[str, ...]
     """What can't be read."""
+
+    def sentence(self, own_user: bool) -> str:
+        """Return what it keeps from whom, and the remedy; ``own_user`` as in Capabilities."""
+        what = self.paths[0] if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more"
+        if self.mode == "hidden":
+            return (
+                f"{self.at} lies in a home folder, of which the servers see model_server_scan_paths and the folder of "
+                "llama_server_path alone; move it, or name the folder that it really lies in."
+            )
+        who = "the servers run as a user of their own" if own_user else "the servers run as this user"
+        bits = ("o+x" if self.mode.startswith("d") else "o+r") if own_user else "u+rX"
+        effect = "is not readable for the servers" if self.paths == (self.at,) else f"keeps the servers from {what}"
+        return f"{self.at} ({self.mode}) {effect}: {who}; chmod {bits} {self.at}."
 
 
 @dataclass(frozen=True)
 class Listener:
-    """A listening TCP socket. ``pid`` and ``command`` are None where /proc does not let us see the owner."""
+    """A listening TCP socket. ``pid`` and ``command`` are None if we may not see its owner."""
 
     address: str
     port: int
@@ -35,6 +50,12 @@ class Listener:
     command: str | None = None
     instance: str | None = None
     """Name of our instance that holds it."""
+
+
+def memory_limit(environment: Mapping[str, str]) -> str | None:
+    """Return the memory_max of an instance, from its environment."""
+    found = re.search(r"(?:^| )memory_max=(\S+)", environment.get("MAGI_RESOURCES", ""))
+    return found.group(1) if found else None
 
 
 @dataclass(frozen=True)
@@ -46,20 +67,27 @@ class Running:
     pid: int | None = None
     port: int | None = None
     config_hash: str | None = None
-    """Of what the process was started with; also of one that failed, where that is known."""
+    """The hash of what the process was started with; also for a failed one, if known."""
     started_at: float | None = None
-    """Seconds since the epoch; of one that failed, its last start."""
+    """Seconds since the epoch; for a failed one, its last start."""
     keys_changed: bool = False
-    """Its file of API keys was written after it started, which reads them once."""
+    """Its API key file was written after its start, at which it reads the keys."""
     exit_status: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     """The LLAMA_ARG_* and MAGI_* variables of the process, secrets left out."""
     log: tuple[str, ...] = ()
-    """The last lines it printed, where it failed or does not answer."""
+    """The last lines it printed, if it failed or does not answer."""
     health: int | None = None
     """HTTP status of /health, 0 without an answer; None: not asked."""
     model_ids: tuple[str, ...] | None = None
-    """What /v1/models of a healthy one answered; None: not asked or no answer."""
+    """The ids that a healthy one lists at /v1/models; None: not asked or no answer."""
+    fell_back: str = ""
+    """The line in which it said that it could not use the GPU that there is, and so computes on the CPU."""
+
+    @property
+    def memory_max(self) -> str | None:
+        """The limit that it was given; None: none."""
+        return memory_limit(self.environment)
 
 
 @dataclass(frozen=True)
@@ -73,6 +101,18 @@ class Generation:
     """UTC, ISO 8601."""
     profile: str = ""
 
+    def same(self, other: Generation) -> bool:
+        """Whether nobody has changed the host between the two."""
+        return (self.number, self.digest) == (other.number, other.digest)
+
+    def overtook(self) -> Cause:
+        """Return the cause of an instance that does not serve where this generation came while it was waited for."""
+        return Cause(
+            "changed_meanwhile",
+            f"another deployment changed the host while this one waited: {self.applied_by or 'unknown'} applied "
+            f"profile {self.profile or 'unknown'} at {self.applied_at or 'an unknown time'}; run again",
+        )
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -81,7 +121,7 @@ class Worker:
     deployment: str
     """For people: user, controller and process."""
     controller: str = ""
-    """Tells the controller's machine, boot and process namespace from all others; empty where it can't be told."""
+    """Tells the controller's machine, boot and process namespace from all others; empty if unknown."""
     controller_pid: int = 0
     pid: int = 0
     """On the host."""
@@ -100,22 +140,26 @@ class Host:
     binary: Binary | None
     binary_error: str = ""
     gpus: tuple[str, ...] = ()
-    """Device nodes, whatever llama-server can do with them."""
+    """Device nodes, whether or not llama-server can use them."""
+    gpu_groups: tuple[str, ...] = ()
+    """The groups that own GPUs' nodes, of those that this host has."""
     listeners: tuple[Listener, ...] = ()
     instances: tuple[Running, ...] = ()
     generation: Generation = field(default_factory=Generation)
     silent_configs: tuple[str, ...] = ()
     """Configuration files that this llama-server would read before its environment."""
+    looked_at: float = 0
+    """When its instances were looked at, in seconds since the epoch, by its own clock."""
     at_work: Worker | None = None
-    """A deployment that changes the host at this moment."""
+    """The deployment that is changing the host now."""
     unreadable: tuple[Unreadable, ...] = ()
-    """What keeps the servers from the files that were asked about."""
+    """What keeps the servers from the files in question."""
     can: Capabilities = field(default_factory=Capabilities)
-    """What its service manager can do."""
+    """The capabilities of its service manager."""
 
     @property
     def gpu(self) -> bool:
-        """Whether llama-server computes on a GPU here: there is a node of one, and the build has a device for it."""
+        """Whether llama-server uses a GPU here: the host has a node of one, and the build a device for it."""
         return bool(self.gpus and self.binary and (self.binary.devices is None or self.binary.devices))
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,6 +173,7 @@ class Host:
                 **data,
                 "binary": data["binary"] and Binary.from_dict(data["binary"]),
                 "gpus": tuple(data["gpus"]),
+                "gpu_groups": tuple(data["gpu_groups"]),
                 "listeners": tuple(Listener(**item) for item in data["listeners"]),
                 "instances": tuple(
                     Running(

@@ -21,14 +21,14 @@ def await_ready(
     """Wait up to ``seconds`` until each of the instances is ready, or has failed for good; return by name what its
     manager says and what it answered at /health (0: it does not listen, or gave no answer).
 
-    Asked is only what listens in a process of its own, which llama-server does before it loads the model; while all
-    answer, nothing else is asked. The manager tries a failed start again up to its limit, so only its verdict counts.
-    Looks at once, then ever more seldom, at least every ``interval`` seconds.
+    Only instances that listen in a process of their own are asked; llama-server listens before it loads the model.
+    While all answer, the manager is not asked. It repeats a failed start up to its limit, so only its verdict counts.
+    Looks at once, then less and less often, but at least every ``interval`` seconds.
     """
     waiting = {name: environment_file(home, name) for name in names}
     told = (
         procfs.PROC / "net" / "tcp"
-    ).exists()  # else the port's answer has to do, with its manager's word that it runs
+    ).exists()  # else the port's answer must do, with the manager's word that it runs
     listening: set[str] = set()
     found = {name: (Status(State.STOPPED), 0) for name in waiting}
     begun, pause = time.monotonic(), 0.2

@@ -28,7 +28,7 @@ def verify(path: Path, expected: str, remedy: str) -> None:
     """Raise InstallError unless the file's SHA-256 is the expected one."""
     actual = sha256(path)
     if actual != expected.lower():
-        raise InstallError(f"{path} has SHA-256 {actual}, expected was {expected}: {remedy}")
+        raise InstallError(f"{path} has SHA-256 {actual}, not {expected}: {remedy}")
 
 
 def unpack(archive: Path, dest: Path, below: str = "") -> None:
@@ -46,7 +46,7 @@ def unpack(archive: Path, dest: Path, below: str = "") -> None:
                     continue
                 path = PurePosixPath(*path.parts[path.parts.index(below) + 1 :])
             if path.is_absolute() or ".." in path.parts:
-                raise InstallError(f"{archive} holds the unsafe name {name!r}: get the archive from another source")
+                raise InstallError(f"{archive} contains the unsafe name {name!r}: get the archive from another source")
             _write(archive, dest / path, mode, kind, content)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise InstallError(f"{archive} can't be unpacked ({error}): download it again") from error
@@ -60,7 +60,7 @@ def _write(archive: Path, target: Path, mode: int, kind: str, content) -> None:
     if kind == "link":
         to = content()
         if "/" in to or to in ("", ".", ".."):
-            raise InstallError(f"{archive} holds the unsafe link {target.name} -> {to}: get it from another source")
+            raise InstallError(f"{archive} contains the unsafe link {target.name} -> {to}: get it from another source")
         target.symlink_to(to)
     else:
         # "x": never through something that an earlier member put there.
@@ -91,4 +91,4 @@ def _members(archive: Path):
             elif member.isfile():
                 yield member.name, member.mode, "file", lambda m=member: bundle.extractfile(m)
             else:
-                raise InstallError(f"{archive} holds {member.name!r}, which is no file, folder or symbolic link")
+                raise InstallError(f"{archive} holds {member.name!r}, which is not a file, folder or symbolic link")

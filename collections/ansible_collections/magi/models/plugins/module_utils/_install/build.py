@@ -56,7 +56,7 @@ class Build:
         self.package, self.version, self.sha256 = package, version, sha256
         self.number = version.partition(".")[0]
         if not self.number.isdigit():
-            raise InstallError(f"version {version!r} does not start with a llama.cpp build number, like 11434.0.0")
+            raise InstallError(f"version {version!r} does not start with a llama.cpp build number, such as 11434.0.0")
         self.root = cache / self.number
         self.archive = self.root / f"{re.sub('[-_.]+', '_', package)}-{version}.tar.gz"
         self.source, self.build, self.bin = (self.root / name for name in ("source", "build", "bin"))
@@ -132,7 +132,7 @@ class Build:
         shutil.rmtree(new, ignore_errors=True)
         unpack(self.archive, new, below="llama.cpp")
         if not (new / "CMakeLists.txt").is_file():
-            raise InstallError(f"{self.archive} holds no llama.cpp source tree: use a source package that does")
+            raise InstallError(f"{self.archive} contains no llama.cpp source tree: use another source package")
         new.replace(self.source)
         self.archive.unlink()
 
@@ -159,7 +159,7 @@ class Build:
         self._run(
             ["ninja", "-C", self.build, "-j", str(cores()), *targets],
             f"llama.cpp {self.number} could not be built: see the log, free memory or disk if it names them, "
-            f"run again to continue, or remove {self.root} to start afresh",
+            f"run again to continue, or remove {self.root} to start from scratch",
         )
         new, old = self.root / ".bin.new", self.root / ".bin.old"
         for folder in (new, old):
@@ -197,7 +197,7 @@ class Build:
         """The action plugin touches the file; without it nobody would ever stop an abandoned build."""
         if time.time() - self.watched.stat().st_mtime > UNWATCHED_SECONDS:
             raise InstallError(
-                f"the build of llama.cpp {self.number} stopped, as nobody watched it: run again to continue"
+                f"the build of llama.cpp {self.number} stopped because nobody watched it: run again to continue"
             )
 
 

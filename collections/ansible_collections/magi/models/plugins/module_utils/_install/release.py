@@ -73,7 +73,7 @@ class Releases:
     def _switch(self) -> None:
         binary = find(self.wanted)
         if binary is None:
-            raise InstallError(f"{self.wanted} holds no {NAME} any more: run again to install it anew")
+            raise InstallError(f"{self.wanted} has lost its {NAME}: run again to install it")
         link(self.current, binary.parent.relative_to(self.folder))
 
     def _link(self) -> None:
@@ -97,7 +97,9 @@ class Releases:
                 raise InstallError(str(error).replace(str(archive), self.url)) from error
             binary = find(tree)
             if binary is None:
-                raise InstallError(f"{self.url} holds no file {NAME}: set llama_server_release_url to one that does")
+                raise InstallError(
+                    f"{self.url} contains no file {NAME}: set llama_server_release_url to an archive that does"
+                )
             binary.chmod(0o755)
             if build_of(binary) is None:
                 raise InstallError(

@@ -1,11 +1,11 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Why an instance is not serving: from its last lines and its state to a cause and a remedy. Pure."""
+"""Why an instance does not serve: from its last lines and its state to a cause and a remedy. Pure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -16,13 +16,21 @@ class Cause:
     """One sentence: what is wrong, and the remedy."""
 
 
+_PORT_TAKEN = "another process holds its port ({0}); stop that process or choose another port"
+
 # What llama-server prints (ggml/src/gguf.cpp, src/llama-model*.cpp, common/arg.cpp, tools/server), or the shell that
 # runs it, first match wins: pattern, code, sentence with the pattern's group.
 _TABLE = (
     (
+        r"error while loading shared libraries: (\S+?): ",
+        "library_missing",
+        "llama-server does not find the library {0}; install it where services see it (not in a home folder), and run "
+        "ldconfig",
+    ),
+    (
         r"couldn't bind HTTP server socket, hostname: (\S+, port: \d+)",
         "port_taken",
-        "another process holds its port ({0}); stop that process or choose another port",
+        _PORT_TAKEN,
     ),
     (
         r"failed to open GGUF file '(.+)' \(No such file",
@@ -42,7 +50,7 @@ _TABLE = (
     (
         r"^magi: the API key file holds no key",  # run-instance.sh.j2, magi-llama@instance.conf.j2
         "bad_api_key_file",
-        "its API key file holds no key, and it would ask nobody for one; write a key into it",
+        "its API key file holds no key, so it would let everybody in; write a key into the file",
     ),
     (
         r"error while handling environment variable \"(\w+\": .+)",
@@ -77,47 +85,106 @@ _TABLE = (
 )
 
 
-def find_cause(log: Sequence[str], exit_status: str | None) -> Cause:
-    """Return why a server ended, from the last lines it printed (oldest first) and how it exited."""
-    text = "\n".join(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line) for line in log)
+def find_cause(log: Sequence[str], exit_status: str | None, memory_max: str | None = None) -> Cause:
+    """Return why a server ended, from its last lines (oldest first) and how it exited; ``memory_max`` is its limit in
+    the profile."""
+    lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line) for line in log]
+    text = "\n".join(lines)
     for pattern, code, sentence in _TABLE:
         match = re.search(pattern, text, re.MULTILINE)
         if match:
             said = next((group for group in match.groups() if group), match.group())
             return Cause(code, sentence.format(said.strip()[:300]))
     status = exit_status or "no exit status"
-    # "signal, exit status 9" is all that systemd says where it does not see the kernel's OOM killer (cgroup v1).
+    own = re.search(r"status (2[0-3]\d|24[0-3])\b", status)
+    if own:
+        return _not_set_up(int(own[1]), lines, status)
+    # If systemd does not see the kernel's OOM killer (cgroup v1), it says only "signal, exit status 9".
     if re.search(r"oom|signal, exit status 9\b|SIGKILL|status 137", status, re.IGNORECASE):
+        if memory_max:
+            limit = f"its own limit, memory_max {memory_max}"
+            remedy = "raise that, or choose a smaller quantization or ctx_size"
+            return Cause("out_of_memory", f"it was killed ({status}), most likely at {limit}; {remedy}")
         return Cause("out_of_memory", f"it was killed ({status}), most likely for lack of memory; see the kernel's log")
-    if re.search(r"status 243\b", status):  # systemd.exec(5), EXIT_CREDENTIALS
-        return Cause("bad_api_key_file", f"systemd can't read its API key file ({status}); correct api_key_file")
-    if re.search(r"status 127|status 126|203|ENOENT|can't find", status):
+    if re.search(r"(?:signal|core-dump), exit status 4\b|SIGILL", status):
+        return Cause(
+            "illegal_instruction",
+            f"llama-server was built for another processor than this host's ({status}); install a build for this one "
+            "(by role llama_server, or with GGML_NATIVE=OFF)",
+        )
+    if re.search(r"status 127|status 126|ENOENT|can't find", status):
         return Cause("binary_missing", f"llama-server could not be run ({status}); install it again")
     return Cause("crashed", f"it ended ({status}); its log says why")
 
 
-REPEATED = frozenset({"architecture_unsupported", "bad_option", "crashed", "file_corrupt", "load_failed"})
-"""Causes that come again as long as model, options and llama-server stay as they are; what mends the others (a port,
-memory, permissions, a file of keys) changes none of these."""
+def _not_set_up(number: int, lines: Sequence[str], status: str) -> Cause:
+    """Return why systemd could not even begin to run it. The statuses from 200 to 243 are systemd's own
+    (systemd.exec(5), "Process Exit Codes"); the line before the one that names the step says why."""
+    failed = [number for number, line in enumerate(lines) if ": Failed at step " in line]
+    said = lines[failed[-1] - 1 if failed[-1] else 0].partition(".service: ")[2] if failed else ""
+    said = said[:300].rstrip(".") or status
+    if number == 203 and "Permission denied" in said:
+        return Cause(
+            "binary_not_executable",
+            f"the service may not execute llama-server ({said}); let all execute it and enter its folders (chmod o+x), "
+            "or under SELinux label it bin_t",
+        )
+    if number == 203:
+        return Cause("binary_missing", f"llama-server could not be run ({said}); install it again")
+    if number == 243:
+        return Cause("bad_api_key_file", f"systemd can't read its API key file ({said}); correct api_key_file")
+    what = {
+        216: ("a group that it is to have is missing", "make that group, or take it out of SupplementaryGroups="),
+        226: ("its sandbox could not be set up", "make what is missing, or mend the drop-in that names it"),
+    }.get(number, ("its service could not be set up", "mend that on the host"))
+    return Cause("service_setup", f"{what[0]} ({said}); {what[1]}, and run again")
+
+
+def fell_back(lines: Iterable[str]) -> str:
+    """Return the line in which a server says that it can't use the GPU, or an empty string (ggml/src/ggml-*,
+    common/arg.cpp)."""
+    said = r"no usable GPU found|failed to initialize (?:CUDA|ROCm|HIP|MUSA|Vulkan|SYCL)"
+    return next((line.strip()[:300] for line in lines if re.search(said, line)), "")
+
+
+REPEATED = frozenset(
+    {"architecture_unsupported", "bad_option", "crashed", "file_corrupt", "illegal_instruction", "load_failed"}
+)
+"""Causes that come back as long as model, options and llama-server stay the same; the remedies of the others (a port,
+memory, permissions, a key file) change none of these."""
 
 
 def quarantined(cause: Cause) -> Cause:
-    """Return the cause of an instance that is not started again."""
+    """Return the cause of an instance in quarantine, which is not started again."""
     return Cause(
         cause.code,
-        f"{cause.detail} (in quarantine: it is started again when its model, options or llama-server change, or with "
+        f"{cause.detail} (in quarantine: it starts again when its model, options or llama-server change, or with "
         "-e model_server_retry_quarantined=true)",
     )
 
 
-def not_ready(seconds: int, status: int) -> Cause:
-    """Return the cause of a server that runs but did not get ready in time; ``status`` is the last HTTP status."""
+def not_ready(seconds: float, status: int) -> Cause:
+    """Return the cause of a server that runs but is not ready ``seconds`` after its start; ``status`` is the last HTTP
+    status."""
     said = (
         f"still answers {status} (loading)" if status == 503 else f"answers {status}" if status else "does not answer"
     )
     return Cause(
         "timeout",
-        f"it {said} after {seconds} s; see its log, and raise model_server_max_startup_time if it only needs longer",
+        f"it {said} {seconds:.0f} s after its start; see its log, and raise model_server_max_startup_time if it only "
+        "needs longer",
+    )
+
+
+def port_taken(where: str) -> Cause:
+    return Cause("port_taken", _PORT_TAKEN.format(where))
+
+
+def address_unavailable(address: str, port: int, said: str) -> Cause:
+    """Return the cause of a server that may not bind its address; ``said`` is the kernel's word for it."""
+    return Cause(
+        "address_unavailable",
+        f"it can't listen on {address}, port {port} ({said}); correct model_server_host or the port",
     )
 
 
@@ -125,13 +192,13 @@ def start_refused(said: str) -> Cause:
     """Return the cause of an instance that its service manager refuses to start; ``said`` is the manager's sentence."""
     return Cause(
         "start_refused",
-        f"its service manager refuses to start it ({said.rstrip('.')}); mend that on the host and run again",
+        f"its service manager refuses to start it ({said.rstrip('.')}); fix that on the host and run again",
     )
 
 
 def wrong_server(name: str, answered: Sequence[str]) -> Cause:
     return Cause(
         "wrong_server",
-        f"its port is served as {', '.join(answered)[:200] or 'nothing'} instead of {name}; another process answers "
-        "there, stop it and run again",
+        f"the server on its port answers as {', '.join(answered)[:200] or 'nothing'} instead of {name}: another "
+        "process is there; stop it and run again",
     )

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Asking a server of this host one question, and passing the answer on as it comes."""
+"""Asking a server on this host one question, and passing on the answer as it is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SILENCE = 300  # seconds without a byte, in which a long prompt is read, until t
 
 
 class ChatError(RuntimeError):
-    """There is no answer, or only a part of one; the message says why and the remedy."""
+    """There is no answer, or only a part of one; the message says why, and the remedy."""
 
 
 def events(lines: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
@@ -49,8 +49,8 @@ def chat(
 ) -> dict[str, Any]:
     """Ask the server of ``environment``; return the answer, why it ended, and how fast it was.
 
-    ``tell`` gets each piece as it comes: ``text`` or ``reasoning``, and what it says; what it raises ends the answer.
-    The key, if the server wants one, is read from the server's own file and goes nowhere else. Raises ChatError.
+    ``tell`` gets the kind (``text`` or ``reasoning``) and the words of each piece; an exception of it ends the answer.
+    If the server wants a key, it is read from the server's own file and goes nowhere else. Raises ChatError.
     """
     address, port = reachable(environment.get("LLAMA_ARG_HOST", "127.0.0.1")), port_of(environment) or 0
     body = {"messages": [{"role": "user", "content": question}], "stream": True, "max_tokens": max_tokens}
@@ -103,7 +103,7 @@ def _refusal(status: int, body: bytes) -> str:
     except (ValueError, RecursionError):
         message = "no reason given"
     remedy = {
-        401: "its file of API keys has changed since it was started, or can't be read; run magi up",
+        401: "its API key file has changed since it was started, or can't be read; run magi up",
         503: "it still loads its model; ask again in a moment",
     }.get(status, "see its log (magi logs)")
     return f"the server answers {status} ({message}): {remedy}."

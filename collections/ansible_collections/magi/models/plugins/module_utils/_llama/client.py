@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Asking a llama-server of this host over HTTP."""
+"""Asking a llama-server on this host over HTTP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from ansible_collections.magi.models.plugins.module_utils._base.addresses import
 
 
 class _Bounded(io.RawIOBase):
-    """What comes over a connection until one moment: were only each wait bounded, a byte now and then would hold us."""
+    """What comes over a connection before a deadline; with a limit for each wait alone, a byte now and then would hold
+    us up."""
 
     def __init__(self, connected: socket.socket, deadline: float):
         self.connected = connected
@@ -44,8 +45,8 @@ def request(
     """Return status and at most 1 MiB of body of a GET to the server of ``environment`` (asked_at); with a ``body``, of
     a POST of it as JSON.
 
-    ``timeout`` seconds are for connecting, and again for all of the answer. Raises OSError where there is none, a
-    time-out among them; HTTPException or ValueError for what is no HTTP.
+    Connecting may take ``timeout`` seconds, and the answer as long again. Raises OSError without an answer, also on
+    time-out; HTTPException or ValueError for an answer that is not HTTP.
     """
     address = reachable(environment.get("LLAMA_ARG_HOST", "127.0.0.1"))
     connection = http.client.HTTPConnection(address, port_of(environment) or 0, timeout=timeout)
@@ -66,7 +67,7 @@ def request(
 
 
 def get(environment: Mapping[str, str], path: str, key: bytes | None = None) -> tuple[int, bytes]:
-    """Return what ``request`` does; status 0: no answer in two seconds, or one that is no HTTP."""
+    """Return what ``request`` does; status 0: no answer in two seconds, or one that is not HTTP."""
     try:
         return request(environment, path, key=key)
     except (OSError, http.client.HTTPException, ValueError):
@@ -74,16 +75,16 @@ def get(environment: Mapping[str, str], path: str, key: bytes | None = None) -> 
 
 
 def port_of(environment: Mapping[str, str]) -> int | None:
-    """Return the port that an environment names, None where it names none that there can be."""
+    """Return the port in an environment; None if it has none, or an impossible one."""
     port = environment.get("LLAMA_ARG_PORT", "")
     return int(port) if port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535 else None
 
 
 def api_key(environment: Mapping[str, str]) -> bytes | None:
-    """Return the first key of the instance's key file, as llama-server reads it: a line each, # starts a comment.
+    """Return the first key of the instance's key file, as llama-server reads it: one a line, # starts a comment.
 
-    First is looked at what its service manager handed to the server when it started: there, a key that was changed
-    since is still the old one, as it is for the server.
+    The copy that the service manager handed to the server at its start comes first: like the server, it still has the
+    old key if the file has changed since.
     """
     for variable in ("LLAMA_ARG_API_KEY_FILE", "MAGI_API_KEY_FILE"):
         with contextlib.suppress(OSError, KeyError, ValueError):
@@ -94,12 +95,12 @@ def api_key(environment: Mapping[str, str]) -> bytes | None:
 
 
 def ask_health(environment: Mapping[str, str]) -> int:
-    """Return what the server of this environment answers at /health: 200 ready, 503 loading; 0: no answer in time."""
+    """Return the server's HTTP status at /health: 200 ready, 503 loading, 0 no answer in time."""
     return get(environment, "/health")[0]
 
 
 def ask_models(environment: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the ids that the server of this environment answers to at /v1/models; None without a good answer."""
+    """Return the model ids that the server lists at /v1/models; None if it does not answer, or not with such a list."""
     status, body = get(environment, "/v1/models", api_key(environment))
     if status == 200:
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Waiting until a llama-server has no request in flight: it does not do so itself when it is told to end."""
+"""Waiting until a llama-server has no request in flight: it does not wait itself when it is told to end."""
 
 from __future__ import annotations
 
@@ -14,43 +14,51 @@ from collections.abc import Mapping
 from ansible_collections.magi.models.plugins.module_utils._llama.client import api_key, request
 
 
-def drain(environment: Mapping[str, str], timeout: float, pause: float = 0.25) -> bool:
-    """Wait until the server of ``environment`` has no request in flight, at most ``timeout`` seconds; whether it has.
+def drain(environment: Mapping[str, str], timeout: float, pause: float = 0.25) -> int | None:
+    """Wait until the server of ``environment`` has no request in flight, at most ``timeout`` seconds.
+
+    Return how many it still has; None: it does not say.
 
     llama-server does not drain on SIGTERM: it closes its listener and cuts live streams, hence this.
     """
     deadline = time.monotonic() + timeout
-    while _busy(environment, min(2, max(0.1, timeout))):
+    while (left := _in_work(environment, min(2, max(0.1, timeout)))) != 0:
         if time.monotonic() >= deadline:
-            return False
+            return left
         time.sleep(pause)
-    return True
+    return 0
 
 
-def _busy(environment: Mapping[str, str], timeout: float) -> bool:
-    """Whether a server works on a request or has one waiting, or does not say so (a hung one, a changed API key).
+def _in_work(environment: Mapping[str, str], timeout: float) -> int | None:
+    """Return how many requests a server works on or has waiting; None if it does not say (it hangs, or its API key has
+    changed).
 
-    Asked is /metrics (requests_processing and requests_deferred, tools/server/server.cpp), which does not wake a
-    sleeping model, and where that is switched off, /slots. One that nobody can connect to, that still loads its model
-    (503), or that has neither, is not busy as far as can be told.
+    It is asked at /metrics (requests_processing and requests_deferred, tools/server/server.cpp), which does not wake a
+    sleeping model, and at /slots if that is switched off. A server that refuses connections, still loads its model
+    (503) or has neither counts as idle.
     """
     key = api_key(environment)
     try:
         status, body = request(environment, "/metrics", timeout, key)
         if status in (404, 501):
             status, body = request(environment, "/slots", timeout, key)
-            return status not in (404, 501, 503) and (
-                status != 200 or any(slot["is_processing"] for slot in json.loads(body))
-            )
-        return status != 503 and (status != 200 or in_flight(body.decode("utf-8", "replace")) != 0)
+            if status in (404, 501):
+                return 0
+            if status == 200:
+                return sum(bool(slot["is_processing"]) for slot in json.loads(body))
+        elif status == 200:
+            return in_flight(body.decode("utf-8", "replace"))
+        return 0 if status == 503 else None
     except (TimeoutError, socket.timeout):  # two until Python 3.10
-        return True
+        return None
     except OSError:
-        return False
-    except (http.client.HTTPException, ValueError, TypeError, KeyError, RecursionError):
-        return True
+        return 0
+    except (http.client.HTTPException, ValueError, TypeError, KeyError, RecursionError, OverflowError):
+        return None
 
 
-def in_flight(metrics: str) -> float:
-    """Return the requests that a server works on or has waiting, from its Prometheus text. Raises ValueError."""
-    return sum(map(float, re.findall(r"^llamacpp:requests_(?:processing|deferred) (\S+)", metrics, re.MULTILINE)))
+def in_flight(metrics: str) -> int:
+    """Return how many requests a server works on or has waiting, from its Prometheus metrics. Raises ValueError and
+    OverflowError."""
+    found = re.findall(r"^llamacpp:requests_(?:processing|deferred) (\S+)", metrics, re.MULTILINE)
+    return int(sum(map(float, found)))

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a llama-server says of itself: its options (--help), and the GPUs it computes on (--list-devices). Pure."""
+"""What a llama-server says about itself: its options (--help), and its GPUs (--list-devices). Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FLAGS = re.compile(r"-{1,2}[A-Za-z0-9][\w.-]*(?:,\s+-{1,2}[A-Za-z0-9][\w.-]*)*"
 
 
 def parse_help(text: str) -> tuple[Option, ...]:
-    """Return the options that ``llama-server --help`` lists, those marked as removed left out.
+    """Return the options that ``llama-server --help`` lists, without those marked as removed.
 
     An option starts in the first column with its flags; a single space before more text means that it takes a value,
     several spaces or the line's end that it doesn't; ``(env: X)`` in its description names its variable
@@ -37,7 +37,7 @@ def parse_help(text: str) -> tuple[Option, ...]:
         positive = [name for name in names if not name.startswith("no_")] or list(names)
         variable = re.search(r"\(env: (\w+)\)", description)
         value = re.match(r" (\S+)", block[0][head.end() :])
-        number = bool(value) and value.group(1) == "N"
+        number = value is not None and value.group(1) == "N"
         words = tuple(re.findall(r"'(\w+)'", description)) if number else ()
         options.append(
             Option(positive[-1], names, flags, variable.group(1) if variable else None, bool(value), number, words)
@@ -49,11 +49,11 @@ _DEVICE = re.compile(r"^  (\S+): .* \(\d+ MiB, \d+ MiB free\)$", re.MULTILINE)
 
 
 _ON_THE_CPU = {"BLAS", "ZenDNN", "zDNN"}
-"""Devices of ggml's kind ACCEL (ggml/src/ggml-*): libraries that the CPU computes with."""
+"""Devices of ggml's kind ACCEL (ggml/src/ggml-*): libraries for the CPU."""
 
 
 def parse_devices(text: str) -> tuple[str, ...] | None:
-    """Return the names of the GPUs that ``llama-server --list-devices`` lists, None where it lists nothing at all
+    """Return the names of the GPUs that ``llama-server --list-devices`` lists; None if it lists nothing at all
     (llama.cpp common/arg.cpp, ``common_print_available_devices``: every device but the CPU itself)."""
     _before, found, listed = text.partition("Available devices:\n")
     return tuple(name for name in _DEVICE.findall(listed) if name not in _ON_THE_CPU) if found else None

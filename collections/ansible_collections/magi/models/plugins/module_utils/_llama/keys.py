@@ -1,16 +1,16 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Files of API keys, as llama-server reads them. Pure."""
+"""API key files, as llama-server reads them. Pure."""
 
 from __future__ import annotations
 
 
 class KeyFileError(ValueError):
-    """A file of API keys would not protect a server; the message names it, what is wrong and the remedy."""
+    """An API key file does not protect a server; the message has the file, what is wrong and the remedy."""
 
 
 def key_file_path(where: str, path: str) -> str:
-    """Return ``path`` if it is absolute, else raise KeyFileError: a service has no folder that it could start from."""
+    """Return ``path`` if it is absolute, else raise KeyFileError: a service has no folder to start a path from."""
     if not path.startswith("/"):
         raise KeyFileError(f"{where}: option api_key_file must be an absolute path on the host, not {path!r}.")
     return path
@@ -19,9 +19,9 @@ def key_file_path(where: str, path: str) -> str:
 def check_api_keys(where: str, text: str) -> None:
     """Raise KeyFileError unless ``text``, the content of an API key file, protects a server.
 
-    llama-server (common/arg.cpp, --api-key-file) takes each line that is not empty and has no # at its start for a key,
-    as it stands; without any it asks for none, and whoever reaches the port can use it. A header of HTTP holds nothing
-    but printable ASCII for sure (RFC 9110, 5.5).
+    To llama-server (common/arg.cpp, --api-key-file) each line is a key as it stands, unless it is empty or starts with
+    #. Without any key it asks for none, and anyone who reaches the port can use it. Only printable ASCII is sure to
+    pass in an HTTP header (RFC 9110, 5.5).
     """
     keys = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line and not line.startswith("#")]
     for number, line in keys:
@@ -29,7 +29,7 @@ def check_api_keys(where: str, text: str) -> None:
             what = "ends in a carriage return (CRLF line ends)" if line.endswith("\r") else "has white space at an end"
             raise KeyFileError(
                 f"{where}: line {number} {what}, which llama-server would take for a part of the key: save the file as "
-                "plain text, one key in each line."
+                "plain text, one key a line."
             )
         if not (line.isascii() and line.isprintable()):
             raise KeyFileError(
@@ -38,6 +38,6 @@ def check_api_keys(where: str, text: str) -> None:
             )
     if not keys:
         raise KeyFileError(
-            f"{where} holds no key (it is empty, or has comments only), and llama-server would ask nobody for one: "
+            f"{where} holds no key (it is empty, or has comments only), so llama-server would let everybody in: "
             "write a key into it, or remove the option api_key_file."
         )

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a llama-server build is, and which options it takes. Pure."""
+"""A llama-server build, and the options that it takes. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Option:
 class Binary:
     path: str
     version: str
-    """What ``--version`` prints, shortened to one line."""
+    """The output of ``--version``, shortened to one line."""
     identity: str
     """Changes whenever the file at the path does: version, size in bytes and mtime in nanoseconds."""
     options: tuple[Option, ...] = ()

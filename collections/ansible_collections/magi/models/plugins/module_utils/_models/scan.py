@@ -93,14 +93,16 @@ def discover(
 
 def _emptied(before: Registry | None, library: Library, scan_paths: Sequence[str]) -> list[str]:
     """Return the folders that have no files, and had some when ``before`` was written."""
-    there = [item.path for item in (*library.files, *library.rejected)]
+    there = [file.path for file in library.files] + [item.path for item in library.rejected]
+    if before is None:
+        return []
 
     def within(folder: str, paths: Iterable[str]) -> bool:
         return any(path.startswith(folder.rstrip("/") + "/") for path in paths)
 
     return [
         path
-        for path in (before.scan_paths if before else ())
+        for path in before.scan_paths
         if path in scan_paths and path not in library.missing and within(path, before.files) and not within(path, there)
     ]
 

@@ -30,7 +30,7 @@ def decide(
         elif now.state == State.ORPHANED:
             yield Action(instance.name, ActionKind.RESTART, f"process {now.pid} runs outside its service manager")
         elif now.config_hash == instance.config_hash and not retry and _fails_again(now):
-            why = f"failed with just this configuration ({now.exit_status})"
+            why = f"failed with exactly this configuration ({now.exit_status})"
             yield Action(instance.name, ActionKind.QUARANTINE, why)
         elif now.state not in (State.RUNNING, State.STARTING):
             why = f" ({now.exit_status})" if now.exit_status else ""
@@ -38,7 +38,7 @@ def decide(
         elif now.config_hash != instance.config_hash:
             yield Action(instance.name, ActionKind.RESTART, _difference(now, instance))
         elif now.keys_changed:
-            yield Action(instance.name, ActionKind.RESTART, "its file of API keys was changed after it started")
+            yield Action(instance.name, ActionKind.RESTART, "its API key file changed after it started")
         else:
             yield Action(instance.name, ActionKind.KEEP, "runs as desired")
     for name in sorted(there):

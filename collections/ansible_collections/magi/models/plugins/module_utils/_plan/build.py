@@ -120,6 +120,7 @@ def build_plan(
         notes=tuple(notes),
         strict=strict,
         gpu=host.gpu,
+        gpu_groups=host.gpu_groups,
     )
 
 
@@ -143,7 +144,7 @@ def _instances(
 
 
 def open_to_all(instances: Iterable[Instance]) -> list[str]:
-    """Return the names of those that whoever reaches their port can use."""
+    """Return the names of those that anyone who reaches their port can use."""
     return [item.name for item in instances if exposed(item.address) and not item.options.get("api_key_file")]
 
 
@@ -151,7 +152,7 @@ def _warnings(host_name: str, instances: Sequence[Instance], host: Host, setting
     open_ones = open_to_all(instances)
     if open_ones:
         yield (
-            f"Host {host_name}: {', '.join(open_ones)} listen on {settings.host} without an API key, so whoever "
+            f"Host {host_name}: {', '.join(open_ones)} listen on {settings.host} without an API key, so anyone who "
             "reaches the port can use them; set the option api_key_file, or model_server_host: 127.0.0.1."
         )
     limited = [item.name for item in instances if item.resources]
@@ -160,6 +161,11 @@ def _warnings(host_name: str, instances: Sequence[Instance], host: Host, setting
             f"Host {host_name}: {host.manager} can't hold the resources of {', '.join(limited)}, which are left out "
             "there: only systemd limits memory and processor time."
         )
+    for item in host.unreadable:
+        # One that serves goes on, since it has its file open, and could not be started again.
+        names = [each.name for each in instances if each.model_path in item.paths]
+        if names:
+            yield f"Host {host_name}: {', '.join(names)} can't be started: {item.sentence(host.can.own_user)}"
     for path in host.silent_configs:
         yield (
             f"Host {host_name}: llama-server also reads {path}, which no profile knows of; move it away "

@@ -104,13 +104,13 @@ def config_hash(
 ) -> str:
     """Return 16 hexadecimal digits over what a running process was made of: environment (without the shared-out
     threads and the label), arguments, files of the model and its projector (path, size in bytes, mtime in nanoseconds),
-    the binary's identity.
+    the binary's path and identity.
     """
     content = {
         "environment": {key: value for key, value in environment.items() if key not in _NOT_HASHED},
         "extra_args": list(extra_args),
         "files": [[item.path, item.size, item.mtime_ns] for item in files],
-        "binary": binary.identity,
+        "binary": [binary.path, binary.identity],
     }
     if "MAGI_THREADS" not in environment and "LLAMA_ARG_THREADS" in environment:
         content["threads"] = environment["LLAMA_ARG_THREADS"]

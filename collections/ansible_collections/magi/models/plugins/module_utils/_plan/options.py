@@ -36,7 +36,7 @@ _RESERVED = {
     ),
     **dict.fromkeys(
         ("agent", "mcp_servers_config", "mcp_servers_json", "tools", "tools_runtime", "ui_mcp_proxy"),
-        "it gives tools of the host, its files or its network to whoever reaches the port",
+        "it gives tools of the host, its files or its network to anyone who reaches the port",
     ),
     **dict.fromkeys(
         ("api_prefix", "ssl_cert_file", "ssl_key_file"),
@@ -164,7 +164,9 @@ def environment_and_args(binary: Binary, options: Mapping[str, Any]) -> tuple[di
             environment[option.environment] = value if option.takes_value else str(int(value))
         elif option.takes_value:
             if "\n" in value:
-                raise InstanceError(f"Option {name} has no variable in this build, and a newline can't be an argument.")
+                raise InstanceError(
+                    f"Option {name} has no variable in this build, so its value can't contain a newline."
+                )
             arguments += [option.flags[-1], value]
         else:
             negations = [flag for flag in option.flags if flag.startswith("--no-")]

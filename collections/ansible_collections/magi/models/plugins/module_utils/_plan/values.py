@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
+from ansible_collections.magi.models.plugins.module_utils._base.text import counted
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 
@@ -48,7 +49,7 @@ class Instance:
 
     @property
     def api_key_file(self) -> str | None:
-        """The file of API keys, as the options name it."""
+        """The API key file, as the options name it."""
         return self.environment.get("MAGI_API_KEY_FILE")
 
     @classmethod
@@ -82,10 +83,24 @@ class ActionResult:
     log: tuple[str, ...] = ()
     ready: bool = False
     """It answers /health with 200; the health check waits for the others."""
+    cut: int | None = 0
+    """Requests that were in flight when it was ended, since the time to wait for them had run out; None: it did not say
+    how many."""
 
     @property
     def instance(self) -> str:
         return self.action.instance
+
+    @property
+    def cut_off(self) -> str:
+        """A sentence on the requests that were cut; empty where none were."""
+        if self.cut == 0:
+            return ""
+        if self.cut is None:
+            cut = "requests may have been cut (it did not say how many it had)"
+        else:
+            cut = f"{counted(self.cut, 'request')} {'was' if self.cut == 1 else 'were'} cut"
+        return f"model_server_stop_timeout ran out for {self.instance}: {cut}; raise it where answers take longer."
 
     @property
     def loads(self) -> bool:
@@ -101,12 +116,13 @@ class ActionResult:
             "detail": cause.detail,
             "log": list(self.log),
             "ready": self.ready,
+            "cut": self.cut,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ActionResult:
         cause = Cause(data["cause"], data["detail"]) if data["cause"] else None
-        return cls(Action.from_dict(data), data["launched"], cause, tuple(data["log"]), data["ready"])
+        return cls(Action.from_dict(data), data["launched"], cause, tuple(data["log"]), data["ready"], data["cut"])
 
 
 @dataclass(frozen=True)
@@ -132,6 +148,8 @@ class Plan:
     strict: bool = False
     gpu: bool = False
     """Whether llama-server computes on one there."""
+    gpu_groups: tuple[str, ...] = ()
+    """The groups that own GPUs' nodes there."""
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "actions": [item.to_dict() for item in self.actions]}
@@ -144,7 +162,7 @@ class Plan:
                 "generation": Generation(**data["generation"]),
                 **{name: tuple(map(Instance.from_dict, data[name])) for name in ("instances", "kept")},
                 "actions": tuple(Action.from_dict(item) for item in data["actions"]),
-                **{name: tuple(data[name]) for name in ("degraded", "warnings", "notes")},
+                **{name: tuple(data[name]) for name in ("degraded", "warnings", "notes", "gpu_groups")},
             }
         )
 

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which service manager a host has, and the class that knows how to use it."""
+"""The service manager of a host, and the class that knows how to use it."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ SERVICE_OPTIONS = {
     "manager": {"type": "str", "choices": list(CHOICES), "default": "auto"},
     "supervisord_path": {"type": "path", "default": "supervisord"},
 }
-"""What every module that looks at the services of a host takes (its argument specification)."""
+"""The arguments of every module that looks at the services of a host (argument specification)."""
 
 
 def usable(manager: ServiceManager) -> ServiceManager:
     """Return ``manager`` if this process may use it. Raises ServiceError."""
     if manager.capabilities.needs_root and os.geteuid():
         raise ServiceError(
-            f"{manager.name} is root's to use, and the connection is user {os.geteuid()}'s: connect as root "
+            f"{manager.name} can only be used by root, but the connection is user {os.geteuid()}'s: connect as root "
             "(ansible_user: root), or set ansible_become: true."
         )
     return manager
 
 
 _SIGNS = {"systemd": "/run/systemd/system", "supervisor": "/"}
-"""By manager, the folder that every machine has which it can be used on (systemd: sd_booted(3))."""
+"""By manager, the folder that shows that it can be used on a machine (systemd: sd_booted(3))."""
 
 
 def chosen(manager: str, home: str, program: str = "") -> ServiceManager:
     """Return the service manager for the folder ``home``; ``manager`` is its name or auto.
 
-    ``program`` is the manager's own, where it is not the usual one (supervisord).
+    ``program`` is the manager's program, if it is not the usual one (supervisord).
     """
     name = next(name for name in MANAGERS if Path(_SIGNS[name]).is_dir()) if manager == "auto" else manager
-    # Imported here: a host needs one of them, and each that is imported there is compiled again in every call.
+    # Imported here: a host needs only one of them, and each import there is compiled again in every call.
     if name == "systemd":
         from ansible_collections.magi.models.plugins.module_utils._services.systemd import Systemd
 

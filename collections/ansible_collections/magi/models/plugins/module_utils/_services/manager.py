@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The service managers: one file each, one protocol. Nothing outside this folder knows how a manager does it."""
+"""The service managers: one file each, one protocol. Nothing outside this folder knows how a manager works."""
 
 from __future__ import annotations
 
@@ -32,35 +32,42 @@ class ServiceManager(Protocol):
     filters: ClassVar[Filters]
 
     def values(self) -> Mapping[str, Any]:
-        """Return what its templates know beside what all managers' templates do."""
+        """Return the values for its templates, beyond those that all managers' templates get."""
 
     def environment(self, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
-        """Return the environment of an instance that is ``wanted``, as this manager's file of it holds it."""
+        """Return the environment of a ``wanted`` instance, as in the file that this manager writes for it."""
 
-    def obstacle(self, path: Path, folders: Sequence[Path]) -> tuple[str, str] | None:
-        """Return what keeps the servers from reading the file at ``path``, or from executing the program, and its mode
-        (see Unreadable); None: nothing. ``folders`` are put back for them where their home folders are hidden.
+    def obstacle(self, path: Path, folders: Sequence[Path], *, program: bool = False) -> tuple[str, str] | None:
+        """Return what keeps the servers from reading the file at ``path``, or from executing it as their ``program``,
+        and its mode (see Unreadable); None: nothing. If home folders are hidden, the servers see ``folders`` of them.
 
-        Raises OSError where the file is gone, or leads nowhere.
+        Raises OSError if the file is gone, or a link leads nowhere.
         """
 
     def owned(self) -> list[Path]:
-        """Return the files per instance that are there now, wanted or not."""
+        """Return the existing files of instances, wanted or not."""
 
     def discard(self, path: Path) -> None:
-        """Remove a file of ours, and a folder that held nothing else."""
+        """Remove a file of ours, and its folder if that is empty then."""
 
     def common(self) -> list[Path]:
-        """Return the manager's own files that are there now."""
+        """Return the manager's own files that exist."""
 
     def prepare(self) -> None:
-        """Bring the manager itself up; called when the common files are in place, before those per instance."""
+        """Bring up the manager itself; called when the common files are in place, before those of instances."""
+
+    def outdated(self) -> bool:
+        """Whether the manager itself must be replaced, and with it all that it runs; prepare() does so once its
+        instances have ended."""
+
+    def regain(self) -> None:
+        """End a manager of ours that no longer answers. Called before the look for instances to end."""
 
     def status(self) -> dict[str, Status]:
         """Return every instance of ours that has a definition or runs."""
 
     def reload(self) -> None:
-        """Read the changed definitions; nothing starts, nothing stops."""
+        """Read the changed definitions; start and stop nothing."""
 
     def start(self, names: Sequence[str]) -> dict[str, str]:
         """Start instances that don't run, with their definitions as they are now, also after they failed.
@@ -69,7 +76,7 @@ class ServiceManager(Protocol):
         """
 
     def stop(self, name: str) -> None:
-        """End an instance: SIGTERM, a few seconds of grace, SIGKILL. Returns when it has ended."""
+        """End an instance: SIGTERM, a few seconds of grace, SIGKILL. Return when it has ended."""
 
     def forget(self, name: str) -> None:
         """Drop a stopped instance whose definition is gone, what its server kept, and a log that is ours; reload()
@@ -77,6 +84,9 @@ class ServiceManager(Protocol):
 
     def logs(self, name: str, lines: int) -> list[str]:
         """Return the last lines that the instance printed, oldest first."""
+
+    def beginning(self, name: str, lines: int) -> list[str]:
+        """Return the first lines that the last run of the instance printed."""
 
     def remove(self) -> None:
         """Remove the files of ours that are left, by name, and the manager where it is ours; all instances are
@@ -86,7 +96,7 @@ class ServiceManager(Protocol):
 def environment_value(text: str) -> str:
     r"""Quote ``text`` for a file that both systemd (systemd.exec(5), EnvironmentFile=) and a POSIX shell read.
 
-    Both take a double-quoted value with \\, \", \$ and \` escaped, and a newline as itself.
+    Both accept a double-quoted value with \\, \", \$ and \` escaped, and a newline as itself.
     """
     for special in '\\"$`':
         text = text.replace(special, "\\" + special)
@@ -94,13 +104,12 @@ def environment_value(text: str) -> str:
 
 
 def environment_path(home: str | Path, name: str) -> Path:
-    """Return where the environment of an instance is written, whatever manages it."""
+    """Return the path of an instance's environment file, whatever manages it."""
     return Path(home) / "instances" / f"{name}.env"
 
 
 def environment_file(home: str | Path, name: str) -> dict[str, str]:
-    """Return what the file of an instance sets, as it was written with ``environment_value``; {} where it can't be
-    read."""
+    """Return the variables in the file of an instance, written with ``environment_value``; {} if it can't be read."""
     with contextlib.suppress(OSError):
         text = environment_path(home, name).read_bytes().decode("utf-8", "surrogateescape")
         values = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE | re.DOTALL)
@@ -109,7 +118,7 @@ def environment_file(home: str | Path, name: str) -> dict[str, str]:
 
 
 def tail(path: Path, lines: int, limit: int = 65536) -> list[str]:
-    """Return the last ``lines`` lines of a log, reading at most ``limit`` bytes; [] where there is none."""
+    """Return the last ``lines`` lines of a log, reading at most ``limit`` bytes; [] without a log."""
     try:
         with path.open("rb") as file:
             file.seek(0, 2)
@@ -121,12 +130,12 @@ def tail(path: Path, lines: int, limit: int = 65536) -> list[str]:
 
 
 def clear(files: Iterable[Path], folders: Iterable[Path]) -> None:
-    """Remove files of ours, and those folders of ours that are empty then: what others keep there stays."""
+    """Remove files of ours, and folders of ours that are empty then: other people's files there stay."""
     for path in files:
         path.unlink(missing_ok=True)
     for folder in folders:
         for path in folder.glob(".*.tmp"):
-            if re.fullmatch(r"\..+\.\d{1,10}\.tmp", path.name):  # of a writer that was killed (write_atomic)
+            if re.fullmatch(r"\..+\.\d{1,10}\.tmp", path.name):  # left by a killed writer (write_atomic)
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             folder.rmdir()
@@ -137,14 +146,14 @@ def names(paths: Iterable[Path], suffix: str) -> list[str]:
 
 
 def ways(path: Path) -> Iterator[tuple[Path, Sequence[Path]]]:
-    """Yield the ways to the file at ``path``, by itself and by what it links to, each with the folders that it leads
-    through, the outermost first; at last the file. Raises OSError where there is none."""
+    """Yield each path to the file at ``path``, its own and those of its links, as the folders on the way, outermost
+    first, and at last the file. Raises OSError without a file."""
     path = path.absolute()
     real = path.resolve(strict=True)
     yield path, tuple(reversed(path.parents))
     yield real, (*reversed(real.parents), real)
 
 
-def needed(mode: int) -> int:
-    """Return the permission bit (for others) that a file or folder of ``mode`` is used by."""
-    return 0o1 if stat.S_ISDIR(mode) else 0o4
+def needed(mode: int, program: bool) -> int:
+    """Return the permission bit that others need to use a file or folder of ``mode``."""
+    return 0o1 if program or stat.S_ISDIR(mode) else 0o4

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Supervisor (the PyPI package): one supervisord of our own per home folder, one program file per instance.
 
-For machines, containers and Macs where systemd is not PID 1. Spoken to over its XML-RPC interface on a Unix socket.
+For machines, containers and Macs where systemd is not PID 1. We speak XML-RPC with it over a Unix socket.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -52,7 +53,7 @@ def setting(text: str) -> str:
 def word(text: str) -> str:
     """Quote ``text`` as one word of a command, which supervisor splits like a shell (shlex)."""
     quoted = shlex.quote(text)
-    # A quote closed and opened before ; and # keeps supervisor's parser from seeing a comment behind a space.
+    # A quote closed and opened before ; and # keeps supervisor's parser from seeing a comment after a space.
     for comment in ";#":
         quoted = quoted.replace(comment, "''" + comment)
     return setting(quoted)
@@ -73,24 +74,45 @@ _NOT_RUNNING, _BAD_NAME = 70, 10  # supervisor/xmlrpc.py, Faults
 
 
 def parse_ends(log: Iterable[str]) -> dict[str, str]:
-    """Return by program how its last process ended, from supervisord's log (supervisor/process.py, finish): of one that
-    ended within startsecs it says no more than "too quickly" elsewhere."""
+    """Return by program how its last process ended, from supervisord's log (supervisor/process.py, finish). If it ended
+    within startsecs, supervisord says only "too quickly" elsewhere."""
     pattern = re.compile(r"exited: (\S+) \((.+); (?:not )?expected\)$")
     return {match[1]: match[2] for line in log if (match := pattern.search(line))}
 
 
 def socket_path(home: str) -> str:
-    """Return where supervisord of ``home`` listens: there, or in /tmp where the path of a Unix socket (108 bytes,
-    unix(7)) would be too long. The same on the controller and the host, for whatever user and environment."""
+    """Return where supervisord of ``home`` listens: there, or in /tmp if the path of a Unix socket (108 bytes, unix(7))
+    would be too long. Controller and host agree, whatever their user and environment."""
     path = os.path.normpath(f"{home}/supervisor/supervisord.sock")
     if len(os.fsencode(path)) < 100:  # supervisord binds it with its process id at the end, and renames it
         return path
     return f"/tmp/magi-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.sock"  # noqa: S108 - see _foreign
 
 
+STARTS = "magi: starts"
+"""Printed by run-instance before each run (templates/run-instance.sh.j2)."""
+
+
+def _last_run(printed: Sequence[str]) -> list[str]:
+    begun = max((number for number, line in enumerate(printed, 1) if line == STARTS), default=0)
+    return list(printed[begun:])
+
+
+def _command(pid: int) -> list[str]:
+    """Return the words of a process's command line; [] if it has ended."""
+    if Path("/proc/self").exists():
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "surrogateescape").split("\0")[:-1]
+        return []
+    done = subprocess.run(
+        ["ps", "-o", "command=", "-p", str(pid)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    return done.stdout.split()
+
+
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str):
-        super().__init__("localhost", timeout=120)
+    def __init__(self, path: str, timeout: float):
+        super().__init__("localhost", timeout=timeout)
         self.path = path
 
     def connect(self) -> None:
@@ -100,12 +122,13 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _Transport(xmlrpc.client.Transport):
-    def __init__(self, path: str):
+    def __init__(self, path: str, timeout: float):
         super().__init__()
         self.path = path
+        self.timeout = timeout
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return _Connection(self.path)
+        return _Connection(self.path, self.timeout)
 
 
 class Supervisor:
@@ -131,12 +154,12 @@ class Supervisor:
     def environment(self, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
         return wanted
 
-    def obstacle(self, path: Path, folders: Sequence[Path]) -> tuple[str, str] | None:
+    def obstacle(self, path: Path, folders: Sequence[Path], *, program: bool = False) -> tuple[str, str] | None:
         """The servers run as our own user."""
         for _way, parts in ways(path):
             for part in parts:
                 mode = part.stat().st_mode
-                if not os.access(part, needed(mode)):
+                if not os.access(part, needed(mode, program)):
                     return str(part), stat.filemode(mode)
         return None
 
@@ -150,27 +173,28 @@ class Supervisor:
         return [path for path in (self.folder / "supervisord.conf", self.folder / "run-instance") if path.exists()]
 
     def _foreign(self) -> bool:
-        """Whether the socket in /tmp is another user's, who could answer as they like: the folder is for all."""
+        """Whether the socket in /tmp belongs to another user, who could answer anything: all may write there."""
         path = Path(self.socket)
         if path.parent == self.folder or not os.path.lexists(path):
             return False
         owner = path.lstat().st_uid
         return owner != os.geteuid() and not (self.folder.exists() and owner == self.folder.stat().st_uid)
 
-    def _call(self, method: str, *arguments: Any) -> Any:
+    def _call(self, method: str, *arguments: Any, timeout: float = 5) -> Any:
+        """Call a method of supervisord. It answers at once unless it waits for a process to end."""
         if self._foreign():
             raise ConnectionRefusedError(f"{self.socket} is another user's")
-        # A proxy for each call: calls come from several threads, and a connection is cheap.
-        proxy = xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(self.socket))
+        # A proxy for each call: several threads call, and a connection is cheap.
+        proxy = xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(self.socket, timeout))
         return getattr(proxy.supervisor, method)(*arguments)
 
     def _ask(
         self, purpose: str, method: str, *arguments: Any, faults: Sequence[int] = (), absent: bool = False
     ) -> None:
-        """Call supervisord for a ``purpose``; ``faults`` are as good as done, and so is all, where ``absent`` says so,
-        without a supervisord. Raises ServiceError."""
+        """Call supervisord for a ``purpose``; ``faults`` count as done, and with ``absent`` a missing supervisord does,
+        too. Raises ServiceError."""
         try:
-            self._call(method, *arguments)
+            self._call(method, *arguments, timeout=120)
         except xmlrpc.client.Fault as fault:
             if fault.faultCode not in faults:
                 raise ServiceError(
@@ -184,24 +208,83 @@ class Supervisor:
                     "if there is one, and run again."
                 ) from None
 
+    def _daemon(self) -> tuple[int, Path] | None:
+        """Return process and configuration of this folder's supervisord, by its pid file, whether it answers or not.
+        Another process may have the pid by now, and the folder may have been moved with all its files, or be a copy."""
+        with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+            pid = int((self.folder / "supervisord.pid").read_text())
+            words = _command(pid)
+            place = Path(words[words.index("-c") + 1])
+            if any("supervisord" in word for word in words[:3]) and (self._ours(place) or not place.exists()):
+                return pid, place
+        return None
+
+    def _ours(self, configuration: Path) -> bool:
+        own = self.folder / "supervisord.conf"
+        return configuration == own or (configuration.exists() and own.exists() and own.samefile(configuration))
+
+    def outdated(self) -> bool:
+        daemon = self._daemon()
+        if daemon is None or self._ours(daemon[1]) or not self._answers():
+            return False
+        self._program()  # before anything ends, make sure that another one can start
+        return True
+
+    def regain(self) -> None:
+        """A supervisord whose socket is gone, or that hangs, would restart whatever ends. Its processes go on as
+        orphans of ours. If its folder was moved, it runs none that this folder knows, and so ends them itself."""
+        daemon = self._daemon()
+        if daemon is None or self._answers():
+            return
+        pid, configuration = daemon
+        for number in (signal.SIGKILL,) if self._ours(configuration) else (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            if self._gone(pid, 20):
+                return
+        raise ServiceError(f"supervisord of {self.folder} (process {pid}) can't be ended; end it and run again.")
+
+    def _gone(self, pid: int, seconds: float) -> bool:
+        """Wait until a process has ended; return whether it has."""
+        deadline = time.monotonic() + seconds
+        while _command(pid):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _shut_down(self) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
+            pid = self._call("getPID")
+            self._call("shutdown")
+            self._gone(pid, 20)
+
     def _answers(self) -> bool:
         try:
             return self._call("getState")["statename"] in ("RUNNING", "RESTARTING")
         except (OSError, http.client.HTTPException, xmlrpc.client.Error):
             return False
 
-    def prepare(self) -> None:
-        if self._answers():
-            return
+    def _program(self) -> str:
+        """Return the path of supervisord. Raises ServiceError."""
         program = shutil.which(os.path.expanduser(self.supervisord))
         if program is None:
             raise ServiceError(
                 f"supervisord is not at {self.supervisord}; install it (pip install supervisor) "
                 "or set model_server_supervisord_path."
             )
+        return program
+
+    def prepare(self) -> None:
+        if self.outdated():
+            self._shut_down()
+        if self._answers():
+            return
+        self.regain()
+        program = self._program()
         if self._foreign():
             raise ServiceError(
-                f"supervisord can't listen at {self.socket}, which is another user's: remove that, or set "
+                f"supervisord can't listen at {self.socket}, which belongs to another user: remove it, or set "
                 "model_server_home to a shorter path."
             )
         # supervisord starts what it finds; nothing of ours runs now, so the definitions are written anew behind this.
@@ -253,7 +336,7 @@ class Supervisor:
         self._ask("read its programs", "reloadConfig")
 
     def start(self, names: Sequence[str]) -> dict[str, str]:
-        """Add the programs anew: so they have their present definitions, and supervisord starts them."""
+        """Add the programs again, with their present definitions; supervisord starts them."""
         refused = {}
         for name in names:
             try:
@@ -279,15 +362,15 @@ class Supervisor:
         return self.home / "logs" / f"{name}.log", self.home / "logs" / f"{name}.log.1"
 
     def logs(self, name: str, lines: int) -> list[str]:
-        return tail(self._printed(name)[0], lines)
+        """Return what the last run printed: run-instance says when it starts one."""
+        return _last_run(tail(self._printed(name)[0], 1 << 16))[-lines:] if lines else []
+
+    def beginning(self, name: str, lines: int) -> list[str]:
+        return _last_run(tail(self._printed(name)[0], 1 << 24, 1 << 24))[:lines]  # more than stdout_logfile_maxbytes
 
     def remove(self) -> None:
-        with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
-            pid = self._call("getPID")
-            self._call("shutdown")
-            deadline = time.monotonic() + 20
-            while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-                time.sleep(0.02)
+        self._shut_down()
+        self.regain()
         shutil.rmtree(self.folder / "home", ignore_errors=True)
         own = (self.folder / f"supervisord.{end}" for end in ("pid", "log", "log.1"))
         listens = () if self._foreign() else (Path(self.socket),)

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,12 +35,13 @@ from ansible_collections.magi.models.plugins.module_utils._services.values impor
 )
 
 HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
-"""What the unit's ProtectHome= replaces by empty folders; only those that it binds are put back (systemd.exec(5))."""
+"""The folders that the unit's ProtectHome= replaces by empty ones; only those that it binds are put back
+(systemd.exec(5))."""
 UNITS = Path("/etc/systemd/system")
 FOLDERS = tuple(
     Path(base, "magi-llama") for base in ("/var/lib", "/var/lib/private", "/var/cache", "/var/cache/private")
 )
-"""What StateDirectory= and CacheDirectory= of a dynamic user make (systemd.exec(5))."""
+"""Made by StateDirectory= and CacheDirectory= of a dynamic user (systemd.exec(5))."""
 
 
 def systemd_value(text: str) -> str:
@@ -98,8 +100,8 @@ _LOST = re.compile(
     r"Transport endpoint is not connected|[Dd]isconnected from message bus|Failed to connect to bus"
     r"|Connection reset by peer|Message recipient disconnected|Connection (?:refused|timed out)"
 )
-"""What systemctl says while systemd executes itself anew (daemon-reexec, as an upgrade of its package does): with it,
-all connections end (systemd(1))."""
+"""What systemctl says while systemd re-executes itself (daemon-reexec, as in an upgrade of its package), which ends all
+connections (systemd(1))."""
 
 
 def unit(name: str) -> str:
@@ -198,13 +200,13 @@ class Systemd:
         return {}
 
     def environment(self, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
-        """Its user may not read the file of API keys, so systemd hands it over as a credential (systemd.exec(5),
+        """Its user may not read the API key file, so systemd hands it over as a credential (systemd.exec(5),
         LoadCredential=)."""
         if "MAGI_API_KEY_FILE" not in wanted:
             return wanted
         return {**wanted, "LLAMA_ARG_API_KEY_FILE": f"/run/credentials/{unit(name)}/api-keys"}
 
-    def obstacle(self, path: Path, folders: Sequence[Path]) -> tuple[str, str] | None:
+    def obstacle(self, path: Path, folders: Sequence[Path], *, program: bool = False) -> tuple[str, str] | None:
         """The servers run as a user of their own in no group, so the bits for others count (systemd.exec(5),
         DynamicUser=), and of home folders they see only ``folders``; those above them are made anew, for all to enter.
         """
@@ -214,7 +216,7 @@ class Systemd:
             for part in parts:
                 mode = part.stat().st_mode
                 remade = any(home == part or home in part.parents for home in HOMES)
-                if not (mode & needed(mode) or (remade and any(part in folder.parents for folder in folders))):
+                if not (mode & needed(mode, program) or (remade and any(part in folder.parents for folder in folders))):
                     return str(part), stat.filemode(mode)
         return None
 
@@ -231,8 +233,14 @@ class Systemd:
         path = UNITS / "magi-llama@.service"
         return [path] if path.exists() else []
 
+    def outdated(self) -> bool:
+        return False
+
+    def regain(self) -> None:
+        """systemd itself is never ours to end."""
+
     def prepare(self) -> None:
-        """systemd is there already; refuse one that would leave out the credential that a file of API keys is."""
+        """systemd is there already; refuse one that is too old to hand over an API key file as a credential."""
         found = re.match(r"systemd (\d+)", self._systemctl("--version"))
         if found and int(found[1]) < OLDEST:
             raise ServiceError(
@@ -241,7 +249,7 @@ class Systemd:
             )
 
     def _systemctl(self, *arguments: str) -> str:
-        """Run a verb that may be repeated, and repeat it while systemd is just not there. Raises ServiceError."""
+        """Run a verb that may be repeated, and repeat it while systemd is away for a moment. Raises ServiceError."""
         begun, tries = time.monotonic(), 0
         while True:
             tries += 1
@@ -257,7 +265,7 @@ class Systemd:
             if not result.returncode:
                 return result.stdout
             said = " ".join(result.stderr.split())
-            # One of them may wait for its answer until the bus gives it up (25 s), and is repeated all the same.
+            # A call may wait for its answer until the bus gives up (25 s), and is still repeated.
             if not _LOST.search(said) or (tries > 2 and time.monotonic() > begun + PATIENCE):
                 raise ServiceError(f"systemctl {' '.join(arguments)}: {said or f'exit status {result.returncode}'}")
             time.sleep(0.2)
@@ -272,12 +280,12 @@ class Systemd:
         return {**{name: Status(State.STOPPED) for name in defined}, **parse_status(text)}
 
     def reload(self) -> None:
-        """Let systemd read again what it knows of our units; those it has never loaded it reads when it starts them."""
+        """Let systemd read our units again; those that it has never loaded it reads at their start."""
         if parse_status(self._show("magi-llama@*.service")):
             self._systemctl("daemon-reload")
 
     def start(self, names: Sequence[str]) -> dict[str, str]:
-        """Start them with one command; where that fails, one by one, since it gives up for all of them."""
+        """Start them with one command; if that fails, one by one, since it gives up for all of them."""
         self._reset(*names)
         try:
             self._systemctl("enable", "--now", "--no-reload", "--no-block", *map(unit, names))
@@ -288,7 +296,7 @@ class Systemd:
         return {}
 
     def _reset(self, *names: str) -> None:
-        """Let units that failed start again at once. One that was never loaded has nothing to reset, and complains."""
+        """Let failed units start again at once. A unit that was never loaded has nothing to reset, and complains."""
         with contextlib.suppress(ServiceError):
             self._systemctl("reset-failed", *map(unit, names))
 
@@ -323,7 +331,7 @@ class Systemd:
     def forget(self, name: str) -> None:
         try:
             self._systemctl("disable", "--no-reload", unit(name))
-        except ServiceError:  # somebody removed the template: nothing tells systemctl which links were made for it
+        except ServiceError:  # somebody removed the template, and systemctl can't tell which links were made for it
             (UNITS / "multi-user.target.wants" / unit(name)).unlink(missing_ok=True)
         self._reset(name)
         for base in FOLDERS:
@@ -337,10 +345,18 @@ class Systemd:
         """Return what the last run of the unit printed, and what systemd said of its end: an earlier failure is not the
         cause of this one, and systemd's count of tries would hide what the server said."""
         which = self.runs.get(name, [f"--unit={unit(name)}"])
-        with contextlib.suppress(subprocess.SubprocessError):  # a journald that hangs still has what it wrote
+        with contextlib.suppress(subprocess.SubprocessError):  # even if journald hangs, what it wrote is there
             self._journalctl("--sync", timeout=5)
         text = self._journalctl("--lines", str(lines), "--output", "cat", "--no-pager", "--quiet", *which)
         return [line for line in text.splitlines() if not _BOOKKEEPING.search(line)]
+
+    def beginning(self, name: str, lines: int) -> list[str]:
+        which = self.runs.get(name, [f"--unit={unit(name)}"])
+        command = ["journalctl", "--output", "cat", "--no-pager", "--quiet", *which]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, errors="replace") as process:
+            found = [line.rstrip("\n") for line in islice(process.stdout or (), lines)]
+            process.kill()  # it would read all that a server has ever printed
+        return found
 
     def _journalctl(self, *arguments: str, timeout: float | None = None) -> str:
         return subprocess.run(

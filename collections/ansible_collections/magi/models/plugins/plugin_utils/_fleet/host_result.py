@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
-from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Host
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     Cause,
     find_cause,
@@ -34,10 +34,12 @@ class HostResult:
     after: Host | None = None
     max_startup_time: int = 0
     """Seconds."""
-    answers: Mapping[str, Answer] = field(default_factory=dict)
-    """By instance, what clients are told that ask for its health; of those that were launched."""
+    generation: Generation | None = None
+    """The state that the deployment left the host in; None: it got no answer."""
     trouble: Cause | None = None
     """Why the host as a whole was not deployed: host_unreachable, host_failed or held_back."""
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    """By instance, what clients are told that ask for its health; of those that were launched."""
 
 
 TASKS = ("settings", "registry", "profile", "planned", "applied", "after")
@@ -79,8 +81,9 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
         tuple(map(ActionResult.from_dict, applied.get("actions") or ())),
         Host.from_dict(after) if after else None,
         int(seen["settings"]["settings"]["max_startup_time"]),
-        answers((seen.get("asked") or {}).get("results") or ()),
+        Generation(**applied["generation"]) if applied.get("generation") else None,
         problem,
+        answers((seen.get("asked") or {}).get("results") or ()),
     )
 
 
@@ -93,14 +96,19 @@ def cause_of(instance: Instance, result: HostResult) -> Cause | None:
     if result.after is None:
         return result.trouble or Cause("host_failed", "the host could not be asked; run again")
     now = next((item for item in result.after.instances if item.name == instance.name), None)
+    if now and now.pid and is_ready(now, result.after):
+        answer = result.answers.get(instance.name)
+        return answer.cause if answer else None
+    if result.generation and not result.after.generation.same(result.generation):
+        return result.after.generation.overtook()
     if result.trouble:  # nothing was launched, so nobody waited: what serves, serves
-        return None if now and is_ready(now, result.after) else result.trouble
+        return result.trouble
     if now is None or now.state in (State.FAILED, State.STOPPED, State.BACKOFF):
-        cause = find_cause(now.log if now else (), now.exit_status if now else None)
+        cause = find_cause(
+            now.log if now else (), now.exit_status if now else None, instance.resources.get("memory_max")
+        )
         return quarantined(cause) if outcome and outcome.action.action is ActionKind.QUARANTINE else cause
     if now.health != 200:
-        return not_ready(result.max_startup_time, now.health or 0)
-    if not is_ready(now, result.after):
-        return wrong_server(instance.name, now.model_ids or ())
-    answer = result.answers.get(instance.name)
-    return answer.cause if answer else None
+        seconds = result.after.looked_at - now.started_at if now.started_at else result.max_startup_time
+        return not_ready(seconds, now.health or 0)
+    return wrong_server(instance.name, now.model_ids or ())

@@ -29,12 +29,17 @@ def build_report(hosts: Sequence[HostResult]) -> dict[str, Any]:
             continue
         degraded += [{"host": result.name, "detail": sentence} for sentence in result.plan.degraded]
         warnings += result.plan.warnings
+        warnings += [f"Host {result.name}: {item.cut_off}" for item in result.results if item.cut_off]
         done = {item.instance: item for item in result.results}
         running = {item.name: item for item in result.after.instances} if result.after else {}
         for instance in (*result.plan.instances, *result.plan.kept):
             outcome, now = done.get(instance.name), running.get(instance.name)
             cause = cause_of(instance, result)
             launched += bool(outcome and outcome.launched)
+            if now and now.fell_back:
+                remedy = f"load its driver (nvidia-modprobe -u), then magi stop {instance.name} and magi up"
+                where = f"{instance.name} computes on the CPU of {result.name}, though that has a GPU"
+                degraded.append({"host": result.name, "detail": f"{where} ({now.fell_back}): {remedy}."})
             servers.append(
                 {
                     "model_id": instance.model_id,
@@ -123,13 +128,14 @@ def problems(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> dict[str
     it is degraded. ``report`` is that of ``hosts``."""
     total, ready = report["total_servers"], report["ready_servers"]
     named = {item["host"] for item in report["summary"]["failed"]}
+    degraded = {item["host"] for item in report["summary"]["degraded"]}
     found = not_deployed(hosts)
     for result in hosts:
         if result.plan is None or result.name in found:
             continue
         if total and not ready:
-            found[result.name] = f"No server is ready, of {total}; the report above says why for each."
-        elif result.plan.strict and (result.plan.degraded or result.name in named):
+            found[result.name] = f"No server is ready (0 of {total}); the report above says why."
+        elif result.plan.strict and result.name in degraded | named:
             found[result.name] = "strict is set and the deployment is degraded; the report above says what is missing."
     return found
 

@@ -69,7 +69,7 @@ def read_document(path: Path) -> Document:
         mark = error.problem_mark or error.context_mark
         what = " ".join(filter(None, (error.context, error.problem)))
         pattern = unquoted(text.splitlines()[mark.line]) if mark and mark.line < len(text.splitlines()) else None
-        what = f"it is not valid YAML: {what}" if pattern is None else f'{pattern} must stand in quotes: "{pattern}"'
+        what = f"it is not valid YAML: {what}" if pattern is None else f'{pattern}must be in quotes: "{pattern}"'
         raise DocumentError(Remark(shown, mark.line + 1 if mark else None, f"{what}.")) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         what = " ".join(str(error).split())

@@ -53,7 +53,8 @@ def check_profile(path: Path, further: Callable[[Profile], Iterable[tuple[Where,
     found = [(problem.where, problem.message) for problem in problems]
     found += [(where, f'duplicate key "{where[-1]}"; keep one.') for where in document.repeated]
     if not NAME.fullmatch(path.stem) or path.suffix != ".yml":
-        found.append(((), "a profile's file is called <name>.yml, the name of letters, digits, '.', '_' and '-'."))
+        what = "a profile's file must be called <name>.yml, with a name of letters, digits, '.', '_' and '-'."
+        found.append(((), what))
     found += further(profile) if profile else ()
     remarks = sorted({document.remark(*item) for item in found}, key=lambda r: (r.line or 0, str(r)))
     return Checked(path, None if remarks else profile, tuple(remarks))

@@ -15,7 +15,16 @@ TARGET = sources(COLLECTION / "plugins" / "module_utils")
 CONTROLLER = sources(COLLECTION / "plugins" / "plugin_utils")
 
 EFFECTS = {
-    *("_ansible", "_base.command", "_base.cores", "_base.files", "_gguf.reader", "_install", "_profiles"),
+    *(
+        "_ansible",
+        "_base.command",
+        "_base.cores",
+        "_base.files",
+        "_base.private_module",
+        "_gguf.reader",
+        "_install",
+        "_profiles",
+    ),
     *("_llama.chat", "_llama.client", "_llama.drain", "_llama.probe"),
     *(
         "_host.apply",

@@ -21,8 +21,13 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import (
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
 from ansible_collections.magi.models.plugins.module_utils._llama.drain import drain
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
-from ansible_collections.magi.models.plugins.module_utils._plan.values import Action
-from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError, Status, Template
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
+from ansible_collections.magi.models.plugins.module_utils._services.values import (
+    Capabilities,
+    ServiceError,
+    Status,
+    Template,
+)
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import FakeServer
 
 
@@ -57,6 +62,12 @@ class FakeServices:
         self.asked.append(("remove",))
         for path in [*self.owned(), *self.common()]:
             path.unlink()
+
+    def outdated(self):
+        return False
+
+    def regain(self):
+        pass
 
     def __getattr__(self, verb):
         return lambda *arguments: self.asked.append((verb, *arguments))
@@ -108,37 +119,38 @@ IDLE = (200, b"llamacpp:requests_processing 0\nllamacpp:requests_deferred 0\n")
     [
         (IDLE, None, True),
         ([BUSY, BUSY, IDLE], None, True),
-        (BUSY, None, False),
-        ((200, b"llamacpp:requests_processing 0\nllamacpp:requests_deferred 2\n"), None, False),
+        (BUSY, None, 1),
+        ((200, b"llamacpp:requests_processing 1\nllamacpp:requests_deferred 2\n"), None, 3),
         ((503, b""), None, True),  # loads its model
-        ((401, b""), None, False),  # its keys were changed
-        ((500, b""), None, False),
+        ((401, b""), None, None),  # its keys were changed
+        ((500, b""), None, None),
         ([(401, b""), IDLE], None, True),
-        ((501, b""), (200, b'[{"is_processing": false}, {"is_processing": true}]'), False),
+        ((501, b""), (200, b'[{"is_processing": false}, {"is_processing": true}]'), 1),
         ((501, b""), (200, b'[{"is_processing": false}]'), True),
-        ((404, b""), (401, b""), False),
+        ((404, b""), (401, b""), None),
         ((501, b""), (501, b""), True),  # nothing tells
-        ((501, b""), (200, b"[" * 100_000), False),
-        ((501, b""), (200, b"1"), False),
-        ((200, b"llamacpp:requests_processing nan\n"), None, False),
-        ((200, b"llamacpp:requests_processing 1e999\n"), None, False),
-        ((200, b"llamacpp:requests_processing x\n"), None, False),
-        (lambda reply: reply.write(b"what?\r\n\r\n"), None, False),
+        ((501, b""), (200, b"[" * 100_000), None),
+        ((501, b""), (200, b"1"), None),
+        ((200, b"llamacpp:requests_processing nan\n"), None, None),
+        ((200, b"llamacpp:requests_processing 1e999\n"), None, None),
+        ((200, b"llamacpp:requests_processing x\n"), None, None),
+        (lambda reply: reply.write(b"what?\r\n\r\n"), None, None),
         (lambda reply: None, None, True),  # it ended
     ],
 )
 def test_a_server_is_drained_when_it_says_so_or_is_gone(metrics, slots, drained):
     with FakeServer({"/metrics": metrics, "/slots": slots}) as server:
-        assert drain(server.environment, 60 if drained else 0.3, pause=0.01) is drained
+        left = drain(server.environment, 60 if drained is True else 0.3, pause=0.01)
+        assert left == (0 if drained is True else drained)
 
 
 def test_a_server_that_hangs_is_not_drained_and_one_that_is_gone_is():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         environment = {"LLAMA_ARG_PORT": str(listener.getsockname()[1])}
-        assert not drain(environment, 0.3)
-        assert not drain(environment, 0)
-    assert drain(environment, 60)
-    assert drain({}, 60)
+        assert drain(environment, 0.3) is None
+        assert drain(environment, 0) is None
+    assert drain(environment, 60) == 0
+    assert drain({}, 60) == 0
 
 
 @pytest.mark.parametrize("check_mode", [False, True])
@@ -256,7 +268,7 @@ def test_what_the_manager_refuses_to_start_is_named_and_the_others_start(tmp_pat
     )
     a, b = result.actions
     assert (a.launched, a.cause.code, a.ready) == (False, "start_refused", False)
-    assert "refuses to start it (Unit a is masked); mend" in a.cause.detail
+    assert "refuses to start it (Unit a is masked); fix" in a.cause.detail
     assert (b.launched, b.cause, b.ready) == (True, None, True)
 
 
@@ -292,3 +304,71 @@ def test_teardown_sees_whatever_is_left(tmp_path, left):
     assert not home.exists()
     assert not absent(services, job(home), check_mode=False, also=also).changed
     assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "cut", "said"), [(BUSY, 1, "1 request was cut"), ((401, b""), None, "did not say"), (IDLE, 0, "")]
+)
+def test_requests_that_are_cut_are_told(tmp_path, monkeypatch, metrics, cut, said):
+    monkeypatch.setattr(procfs, "PROC", tmp_path / "no-proc")
+    (tmp_path / "instances").mkdir()
+    with FakeServer({"/metrics": metrics}) as server:
+        text = f'LLAMA_ARG_PORT="{server.environment["LLAMA_ARG_PORT"]}"\n'
+        (tmp_path / "instances" / "a.env").write_text(text)
+        services = FakeServices(tmp_path)
+        monkeypatch.setattr(services, "status", lambda: {"a": Status(State.RUNNING, 1 << 30)})
+        (item,) = stopped(services, job(tmp_path, stop_timeout=0), None, check_mode=False).actions
+    assert (item.cut, said in item.cut_off, bool(item.cut_off)) == (cut, True, bool(said))
+    assert ActionResult.from_dict(item.to_dict()) == item
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "code", "said"),
+    [
+        ("192.0.2.1", "18080", "address_unavailable", "it can't listen on 192.0.2.1, port 18080 (Cannot assign"),
+        ("127.0.0.1", "taken", "port_taken", "another process holds its port (127.0.0.1, port "),
+        ("127.0.0.1", "1", "address_unavailable", "below 1024"),
+    ],
+)
+def test_why_a_server_could_not_bind_is_found_by_trying(tmp_path, monkeypatch, host, port, code, said):
+    log = ["E srv start: couldn't bind HTTP server socket, hostname: x, port: 1"]
+    monkeypatch.setattr(
+        apply, "await_ready", lambda *_given: {"a": (Status(State.FAILED, exit_status="exit status 1"), 0)}
+    )
+    services = FakeServices(tmp_path)
+    services.capabilities = Capabilities(own_user=True)
+    monkeypatch.setattr(services, "logs", lambda *_given: log)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1]) if port == "taken" else port
+        text = f'LLAMA_ARG_HOST="{host}"\nLLAMA_ARG_PORT="{port}"\n'
+        files = (ServiceFile(str(tmp_path / "instances" / "a.env"), text, 0o600, True),)
+        (item,) = present(services, job(tmp_path, files=files), check_mode=False).actions
+    assert item.cause.code == code
+    assert said in item.cause.detail
+
+
+@pytest.mark.parametrize(("meanwhile", "code"), [(False, "crashed"), (True, "changed_meanwhile")])
+def test_what_another_deployment_ends_has_not_crashed(tmp_path, monkeypatch, meanwhile, code):
+    def await_ready(*_given):
+        if meanwhile:
+            write_generation(str(tmp_path), Generation(2, "x", "ada@desk, process 7", "now", "other"))
+        return {"a": (Status(State.STOPPED), 0)}
+
+    monkeypatch.setattr(apply, "await_ready", await_ready)
+    (item,) = present(FakeServices(tmp_path), job(tmp_path), check_mode=False).actions
+    assert item.cause.code == code
+    assert not meanwhile or "ada@desk, process 7 applied profile other at now" in item.cause.detail
+
+
+def test_a_folder_that_can_not_be_written_is_noticed_before_anything_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "access", lambda path, _mode: Path(path) != tmp_path / "units")
+    (tmp_path / "units").mkdir()
+    services = FakeServices(tmp_path, a="running")
+    wanted = (*job(tmp_path).files, ServiceFile(str(tmp_path / "units" / "a.d" / "x.conf"), "x", 0o644, True))
+    with pytest.raises(FileWriteError) as error:
+        present(
+            services, job(tmp_path, files=wanted, actions=(Action("a", ActionKind.RESTART, "-"),)), check_mode=False
+        )
+    assert error.value.filename == str(tmp_path / "units")
+    assert services.asked == []
+    assert read_generation(str(tmp_path)).number == 0

@@ -382,3 +382,59 @@ def test_of_a_home_folder_a_service_sees_what_is_bound(models, monkeypatch, boun
 def test_under_supervisor_servers_read_what_we_may(models):
     (models / "a.gguf").chmod(0o600)
     assert unreadable(Supervisor(models, ""), [str(models / "a.gguf")], []) == ()
+
+
+@pytest.fixture
+def llama_server(models):
+    """A program that passes for llama-server, for all to execute."""
+    program = models.parent / "bin" / "llama-server"
+    program.parent.mkdir(mode=0o755)
+    program.write_text("#!/bin/sh\ncase $1 in --help) echo '-m, --model FNAME  path (env: LLAMA_ARG_MODEL)';; esac\n")
+    program.chmod(0o755)
+    return program
+
+
+class FakeSystemd(Systemd):
+    """Has no instances."""
+
+    def status(self):
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("part", "mode", "said"),
+    [
+        ("bin/llama-server", 0o755, None),
+        ("bin/llama-server", 0o711, None),
+        ("bin/llama-server", 0o744, "is -rwxr--r--: chmod o+x"),
+        ("bin", 0o700, "is drwx------: chmod o+x"),
+    ],
+)
+def test_a_llama_server_that_the_service_may_not_execute_is_none(llama_server, part, mode, said):
+    folder = llama_server.parents[1]
+    (folder / part).chmod(mode)
+    found = inspect.read_host(FakeSystemd(folder), str(folder), llama_server_path=str(llama_server))
+    assert (found.binary is None) is bool(said)
+    assert not said or f"the servers may not execute {llama_server}, since {folder / part} {said}" in found.binary_error
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (
+            "echo 'x: error while loading shared libraries: libmtmd.so.0: cannot open' >&2; exit 127",
+            "the library libmtmd.so.0;",
+        ),
+        ("kill -ILL $$", "another processor"),
+        ("echo 'what now?'; exit 3", "does not run (exit status 3: what now?); reinstall it"),
+        (None, "the loader or interpreter that it names is missing"),
+    ],
+)
+def test_a_llama_server_that_does_not_run_says_why(tmp_path, script, said):
+    program = tmp_path / "llama-server"
+    program.write_text(f"#!/bin/sh\n{script}\n" if script else "#!/nowhere/sh\n")
+    program.chmod(0o755)
+    binary, error = inspect.read_binary(str(program))
+    assert binary is None
+    assert str(program) in error
+    assert said in error

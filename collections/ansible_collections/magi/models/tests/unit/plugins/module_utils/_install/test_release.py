@@ -59,7 +59,7 @@ def test_a_release_that_loses_its_llama_server_before_the_switch_is_one_sentence
     install(release(tmp_path, "b2"))
     (switch,) = release(tmp_path, "b1").steps()
     shutil.rmtree(next((tmp_path / "releases").glob("b1-*")))
-    with pytest.raises(InstallError, match=r"b1-\w+ holds no llama-server any more: run again"):
+    with pytest.raises(InstallError, match=r"b1-\w+ has lost its llama-server: run again"):
         switch.do()
 
 
@@ -68,7 +68,7 @@ def test_a_release_that_loses_its_llama_server_before_the_switch_is_one_sentence
     [
         ({"sha256": "0" * 64}, "has SHA-256 .* nothing was installed"),
         ({"url": "file:///none.tar.gz"}, "could not be downloaded"),
-        ({"name": "other"}, "holds no file llama-server"),
+        ({"name": "other"}, "contains no file llama-server"),
         ({"program": b"#!/bin/sh\nexit 3\n"}, "does not run here"),
     ],
 )

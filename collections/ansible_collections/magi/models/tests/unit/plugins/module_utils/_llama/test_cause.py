@@ -1,7 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause, not_ready, wrong_server
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
+    REPEATED,
+    fell_back,
+    find_cause,
+    not_ready,
+    wrong_server,
+)
 
 
 # Each line was printed by llama-server b11434.
@@ -78,6 +84,20 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import fi
         ("", "terminated by SIGSEGV (core dumped)", "crashed", "SIGSEGV"),
         ("", "exit-code, exit status 9", "crashed", "exit status 9"),
         ("", "exit status 127", "binary_missing", "127"),
+        (
+            "/opt/llama-server: error while loading shared libraries: libmtmd.so.0: cannot open shared object file",
+            "exit status 127",
+            "library_missing",
+            "the library libmtmd.so.0;",
+        ),
+        ("", "signal, exit status 4", "illegal_instruction", "another processor"),
+        ("", "core-dump, exit status 4", "illegal_instruction", "exit status 4"),
+        ("", "terminated by SIGILL (core dumped)", "illegal_instruction", "SIGILL"),
+        ("", "exit-code, exit status 203", "binary_missing", "203"),
+        ("", "exit-code, exit status 243", "bad_api_key_file", "243"),
+        ("", "exit-code, exit status 200", "service_setup", "could not be set up (exit-code, exit status 200)"),
+        ("", "exit-code, exit status 199", "crashed", "199"),
+        ("", "exit-code, exit status 244", "crashed", "244"),
         ("nothing telling", "exit status 3", "crashed", "exit status 3"),
         ("", None, "crashed", "no exit status"),
     ],
@@ -93,8 +113,60 @@ def test_a_server_that_is_not_ready_in_time(status, said):
     cause = not_ready(120, status)
     assert cause.code == "timeout"
     assert said in cause.detail
-    assert "120 s" in cause.detail
+    assert "120 s after its start" in cause.detail
 
 
 def test_another_server_on_the_port():
     assert "as x, y instead of a" in wrong_server("a", ["x", "y"]).detail
+
+
+# What systemd 252 printed.
+@pytest.mark.parametrize(
+    ("status", "step", "said", "code", "named"),
+    [
+        (216, "GROUP", "Failed to determine supplementary groups: No such process", "service_setup", "a group"),
+        (
+            226,
+            "NAMESPACE",
+            "Failed to set up mount namespacing: /run/systemd/unit-root/x: No such file or directory",
+            "service_setup",
+            "its sandbox",
+        ),
+        (
+            200,
+            "CHDIR",
+            "Changing to the requested working directory failed: No such file",
+            "service_setup",
+            "its service",
+        ),
+        (203, "EXEC", "Failed to execute /opt/x: Permission denied", "binary_not_executable", "chmod o+x"),
+        (203, "EXEC", "Failed to locate executable /opt/x: No such file or directory", "binary_missing", "install it"),
+        (243, "CREDENTIALS", "Failed to set up credentials: Protocol error", "bad_api_key_file", "api_key_file"),
+    ],
+)
+def test_what_systemd_itself_could_not_do_is_said_and_tried_again(status, step, said, code, named):
+    unit = "magi-llama@a.service"
+    log = [f"{unit}: {said}", f"{unit}: Failed at step {step} spawning /opt/x: {said.rpartition(': ')[2]}"]
+    log += [f"{unit}: Main process exited, code=exited, status={status}/{step}"]
+    cause = find_cause(log, f"exit-code, exit status {status}")
+    assert cause.code == code
+    assert f"({said})" in cause.detail
+    assert named in cause.detail
+    assert code not in REPEATED
+
+
+def test_a_limit_of_the_profile_that_kills_is_named():
+    assert "its own limit, memory_max 300M; raise that" in find_cause((), "oom-kill, exit status 9", "300M").detail
+    assert "memory_max" not in find_cause((), "oom-kill, exit status 9").detail
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected", True),
+        ("warning: no usable GPU found, --gpu-layers option will be ignored", True),
+        ("ggml_cuda_init: found 1 CUDA devices:", False),
+    ],
+)
+def test_a_fall_back_to_the_cpu_is_seen(line, told):
+    assert fell_back(["I srv init", f"  {line}", "ready"]) == (line if told else "")

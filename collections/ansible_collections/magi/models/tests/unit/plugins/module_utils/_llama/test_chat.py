@@ -116,7 +116,7 @@ def test_the_answer_comes_in_pieces_and_as_a_whole(serve, tmp_path):
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
-        (401, '{"error": {"message": "Invalid API Key"}}', "answers 401 (Invalid API Key): its file of API keys has"),
+        (401, '{"error": {"message": "Invalid API Key"}}', "answers 401 (Invalid API Key): its API key file has"),
         (503, '{"error": {"message": "Loading model"}}', "answers 503 (Loading model): it still loads its model"),
         (500, "<html>", "answers 500 (no reason given): see its log"),
     ],

@@ -21,16 +21,16 @@ def failed(**more):
         (None, "start", "new in this profile"),
         (running(FIRST), "keep", "runs as desired"),
         (running(FIRST, state="starting"), "keep", "runs as desired"),
-        (running(FIRST, keys_changed=True), "restart", "its file of API keys was changed after it started"),
+        (running(FIRST, keys_changed=True), "restart", "its API key file changed after it started"),
         (running(FIRST, state="stopped", pid=None), "start", "was stopped"),
         # started from an older file: what is desired was not tried yet
         (failed(config_hash=None), "start", "was failed (exit status 1)"),
         (failed(config_hash="x"), "start", "was failed (exit status 1)"),
-        (failed(), "quarantine", "failed with just this configuration (exit status 1)"),
+        (failed(), "quarantine", "failed with exactly this configuration (exit status 1)"),
         (
             failed(log=("error: invalid argument: --x",)),
             "quarantine",
-            "failed with just this configuration (exit status 1)",
+            "failed with exactly this configuration (exit status 1)",
         ),
         # mended where no hash shows it
         (

@@ -4,6 +4,8 @@ import dataclasses
 import json
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
+from ansible_collections.magi.models.plugins.module_utils._host.values import Unreadable
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
 from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, Plan, PlanError
 from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
@@ -222,3 +224,15 @@ def test_a_configuration_that_is_silently_read_is_warned_of():
 def test_a_plan_survives_the_way_through_json():
     value = plan("*", "nope", on=host(running(FIRST)))
     assert Plan.from_dict(json.loads(json.dumps(value.to_dict()))) == value
+
+
+def test_an_instance_whose_file_can_not_be_read_any_more_is_warned_of():
+    """Kept it serves on: it has the file open."""
+    shut = Unreadable("/models/a-q2_k.gguf", "-rw-------", ("/models/a-q2_k.gguf",))
+    first = plan("a-q2_k", on=host())
+    now = host(running(first.instances[0]), unreadable=(shut,), can=Capabilities(own_user=True))
+    value = plan("a-q2_k", on=now)
+    assert value.names(ActionKind.KEEP) == ("a-q2_k",)
+    (warning,) = value.warnings
+    assert warning.startswith("Host gpu1: a-q2_k can't be started: /models/a-q2_k.gguf (-rw-------) is not readable")
+    assert warning.endswith("chmod o+r /models/a-q2_k.gguf.")

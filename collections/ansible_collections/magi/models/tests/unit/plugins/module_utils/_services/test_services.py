@@ -109,6 +109,24 @@ def test_a_server_that_would_ask_nobody_for_a_key_is_not_started(tmp_path, conte
         )
 
 
+def test_a_log_is_that_of_the_last_run(tmp_path):
+    """Else an older run's error would pass for the cause of this one's failure."""
+    (tmp_path / "run").write_text(render("run-instance.sh.j2"))
+    (tmp_path / "logs").mkdir()
+    log = tmp_path / "logs" / "a.log"
+    for said in ("first\nmagi: starts here", "second\nlast"):
+        environment = {"PATH": "/usr/bin:/bin", "MAGI_HOME": str(tmp_path)}
+        with log.open("a") as output:
+            command = ["/bin/sh", tmp_path / "run", os.devnull, "/bin/echo", said]
+            subprocess.run(command, env=environment, stdout=output, stderr=output, check=True)
+    manager = supervisor.Supervisor(tmp_path, "")
+    assert manager.logs("a", 40) == ["second", "last"]
+    assert manager.logs("a", 1) == ["last"]
+    assert manager.beginning("a", 1) == ["second"]
+    log.write_text("no start is seen\n" * 3)  # they are too many to see it
+    assert manager.logs("a", 2) == ["no start is seen"] * 2
+
+
 @pytest.mark.parametrize("text", [text for text in HOSTILE if "\n" not in text])
 def test_a_word_of_supervisor_s_command_is_read_back(text):
     # what supervisor does with a setting: cut at a comment behind white space, expand %, split like a shell
@@ -201,6 +219,7 @@ def test_the_unit_holds_what_it_is_given(gpu):
         max_startup_time=120,
         model_folders=["/models", "/my models"],
         gpu=gpu,
+        gpu_groups=["video"] if gpu else [],
     )
     for line in (
         "EnvironmentFile=/etc/magi/instances/%i.env",
@@ -212,6 +231,7 @@ def test_the_unit_holds_what_it_is_given(gpu):
         "DynamicUser=yes",
         'BindReadOnlyPaths=-"/my models"',
         f"ProcSubset={'all' if gpu else 'pid'}",
+        *(["SupplementaryGroups=video"] if gpu else []),
     ):
         assert f"\n{line}\n" in text
 
@@ -420,7 +440,9 @@ def test_a_socket_of_another_user_is_not_spoken_to(tmp_path, monkeypatch):
         impostor.setblocking(False)
         services = supervisor.Supervisor(tmp_path / "home", sys.executable)
         assert services.status() == {}
-        with pytest.raises(ServiceError, match=f"can't listen at {path}, which is another user's: remove that, or set"):
+        with pytest.raises(
+            ServiceError, match=f"can't listen at {path}, which belongs to another user: remove it, or set"
+        ):
             services.prepare()
         services.remove()
         assert path.exists()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
-from ansible_collections.magi.models.plugins.module_utils._host.values import Listener
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Listener
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
@@ -168,9 +168,9 @@ def strict(result, **more):
         ([strict(GOOD), GOOD3], {"gpu1": "strict is set"}),
         ([GOOD3, BAD], {}),
         ([GOOD3, strict(BAD, degraded=())], {"gpu1": "strict is set"}),
-        ([BAD], {"gpu1": "No server is ready, of 1;"}),
+        ([BAD], {"gpu1": "No server is ready (0 of 1);"}),
         ([GOOD, LOST], {"gpu2": "Host gpu2: it can't be reached."}),
-        ([BAD, LOST], {"gpu1": "No server is ready, of 1;", "gpu2": "Host gpu2: it can't be reached."}),
+        ([BAD, LOST], {"gpu1": "No server is ready (0 of 1);", "gpu2": "Host gpu2: it can't be reached."}),
     ],
 )
 def test_which_hosts_a_run_fails_for(hosts, said):
@@ -214,6 +214,12 @@ def test_a_status_says_where_each_server_answers_as_its_host_reaches_it(address,
     assert (server["address"], server["port"], server["url"]) == (address, port, url)
 
 
+def test_requests_that_were_cut_are_warned_of():
+    report = build_report([result(running(INSTANCE, model_ids=("a-q2_k",)), outcome={"cut": 115})])
+    (warning,) = report["summary"]["warnings"]
+    assert warning.startswith("Host gpu1: model_server_stop_timeout ran out for a-q2_k: 115 requests were cut")
+
+
 def test_the_profiles_of_hosts_that_differ_are_all_named():
     hosts = [HostResult("a", replace(PLAN, profile="one")), HostResult("b", replace(PLAN, profile="two"))]
     assert build_report(hosts)["summary"]["profile"] == "one, two"
@@ -233,3 +239,35 @@ def test_hosts_that_can_not_be_reached_are_one_line():
     assert [line for line in lines if "unreachable" in line] == [
         "  host_unreachable: 2 hosts (h1, h2). The first: Host h1: it can't be reached (at 10.0.0.1)."
     ]
+
+
+def test_a_server_that_fell_back_to_the_cpu_is_not_simply_ready():
+    now = running(INSTANCE, model_ids=("a-q2_k",), fell_back="ggml_cuda_init: failed to initialize CUDA: no device")
+    hosts = [strict(result(now), degraded=())]
+    report = build_report(hosts)
+    (item,) = report["summary"]["degraded"]
+    assert item["detail"].startswith(
+        "a-q2_k computes on the CPU of gpu1, though that has a GPU (ggml_cuda_init: failed"
+    )
+    assert problems(report, hosts)["gpu1"].startswith("strict is set and the deployment is degraded")
+
+
+@pytest.mark.parametrize(
+    ("generation", "health", "cause"),
+    [
+        (Generation(3, "x"), 503, "timeout"),
+        (Generation(4, "y", "ada@desk, process 7", "now", "other"), 503, "changed_meanwhile"),
+        (Generation(4, "y"), 200, None),  # it serves, whoever deployed it
+    ],
+)
+def test_a_server_of_a_host_that_another_deployment_changed_has_no_false_cause(generation, health, cause):
+    there = host(replace(running(INSTANCE, model_ids=("a-q2_k",)), health=health), generation=generation)
+    value = replace(GOOD, after=there, generation=Generation(3, "x"))
+    assert [item["cause"] for item in build_report([value])["summary"]["failed"]] == ([cause] if cause else [])
+
+
+def test_a_time_out_says_how_long_it_has_been():
+    now = running(INSTANCE, started_at=100.0)
+    value = replace(GOOD, after=replace(host(replace(now, health=0)), looked_at=107.4))
+    (item,) = build_report([value])["summary"]["failed"]
+    assert "it does not answer 7 s after its start" in item["detail"]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from magi.documents import DocumentError, load
+from ansible_collections.magi.models.plugins.plugin_utils._profiles.document import DocumentError, read_document
 
 
 @pytest.mark.parametrize(
@@ -24,25 +23,25 @@ from magi.documents import DocumentError, load
 def test_every_part_has_its_line(tmp_path, name, text, where, line):
     path = tmp_path / name
     path.write_text(text)
-    assert load(path).remark(where, "").line == line
+    assert read_document(path).remark(where, "").line == line
 
 
 def test_json_is_read_as_json(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('{\n\t"a": "\\ud83d\\udc2b"\n}')
-    assert load(path).data == {"a": "🐫"}
+    assert read_document(path).data == {"a": "🐫"}
 
 
 def test_a_key_that_stands_twice_is_seen(tmp_path):
     path = tmp_path / "a.yml"
     path.write_text("a:\n  b: 1\n  b: 2\n")
-    assert load(path).repeated == (("a", "b"),)
+    assert read_document(path).repeated == (("a", "b"),)
 
 
 def test_an_alias_to_itself_ends(tmp_path):
     path = tmp_path / "a.yml"
     path.write_text("a: &a\n  - *a\n")
-    assert load(path).remark(("a",), "").line == 1
+    assert read_document(path).remark(("a",), "").line == 1
 
 
 @pytest.mark.parametrize(
@@ -62,11 +61,11 @@ def test_what_is_no_document_is_one_sentence_with_its_line(tmp_path, name, conte
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DocumentError) as error:
-        load(path)
+        read_document(path)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(DocumentError, match=r"none\.yml: it can't be read: No such file or directory\."):
-        load(tmp_path / "none.yml")
+        read_document(tmp_path / "none.yml")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,12 @@ from typing import Any
 from magi.config import redacted
 from magi.domain import Binary, write_atomic
 from magi.errors import UsageError
+from magi.events import Run
+from magi.project import Project
+from magi.runner.options import Options
+from magi.state.folder import state_folder
 
-SCHEMA = 1
+SCHEMA = 2
 MODE = 0o600  # paths and names of models are nobody else's business
 
 
@@ -28,6 +34,8 @@ class Known:
     """The host's model_server_options, secrets redacted."""
     binary: Binary | None = None
     """Its llama-server with the options that it takes; None: it was not looked at yet."""
+    instances: tuple[str, ...] = ()
+    """Names of the instances that it had."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Known:
@@ -37,6 +45,7 @@ class Known:
             tuple(data["rejected"]),
             data["options"],
             data["binary"] and Binary.from_dict(data["binary"]),
+            tuple(data["instances"]),
         )
 
 
@@ -54,6 +63,8 @@ def learn(known: Mapping[str, Known], results: Iterable[tuple[str, Mapping[str, 
             found.update(options=redacted(result["settings"].get("options") or {}))
         if isinstance(result.get("host"), Mapping) and (result["host"].get("binary") or {}).get("options"):
             found.update(binary=Binary.from_dict(result["host"]["binary"]))
+        if isinstance(result.get("host"), Mapping) and "instances" in result["host"]:
+            found.update(instances=tuple(item["name"] for item in result["host"]["instances"]))
         if found:
             hosts[name] = replace(hosts.get(name, Known(name)), **found)
     return hosts
@@ -93,3 +104,22 @@ def from_registry(path: Path) -> dict[str, Known]:
         raise UsageError(f"The registry {path} {why}; name another with --registry, or run magi discover.") from None
     found = registry.inventory.to_dict()
     return {path.name: Known(path.name, tuple(found["models"]), tuple(found["rejected"]))}
+
+
+def path_of(project: Project, inventory: Sequence[str]) -> Path:
+    """Return where magi remembers what it saw of the hosts of an inventory of a project. Raises OSError."""
+    sources = [str(project.root), *(str(Path(item).absolute()) for item in inventory)]
+    digest = hashlib.sha256("\0".join(sources).encode()).hexdigest()[:12]
+    return state_folder() / "catalogs" / f"{project.root.name}-{digest}.json"
+
+
+def remember(project: Project, options: Options, run: Run) -> None:
+    """Keep what a run saw of the hosts, beside what is known of them already; hosts that are gone are forgotten."""
+    results = [(host, result) for host, kind, result in run.results() if kind == "ok"]
+    there = {item.host for item in run.events}
+    with contextlib.suppress(OSError):  # only a memory, and no reason for a verb to fail
+        path = path_of(project, options.inventory)
+        known = {host: item for host, item in load(path).items() if options.limit or host in there}
+        seen = learn(known, results)
+        if seen != known and any(host.models for host in seen.values()):
+            save(path, seen)

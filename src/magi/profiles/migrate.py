@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from magi.catalog import Known
-from magi.documents import Document, Remark, load
-from magi.domain import file_stem, model_slug, printable
+from magi.domain import Document, DocumentError, Remark, file_stem, model_slug, printable, read_document
 from magi.errors import UsageError
-from magi.profiles import scalar
+from magi.profiles.draft import scalar
+from magi.state.catalog import Known
 
 # A tier in the words of people: Q2 in "Q2", "Q2_K", "IQ2_XS" and "Q2_FAST_1".
 _TIER = re.compile(r"(?:^|[^A-Za-z0-9])I?(Q[1-8]|B?F16|F32)(?![A-Za-z0-9])", re.IGNORECASE)
@@ -54,14 +53,13 @@ class Migration:
     """The profile."""
     matches: tuple[Match, ...]
 
-    @property
-    def notes(self) -> list[str]:
-        return [match.note for match in self.matches if match.note]
-
 
 def read(path: Path) -> tuple[Legacy, ...]:
-    """Return the entries of a legacy configuration. Raises MigrationError or DocumentError."""
-    document = load(path)
+    """Return the entries of a legacy configuration. Raises MigrationError."""
+    try:
+        document = read_document(path)
+    except DocumentError as error:
+        raise MigrationError(str(error)) from None
     models = document.data.get("models") if isinstance(document.data, Mapping) else None
     if not isinstance(models, Mapping) or not models:
         hint = 'it has no entries under "models"; expected is models: {Q2_FAST_1: {name, tier, url, port}}.'
@@ -131,7 +129,7 @@ def match(entry: Legacy, models: Sequence[Mapping[str, Any]]) -> Match:
 
 
 def _is_id(name: str, model: Mapping[str, Any]) -> bool:
-    return model_slug(name) == model["id"]
+    return bool(model_slug(name) == model["id"])
 
 
 def _is_file(name: str, model: Mapping[str, Any]) -> bool:

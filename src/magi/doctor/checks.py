@@ -14,7 +14,6 @@ from magi.domain import (
     Profile,
     Running,
     State,
-    Unreadable,
     build_plan,
     counted,
     exposed,
@@ -38,13 +37,13 @@ class Finding:
     check: str
     """What was looked at, as a stable word."""
     host: str | None
-    """None: the controller."""
+    """None: the machine."""
     message: str
     """What is so and, unless it is ok, the remedy."""
 
 
 @dataclass(frozen=True)
-class Controller:
+class Machine:
     """What was collected of the machine that magi runs on."""
 
     python: str
@@ -100,13 +99,13 @@ def collect(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, 
 
 
 def findings(
-    controller: Controller, hosts: Mapping[str, Examined], profile: Profile | None, profile_problems: Sequence[str]
+    machine: Machine, hosts: Mapping[str, Examined], profile: Profile | None, profile_problems: Sequence[str]
 ) -> list[Finding]:
     """Return all findings, the controller's first, then those of each host; in each the worst first.
 
     ``profile`` is the active one, None with ``profile_problems`` where it can't be used.
     """
-    found = [*_controller(controller, hosts)]
+    found = [*_machine(machine, hosts)]
     found += [Finding(PROBLEM, "profile", None, problem) for problem in profile_problems]
     if profile:
         found.append(Finding(OK, "profile", None, f"profile {profile.name} is sound"))
@@ -123,17 +122,17 @@ def _dotted(version: Sequence[int]) -> str:
     return ".".join(map(str, version))
 
 
-def _controller(controller: Controller, hosts: Mapping[str, Examined]) -> Iterator[Finding]:
+def _machine(machine: Machine, hosts: Mapping[str, Examined]) -> Iterator[Finding]:
     def finding(good: bool, check: str, fine: str, wrong: str) -> Finding:
         return Finding(OK if good else PROBLEM, check, None, fine if good else wrong)
 
     yield finding(
-        _version(controller.python) >= CONTROLLER_PYTHON,
+        _version(machine.python) >= CONTROLLER_PYTHON,
         "python",
-        f"Python {controller.python}",
-        f"Python {controller.python} is too old; run magi with {_dotted(CONTROLLER_PYTHON)} or later.",
+        f"Python {machine.python}",
+        f"Python {machine.python} is too old; run magi with {_dotted(CONTROLLER_PYTHON)} or later.",
     )
-    core = controller.ansible_core
+    core = machine.ansible_core
     yield finding(
         core is not None and _version(core) >= ANSIBLE_CORE,
         "ansible_core",
@@ -141,12 +140,12 @@ def _controller(controller: Controller, hosts: Mapping[str, Examined]) -> Iterat
         f"ansible-core {core or 'is missing'}; install {_dotted(ANSIBLE_CORE)} or later, with the same Python.",
     )
     yield finding(
-        controller.collection is not None,
+        machine.collection is not None,
         "collection",
-        f"collection magi.models in {controller.collection}",
+        f"collection magi.models in {machine.collection}",
         "the collection magi.models is not found; run magi in the project's folder.",
     )
-    if not controller.ssh and any(host.unreachable for host in hosts.values()):
+    if not machine.ssh and any(host.unreachable for host in hosts.values()):
         yield Finding(PROBLEM, "ssh", None, "there is no ssh program; install an SSH client (Debian: openssh-client).")
 
 
@@ -192,7 +191,7 @@ def _binary(_examined: Examined, host: Host, _profile: Profile | None) -> _Found
 
 def _readable(examined: Examined, host: Host, _profile: Profile | None) -> _Found:
     for item in host.unreadable:
-        yield PROBLEM, "models", _obstacle(item, host.can.own_user)
+        yield PROBLEM, "models", item.sentence(host.can.own_user)
     if examined.registry is None:
         return
     models, rejected = examined.registry["models"], examined.registry["rejected"]
@@ -205,19 +204,6 @@ def _readable(examined: Examined, host: Host, _profile: Profile | None) -> _Foun
             "models",
             f"files in {folders} that can't be served: {len(rejected)}; magi discover says why for each.",
         )
-
-
-def _obstacle(item: Unreadable, own_user: bool) -> str:
-    what = item.paths[0] if len(item.paths) == 1 else f"{item.paths[0]} and {len(item.paths) - 1} more"
-    if item.mode == "hidden":
-        return (
-            f"{item.at} lies in a home folder, of which the servers see model_server_scan_paths and the folder of "
-            "llama_server_path alone; move it, or name the folder that it really lies in."
-        )
-    who = "the servers run as a user of their own" if own_user else "the servers run as this user"
-    bits = ("o+x" if item.mode.startswith("d") else "o+r") if own_user else "u+rX"
-    effect = "is not readable for the servers" if item.paths == (item.at,) else f"keeps the servers from {what}"
-    return f"{item.at} ({item.mode}) {effect}: {who}; chmod {bits} {item.at}."
 
 
 def _ports(examined: Examined, host: Host, _profile: Profile | None) -> _Found:
@@ -257,7 +243,7 @@ def _running(examined: Examined, host: Host, _profile: Profile | None) -> _Found
         yield WARNING, "deployment", f"{host.at_work.deployment} is changing it right now; wait until that has ended."
     for item in host.instances:
         if item.state in (State.FAILED, State.BACKOFF):
-            cause = find_cause(item.log, item.exit_status)
+            cause = find_cause(item.log, item.exit_status, item.memory_max)
             yield PROBLEM, "instances", f"{item.name} is {item.state}: {cause.detail}; then run magi up again."
         elif item.state is State.ORPHANED:
             yield PROBLEM, "instances", f"{item.name} (process {item.pid}) outlived its service manager; run magi up."
@@ -272,7 +258,7 @@ def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Fou
                 host_name=examined.name,
                 profile=profile,
                 inventory=Inventory.from_dict(examined.registry),
-                host=host,
+                host=replace(host, unreadable=()),  # told above
                 settings=PlanSettings.of(examined.settings),
             )
         except PlanError as error:

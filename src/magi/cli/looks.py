@@ -1,0 +1,148 @@
+"""config, doctor, logs and ask: the verbs that look at what is there, and talk to it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from magi.cli.options import Given, Instance, takes
+from magi.cli.output import Output
+from magi.cli.pipeline import carry_out, session, show, shown
+from magi.cli.signals import stopping
+from magi.errors import Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from magi.events import Event
+    from magi.result import Result
+    from magi.session import Session
+
+
+@takes(Given)
+def config(given: Given) -> int:
+    """Show the settings and their sources. Of each host, with secrets left out; no host is asked."""
+    from magi import verbs
+
+    output = Output(given.as_json)
+    return show(output, carry_out(output, session(given), verbs.config, "magi config"))
+
+
+@takes(Given)
+def doctor(
+    given: Given,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as problems.")] = False,
+) -> int:
+    """Examine this machine and the hosts. Each finding says what to do; exits with 1 if there is a problem."""
+    from magi import verbs
+
+    output = Output(given.as_json)
+    return show(output, carry_out(output, session(given), lambda s: verbs.doctor(s, strict=strict), "magi doctor"))
+
+
+@takes(Given)
+def logs(
+    given: Given,
+    instance: Instance,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many of its last lines.", min=0)] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as they come, until Ctrl-C.")] = False,
+) -> int:
+    """Show what an instance printed. Its last run, from journald or supervisor, wherever it runs."""
+    from magi import verbs
+
+    if follow and given.as_json:
+        raise UsageError("--follow never ends, and --json is one document: give one of the two.")
+    output = Output(given.as_json)
+    run = session(given)
+    if follow:
+        try:
+            return shown(output, _followed(output, run, instance, lines))
+        except Interrupted:
+            raise Interrupted("Its log is no longer followed; nothing was changed.") from None
+    result = carry_out(output, run, lambda s: verbs.logs(s, instance, lines), "magi logs")
+    if not given.as_json:  # what was asked for: also where it is piped
+        print("\n".join(result.lines))
+    return shown(output, result)
+
+
+def _followed(output: Output, run: Session, instance: str, lines: int) -> Result:
+    """Follow a log, line for line."""
+    from dataclasses import replace
+
+    from magi import verbs
+    from magi.cli.live import echo
+    from magi.instances import log_line
+
+    hosts: set[str] = set()
+
+    def on_event(event: Event) -> None:
+        if event.host:
+            hosts.add(event.host)
+        for printed in event.text.splitlines():
+            found = log_line(printed, hosts) if event.kind == "message" else None
+            if found:
+                print(printed if len(hosts) > 1 else found[1], flush=True)
+            elif run.options.verbosity:
+                echo(output.people, printed)
+
+    with stopping(run.stop):
+        return verbs.logs(replace(run, on_event=on_event), instance, lines, follow=True)
+
+
+@takes(Given)
+def ask(
+    given: Given,
+    instance: Instance,
+    question: Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")],
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="The longest answer.", min=1)] = 512,
+) -> int:
+    """Ask an instance a question. Shows the answer as it comes; it is asked on its own host, through no open port."""
+    output = Output(given.as_json)
+    run = session(given)
+    try:
+        text = sys.stdin.read() if question == "-" else question
+    except UnicodeError:
+        raise UsageError("The question is not UTF-8: convert it to UTF-8.") from None
+    result = _answered(output, run, instance, text, max_tokens)
+    if not given.as_json:
+        print(flush=True)
+        for line in result.lines:
+            output.people.print(line, markup=False, style="dim")
+    return shown(output, result)
+
+
+def _answered(output: Output, run: Session, instance: str, question: str, max_tokens: int) -> Result:
+    """Ask, and unless programs want a document show the pieces as they come: thoughts to people alone, the answer also
+    where it is piped."""
+    from dataclasses import replace
+
+    from magi import verbs
+    from magi.cli.live import echo
+    from magi.instances import answer_piece, terminal_text
+
+    waiting = output.people.status("Asking")  # nothing without a terminal
+
+    def on_event(event: Event) -> None:
+        for printed in event.text.splitlines():
+            piece = answer_piece(printed) if event.kind == "message" and not output.as_json else None
+            if not piece:
+                if run.options.verbosity:
+                    echo(output.people, printed)
+                continue
+            waiting.stop()
+            kind, words = piece
+            if kind == "reasoning":
+                output.people.print(terminal_text(words), markup=False, style="dim", end="")
+            else:
+                print(terminal_text(words), end="", flush=True)
+
+    with stopping(run.stop, output.say), waiting:
+        return verbs.ask(replace(run, on_event=on_event), instance, question, max_tokens)
+
+
+EXAMPLES = {
+    config: ("magi config", "magi config -i inventories/example --json"),
+    doctor: ("magi doctor", "magi doctor --strict --limit gpu1"),
+    logs: ("magi logs smollm2-135m-instruct.q2_k -n 20", "magi logs smollm2-135m-instruct.q2_k -f"),
+    ask: ("magi ask smollm2-135m-instruct.q2_k 'What is the capital of France?'",),
+}

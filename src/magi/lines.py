@@ -1,0 +1,98 @@
+"""What verbs found or did, as lines for people, without colours. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Document = Mapping[str, Any]
+
+
+def prepared(document: Document) -> list[str]:
+    return [f"Ready to deploy on: {', '.join(document['hosts'])}"]
+
+
+def report(document: Document) -> Sequence[str]:
+    """Return the report of a deployment."""
+    from magi.domain import report_lines
+
+    return report_lines(document)
+
+
+def status(document: Document) -> Sequence[str]:
+    """Return what runs."""
+    from magi.domain import status_lines
+
+    return status_lines(document)
+
+
+def health(document: Document) -> Sequence[str]:
+    """Return what serves its clients, and why the rest does not."""
+    from magi.domain import health_lines
+
+    return health_lines(document)
+
+
+def looked(document: Document) -> list[str]:
+    """Return what a deployment that only looked, or did a part, saw."""
+    plans = plan(document) if document["hosts"] else []
+    return [*plans, only_tagged(document["tags"])] if "tags" in document else plans
+
+
+def plan(document: Document) -> list[str]:
+    """Return what a deployment would do on each host, with reasons and warnings: whole lines, however long."""
+    from magi.domain import printable, text_table
+
+    lines = []
+    for host, item in document["hosts"].items():
+        lines.append(f"{host}  {plan_summary(item)}")
+        if rows := plan_rows(item):
+            lines += [f"  {line}" for line in text_table(("action", "instance", "port", "reason"), rows)]
+        lines += [f"  ! {printable(line)}" for line in (*item["degraded"], *item["warnings"])]
+        lines += [f"  {printable(note)}" for note in item["notes"]]
+    return [*lines, "", plan_end(document)]
+
+
+def plan_summary(plan_of_host: Document) -> str:
+    """Return how many instances each kind of action has on a host."""
+    kinds = ("start", "restart", "stop", "keep", "quarantine")
+    counts = {kind: sum(action["action"] == kind for action in plan_of_host["actions"]) for kind in kinds}
+    return ", ".join(f"{kind} {count}" for kind, count in counts.items() if count) or "nothing to do"
+
+
+def plan_rows(plan_of_host: Document) -> list[tuple[str, str, str, str]]:
+    """Return action, instance, port and reason of each action on a host."""
+    ports = {instance["name"]: instance["port"] for instance in plan_of_host["instances"]}
+    return [
+        (action["action"], action["instance"], str(ports.get(action["instance"], "")), action["reason"])
+        for action in plan_of_host["actions"]
+    ]
+
+
+def plan_end(document: Document) -> str:
+    changes = document["changes"]
+    return f"{changes} to change; magi up does it." if changes else "Nothing to change."
+
+
+def only_tagged(tags: str) -> str:
+    return f"Only what has a tag of {tags} was run: there is no report."
+
+
+def models(document: Document) -> list[str]:
+    """Return the models of each host, what was set aside, and drift."""
+    from magi.domain import Drift, Inventory, drift_lines, inventory_lines
+
+    lines: list[str] = []
+    for host, registry in document["hosts"].items():
+        lines += [f"{host}:", *(f"  {line}" for line in inventory_lines(Inventory.from_dict(registry))), ""]
+    lines += drift_lines(map(Drift.from_dict, document["drift"]))
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def actions(document: Document, done: str) -> Sequence[str]:
+    """Return what was ``done`` (stopped, removed) on each host."""
+    hosts = document["hosts"].items()
+    lines = [f"{host}: {item['action']} {item['instance']}" for host, items in hosts for item in items]
+    return lines or [f"Nothing was {done}."]

@@ -1,0 +1,1 @@
+"""Profiles without hosts: their files, what one results in, a new one, and one from an older configuration."""

@@ -1,0 +1,65 @@
+"""The text of a new profile."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from magi.domain import PROFILE_NAME, printable
+from magi.errors import ProfileError
+from magi.state.catalog import Known
+
+
+def scalar(text: str) -> str:
+    """Return ``text`` as YAML that is read back as this text, quoted only where it must be."""
+    try:
+        plain = bool(re.fullmatch(r"[\w.-]+", text, re.ASCII)) and yaml.safe_load(text) == text
+    except (yaml.YAMLError, ValueError):
+        plain = False
+    return text if plain else json.dumps(text)
+
+
+def draft(name: str, hosts: Sequence[Known]) -> str:
+    """Return the text of a profile that enables every model of ``hosts``, with comments that say what else it can.
+
+    Depends on nothing but its arguments. Raises ProfileError for a name that can't be one, and without models.
+    """
+    if not PROFILE_NAME.fullmatch(name):
+        raise ProfileError(f"A profile's name has letters, digits, '.', '_' and '-', unlike {name!a}.")
+    models: dict[tuple[str, str], tuple[Mapping[str, Any], list[str]]] = {}
+    for host in sorted(hosts, key=lambda host: host.name):
+        for model in host.models:
+            models.setdefault((model["tier"], model["id"]), (model, []))[1].append(host.name)
+    if not models:
+        raise ProfileError("No model is known: run magi discover, or name a registry with --registry.")
+    lines = [
+        f"# Every model of {', '.join(sorted(host.name for host in hosts))}. Remove what shall not be served.",
+        f"name: {scalar(name)}",
+        "description: Every discovered model",
+        "enabled_models:",
+    ]
+    tier = None
+    for (this, model_id), (model, where) in sorted(models.items()):
+        if this != tier:
+            lines.append(f"  # {printable(this)}; all of this tier, whatever is found: - tier: {printable(this)}")
+            tier = this
+        size = f"{model['size_bytes'] / 2**30:.1f} GiB"
+        on = f", only on {', '.join(where)}" if len(where) < len(hosts) else ""
+        lines.append(f"  - {scalar(model_id)}  # {printable(model['display_name'])}, {size}{on}")
+    example = scalar(min(models)[1])
+    lines += [
+        "  # Two instances of one model, the first on a fixed port, with options of llama-server:",
+        f"  # - model: {example}",
+        "  #   instances: 2",
+        "  #   port: 8080",
+        "  #   options: {ctx_size: 8192}",
+        "# For every instance; the long options of llama-server, with underscores:",
+        "# options: {parallel: 2}",
+        "# true: fail where a model is missing or a server does not start.",
+        "strict: false",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,81 @@
+"""Profiles as files: which there are, what is wrong with one, and a new one. No host is asked."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from magi.domain import (
+    Checked,
+    FileWriteError,
+    InstanceError,
+    Profile,
+    Where,
+    check_profile,
+    resolve_options,
+    write_atomic,
+)
+from magi.errors import ProfileError
+from magi.state.catalog import Known
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the files of the profiles in ``folder``, sorted by name; those too that no deployment finds since they are
+    called .yaml. Raises ProfileError without such a folder."""
+    if not folder.is_dir():
+        raise ProfileError(
+            f"There is no folder {folder}; name that of your profiles (--dir, or for hosts model_server_profiles_dir)."
+        )
+    return sorted(path for path in folder.iterdir() if path.suffix in (".yml", ".yaml"))
+
+
+def find(folder: Path, given: str) -> Path:
+    """Return the file of a profile that is given by name or by path. Raises ProfileError."""
+    path = Path(given) if "/" in given or given.endswith((".yml", ".yaml")) else folder / f"{given}.yml"
+    if path.is_file():
+        return path
+    there = ", ".join(item.stem for item in files(folder) if item.suffix == ".yml") or "none"
+    raise ProfileError(f"Profile {given} not found: there is no {path}. Profiles in {folder}: {there}.")
+
+
+def check(path: Path, hosts: Iterable[Known] = ()) -> Checked:
+    """Read a profile's file and say all that is wrong with it; options are checked against the builds of ``hosts``."""
+    return check_profile(path, lambda profile: _unknown_options(profile, hosts))
+
+
+def _unknown_options(profile: Profile, hosts: Iterable[Known]) -> Iterator[tuple[Where, str]]:
+    layers: list[tuple[Where, str, Mapping[str, Any]]] = [(("options",), "options", profile.options)]
+    layers += [
+        (("enabled_models", index, "options"), f"entry {index + 1}", entry.options)
+        for index, entry in enumerate(profile.entries)
+    ]
+    for binary in {host.binary for host in hosts if host.binary}:
+        for where, what, options in layers:
+            for key, value in options.items():
+                try:
+                    resolve_options(binary, [(what, {str(key): value})])
+                except InstanceError as error:
+                    yield (*where, key), str(error)
+
+
+def load_profile(path: Path) -> Profile:
+    """Return the profile of a file. Raises ProfileError with the first that is wrong, and how much more is."""
+    checked = check(path)
+    if checked.profile:
+        return checked.profile
+    more = len(checked.remarks) - 1
+    raise ProfileError(f"{checked.remarks[0]}" + (f" ({more} more: magi profile validate {path})" if more else ""))
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a profile that is not there yet, whole or not at all. Raises ProfileError."""
+    try:
+        write_atomic(path, text.encode(), 0o644, replace=False)
+    except FileWriteError as error:
+        if error.errno == errno.EEXIST:
+            raise ProfileError(f"{path} exists and stays as it is; give another name, or remove it.") from None
+        if error.errno == errno.ENOENT:
+            raise ProfileError(f"There is no folder {path.parent}; make it, or name another with --dir.") from None
+        raise ProfileError(str(error)) from None

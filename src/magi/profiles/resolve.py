@@ -1,0 +1,66 @@
+"""What a profile results in on each host: its instances, with their options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from magi.domain import (
+    InstanceError,
+    Model,
+    PlanError,
+    Profile,
+    Rejected,
+    Wanted,
+    option_layers,
+    resolve_options,
+    select_models,
+)
+from magi.errors import ProfileError
+from magi.state.catalog import Known
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """One instance that a profile enables on a host."""
+
+    instance: str
+    model_id: str
+    tier: str
+    port: int | None
+    """None: the first free one of the host's range."""
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What a profile comes to on one host."""
+
+    host: str
+    instances: tuple[Resolved, ...]
+    missing: tuple[str, ...]
+    """A sentence for each entry that finds nothing there."""
+    build: str | None
+    """The llama-server that the options were resolved for; None: none is known, so they stand as given."""
+
+
+def resolve(profile: Profile, host: Known) -> Resolution:
+    """Return what ``profile`` enables on ``host`` and with which options: profile < host < entry.
+
+    Raises ProfileError for an option that the host's llama-server does not take.
+    """
+
+    def options_of(item: Wanted) -> dict[str, Any]:
+        return resolve_options(host.binary, option_layers(profile, host.name, host.options, item))
+
+    try:
+        wanted, missing = select_models(
+            profile, tuple(map(Model.from_dict, host.models)), tuple(Rejected(**x) for x in host.rejected), host.name
+        )
+        instances = tuple(
+            Resolved(item.name, item.model.id, item.model.tier, item.port, options_of(item)) for item in wanted
+        )
+    except (PlanError, InstanceError) as error:
+        raise ProfileError(f"Host {host.name}: {error}") from None
+    return Resolution(host.name, instances, tuple(missing), host.binary.version if host.binary else None)

@@ -1,0 +1,68 @@
+"""What a run of a playbook is given: its command line and its environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from magi.project import Project
+
+CALLBACK = ("ANSIBLE_CALLBACK_PLUGINS", "ANSIBLE_STDOUT_CALLBACK", "ORIGINAL_STDOUT_CALLBACK", "AWX_ISOLATED_DATA_DIR")
+"""Environment variables of ansible-runner by which its callback is found and tells it what happens. It sets more that
+is ours or the user's to decide: a cache of facts, and that SSH takes any host key (ansible_runner/config/_base.py)."""
+MARK = "MAGI_RUN"
+"""Environment variable by which the processes of a run are known, wherever they went: workers leave their group."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is passed through to ansible-playbook."""
+
+    inventory: tuple[str, ...] = ()
+    limit: str | None = None
+    extra_vars: tuple[str, ...] = ()
+    """As -e takes them: ``key=value``, JSON, or ``@file``."""
+    tags: str | None = None
+    check: bool = False
+    diff: bool = False
+    verbosity: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What .env gave, under the real environment."""
+
+
+def command_line(playbook: str, options: Options, variables: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of ansible-playbook. ``variables`` are ours, and go in as one JSON document."""
+    arguments = ["ansible-playbook"]
+    for inventory in options.inventory:
+        arguments += ["-i", inventory]
+    arguments += ["--limit", options.limit] if options.limit else []
+    arguments += ["--tags", options.tags] if options.tags else []
+    for given in options.extra_vars:
+        arguments += ["-e", given]
+    arguments += ["-e", json.dumps(variables, sort_keys=True)] if variables else []
+    arguments += ["--check"] if options.check else []
+    arguments += ["--diff"] if options.diff else []
+    arguments += ["-" + "v" * options.verbosity] if options.verbosity else []
+    return [*arguments, playbook]
+
+
+def environment(project: Project, options: Options, runner: Mapping[str, str], ident: str) -> dict[str, str]:
+    """Return the environment of ansible-playbook: .env, over it the real one, over it what a run needs."""
+    given = {key: runner[key] for key in CALLBACK if key in runner}
+    merged = {**options.environment, **os.environ, **given}
+    return {
+        **merged,
+        # Without an activated virtual environment, its programs are still the ones that belong to us.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), merged.get("PATH", os.defpath)]),
+        **project.environment(merged),
+        "ANSIBLE_RETRY_FILES_ENABLED": "False",
+        # As in the project's ansible.cfg: half of the hosts that were asked for are not a success.
+        "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",
+        "ANSIBLE_HOST_PATTERN_MISMATCH": "error",
+        MARK: ident,
+    }

@@ -1,0 +1,41 @@
+"""What may be in no variable of Ansible, where it would be run as a template: questions to instances."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from magi.errors import UsageError
+from magi.state.folder import alone, is_held, unwritable
+
+FOLDER = "questions"
+
+
+@contextlib.contextmanager
+def passed_by_file(text: str) -> Iterator[Path]:
+    """Yield a file that holds ``text``, for its user alone, within the block.
+
+    Should this process be killed, the next run removes the file. Raises UsageError.
+    """
+    try:
+        with alone() as state:
+            folder = state / FOLDER
+            folder.mkdir(mode=0o700, exist_ok=True)
+            held = tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".txt")  # noqa: SIM115
+            fcntl.flock(held, fcntl.LOCK_EX)
+    except OSError as error:
+        raise UsageError(unwritable(error)) from None
+    with held as file:
+        file.write(text)
+        file.flush()
+        yield Path(file.name)
+
+
+def remove_left(state: Path) -> None:
+    """Remove what a magi that was killed left in the state folder. Raises OSError."""
+    for question in (state / FOLDER).glob("*"):
+        if not is_held(question):
+            question.unlink(missing_ok=True)

@@ -1,0 +1,68 @@
+"""The folders of runs: one for each, with all that Ansible printed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from magi.errors import UsageError
+from magi.state import questions
+from magi.state.folder import alone, is_held, unwritable
+
+KEEP = 20
+"""Run folders that are kept of each playbook, besides those of runs at work: many looks push out no deployment."""
+OUTPUT = "output.log"
+"""The file of a run folder with all that Ansible printed."""
+
+
+@contextlib.contextmanager
+def run_folder(name: str) -> Iterator[tuple[Path, TextIO]]:
+    """Yield a new folder for a run of the playbook ``name``, for its user alone, and in it the file for its output,
+    held while the run is at work.
+
+    Removes what the runs before left: of each playbook all but the last folders, and what only a magi that was killed
+    leaves. Raises UsageError.
+    """
+    try:
+        with alone() as state:
+            folder = _new(state / "runs", name)
+            log = _held(folder / OUTPUT)
+            _remove_old(state / "runs", name)
+            questions.remove_left(state)
+    except OSError as error:
+        raise UsageError(unwritable(error)) from None
+    try:
+        yield folder, log
+    finally:
+        with contextlib.suppress(OSError):  # told when it was written
+            log.close()
+
+
+def _new(runs: Path, name: str) -> Path:
+    runs.mkdir(mode=0o700, exist_ok=True)
+    folder = runs / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{name}-{uuid.uuid4().hex[:6]}"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def _held(path: Path) -> TextIO:
+    """Open the file of a run's output, for its user alone, each line written at once."""
+    log = open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "w", 1, encoding="utf-8", errors="replace")  # noqa: SIM115
+    fcntl.flock(log, fcntl.LOCK_EX)
+    return log
+
+
+def _remove_old(runs: Path, name: str) -> None:
+    finished = sorted(path for path in runs.iterdir() if not is_held(path / OUTPUT))
+    same = [path for path in finished if path.name.partition("-")[2].rpartition("-")[0] == name]
+    for old in same[: 1 - KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    for left in (path / part for path in finished for part in ("artifacts", "project")):
+        shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,123 @@
+"""What the verbs that deploy found or did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from magi import lines
+from magi.errors import DeploymentFailed, ExitCode, MagiError
+from magi.events import Run, line
+from magi.instances import unknown
+from magi.result import Result
+from magi.verdict.lost import lost, not_reached, once, told
+
+
+def prepared(run: Run) -> Result:
+    """Return which hosts have what a deployment needs. Raises HostUnreachable or DeploymentFailed if one lacks it."""
+    error = lost(run)
+    if error:
+        raise error
+    hosts = sorted({item.host for item in run.events if item.kind == "ok"})
+    return Result({"hosts": hosts}, told=lines.prepared)
+
+
+def deployed(run: Run, *, check: bool = False, tags: str | None = None) -> Result:
+    """Return the report of a deployment and how it ended; where it only looked, or tags left out the report, the plans.
+
+    Raises HostUnreachable or DeploymentFailed without either.
+    """
+    report, problems = run.last("report"), once(map(line, (run.last("problems") or {}).values()))
+    # Of a host that failed early, the report says no more than that it did: its own message goes with it.
+    problems = once([problems, *(words for item in run.failures if (words := told(item)) not in problems)])
+    if report is None:
+        looked = planned(run)
+        if problems and not looked.problem:
+            raise DeploymentFailed(problems)
+        if not (check or tags):
+            raise DeploymentFailed("The deployment ended without a report: run it with -v to see what was done.")
+        what = {**({"check": True} if check else {}), **({"tags": tags} if tags else {})}
+        code = looked.exit_code if looked.problem else ExitCode.OK
+        return Result({**what, **looked.document}, code, looked.problem, lines.looked)
+    found = Result(report, told=lines.report)
+    summary = report["summary"]
+    if any(item["cause"] == "host_unreachable" for item in summary["failed"]):
+        return replace(found, exit_code=ExitCode.UNREACHABLE, problem=problems)
+    if problems or run.failures:
+        return replace(found, exit_code=ExitCode.FAILED, problem=problems)
+    return replace(found, exit_code=ExitCode.DEGRADED if summary["failed"] or summary["degraded"] else ExitCode.OK)
+
+
+def planned(run: Run) -> Result:
+    """Return the plan of each host, and whether any changes something. Raises what ``deployed`` raises."""
+    plans = {host: result["plan"] for host, result in run.of("plan")}
+    error = lost(run)
+    if error and not plans:
+        raise error
+    changes = sum(item["action"] not in ("keep", "quarantine") for plan in plans.values() for item in plan["actions"])
+    document = {"hosts": plans, "changes": changes, "unreachable": list(run.unreachable)}
+    return _beside(error, Result(document, ExitCode.CHANGES if changes else ExitCode.OK, told=lines.plan))
+
+
+def seen(run: Run) -> Result:
+    """Return what runs. Raises what ``deployed`` raises where no host answered."""
+    status = run.last("status")
+    error = lost(run)
+    if status is None:
+        raise error or DeploymentFailed("The status of no host came back.")
+    ready = status["ready_servers"] == status["total_servers"]
+    return _beside(error, Result(status, ExitCode.OK if ready else ExitCode.DEGRADED, told=lines.status))
+
+
+def healthy(run: Run) -> Result:
+    """Return what serves its clients; the exit code is 0, 3 where not all does, or 1 where nothing does.
+
+    Raises DeploymentFailed where no host answered.
+    """
+    document = run.last("health")
+    if document is None:
+        raise DeploymentFailed(str(lost(run) or "The health of no host came back."))
+    problem = once([not_reached(run), *map(line, (run.last("problems") or {}).values())])
+    code = ExitCode.DEGRADED if problem else ExitCode.OK
+    return Result(document, code if document["ready_servers"] else ExitCode.FAILED, problem, lines.health)
+
+
+def discovered(run: Run) -> Result:
+    """Return the models of each host, what was set aside, and drift. Raises what ``deployed`` raises."""
+    registries = dict(run.of("models", "registry_path"))
+    error = lost(run)
+    if error and not registries:
+        raise error
+    document = {
+        "hosts": {
+            host: {key: result.get(key) for key in ("models", "rejected", "companions")}
+            for host, result in registries.items()
+        },
+        "drift": run.last("drift") or [],
+        "unreachable": list(run.unreachable),
+    }
+    return _beside(error, Result(document, told=lines.models))
+
+
+def ended(run: Run, names: Sequence[str] = (), done: str = "removed") -> Result:
+    """Return what was ``done`` (stopped, removed) on each host; ``names`` are the instances that were given, none means
+    all.
+
+    Raises what ``deployed`` raises where no host answered, and InstanceNameError where nothing was stopped and no host
+    has an instance of such a name.
+    """
+    results = dict(run.of("actions"))
+    hosts = {host: result["actions"] for host, result in results.items()}
+    error = lost(run)
+    if error and not hosts:
+        raise error
+    if names and not error:  # a host that was lost may have what the others lack
+        error = unknown(names, {host: result["instances"] for host, result in results.items()})
+        if error and not any(hosts.values()):
+            raise error
+    return _beside(error, Result({"hosts": hosts}, told=lambda document: lines.actions(document, done)))
+
+
+def _beside(error: MagiError | None, found: Result) -> Result:
+    """Return what was found, with what became of the other hosts."""
+    return replace(found, exit_code=error.exit_code, problem=str(error)) if error else found

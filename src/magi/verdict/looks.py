@@ -1,0 +1,107 @@
+"""What the verbs that look at settings and instances found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from magi import config, instances
+from magi.domain import counted, printable
+from magi.errors import HostUnreachable, MagiError
+from magi.events import Run, said
+from magi.result import Result
+from magi.verdict.lost import not_reached
+
+Results = Iterable[tuple[str, Mapping[str, Any]]]
+"""Host and result of each task that went well."""
+
+
+def _found(run: Run, key: str, view: Callable[[Results], Result]) -> Result:
+    """Return what ``view`` makes of the results, and what became of the hosts that were lost in the run.
+
+    Raises MagiError or HostUnreachable where hosts were lost and no other returned ``key``.
+    """
+    failed = [f"Host {item.host}: {said(item.result).removeprefix(f'Host {item.host}: ')}" for item in run.failures]
+    problem = " ".join(filter(None, (not_reached(run), *failed)))
+    kind = HostUnreachable if run.unreachable else MagiError
+    good = [(host, result) for host, how, result in run.results() if how == "ok"]
+    if problem and all(result.get(key) is None for _host, result in good):
+        raise kind(problem)
+    found = view(good)
+    return replace(found, exit_code=kind.exit_code, problem=problem) if problem else found
+
+
+def settings(run: Run, dotenv: Collection[str]) -> Result:
+    """Return the merged settings of the hosts, with their sources; ``dotenv`` are the names that .env gave."""
+    return _found(run, "settings", lambda results: _settings(results, dotenv))
+
+
+def _settings(results: Results, dotenv: Collection[str]) -> Result:
+    from magi.domain import text_table  # slow to import: once Ansible is done
+
+    hosts = config.config(results, dotenv)
+    rows = [
+        (
+            row.setting if row.everywhere else f"{row.setting} ({', '.join(row.hosts)})",
+            _shown(row.value.value),
+            row.value.source if row.value.source == "default" else f"{row.value.source} {row.value.name}",
+        )
+        for row in config.rows(hosts)
+    ]
+    data = {host: {name: asdict(value) for name, value in values.items()} for host, values in hosts.items()}
+    return Result.of({"hosts": data}, text_table(("setting", "value", "from"), rows))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={_shown(part)}" for key, part in value.items()) or "-"
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value)) or "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def logs(name: str, run: Run) -> Result:
+    """Return what an instance printed, on each host that has it. Raises InstanceNameError where none has."""
+    return _found(run, "log", lambda results: _logs(name, results))
+
+
+def answer(name: str, run: Run) -> Result:
+    """Return what an instance answered. Raises InstanceNameError where no host serves it."""
+    return _found(run, "text", lambda results: _answer(name, results))
+
+
+def _logs(name: str, results: Results) -> Result:
+    found = {host: result for host, result in results if "instances" in result and "log" in result}
+    printed = {host: result["log"] for host, result in found.items() if result["log"] is not None}
+    if not printed:
+        raise instances.missing(name, {host: result["instances"] for host, result in found.items()})
+    several = len(printed) > 1
+    lines = [
+        f"{host} | {printable(line.expandtabs())}" if several else printable(line.expandtabs())
+        for host, log in printed.items()
+        for line in log
+    ]
+    return Result.of({"instance": name, "hosts": printed}, lines)
+
+
+def _answer(name: str, results: Results) -> Result:
+    present: dict[str, list[str]] = {}
+    for host, result in results:
+        for item in (result.get("host") or {}).get("instances") or ():
+            present.setdefault(host, []).append(item["name"])
+        if "finish_reason" in result:
+            others = [other for other in result.get("serving") or () if other != host]
+            speed = result["tokens_per_second"]
+            line = f"{host}: {counted(result['tokens'], 'token')}" + (f", {speed:.1f} tokens/s" if speed else "")
+            if result["finish_reason"] == "length":
+                line += "; cut at --max-tokens"
+            if others:
+                line += f"; also served on {', '.join(others)} (--limit asks there)"
+            keys = ("text", "reasoning", "finish_reason", "tokens", "tokens_per_second")
+            data = {"instance": name, "host": host, "also_on": others, **{key: result[key] for key in keys}}
+            return Result.of(data, [line])
+    if any(name in names for names in present.values()):
+        where = ", ".join(host for host, names in present.items() if name in names)
+        raise MagiError(f"Instance {name} on {where} does not answer; magi status and magi doctor say why.")
+    raise instances.missing(name, present)

@@ -1,0 +1,147 @@
+"""Why a server does not serve, where it is the host's service, library, processor or GPU: said by name, and mended by the
+next run."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import LIMIT, Q2, Fleet, bare
+
+pytestmark = pytest.mark.fleet
+
+FOLDER = "/srv/build"
+
+# Stands for a llama-server that something is wrong with on this host, and serves as the real one. It tells a service
+# from a call by hand by the instance's variable.
+PROGRAM = """#!/bin/sh
+serves() { [ -n "$MAGI_INSTANCE" ]; }
+case "%(mode)s:$1" in
+  gpu:--list-devices | fell-back:--list-devices)
+    printf 'Available devices:\\n  CUDA0: NVIDIA GeForce RTX 3090 (24268 MiB, 23892 MiB free)\\n'; exit 0 ;;
+esac
+lost='error while loading shared libraries: libmtmd.so.0: cannot open shared object file: No such file or directory'
+case %(mode)s in
+  library) echo "$0: $lost" >&2; exit 127 ;;
+  library-in-service) serves && { echo "$0: $lost" >&2; exit 127; } ;;
+  illegal) serves && kill -ILL $$ ;;
+  fell-back) serves && echo 'ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected' >&2 ;;
+esac
+exec %(real)s "$@"
+"""
+
+
+def install(fleet: Fleet, mode: str, rights: str = "755") -> str:
+    """Install a llama-server of a ``mode`` on host1, in a folder of these ``rights``; return its path."""
+    text = PROGRAM % {"mode": mode, "real": fleet.group_vars["model_server_llama_server_path"]}
+    path = f"{FOLDER}/llama-server"
+    fleet.sh("host1", f"mkdir -p {FOLDER}; cat >{path}; chmod 755 {path}; chmod {rights} {FOLDER}", stdin=text)
+    return path
+
+
+@pytest.fixture
+def one(fleet: Fleet):
+    """A fleet whose host1 has nothing yet, with a profile of one model."""
+    bare(fleet, "host1")
+    fleet.profile("one", Q2)
+    yield fleet
+    bare(fleet, "host1")
+    fleet.sh(
+        "host1",
+        f"rm -rf {FOLDER} /dev/nvidia0; rm -rf /etc/systemd/system/magi-llama@*.service.d; systemctl daemon-reload",
+    )
+
+
+def failure(fleet: Fleet) -> tuple[str, str]:
+    (failed,) = fleet.report()["summary"]["failed"]
+    return failed["cause"], failed["detail"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("BindReadOnlyPaths=/nonexistent", "its sandbox could not be set up (Failed to set up mount namespacing:"),
+        ("SupplementaryGroups=nobody-has-it", "a group that it is to have is missing (Failed to determine"),
+        ("WorkingDirectory=/nonexistent", "its service could not be set up (Changing to the requested working"),
+    ],
+)
+def test_what_systemd_could_not_set_up_is_said_and_tried_again_once_it_is_mended(one: Fleet, setting: str, said: str):
+    path = one.drop_in("host1", Q2, setting)
+    assert one.deploy("one", *LIMIT).code != 0
+    cause, detail = failure(one)
+    assert cause == "service_setup"
+    assert said in detail
+    one.sh("host1", f"rm {path}; systemctl daemon-reload")
+    run = one.deploy("one", *LIMIT)
+    assert run.code == 0, run.output
+    assert len(one.pids()) == 1
+
+
+def test_a_gpu_host_without_its_groups_serves(one: Fleet):
+    path = install(one, "gpu")
+    one.sh("host1", "touch /dev/nvidia0; groupdel render || true")
+    run = one.deploy("one", *LIMIT, model_server_llama_server_path=path)
+    assert run.code == 0, run.output
+    assert "SupplementaryGroups=video\n" in one.sh("host1", "cat /etc/systemd/system/magi-llama@.service")
+    assert one.report()["summary"]["degraded"] == []
+
+
+def test_a_server_that_fell_back_to_the_cpu_is_told_and_fails_where_strict_is_set(one: Fleet):
+    path = install(one, "fell-back")
+    one.sh("host1", "touch /dev/nvidia0")
+    for strict in (False, True):
+        run = one.deploy("one", *LIMIT, model_server_llama_server_path=path, model_server_strict=strict)
+        assert (run.code == 0) is not strict, run.output
+        (item,) = one.report()["summary"]["degraded"]
+        assert f"{Q2} computes on the CPU of host1, though that has a GPU (ggml_cuda_init: failed" in item["detail"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "cause", "said"),
+    [
+        ("library-in-service", "library_missing", "does not find the library libmtmd.so.0; install it"),
+        ("illegal", "illegal_instruction", "was built for another processor than this host's"),
+    ],
+)
+def test_a_llama_server_that_ends_as_a_service_alone_says_why(one: Fleet, mode: str, cause: str, said: str):
+    assert one.deploy("one", *LIMIT, model_server_llama_server_path=install(one, mode)).code != 0
+    found, detail = failure(one)
+    assert found == cause
+    assert said in detail
+
+
+@pytest.mark.parametrize(
+    ("mode", "rights", "said"),
+    [
+        (
+            "library",
+            "755",
+            f"llama-server at {FOLDER}/llama-server: llama-server does not find the library libmtmd.so.0",
+        ),
+        ("gpu", "700", f"may not execute {FOLDER}/llama-server, since {FOLDER} is drwx------: chmod o+x {FOLDER}"),
+    ],
+)
+def test_a_llama_server_that_no_service_could_run_is_refused_before_anything_changes(
+    one: Fleet, mode: str, rights: str, said: str
+):
+    run = one.deploy("one", *LIMIT)
+    assert run.code == 0, run.output
+    before = one.snapshot("host1"), one.pids()
+    run = one.deploy("one", *LIMIT, model_server_llama_server_path=install(one, mode, rights))
+    assert run.code != 0
+    assert said in run.text
+    assert (one.snapshot("host1"), one.state("host1", Q2)) == (before[0], "active")
+
+
+def test_a_limit_of_its_own_that_kills_a_server_is_named(one: Fleet):
+    one.profile("one", {"model": Q2, "resources": {"memory_max": "20M"}})
+    assert one.deploy("one", *LIMIT).code != 0
+    cause, detail = failure(one)
+    assert cause == "out_of_memory"
+    assert "its own limit, memory_max 20M; raise that" in detail
+
+
+def test_an_address_that_the_host_does_not_have_is_no_taken_port(one: Fleet):
+    assert one.deploy("one", *LIMIT, model_server_host="192.0.2.1").code != 0
+    cause, detail = failure(one)
+    assert cause == "address_unavailable"
+    assert "it can't listen on 192.0.2.1, port 8080 (Cannot assign requested address)" in detail
