@@ -94,7 +94,7 @@ lint: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog and documentation
 	antsibull-changelog lint
 	antsibull-docs lint-collection-docs --plugin-docs .
 
-docs: $(VENV)/dev.stamp ## Write docs/reference.md from the code
+docs: $(VENV)/dev.stamp ## Write docs/reference.md and the man page from the code
 	docs/generate.py
 
 sanity: $(VENV)/dev.stamp ## ansible-test sanity and units, as for any collection

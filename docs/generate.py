@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Write docs/reference.md from the modules' documentation and the roles' argument_specs, as ansible-doc reads them."""
+"""Write docs/reference.md from the modules' documentation and the roles' argument_specs, as ansible-doc reads them, and
+docs/magi.1 from the command line."""
 
 from __future__ import annotations
 
@@ -59,5 +60,49 @@ def reference() -> str:
     return "\n".join(lines).replace(str(ROOT), ".") + "\n"
 
 
+def manual() -> str:
+    """Return the man page of magi (man-pages(7), groff_man(7))."""
+    from magi import __version__
+    from magi.cli import app, typer
+
+    def roff(words: str) -> str:
+        lines = " ".join(words.split()).replace("\\", "\\e").replace("-", "\\-")
+        return f"\\&{lines}" if lines[:1] in (".", "'") else lines
+
+    def options(command: Any) -> list[str]:
+        lines = []
+        for item in command.params:
+            if item.name == "help":
+                continue
+            is_option = item.opts[0].startswith("-")
+            names = ", ".join(item.opts) if is_option else item.name.upper()
+            value = "" if not is_option or item.is_flag or item.count else f" {item.type.name.upper()}"
+            lines += [".TP", f".B {roff(names + value)}", roff(item.help or "")]
+        return lines
+
+    root = typer.main.get_command(app)
+    lines = [
+        f'.TH MAGI 1 "" "magi.models {__version__}" "User Commands"',
+        *(".SH NAME", "magi \\- roll out llama.cpp servers by naming a profile"),
+        *(".SH SYNOPSIS", ".B magi", "[OPTIONS] COMMAND [ARGUMENTS]"),
+        *(".SH DESCRIPTION", roff(root.help or ""), *options(root), ".SH COMMANDS"),
+    ]
+    for name, command in root.commands.items():
+        inner = {f"{name} {part}": item for part, item in getattr(command, "commands", {}).items()}
+        for title, item in (inner or {name: command}).items():
+            lines += [f".SS magi {roff(title)}", roff(item.help or ""), *options(item)]
+    lines += [".SH EXIT STATUS", *(line for code in exit_codes() for line in (".TP", f".B {code[0]}", roff(code[1])))]
+    return "\n".join(lines) + "\n"
+
+
+def exit_codes() -> list[tuple[str, str]]:
+    """Return the exit codes and what they mean, from docs/controller.md."""
+    page = (ROOT / "docs" / "controller.md").read_text()
+    return [
+        (code, meaning.replace("`", "")) for code, meaning in re.findall(r"^\| (\d+) \| (.*?) \|$", page, re.MULTILINE)
+    ]
+
+
 if __name__ == "__main__":
     (ROOT / "docs" / "reference.md").write_text(reference())
+    (ROOT / "docs" / "magi.1").write_text(manual())

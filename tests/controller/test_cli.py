@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 import signal
@@ -45,14 +46,16 @@ def nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class FakeRun:
-    """Stands for ``magi.verbs.run``: records its calls and replays ``recording``."""
+    """Stands for ``magi.session.run``: records its calls and replays ``recording``."""
 
     def __init__(self, recording: str):
         self.recording = recording
         self.calls: list[tuple[str, Options, dict]] = []
+        self.projects: list[Path] = []
 
-    def __call__(self, _project, playbook, options, variables, **_more) -> Run:
+    def __call__(self, project, playbook, options, variables, **_more) -> Run:
         self.calls.append((playbook, options, variables))
+        self.projects.append(project.root)
         return recorded.run(self.recording)
 
 
@@ -409,3 +412,31 @@ def test_a_terminal_whose_program_has_ended_is_closed_without_a_pause(monkeypatc
     child.close()
     assert pauses == [0]
     assert child.exitstatus == 0
+
+
+@pytest.mark.parametrize("arguments", [["--project", str(ROOT), "plan"], ["plan", "--project", str(ROOT)]])
+def test_the_project_may_be_named_before_the_verb_or_behind_it(arguments, run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run.recording = "plan"
+    main(arguments)
+    assert run.projects == [ROOT]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("magi up pro", "production"),
+        ("magi profile show fast", "fast-only"),
+        ("magi profile validate dev", "development"),
+        ("magi --project /nowhere up pro", ""),
+    ],
+)
+def test_a_shell_completes_profiles(words, offered, tmp_path):
+    environment = {
+        "_MAGI_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")),
+        "PATH": os.defpath, "PYTHONPATH": str(ROOT / "src"), "XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "magi"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == [offered] * bool(offered)

@@ -4,6 +4,7 @@ fake stands for each."""
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -238,6 +239,9 @@ class FakeRun:
             {},
         ),
         ({}, "stop", "stop", {}, {}),
+        ({}, "discover", "discover", {}, {}),
+        ({}, "config", "config", {}, {}),
+        ({}, "doctor", "doctor", {}, {}),
         ({}, "shutdown", "teardown", {}, {}),
     ],
 )
@@ -250,6 +254,30 @@ def test_what_a_run_is_asked_for(given, call, playbook, options, variables, monk
         getattr(controller(**given), f"{call}_sync")()
     assert (run.playbook, run.variables) == (playbook, variables)
     assert {name: getattr(run.options, name) for name in options} == options
+
+
+def test_an_instance_is_asked_and_its_log_read_by_name(monkeypatch):
+    run = FakeRun()
+    monkeypatch.setattr("magi.session.run", run)
+    with pytest.raises(Interrupted):
+        controller().logs_sync("a", 7)
+    assert (run.playbook, run.variables) == ("logs", {"instance": "a", "lines": 7, "follow": False})
+    with pytest.raises(Interrupted):
+        controller().ask_sync("a", "{{ 7 * 7 }}?", 9)
+    assert run.playbook == "ask"
+    assert {**run.variables, "question_file": ""} == {"instance": "a", "question_file": "", "max_tokens": 9}
+    with pytest.raises(UsageError, match="The question is empty"):
+        controller().ask_sync("a", " ")
+
+
+def test_each_verb_has_its_blocking_twin():
+    verbs = {
+        name for name, member in vars(Controller).items() if inspect.iscoroutinefunction(member) and name[0] != "_"
+    }
+    assert verbs == {*VERBS, "discover", "config", "doctor", "logs", "ask"}
+    for name in verbs:
+        twin = getattr(Controller, f"{name}_sync")
+        assert inspect.signature(twin) == inspect.signature(getattr(Controller, name))
 
 
 def test_instances_are_stopped_by_name(monkeypatch):

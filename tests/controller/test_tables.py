@@ -74,6 +74,18 @@ def test_a_plan_without_a_terminal_cuts_nothing():
     assert shown[3:] == [f"  restart  {name}  8081  {reason}", "", "1 to change; magi up does it."]
 
 
+def test_at_60_columns_no_port_is_cut():
+    name = "deepseek-r1-distill-llama-70b-instruct-q4_k_m"
+    servers = [{**server, "instance": name, "port": 18080} for server in REPORT["servers"]]
+    shown = drawn(Result({**REPORT, "servers": servers}), tables.report, terminal=True, width=60)
+    assert sum("18080" in line.split() for line in shown) == len(servers)
+    action = {"instance": name, "action": "restart", "reason": "its options change"}
+    plan = {"actions": [action], "instances": [{"name": name, "port": 18080}]}
+    plan |= {"degraded": [], "warnings": [], "notes": []}
+    shown = drawn(Result({"hosts": {"gpu1": plan}, "changes": 1}), tables.plan, terminal=True, width=60)
+    assert any("18080" in line.split() for line in shown)
+
+
 @pytest.mark.parametrize(
     ("terminal", "said"),
     [

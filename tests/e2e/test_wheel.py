@@ -55,6 +55,7 @@ def test_the_sdist_has_all_that_is_committed(built: Path):
 def test_the_wheel_has_the_collection_and_no_tests(wheel: Path):
     names = zipfile.ZipFile(wheel).namelist()
     assert "magi/carried/collections/ansible_collections/magi/models/galaxy.yml" in names
+    assert [name for name in names if name.endswith("data/share/man/man1/magi.1")]
     assert [name for name in names if "/tests/" in name or "__pycache__" in name] == []
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -31,7 +31,10 @@ def servers(items: Sequence[Mapping[str, Any]]) -> RenderableType:
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for head in ("", "instance", "tier", "host", "port", "pid", "state", "up", "model"):
-        table.add_column(head, justify="right" if head in ("port", "pid", "up") else "left", no_wrap=head != "model")
+        justify: JustifyMethod = "right" if head in ("port", "pid", "up") else "left"
+        # Where the terminal is narrow, names are cut, and no port.
+        width = 5 if head == "port" else None
+        table.add_column(head, justify=justify, no_wrap=head != "model", min_width=width)
     for item in items:
         state = READY if item["is_ready"] else STARTING if item["state"] in ("running", "starting") else FAILED
         mark, style = STYLES[state]
@@ -101,6 +104,8 @@ def plan(document: Mapping[str, Any]) -> RenderableType:
     for host, item in document["hosts"].items():
         parts.append(Text.assemble((host, "bold"), (f"  {lines.plan_summary(item)}", "dim")))
         grid = Table.grid(padding=(0, 2))
+        for width in (None, None, 5, None):  # where the terminal is narrow, the port is whole
+            grid.add_column(min_width=width)
         for action, name, port, reason in lines.plan_rows(item):
             shown = Text(f"  {action}", style=COLOURS[action])
             grid.add_row(shown, Text(name), Text(port), Text(printable(reason), style="dim"))
