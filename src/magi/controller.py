@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from magi import verbs
+from magi.errors import ExitCode
 from magi.events import Event
 from magi.result import Result
 from magi.runner.options import Options

@@ -15,10 +15,13 @@ def health_questions(
     connection: str = "ssh",
     health_from: str = "auto",
     names: Iterable[str] | None = None,
+    each: bool = True,
 ) -> list[dict[str, str]]:
     """Return where to ask the instances of a host for their health; see the filter's documentation."""
     chosen = None if names is None else {*names}
-    return [item.to_dict() for item in questions(Host.from_dict(host), address, connection, health_from, chosen)]
+    return [
+        item.to_dict() for item in questions(Host.from_dict(host), address, connection, health_from, chosen, each=each)
+    ]
 
 
 class FilterModule:

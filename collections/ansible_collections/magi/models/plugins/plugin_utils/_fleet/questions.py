@@ -58,20 +58,33 @@ class Answer:
 
 
 def questions(
-    host: Host, address: str, connection: str, health_from: str = "auto", names: Collection[str] | None = None
+    host: Host,
+    address: str,
+    connection: str,
+    health_from: str = "auto",
+    names: Collection[str] | None = None,
+    *,
+    each: bool = True,
 ) -> list[Question]:
     """Return where to ask the instances of ``host`` that answer there; those of ``names`` alone where given.
 
     ``address`` is the host's in the inventory, ``connection`` how Ansible gets there. Who asks is HOST or CONTROLLER if
     ``health_from`` says so; for auto the controller asks what binds an address that others than the host reach.
+
+    Without ``each``, of those that a host over the network asks itself, one of each address is: it has just asked all of
+    them from there (``health``), and each more is a module's start, half a second of a processor.
     """
-    asked = []
+    asked: list[Question] = []
+    addresses: set[str] = set()
     for item in host.instances:
         if item.health != 200 or item.port is None or (names is not None and item.name not in names):
             continue
         bound = _bound(item, host)
         over = connection.rpartition(".")[2] in _OVER_THE_NETWORK
         outside = health_from == CONTROLLER or (health_from == "auto" and over and exposed(bound))
+        if over and not outside and not each and bound in addresses:
+            continue
+        addresses.add(bound)
         # Its environment is the server's to rewrite: it never says which address we talk to.
         at = (bound if bound in _kernel(item, host) and _is_one(bound) else address) if outside else bound
         asked.append(Question(item.name, local_url(at, item.port), CONTROLLER if outside else HOST))

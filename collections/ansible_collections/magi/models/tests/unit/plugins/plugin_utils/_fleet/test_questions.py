@@ -90,3 +90,19 @@ def test_on_its_own_host_the_remedy_is_another():
 
 def test_a_loop_over_nothing_has_no_answers():
     assert answers([]) == answers([{"skipped": True, "item": QUESTION}]) == {}
+
+
+@pytest.mark.parametrize(
+    ("bound", "connection", "each", "asked"),
+    [
+        ("127.0.0.1", "ssh", True, ["a-q2_k", "a-q2_k-2"]),
+        ("127.0.0.1", "ssh", False, ["a-q2_k"]),
+        ("127.0.0.1", "local", False, ["a-q2_k", "a-q2_k-2"]),
+        ("0.0.0.0", "ssh", False, ["a-q2_k", "a-q2_k-2"]),
+    ],
+)
+def test_of_those_that_a_host_asks_itself_one_is_enough(bound, connection, each, asked):
+    two = [running(item, health=200) for item in plan({"model": "a-q2_k", "instances": 2}).instances]
+    listeners = tuple(Listener(bound, item.port, 100, "llama-server", item.name) for item in two)
+    found = questions(host(*two, listeners=listeners), "gpu1", connection, each=each)
+    assert [item.instance for item in found] == asked
