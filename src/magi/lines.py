@@ -71,11 +71,11 @@ def plan_rows(plan_of_host: Document) -> list[tuple[str, str, str, str]]:
 
 def plan_end(document: Document) -> str:
     changes = document["changes"]
-    return f"{changes} to change; magi up does it." if changes else "Nothing to change."
+    return f"{changes} to change: run magi up." if changes else "Nothing to change."
 
 
 def only_tagged(tags: str) -> str:
-    return f"Only what has a tag of {tags} was run: there is no report."
+    return f"Only tasks with a tag of {tags} ran: there is no report."
 
 
 def models(document: Document) -> list[str]:

@@ -90,7 +90,7 @@ def test_from_a_plan_to_the_end(two: Deployment):
     assert secrets_below(state(two)) + secrets_in(verbose.out, verbose.err) == []
     looked = magi(two, "up", "--check")
     assert looked.code == 0, looked.err
-    assert "2 to change; magi up does it." in looked.err
+    assert "2 to change: run magi up." in looked.err
     assert two.tree() == {}
 
     process = begin(

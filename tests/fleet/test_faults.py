@@ -55,7 +55,7 @@ def test_a_hung_server_is_not_ready_by_the_deadline(fleet: Fleet):
         assert run.code == 0, run.output
         (failed,) = fleet.report()["summary"]["failed"]
         assert (failed["instance"], failed["host"], failed["cause"]) == (Q2, "host1", "timeout")
-        assert re.search(r"it does not answer [3-9] s after its start", failed["detail"])
+        assert re.search(r"it does not answer \d+ s after its start", failed["detail"])
         assert [key[1] for key in fleet.pids()] == [Q3]
     finally:
         fleet.sh("host1", f"systemctl kill --signal=SIGCONT magi-llama@{Q2}")
@@ -88,8 +88,8 @@ def test_each_crash_loop_ends_with_a_cause_of_its_own(fleet: Fleet):
     assert again["cause"] == "bad_option" and "model_server_retry_quarantined" in again["detail"]
     assert restarts() == looped
 
-    other = deploy(1, ctx_size="many")
-    assert "LLAMA_ARG_CTX_SIZE" in other[Q3]["detail"]
+    other = deploy(1, cache_type_v="another")
+    assert "LLAMA_ARG_CACHE_TYPE_V" in other[Q3]["detail"]
     assert not any("madeup" in line for line in other[Q3]["log"])
     assert deploy(0) == {}
     assert fleet.report()["ready_servers"] == 2

@@ -117,7 +117,7 @@ def plan(document: Mapping[str, Any]) -> RenderableType:
 
 
 def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> str:
-    """Return a plan as Markdown, for a comment on a merge request. What comes from hosts is code, never markup."""
+    """Return a plan as Markdown, for a comment on a merge request. Text from hosts is code, never markup."""
     from magi.domain import counted, printable
 
     def code(text: Any) -> str:

@@ -47,7 +47,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
 from ansible_collections.magi.models.plugins.module_utils._llama.client import port_of
 from ansible_collections.magi.models.plugins.module_utils._llama.drain import drain
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError, check_api_keys
-from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult, overtaken
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager, environment_file
 
 FIRST_LOOK = 10
@@ -147,7 +147,7 @@ def present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
     now = read_generation(job.home)
     if not now.same(result.generation):  # the lock is free while they are waited for
         actions = tuple(
-            replace(item, cause=now.overtook(), log=()) if item.cause and item.instance in names else item
+            replace(item, cause=overtaken(now), log=()) if item.cause and item.instance in names else item
             for item in actions
         )
     return replace(result, actions=actions, waited=time.monotonic() - begun)

@@ -30,7 +30,6 @@ from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
     sockets_of,
 )
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running, Unreadable
-from ansible_collections.magi.models.plugins.module_utils._llama.cause import fell_back, find_cause
 from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_health, ask_models, port_of
 from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_devices, parse_help
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary, Option
@@ -67,6 +66,8 @@ def _why_not(path: str, error: Exception) -> str:
     """Return a sentence on a llama-server that did not run."""
     if isinstance(error, FileNotFoundError) and not os.path.exists(path):
         return f"there is no llama-server at {path}; install it (role llama_server) or set LLAMA_SERVER_PATH."
+    from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause  # see choice.chosen
+
     said = str(error)
     if isinstance(error, FileNotFoundError):
         said = "the loader or interpreter that it names is missing: it was built for another system"
@@ -213,11 +214,17 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
             tuple(manager.logs(name, LOG_LINES)) if silent else (),
             health,
             ask_models(where) if health == 200 else None,
-            fell_back(manager.beginning(name, BEGINNING)) if health == 200 and computes_on_gpu(where) else "",
+            _fell_back(manager, name) if health == 200 and computes_on_gpu(where) else "",
         )
 
     with ThreadPoolExecutor(8) as pool:
         return Survey(tuple(pool.map(read, sorted(status))), asked)
+
+
+def _fell_back(manager: ServiceManager, name: str) -> str:
+    from ansible_collections.magi.models.plugins.module_utils._llama.cause import fell_back  # see choice.chosen
+
+    return fell_back(manager.beginning(name, BEGINNING))
 
 
 def silent_configs() -> tuple[str, ...]:

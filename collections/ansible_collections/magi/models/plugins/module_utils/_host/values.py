@@ -11,7 +11,6 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
-from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
 
@@ -104,14 +103,6 @@ class Generation:
     def same(self, other: Generation) -> bool:
         """Whether nobody has changed the host between the two."""
         return (self.number, self.digest) == (other.number, other.digest)
-
-    def overtook(self) -> Cause:
-        """Return the cause of an instance that does not serve where this generation came while it was waited for."""
-        return Cause(
-            "changed_meanwhile",
-            f"another deployment changed the host while this one waited: {self.applied_by or 'unknown'} applied "
-            f"profile {self.profile or 'unknown'} at {self.applied_at or 'an unknown time'}; run again",
-        )
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,11 @@ def find_cause(log: Sequence[str], exit_status: str | None, memory_max: str | No
             said = next((group for group in match.groups() if group), match.group())
             return Cause(code, sentence.format(said.strip()[:300]))
     status = exit_status or "no exit status"
+    if status.startswith("resources"):  # systemd had what it needs for it not together, such as its files
+        said = next((line for line in reversed(lines) if ".service: Failed to " in line), "").partition(".service: ")[2]
+        return Cause(
+            "service_setup", f"its service could not be set up ({said or status}); mend that on the host, and run again"
+        )
     own = re.search(r"status (2[0-3]\d|24[0-3])\b", status)
     if own:
         return _not_set_up(int(own[1]), lines, status)

@@ -71,6 +71,15 @@ class Action:
         return cls(data["instance"], ActionKind(data["action"]), data["reason"])
 
 
+def overtaken(by: Generation) -> Cause:
+    """Return the cause of an instance that does not serve where ``by`` came while it was waited for."""
+    return Cause(
+        "changed_meanwhile",
+        f"another deployment changed the host while this one waited: {by.applied_by or 'unknown'} applied profile "
+        f"{by.profile or 'unknown'} at {by.applied_at or 'an unknown time'}; run again",
+    )
+
+
 @dataclass(frozen=True)
 class ActionResult:
     """What became of an action."""

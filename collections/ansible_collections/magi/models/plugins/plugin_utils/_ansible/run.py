@@ -24,6 +24,14 @@ def controller() -> str:
     return hashlib.sha256(f"{socket.gethostname()} {boot} {namespace}".encode()).hexdigest()[:16]
 
 
+def user() -> str:
+    """Return the name of our user, or the number of one without a name, as containers have."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the latter from Python 3.13 on
+        return f"uid {os.getuid()}"
+
+
 def job(**more: Any) -> dict[str, Any]:
     """Return what the module llama_instances is handed: ``more``, and the identity of this run, as an action sees it:
     its parent is the ansible-playbook process."""
@@ -34,7 +42,7 @@ def job(**more: Any) -> dict[str, Any]:
         "actions": [],
         "generation": {},
         "profile": "",
-        "deployment": f"{getpass.getuser()}@{socket.gethostname()}, process {pid}",
+        "deployment": f"{user()}@{socket.gethostname()}, process {pid}",
         "controller": controller(),
         "controller_pid": pid,
         **more,

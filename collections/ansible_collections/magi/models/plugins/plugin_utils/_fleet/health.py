@@ -34,7 +34,7 @@ def cause_of(now: Running, examined: Examined) -> Cause | None:
     if now.state is State.STOPPED:
         return Cause("stopped", "it is stopped; magi up starts it")
     if now.state in (State.FAILED, State.BACKOFF):
-        return find_cause(now.log, now.exit_status)
+        return find_cause(now.log, now.exit_status, now.memory_max)
     if now.health == 503:
         return Cause("loading", "it still loads its model; ask again in a moment")
     if now.health != 200:

@@ -17,7 +17,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     quarantined,
     wrong_server,
 )
-from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Instance, Plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Instance, Plan, overtaken
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, answers
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready
@@ -100,7 +100,7 @@ def cause_of(instance: Instance, result: HostResult) -> Cause | None:
         answer = result.answers.get(instance.name)
         return answer.cause if answer else None
     if result.generation and not result.after.generation.same(result.generation):
-        return result.after.generation.overtook()
+        return overtaken(result.after.generation)
     if result.trouble:  # nothing was launched, so nobody waited: what serves, serves
         return result.trouble
     if now is None or now.state in (State.FAILED, State.STOPPED, State.BACKOFF):

@@ -71,8 +71,8 @@ def questions(
     ``address`` is the host's in the inventory, ``connection`` how Ansible gets there. Who asks is HOST or CONTROLLER if
     ``health_from`` says so; for auto the controller asks what binds an address that others than the host reach.
 
-    Without ``each``, of those that a host over the network asks itself, one of each address is: it has just asked all of
-    them from there (``health``), and each more is a module's start, half a second of a processor.
+    Without ``each``, of those that a host over the network asks itself, one of each address is: it has just asked all
+    of them from there (``health``), and each more is a module's start, half a second of a processor.
     """
     asked: list[Question] = []
     addresses: set[str] = set()

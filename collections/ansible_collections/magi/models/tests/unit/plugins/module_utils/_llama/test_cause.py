@@ -97,6 +97,13 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
         ("", "exit-code, exit status 243", "bad_api_key_file", "243"),
         ("", "exit-code, exit status 200", "service_setup", "could not be set up (exit-code, exit status 200)"),
         ("", "exit-code, exit status 199", "crashed", "199"),
+        (
+            "magi-llama@a.service: Failed to load environment files: No such file or directory",
+            "resources, exit status 0",
+            "service_setup",
+            "(Failed to load environment files: No such file or directory)",
+        ),
+        ("", "resources, exit status 0", "service_setup", "(resources, exit status 0)"),
         ("", "exit-code, exit status 244", "crashed", "244"),
         ("nothing telling", "exit status 3", "crashed", "exit status 3"),
         ("", None, "crashed", "no exit status"),
