@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import signal
 import threading
 import urllib.request
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -33,6 +36,11 @@ def causes(ran: Ran) -> dict[str, str]:
 def busy(port: int) -> bool:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/slots", timeout=10) as response:
         return json.load(response)[0]["is_processing"]
+
+
+def read(stream: IO[bytes]) -> None:
+    with contextlib.suppress(OSError, http.client.HTTPException):  # it ends with its server
+        stream.read()
 
 
 def test_what_was_launched_is_asked_by_uri_and_all_is_by_magi_health(deployment: Deployment, tmp_path: Path):
@@ -62,8 +70,7 @@ def test_what_was_launched_is_asked_by_uri_and_all_is_by_magi_health(deployment:
     stream = urllib.request.urlopen(f"http://127.0.0.1:{port}/completion", body, timeout=60)
     try:
         until(lambda: busy(port), 20, "the slot is taken")
-        reader = threading.Thread(target=stream.read, daemon=True)
-        reader.start()
+        threading.Thread(target=read, args=(stream,), daemon=True).start()
         assert health(deployment).code == 0
         hangs = health(deployment, "--deep", deep_timeout=2)
         assert (hangs.code, causes(hangs)) == (3, {Q2: "no_work"})
@@ -72,7 +79,3 @@ def test_what_was_launched_is_asked_by_uri_and_all_is_by_magi_health(deployment:
         os.kill(deployment.servers()[Q2]["pid"], signal.SIGSTOP)  # it ends with the deployment
     stopped = health(deployment)
     assert (stopped.code, causes(stopped)) == (3, {Q2: "not_ready"})
-    os.kill(deployment.servers()[Q2]["pid"], signal.SIGKILL)
-    os.kill(deployment.servers()[Q3]["pid"], signal.SIGSTOP)
-    assert health(deployment).code in (1, 3)  # supervisor starts the first again
-    os.kill(deployment.servers()[Q3]["pid"], signal.SIGCONT)
