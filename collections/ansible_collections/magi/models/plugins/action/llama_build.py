@@ -18,10 +18,10 @@ _COMPILED = re.compile(r"^\[(\d+)/(\d+)\] .*?([^/\s]+)$")  # ninja: "[12/217] Bu
 
 
 class ActionModule(ActionBase):
-    """Start the job, keep it alive by watching it, show its progress, hand back the module's result."""
+    """Start the job, keep it alive by watching it, show its progress, return the module's result."""
 
     def run(self, tmp=None, task_vars=None):
-        """Return what the module returns; on failure the end of the log has been shown."""
+        """Return the module's result; on failure, after showing the end of the log."""
         super().run(tmp, task_vars)
         if self._task.check_mode:
             return self._execute_module(task_vars=task_vars)
@@ -64,7 +64,7 @@ class ActionModule(ActionBase):
 
 
 class _Progress:
-    """Shows the last line of the log that says something new, at most once per poll."""
+    """Shows the last new line of the log, at most once per poll."""
 
     def __init__(self, title: str) -> None:
         self.title, self.last, self.start = title, "", time.monotonic()

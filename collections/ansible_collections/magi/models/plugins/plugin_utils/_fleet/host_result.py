@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""From the results of the tasks that deployed a host to what became of it."""
+"""From the results of the tasks that deployed a host to its outcome."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class HostResult:
     max_startup_time: int = 0
     """Seconds."""
     generation: Generation | None = None
-    """The state that the deployment left the host in; None: it got no answer."""
+    """The state of the host after the deployment; None: no answer."""
     trouble: Cause | None = None
     """Why the host as a whole was not deployed: host_unreachable, host_failed or held_back."""
     answers: Mapping[str, Answer] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class HostResult:
 
 
 TASKS = ("settings", "registry", "profile", "planned", "applied", "after")
-"""The tasks that a host may fail in, in their order."""
+"""The tasks in which a host may fail, in their order."""
 
 
 def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
