@@ -41,6 +41,7 @@ SETTINGS = (
     Setting("max_startup_time", "seconds", "MODEL_MAX_STARTUP_TIME"),
     Setting("readiness_check_interval", "seconds", "MODEL_READINESS_CHECK_INTERVAL"),
     Setting("concurrent_starts", "bool", "MODEL_CONCURRENT_STARTS"),
+    Setting("health_from", "health_from"),
     Setting("stop_timeout", "seconds", "MODEL_STOP_TIMEOUT"),
     Setting("options", "options"),
     Setting("resources", "resources"),
@@ -123,6 +124,12 @@ def _manager(value: Any) -> str:
     return str(value)
 
 
+def _health_from(value: Any) -> str:
+    if value not in ("auto", "controller", "host"):
+        raise ValueError("auto, controller or host")
+    return str(value)
+
+
 def _missing(value: Any) -> str:
     if value not in ("keep", "stop"):
         raise ValueError("keep or stop")
@@ -152,6 +159,7 @@ def _percentage(value: Any) -> int:
 
 _CONVERT = {
     "bool": _bool,
+    "health_from": _health_from,
     "manager": _manager,
     "missing": _missing,
     "options": _options,
