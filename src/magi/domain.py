@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     )
     from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, select as select_models
     from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings as PlanSettings
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import health_lines
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
     from ansible_collections.magi.models.plugins.plugin_utils._profiles.document import (
         Document,
@@ -90,6 +91,7 @@ _TAKEN = {
     "module_utils._plan.options": "InstanceError resolve_options",
     "module_utils._plan.select": "Wanted select:select_models",
     "module_utils._plan.values": "PlanError Settings:PlanSettings",
+    "plugin_utils._fleet.health": "health_lines",
     "plugin_utils._profiles.document": "Document DocumentError Remark Where read_document",
     "plugin_utils._profiles.load": "NAME:PROFILE_NAME Checked check_profile",
     "plugin_utils._fleet.reach": "way_to_reach",

@@ -42,6 +42,7 @@ SETTINGS = (
     Setting("max_startup_time", "seconds", "MODEL_MAX_STARTUP_TIME"),
     Setting("readiness_check_interval", "seconds", "MODEL_READINESS_CHECK_INTERVAL"),
     Setting("concurrent_starts", "bool", "MODEL_CONCURRENT_STARTS"),
+    Setting("health_from", "health_from"),
     Setting("stop_timeout", "seconds", "MODEL_STOP_TIMEOUT"),
     Setting("options", "options"),
     Setting("environment", "environment"),
@@ -129,6 +130,12 @@ def _manager(value: Any) -> str:
     return str(value)
 
 
+def _health_from(value: Any) -> str:
+    if value not in ("auto", "controller", "host"):
+        raise ValueError("auto, controller or host")
+    return str(value)
+
+
 def _missing(value: Any) -> str:
     if value not in ("keep", "stop"):
         raise ValueError("keep or stop")
@@ -158,7 +165,11 @@ def _percentage(value: Any) -> int:
 
 _CONVERT = {
     "bool": _bool,
+<<<<<<< HEAD
     "environment": environment,
+=======
+    "health_from": _health_from,
+>>>>>>> main
     "manager": _manager,
     "missing": _missing,
     "options": _options,

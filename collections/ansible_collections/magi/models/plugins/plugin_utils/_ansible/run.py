@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Who deploys: this run of Ansible, as the hosts come to know it."""
+"""Who deploys: this run of Ansible, as hosts know it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 
 
 def controller() -> str:
-    """Return what tells this machine, its boot and our process namespace from all others, or an empty text where that
-    can't be told (no /proc): pids mean something only within it."""
+    """Return a string for this machine, its boot and our process namespace, within which pids mean something; empty
+    without /proc."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
         namespace = os.readlink("/proc/self/ns/pid")
@@ -33,8 +33,8 @@ def user() -> str:
 
 
 def job(**more: Any) -> dict[str, Any]:
-    """Return what the module llama_instances is handed: ``more``, and the identity of this run, as an action sees it:
-    its parent is the ansible-playbook process."""
+    """Return the arguments of the module llama_instances: ``more``, and the identity of this run. To an action, that is
+    its parent, the ansible-playbook process."""
     pid = os.getppid()
     return {
         "files": [],
@@ -50,8 +50,8 @@ def job(**more: Any) -> dict[str, Any]:
 
 
 def gone(worker: Mapping[str, Any]) -> bool:
-    """Whether the controller of ``worker`` (a Worker as a mapping) ran here and has ended. False where that can't be
-    known, and for a pid that has come to another process since: then a person has to look."""
+    """Whether the controller of ``worker`` (a Worker as a mapping) ran here and has ended. False if that can't be
+    known, and if another process has its pid by now: then a person must look."""
     if not worker["controller"] or worker["controller"] != controller():
         return False
     try:
