@@ -165,11 +165,8 @@ def _percentage(value: Any) -> int:
 
 _CONVERT = {
     "bool": _bool,
-<<<<<<< HEAD
     "environment": environment,
-=======
     "health_from": _health_from,
->>>>>>> main
     "manager": _manager,
     "missing": _missing,
     "options": _options,
