@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from magi import verbs
+from magi.errors import ExitCode
 from magi.events import Event
 from magi.result import Result
 from magi.runner.options import Options
@@ -43,6 +44,8 @@ class Server:
     """Seconds since the epoch."""
     action: str | None = None
     """What the deployment did with it; None in a status."""
+    asked: Mapping[str, Any] | None = None
+    """Where it was asked as its clients do: url, by (controller or host), HTTP status; of ``health`` alone."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,15 @@ class Controller:
         """Return what runs. Raises HostUnreachable and DeploymentFailed, with whatever was found as ``document``."""
         return Report.of((await self._run(verbs.status)).checked().document)
 
+    async def health(self, *, deep: bool = False) -> Report:
+        """Ask every server as its clients do, ``deep`` for one token as well; return what serves, and in
+        ``summary["failed"]`` what does not.
+
+        Raises DeploymentFailed where nothing serves, with what was found as ``document``.
+        """
+        result = await self._run(lambda session: verbs.health(session, deep=deep))
+        return Report.of((result.checked() if result.exit_code is ExitCode.FAILED else result).document)
+
     async def plan(self) -> Mapping[str, Any]:
         """Return the plan of each host by name (docs/controller.md); nothing changes.
 
@@ -205,6 +217,10 @@ class Controller:
     def status_sync(self) -> Report:
         """As ``status``, blocking."""
         return _blocking(self.status())
+
+    def health_sync(self, *, deep: bool = False) -> Report:
+        """As ``health``, blocking."""
+        return _blocking(self.health(deep=deep))
 
     def plan_sync(self) -> Mapping[str, Any]:
         """As ``plan``, blocking."""

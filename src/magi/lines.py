@@ -26,6 +26,13 @@ def status(document: Document) -> Sequence[str]:
     return status_lines(document)
 
 
+def health(document: Document) -> Sequence[str]:
+    """Return what serves its clients, and why the rest does not."""
+    from magi.domain import health_lines
+
+    return health_lines(document)
+
+
 def looked(document: Document) -> list[str]:
     """Return what a deployment that only looked, or did a part, saw."""
     plans = plan(document) if document["hosts"] else []

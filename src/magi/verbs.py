@@ -45,6 +45,11 @@ def status(session: Session) -> Result:
     return deployments.seen(session.play("status"))
 
 
+def health(session: Session, *, deep: bool = False) -> Result:
+    """Ask every server as its clients do; ``deep``: each for one token as well."""
+    return deployments.healthy(session.play("health", {"deep": True} if deep else None))
+
+
 def discover(session: Session) -> Result:
     """Find the models of each host."""
     return deployments.discovered(session.play("discover"))

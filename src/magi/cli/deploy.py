@@ -110,6 +110,19 @@ def status(
     return show(output, result, lambda console, document: _tables().status(document))
 
 
+@takes(Given)
+def health(
+    given: Given,
+    deep: Annotated[bool, typer.Option("--deep", help="Also for one token, embedding or rerank.")] = False,
+) -> int:
+    """Ask every server as its clients do. For cron, CI and monitors: exits with 3 if one does not serve, 1 if none."""
+    from magi import verbs
+
+    output = Output(given.as_json)
+    result = carry_out(output, session(given), lambda s: verbs.health(s, deep=deep), "magi health")
+    return show(output, result, lambda console, document: _tables().health(document))
+
+
 @takes(Given, "check")
 def stop(
     given: Given,
@@ -186,6 +199,7 @@ EXAMPLES = {
     ),
     plan: ("magi plan production", "magi plan production --markdown > plan.md"),
     status: ("magi status", "magi status --watch", "magi status --json | jq '.servers[].port'"),
+    health: ("magi health", "magi health --deep --json | jq '.summary.failed'"),
     stop: ("magi stop", "magi stop smollm2-135m-instruct.q2_k"),
     down: ("magi down", "magi down --limit gpu1"),
     discover: ("magi discover", "magi discover --json | jq '.hosts[].models[].id'"),

@@ -83,6 +83,16 @@ def status(document: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
+def health(document: Mapping[str, Any]) -> RenderableType:
+    """Return what serves its clients, and why the rest does not."""
+    from magi.domain import printable
+
+    parts = [status(document)]
+    for item in document["summary"]["failed"]:
+        parts.append(Text(f"✗ {item['cause']}: ", style="red").append(printable(item["detail"]), style="default"))
+    return Group(*parts)
+
+
 COLOURS = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", "quarantine": "magenta"}
 
 

@@ -10,7 +10,7 @@ from magi.errors import DeploymentFailed, ExitCode, MagiError
 from magi.events import Run, line
 from magi.instances import unknown
 from magi.result import Result
-from magi.verdict.lost import lost, once, told
+from magi.verdict.lost import lost, not_reached, once, told
 
 
 def prepared(run: Run) -> Result:
@@ -67,6 +67,19 @@ def seen(run: Run) -> Result:
         raise error or DeploymentFailed("No host returned its status.")
     ready = status["ready_servers"] == status["total_servers"]
     return _beside(error, Result(status, ExitCode.OK if ready else ExitCode.DEGRADED, told=lines.status))
+
+
+def healthy(run: Run) -> Result:
+    """Return what serves its clients; the exit code is 0, 3 where not all does, or 1 where nothing does.
+
+    Raises DeploymentFailed where no host answered.
+    """
+    document = run.last("health")
+    if document is None:
+        raise DeploymentFailed(str(lost(run) or "The health of no host came back."))
+    problem = once([not_reached(run), *map(line, (run.last("problems") or {}).values())])
+    code = ExitCode.DEGRADED if problem else ExitCode.OK
+    return Result(document, code if document["ready_servers"] else ExitCode.FAILED, problem, lines.health)
 
 
 def discovered(run: Run) -> Result:

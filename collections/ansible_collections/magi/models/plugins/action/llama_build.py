@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shlex
 import time
@@ -36,12 +37,11 @@ class ActionModule(ActionBase):
         return result
 
     def _watch(self, job_id: str, task_vars: dict) -> dict:
-        shell = self._connection._shell
         async_dir = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
         cache_dir = self._task.args.get("cache_dir") or "~/.cache/magi/llama.cpp"
         number = str(self._task.args.get("version")).partition(".")[0]
-        folder = shell.join_path(self._remote_expand_user(cache_dir), number)
-        watched, log = (shlex.quote(shell.join_path(folder, name)) for name in (".watched", "build.log"))
+        folder = posixpath.join(self._remote_expand_user(cache_dir), number)
+        watched, log = (shlex.quote(posixpath.join(folder, name)) for name in (".watched", "build.log"))
         show = _Progress(f"{task_vars['inventory_hostname']}: llama.cpp {number}")
 
         def status(mode: str) -> dict:

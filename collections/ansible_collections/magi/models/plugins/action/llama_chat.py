@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import shlex
 import time
 import uuid
@@ -50,7 +51,7 @@ class ActionModule(ActionBase):
         if self._task.check_mode:
             return {**result, "skipped": True}
         folder = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
-        path = self._connection._shell.join_path(folder, f"magi-chat-{uuid.uuid4().hex}")
+        path = posixpath.join(folder, f"magi-chat-{uuid.uuid4().hex}")
         self._task.async_val = JOB_LIMIT
         job = self._execute_module(module_args={**arguments, "stream_path": path}, task_vars=task_vars, wrap_async=True)
         self._task.async_val = 0

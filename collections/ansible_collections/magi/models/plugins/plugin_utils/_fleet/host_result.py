@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
@@ -18,6 +18,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     wrong_server,
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Instance, Plan, overtaken
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, answers
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready
 
@@ -37,6 +38,8 @@ class HostResult:
     """The state of the host after the deployment; None: no answer."""
     trouble: Cause | None = None
     """Why the host as a whole was not deployed: host_unreachable, host_failed or held_back."""
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    """By instance, what clients are told that ask for its health; of those that were launched."""
 
 
 TASKS = ("settings", "registry", "profile", "planned", "applied", "after")
@@ -80,11 +83,13 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
         int(seen["settings"]["settings"]["max_startup_time"]),
         Generation(**applied["generation"]) if applied.get("generation") else None,
         problem,
+        answers((seen.get("asked") or {}).get("results") or ()),
     )
 
 
 def cause_of(instance: Instance, result: HostResult) -> Cause | None:
-    """Return why the instance is not ready, or None when it is: it answers healthy, and it is the one that answers."""
+    """Return why the instance is not ready, or None when it is: it answers healthy, also to its clients
+    where they were asked for, and it is the one that answers."""
     outcome = next((item for item in result.results if item.instance == instance.name), None)
     if outcome and outcome.cause:
         return outcome.cause
@@ -92,7 +97,8 @@ def cause_of(instance: Instance, result: HostResult) -> Cause | None:
         return result.trouble or Cause("host_failed", "the host could not be asked; run again")
     now = next((item for item in result.after.instances if item.name == instance.name), None)
     if now and now.pid and is_ready(now, result.after):
-        return None
+        answer = result.answers.get(instance.name)
+        return answer.cause if answer else None
     if result.generation and not result.after.generation.same(result.generation):
         return overtaken(result.after.generation)
     if result.trouble:  # nothing was launched, so nobody waited: what serves, serves
