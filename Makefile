@@ -85,7 +85,7 @@ unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
 e2e: pinned ## End-to-end tests on the real llama-server
 	pytest tests -m e2e
 
-lint: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog and documentation
+lint: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog, documentation and Galaxy's importer
 	ruff check .
 	ruff format --check .
 	mypy
@@ -93,6 +93,7 @@ lint: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog and documentation
 	cd $(COLLECTION)
 	antsibull-changelog lint
 	antsibull-docs lint-collection-docs --plugin-docs .
+	$(CURDIR)/tests/galaxy-importer.sh
 
 docs: $(VENV)/dev.stamp ## Write docs/reference.md and the man page from the code
 	docs/generate.py
