@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     )
     from ansible_collections.magi.models.plugins.module_utils._models.show import inventory_lines
     from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan, open_to_all
+    from ansible_collections.magi.models.plugins.module_utils._plan.layers import option_layers
     from ansible_collections.magi.models.plugins.module_utils._plan.options import (
         InstanceError,
-        option_layers,
         resolve_options,
     )
     from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, select as select_models
@@ -87,7 +87,8 @@ _TAKEN = {
     "module_utils._models.registry": "RegistryError load:load_registry",
     "module_utils._models.show": "inventory_lines",
     "module_utils._plan.build": "build_plan open_to_all",
-    "module_utils._plan.options": "InstanceError option_layers resolve_options",
+    "module_utils._plan.layers": "option_layers",
+    "module_utils._plan.options": "InstanceError resolve_options",
     "module_utils._plan.select": "Wanted select:select_models",
     "module_utils._plan.values": "PlanError Settings:PlanSettings",
     "plugin_utils._fleet.health": "health_lines",

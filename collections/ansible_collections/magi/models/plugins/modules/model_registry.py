@@ -81,6 +81,15 @@ options:
         type: list
         elements: int
         default: []
+      environment:
+        description: Variables that llama-server runs with when it is looked at.
+        type: dict
+        default: {}
+      option_sets:
+        description: Sets of options that the binary is to take, as M(magi.models.profile_info) returns them.
+        type: list
+        elements: dict
+        default: []
   fence:
     description:
       - With O(host), end what a deployment still does there when its controller, on this machine, is gone; then read.

@@ -100,9 +100,13 @@ def ask_health(environment: Mapping[str, str]) -> int:
 
 
 def ask_models(environment: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the model ids that the server lists at /v1/models; None if it does not answer, or not with such a list."""
+    """Return the names of models that the server lists at /v1/models; None without such a list for an answer.
+
+    The id there is the first of the aliases as they are sorted, not as they were given.
+    """
     status, body = get(environment, "/v1/models", api_key(environment))
     if status == 200:
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-            return tuple(str(item["id"]) for item in json.loads(body)["data"])
+            items = json.loads(body)["data"]
+            return tuple(dict.fromkeys(str(name) for x in items for name in (x["id"], *x.get("aliases", ()))))
     return None

@@ -31,6 +31,7 @@ EFFECTS = {
         "_host.inspect",
         "_host.lock",
         "_host.procfs",
+        "_host.trial",
         "_host.wait",
         "_models.library",
         "_models.digests",
