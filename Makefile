@@ -85,7 +85,7 @@ unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
 e2e: pinned ## End-to-end tests on the real llama-server
 	pytest tests -m e2e
 
-lint: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog, documentation and Galaxy's importer
+lint: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog and documentation
 	ruff check .
 	ruff format --check .
 	mypy
@@ -93,13 +93,13 @@ lint: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog, documentation an
 	cd $(COLLECTION)
 	antsibull-changelog lint
 	antsibull-docs lint-collection-docs --plugin-docs .
-	$(CURDIR)/tests/galaxy-importer.sh
 
 docs: $(VENV)/dev.stamp ## Write docs/reference.md and the man page from the code
 	docs/generate.py
 
-sanity: $(VENV)/dev.stamp ## ansible-test sanity and units, as for any collection
+sanity: $(VENV)/dev.stamp ## ansible-test sanity and units and Galaxy's importer, as for any collection
 	./tests/ansible-test.sh
+	./tests/galaxy-importer.sh
 
 clean: ## Remove the virtual environment and caches of tools (not data/)
 	rm -rf $(VENV) .ansible .pytest_cache .ruff_cache .hypothesis
