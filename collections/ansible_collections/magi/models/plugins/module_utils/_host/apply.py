@@ -181,7 +181,7 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
     changed = bool(write or stale) or any(item.action.changes for item in job.actions)
     diff += _actions_diff(job.actions)
     if changed:  # before anything is stopped
-        check_writable([*(file.path for file in write), *stale])
+        check_writable([*(file.path for file in write), *stale, *manager.needs()])
     if check_mode or not changed:
         return Result(changed, tuple(results), job.generation, tuple(diff))
 
