@@ -44,6 +44,7 @@ RUN_BY = {
         "magi up production",
         "magi plan fast-only",
         "magi status",
+        "magi health",
         "magi stop",
         "magi down",
     },

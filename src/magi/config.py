@@ -1,4 +1,4 @@
-"""The merged settings of each host, and where each value came from. Pure."""
+"""The merged settings of each host, and the source of each value. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from magi.domain import SECRET
 
 REDACTED = "…"
-# What names a file that holds a secret, and not one itself.
+# These name a file with a secret, and are no secret themselves.
 _FILE = re.compile(r"_?(?:FILE|PATH)$", re.IGNORECASE)
 
 
@@ -21,12 +21,12 @@ class Value:
     source: str
     """``-e``, ``environment``, ``.env``, ``inventory`` or ``default``."""
     name: str
-    """The variable that gave it: an environment variable, or one of Ansible's."""
+    """The variable that it came from: an environment variable, or one of Ansible's."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One setting as some hosts have it."""
+    """One setting, and the hosts that have it so."""
 
     setting: str
     value: Value
@@ -35,9 +35,9 @@ class Row:
 
 
 def config(results: Iterable[tuple[str, Mapping[str, Any]]], dotenv: Collection[str]) -> dict[str, dict[str, Value]]:
-    """Return by host and setting what ``results``, pairs of host and result of the module settings, say.
+    """Return the settings by host and name from ``results``, pairs of host and result of the module settings_info.
 
-    ``dotenv`` are the names of the environment variables that a ``.env`` file gave.
+    ``dotenv`` has the names of the environment variables from a ``.env`` file.
     """
     hosts = {}
     for host, result in results:
@@ -56,7 +56,7 @@ def _value(setting: str, value: Any, origin: str, dotenv: Collection[str]) -> Va
 
 
 def redacted(value: Any, key: str = "") -> Any:
-    """Return ``value`` with what its key, or that of a part, marks as a secret replaced."""
+    """Return ``value`` without secrets, which its key, or that of a part, gives away."""
     if isinstance(value, Mapping):
         return {name: redacted(part, str(name)) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -66,7 +66,7 @@ def redacted(value: Any, key: str = "") -> Any:
 
 
 def rows(hosts: Mapping[str, Mapping[str, Value]]) -> list[Row]:
-    """Return one row for each setting, and one more for each group of hosts that has it otherwise."""
+    """Return one row for each setting, and one more for each group of hosts with another value."""
     found = []
     for setting in sorted({setting for values in hosts.values() for setting in values}):
         groups: list[tuple[Value, list[str]]] = []

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from magi import verbs
+from magi.errors import ExitCode
 from magi.events import Event
 from magi.result import Result
 from magi.runner.options import Options
@@ -19,7 +20,7 @@ from magi.session import Session
 T = TypeVar("T")
 
 WAIT = 0.05
-"""Seconds between two looks whether the controller's run before has ended."""
+"""Seconds between two checks whether the controller's previous run has ended."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Server:
     tier: str | None
     host: str
     address: str | None
-    """What it binds."""
+    """The address that it binds."""
     port: int | None
     url: str | None
     """As its own host reaches it."""
@@ -43,6 +44,8 @@ class Server:
     """Seconds since the epoch."""
     action: str | None = None
     """What the deployment did with it; None in a status."""
+    asked: Mapping[str, Any] | None = None
+    """Where it was asked as its clients do: url, by (controller or host), HTTP status; of ``health`` alone."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Report:
     servers: tuple[Server, ...]
     summary: Mapping[str, Any]
     document: Mapping[str, Any]
-    """The whole as JSON has it."""
+    """The whole, as in JSON."""
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Report:
@@ -77,9 +80,8 @@ class Report:
 class Controller:
     """Deploys one profile to the hosts of one inventory.
 
-    One run at a time for each controller, from whichever threads it is called; several controllers may work side by
-    side. A cancelled task ends its run: no worker goes on behind it. Methods raise MagiError and its subclasses
-    (magi.errors).
+    One run at a time for each controller, even if several threads call it; several controllers may work side by side.
+    A cancelled task ends its run and all its workers. Methods raise MagiError and its subclasses (magi.errors).
     """
 
     def __init__(
@@ -93,17 +95,17 @@ class Controller:
         strict: bool = False,
         check: bool = False,
     ):
-        """``project`` is the folder with the playbooks, else the one at or above the working directory; the rest is
-        what the command line takes. Raises UsageError."""
+        """``project`` is the project's folder (default: the one at or above the working directory); the rest is as on
+        the command line. Raises UsageError."""
         options = Options((os.fspath(inventory),) if inventory else (), limit, tuple(extra_vars), check=check)
         self._session = Session.of(project, options, profile=profile, strict=strict)
-        # Of threads, for each sync twin has a loop of its own.
+        # A lock of threads, since each blocking twin has a loop of its own.
         self._running = threading.Lock()
         self._listeners: set[_Listener] = set()
         self.profile: str | None = profile
-        """The active profile; the one that the settings name, once it is known."""
+        """The active profile; if it comes from the settings, None until it is known."""
         self.report: Report | None = None
-        """Of the last ``initialize``; None before, and where that came to no report."""
+        """The report of the last ``initialize``; None before, or if it ended without one."""
 
     @property
     def enabled_models(self) -> tuple[str, ...]:
@@ -111,7 +113,7 @@ class Controller:
         return tuple(dict.fromkeys(server.model_id for server in self.report.servers)) if self.report else ()
 
     async def initialize(self) -> Report:
-        """Deploy the profile by the five steps and return the report; degraded is no error unless ``strict`` is set.
+        """Deploy the profile in five steps and return the report; degraded is no error unless ``strict`` is set.
 
         Raises ProfileError and UsageError before anything is touched, HostUnreachable, and DeploymentFailed.
         """
@@ -123,9 +125,17 @@ class Controller:
         return self.report
 
     async def status(self) -> Report:
-        """Return what runs. Raises HostUnreachable and DeploymentFailed, with what was found all the same as
-        ``document``."""
+        """Return what runs. Raises HostUnreachable and DeploymentFailed, with whatever was found as ``document``."""
         return Report.of((await self._run(verbs.status)).checked().document)
+
+    async def health(self, *, deep: bool = False) -> Report:
+        """Ask every server as its clients do, ``deep`` for one token as well; return what serves, and in
+        ``summary["failed"]`` what does not.
+
+        Raises DeploymentFailed where nothing serves, with what was found as ``document``.
+        """
+        result = await self._run(lambda session: verbs.health(session, deep=deep))
+        return Report.of((result.checked() if result.exit_code is ExitCode.FAILED else result).document)
 
     async def plan(self) -> Mapping[str, Any]:
         """Return the plan of each host by name (docs/controller.md); nothing changes.
@@ -138,12 +148,12 @@ class Controller:
     async def discover(self) -> Mapping[str, Any]:
         """Return the models of each host, what was set aside, and drift (docs/controller.md).
 
-        Raises HostUnreachable and DeploymentFailed, with what was found all the same as ``document``.
+        Raises HostUnreachable and DeploymentFailed, with whatever was found as ``document``.
         """
         return (await self._run(verbs.discover)).checked().document
 
     async def config(self) -> Mapping[str, Any]:
-        """Return the settings of each host by name, secrets left out, and where each comes from; no host is asked."""
+        """Return the settings of each host by name, without secrets, with the source of each; no host is asked."""
         hosts: Mapping[str, Any] = (await self._run(verbs.config)).checked().document["hosts"]
         return hosts
 
@@ -154,25 +164,25 @@ class Controller:
     async def logs(self, instance: str, lines: int = 100) -> Mapping[str, Any]:
         """Return by host the last lines that an instance printed, oldest first.
 
-        Raises UsageError where no host has it, HostUnreachable and MagiError.
+        Raises UsageError if no host has it, HostUnreachable and MagiError.
         """
         found = await self._run(lambda session: verbs.logs(session, instance, lines))
         hosts: Mapping[str, Any] = found.checked().document["hosts"]
         return hosts
 
     async def ask(self, instance: str, question: str, max_tokens: int = 512) -> Mapping[str, Any]:
-        """Return what an instance answers: ``text``, ``reasoning``, ``finish_reason``, ``tokens``, ``host`` and more
-        (docs/controller-verbs.md); the pieces as they come are in ``events``.
+        """Return an instance's answer: ``text``, ``reasoning``, ``finish_reason``, ``tokens``, ``host`` and more
+        (docs/controller-verbs.md); ``events`` has its pieces as they are written.
 
-        Raises UsageError where no host has it, HostUnreachable and MagiError.
+        Raises UsageError if no host has it, HostUnreachable and MagiError.
         """
         found = await self._run(lambda session: verbs.ask(session, instance, question, max_tokens))
         return found.checked().document
 
     async def stop(self, instances: Sequence[str] = ()) -> None:
-        """Stop instances gracefully, all without names; the next deployment starts them again.
+        """Stop these instances gracefully, or all if none is named; the next deployment starts them again.
 
-        Raises UsageError where no host has an instance of such a name, HostUnreachable and DeploymentFailed.
+        Raises UsageError if no host has an instance of such a name, HostUnreachable and DeploymentFailed.
         """
         (await self._run(lambda session: verbs.stop(session, instances))).checked()
 
@@ -187,7 +197,7 @@ class Controller:
     def events(self) -> AsyncIterator[Event]:
         """Return what happens in the runs of this controller from this call on, until ``shutdown`` has ended.
 
-        Raises RuntimeError where no event loop runs.
+        Raises RuntimeError without a running event loop.
         """
         listener = _Listener(asyncio.get_running_loop(), asyncio.Queue())
         self._listeners.add(listener)
@@ -207,6 +217,10 @@ class Controller:
     def status_sync(self) -> Report:
         """As ``status``, blocking."""
         return _blocking(self.status())
+
+    def health_sync(self, *, deep: bool = False) -> Report:
+        """As ``health``, blocking."""
+        return _blocking(self.health(deep=deep))
 
     def plan_sync(self) -> Mapping[str, Any]:
         """As ``plan``, blocking."""
@@ -241,7 +255,7 @@ class Controller:
         _blocking(self.shutdown())
 
     async def _run(self, verb: Callable[[Session], Result]) -> Result:
-        """Run a verb in a thread, when the one before has ended. Cancelled, however often, it ends the run, and waits
+        """Run a verb in a thread, once the previous one has ended. If cancelled, however often, end the run, and wait
         until nothing of it is left."""
         session = replace(self._session, on_event=self._publish, stop=threading.Event())
 
@@ -253,7 +267,7 @@ class Controller:
 
         while not self._running.acquire(blocking=False):
             await asyncio.sleep(WAIT)
-        # No task: the end of a loop cancels all of these, and would leave the thread at work.
+        # Not a task: the end of a loop cancels all tasks, and would leave the thread at work.
         work = asyncio.get_running_loop().run_in_executor(None, alone)
         cancelled = None
         while not work.done():
@@ -263,12 +277,12 @@ class Controller:
                 session.stop.set()
                 cancelled = error
         if cancelled:
-            work.exception()  # nobody asks for it any more
+            work.exception()  # nobody waits for it any more
             raise cancelled
         return work.result()
 
     def _publish(self, event: Event | None) -> None:
-        """Tell all who listen, each in its own loop; None: it was the last."""
+        """Tell all listeners, each in its own loop; None: there are no more events."""
         for listener in tuple(self._listeners):
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 listener.loop.call_soon_threadsafe(listener.queue.put_nowait, event)
@@ -281,5 +295,5 @@ class _Listener:
 
 
 def _blocking(verb: Coroutine[Any, Any, T]) -> T:
-    """Run a verb where no event loop runs. Raises RuntimeError where one does: await the other twin there."""
+    """Run a verb without an event loop. Raises RuntimeError inside one: await the other twin there."""
     return asyncio.run(verb)

@@ -1,8 +1,8 @@
-"""The one door to the collection: what the controller takes of it, under the names that it uses.
+"""The one door to the collection: what the controller uses of it, under the controller's names.
 
-The controller and the collection are one product, so it is always the collection that came with this controller: a
-process may work on several projects, and may have imported another collection magi.models before. What a name needs is
-imported when it is asked for: --help needs nothing of it.
+Controller and collection are one product, so this is always the collection that came with this controller: a process
+may work on several projects, and may have imported another collection magi.models before. Each name is imported when it
+is first used; --help uses none.
 """
 
 # ruff: noqa: F401, I001 (type checkers read these imports, which others take from here)
@@ -46,13 +46,14 @@ if TYPE_CHECKING:
     )
     from ansible_collections.magi.models.plugins.module_utils._models.show import inventory_lines
     from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan, open_to_all
+    from ansible_collections.magi.models.plugins.module_utils._plan.layers import option_layers
     from ansible_collections.magi.models.plugins.module_utils._plan.options import (
         InstanceError,
-        option_layers,
         resolve_options,
     )
     from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, select as select_models
     from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings as PlanSettings
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import health_lines
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
     from ansible_collections.magi.models.plugins.plugin_utils._profiles.document import (
         Document,
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import status_lines
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import summary_lines as report_lines
 
-# What stands above, for the interpreter: module below plugins, and its names, with ours where it is another.
+# The same for the interpreter: module below plugins, and its names, with ours if it differs.
 _TAKEN = {
     "module_utils._base.addresses": "exposed",
     "module_utils._base.states": "State",
@@ -86,9 +87,11 @@ _TAKEN = {
     "module_utils._models.registry": "RegistryError load:load_registry",
     "module_utils._models.show": "inventory_lines",
     "module_utils._plan.build": "build_plan open_to_all",
-    "module_utils._plan.options": "InstanceError option_layers resolve_options",
+    "module_utils._plan.layers": "option_layers",
+    "module_utils._plan.options": "InstanceError resolve_options",
     "module_utils._plan.select": "Wanted select:select_models",
     "module_utils._plan.values": "PlanError Settings:PlanSettings",
+    "plugin_utils._fleet.health": "health_lines",
     "plugin_utils._profiles.document": "Document DocumentError Remark Where read_document",
     "plugin_utils._profiles.load": "NAME:PROFILE_NAME Checked check_profile",
     "plugin_utils._fleet.reach": "way_to_reach",
@@ -103,7 +106,7 @@ _PLACES = {
 
 NAME = "ansible_collections.magi.models"
 FOLDER = Path("collections", *NAME.split("."))
-"""Where a project has the collection."""
+"""The path of the collection in a project."""
 
 
 def __getattr__(name: str) -> Any:
@@ -116,8 +119,8 @@ def __getattr__(name: str) -> Any:
 
 
 def collection() -> ModuleType:
-    """Return the package of the collection that came with this controller. Raises UsageError where that is of another
-    version, and where this process has imported another one."""
+    """Return the package of the collection that came with this controller. Raises UsageError if it has another version,
+    or if this process has imported another collection."""
     folder = carried()
     if NAME not in sys.modules:
         check_version(folder)
@@ -137,7 +140,7 @@ def collection() -> ModuleType:
 
 
 def _package(name: str, folder: Path) -> None:
-    """Import a package without code of its own, wherever on sys.path another one of its name lies."""
+    """Import a package without code of its own, even if sys.path has another one of that name."""
     spec = ModuleSpec(name, None, is_package=True)
     spec.submodule_search_locations = [str(folder)]
     module = sys.modules[name] = module_from_spec(spec)
@@ -154,7 +157,7 @@ def carried() -> Path:
 
 
 def check_version(folder: Path) -> None:
-    """Raise UsageError unless the collection in ``folder`` is there, and of the version of this controller."""
+    """Raise UsageError unless the collection in ``folder`` exists and has this controller's version."""
     for name, pattern in (("galaxy.yml", r"^version:\s*(\S+)"), ("MANIFEST.json", r'"version": "(\S+)"')):
         try:
             version = re.search(pattern, (folder / name).read_text(encoding="utf-8"), re.MULTILINE)
@@ -163,7 +166,7 @@ def check_version(folder: Path) -> None:
         if version and version[1] == __version__:
             return
         raise UsageError(
-            f"The collection magi.models in {folder} is {version[1] if version else 'of no version'}, and this magi is "
-            f"{__version__}: install the magi that belongs to it, or give another project with --project."
+            f"The collection magi.models in {folder} is {version[1] if version else 'without a version'}, and this "
+            f"magi is {__version__}: install the matching magi, or give another project with --project."
         )
     raise UsageError(f"The collection magi.models is missing in {folder}: restore it, or install magi-models again.")

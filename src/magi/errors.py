@@ -1,4 +1,4 @@
-"""What can go wrong, each with the exit code of its own."""
+"""What can go wrong, each with its own exit code."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class ExitCode(IntEnum):
 
 
 class MagiError(Exception):
-    """Something that the user has to know, in one sentence: what is wrong, and the remedy."""
+    """Something that the user must know, in one sentence: what is wrong, and the remedy."""
 
     exit_code = ExitCode.FAILED
 
     def __init__(self, message: str, document: Mapping[str, Any] | None = None):
-        """``document`` is what was found or done all the same, as the verb's JSON has it (docs/controller.md)."""
+        """``document`` is what was still found or done, as in the verb's JSON (docs/controller.md)."""
         super().__init__(message)
         self.document = document
 

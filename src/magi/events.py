@@ -1,4 +1,4 @@
-"""What happens in a run of a playbook, as values: from ansible-runner's events to ours. Pure."""
+"""What happens in a run of a playbook: from ansible-runner's events to ours. Pure."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Event:
     play: str = ""
     task: str = ""
     action: str = ""
-    """Name of the module or action, as the playbook has it: ``magi.models.llama_instances``."""
+    """Name of the module or action, as in the playbook: ``magi.models.llama_instances``."""
     host: str = ""
     result: Mapping[str, Any] = field(default_factory=dict)
-    """What the task returned on the host; of ``stats``, hosts by what became of them."""
+    """What the task returned on the host; for ``stats``, the hosts by their outcome."""
     ignored: bool = False
-    """The run goes on behind the failure."""
+    """The run goes on after the failure."""
     text: str = ""
-    """What Ansible printed with it, with its colours."""
+    """Ansible's output for it, with colours."""
 
     @property
     def step(self) -> int | None:
@@ -51,7 +51,7 @@ class Event:
 
 
 def event(raw: Mapping[str, Any]) -> Event | None:
-    """Return the event that ansible-runner hands to its handler as ``raw``; None for one that says nothing."""
+    """Return the event that ansible-runner hands to its handler as ``raw``; None if it says nothing."""
     kind = _KINDS.get(raw.get("event", ""))
     text = raw.get("stdout") or ""
     if kind is None:
@@ -82,8 +82,8 @@ class Run:
     """Path of the file with all that Ansible printed."""
 
     def results(self) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-        """Yield host, kind (ok, failed, unreachable) and result of every task that ended: by host in the order of the
-        inventory, in which Ansible starts them, however they race; of one host in their order."""
+        """Yield host, kind (ok, failed, unreachable) and result of every task that ended: the hosts in the order of the
+        inventory, in which Ansible starts them, whoever is faster; the tasks of a host in their own order."""
         hosts = {name: number for number, name in enumerate(dict.fromkeys(item.host for item in self.events))}
         for item in sorted(self.events, key=lambda item: hosts[item.host]):
             if item.kind in ENDS:
@@ -101,12 +101,12 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether Ansible came to its end: without, nothing of a run can be believed."""
+        """Whether Ansible finished; if not, nothing about the run can be believed."""
         return self.rc is not None and any(item.kind == "stats" for item in self.events)
 
     @property
     def unreachable(self) -> dict[str, str]:
-        """What was said of each host that could not be reached."""
+        """The message for each host that could not be reached."""
         return {item.host: said(item.result) for item in self.events if item.kind == "unreachable"}
 
     @property
@@ -126,14 +126,14 @@ class Run:
 
 
 def line(text: str) -> str:
-    """Return ``text`` in one line that does nothing to a terminal: it may come from a host."""
+    """Return ``text`` as one line that is harmless to a terminal: it may come from a host."""
     from magi.domain import printable
 
     return printable(" ".join(text.split()))
 
 
 def said(result: Mapping[str, Any]) -> str:
-    """Return a task's message in one line; of a module that could not even run, with what its interpreter printed."""
+    """Return a task's message as one line; if the module could not even run, with its interpreter's output."""
     message = line(str(result.get("msg") or "it did not say why")).removeprefix("Task failed: ")
     printed = str(result.get("module_stderr") or "").strip()
     return f"{message} ({line(printed.splitlines()[0])})" if printed else message

@@ -1,4 +1,4 @@
-"""A new project: the files that a folder needs for magi to work in it. Nothing that is there is written over."""
+"""A new project: the files that magi needs in a folder. Existing files are never overwritten."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def init(folder: Path, hosts: Sequence[str] = ()) -> Result:
     """Write a project into the folder: for these hosts, or for this machine. Raises UsageError."""
     for host in hosts:
         if not _HOST.fullmatch(host):
-            raise UsageError(f"--host {host}: give a host's name; address and user belong into the inventory.")
+            raise UsageError(f"--host {host}: give a host's name; address and user belong in the inventory.")
     written, kept = [], []
     for name, text in files(hosts).items():
         path = folder / name
@@ -28,8 +28,8 @@ def init(folder: Path, hosts: Sequence[str] = ()) -> Result:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, text.encode(), 0o644, replace=False)
             written.append(name)
-        except FileExistsError:  # where a folder should be, there is a file
-            raise UsageError(f"{path.parent} is no folder: move it away, or name another folder.") from None
+        except FileExistsError:  # a file is in the place of a folder
+            raise UsageError(f"{path.parent} is not a folder: move it away, or name another folder.") from None
         except FileWriteError as error:
             if error.errno != errno.EEXIST:
                 raise UsageError(f"{error} Nothing else is written; name another folder.") from None
@@ -44,10 +44,11 @@ def init(folder: Path, hosts: Sequence[str] = ()) -> Result:
 
 
 def files(hosts: Sequence[str]) -> dict[str, str]:
-    """Return the content of each file of a project by its path: what comes with magi, and what depends on the hosts."""
+    """Return the content of each file of a project by path: those that come with magi, and those that depend on
+    hosts."""
     inventory = "inventories/fleet" if hosts else "inventories/local"
     configuration = project.carried("ansible.cfg").read_text(encoding="utf-8")
-    # The collection is that of magi; ansible-playbook looks for it where ansible-galaxy puts it.
+    # magi brings its own collection; ansible-playbook looks for it where ansible-galaxy puts it.
     configuration = re.sub(r"^collections_path = .*\n", "", configuration, flags=re.MULTILINE)
     found = {"ansible.cfg": re.sub(r"^inventory = .*", f"inventory = {inventory}", configuration, flags=re.MULTILINE)}
     found |= {f"profiles/{path.name}": path.read_text() for path in sorted(project.carried("profiles").glob("*.yml"))}

@@ -1,4 +1,4 @@
-"""Instances by name: which there are, and what the playbooks for one show while they run. Pure."""
+"""Instances by name, and the lines that the playbooks for one show while they run. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from magi.errors import UsageError
 
 
 class InstanceNameError(UsageError):
-    """No instance is called that; the message names the nearest one that is."""
+    """No instance has that name; the message has the nearest one."""
 
 
 def missing(name: str, hosts: Mapping[str, Collection[str]]) -> InstanceNameError:
@@ -27,13 +27,13 @@ def missing(name: str, hosts: Mapping[str, Collection[str]]) -> InstanceNameErro
 
 
 def unknown(names: Iterable[str], hosts: Mapping[str, Collection[str]]) -> InstanceNameError | None:
-    """Return the error for those of ``names`` that none of ``hosts`` has; None where each is on some host."""
+    """Return the error for those of ``names`` that none of ``hosts`` has; None if each is on some host."""
     sentences = [str(missing(name, hosts)) for name in names if not any(name in there for there in hosts.values())]
     return InstanceNameError(" ".join(sentences)) if sentences else None
 
 
 def log_line(shown: str, hosts: Collection[str]) -> tuple[str, str] | None:
-    """Return host and line of what playbooks/logs.yml shows, or None for what else it shows."""
+    """Return host and line from a line of log that playbooks/logs.yml shows; None for its other output."""
     host, bar, line = shown.partition(" | ")
     return (host, line) if bar and host in hosts else None
 

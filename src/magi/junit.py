@@ -9,12 +9,12 @@ from xml.etree import ElementTree
 
 
 def _text(value: Any) -> str:
-    """Return a text without what XML can't hold."""
+    """Return a string without what XML can't hold."""
     return re.sub(r"[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", str(value))
 
 
 def failed_report(profile: str | None, problem: str) -> dict[str, Any]:
-    """Return the report of a run that ended before there was one."""
+    """Return the document for a run that ended without a report."""
     failed = [{"host": "magi", "instance": None, "cause": "failed", "detail": problem}]
     return {"servers": [], "summary": {"profile": profile or "", "failed": failed, "degraded": []}}
 

@@ -26,6 +26,13 @@ def status(document: Document) -> Sequence[str]:
     return status_lines(document)
 
 
+def health(document: Document) -> Sequence[str]:
+    """Return what serves its clients, and why the rest does not."""
+    from magi.domain import health_lines
+
+    return health_lines(document)
+
+
 def looked(document: Document) -> list[str]:
     """Return what a deployment that only looked, or did a part, saw."""
     plans = plan(document) if document["hosts"] else []
@@ -64,11 +71,11 @@ def plan_rows(plan_of_host: Document) -> list[tuple[str, str, str, str]]:
 
 def plan_end(document: Document) -> str:
     changes = document["changes"]
-    return f"{changes} to change; magi up does it." if changes else "Nothing to change."
+    return f"{changes} to change: run magi up." if changes else "Nothing to change."
 
 
 def only_tagged(tags: str) -> str:
-    return f"Only what has a tag of {tags} was run: there is no report."
+    return f"Only tasks with a tag of {tags} ran: there is no report."
 
 
 def models(document: Document) -> list[str]:

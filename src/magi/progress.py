@@ -1,4 +1,4 @@
-"""How far a deployment is: folded from its events, for whoever shows it. Pure."""
+"""How far a deployment is, from its events, for whatever shows it. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Progress:
     step: int = 0
     hosts: dict[str, HostProgress] = field(default_factory=dict)
     verb: str = ""
-    """The name of the task at work, where it belongs to no step."""
+    """The name of the running task, if it belongs to no step."""
 
     def host(self, name: str) -> HostProgress:
         return self.hosts.setdefault(name, HostProgress())

@@ -23,7 +23,7 @@ class Project:
 
     @property
     def has_collection(self) -> bool:
-        """Whether it is a checkout with a collection of its own; else that of magi is used."""
+        """Whether it is a checkout with its own collection; else magi's is used."""
         return (self.root / domain.FOLDER / "plugins").is_dir()
 
     @property
@@ -46,17 +46,16 @@ class Project:
 
     @property
     def is_bare(self) -> bool:
-        """Whether it deploys on this machine, and nothing was ever prepared for it."""
+        """Whether it deploys on this machine and was never prepared."""
         return self._configured("inventory") == "inventories/local" and not (self.root / "data").exists()
 
     def playbook(self, name: str) -> str:
-        """Return the playbook of a verb as ansible-playbook takes it: a checkout's, else the collection's."""
+        """Return the playbook of a verb for ansible-playbook: the checkout's, else the collection's."""
         path = self.playbooks / f"{name}.yml"
         return str(path) if self.has_collection and path.is_file() else f"magi.models.{name}"
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
-        """Return what an environment for ansible-playbook lacks for it to find the project's configuration, and the
-        collection."""
+        """Return the variables that ansible-playbook needs to find the project's configuration and the collection."""
         found = {} if given.get("ANSIBLE_CONFIG") else {"ANSIBLE_CONFIG": str(self.configuration)}
         if self.has_collection:
             return found
@@ -68,7 +67,7 @@ class Project:
         return {**found, "ANSIBLE_COLLECTIONS_PATH": f"{self.collections}{os.pathsep}{others or default}"}
 
     def _configured(self, setting: str) -> str:
-        """Return a setting of the section ``defaults`` of the project's ansible.cfg; empty where there is none."""
+        """Return a setting of the section ``defaults`` of the project's ansible.cfg, or an empty string."""
         from configparser import ConfigParser, Error
 
         parser = ConfigParser(interpolation=None)
@@ -77,7 +76,7 @@ class Project:
         return parser.get("defaults", setting, fallback="")
 
     def tags(self) -> list[str]:
-        """Return the tags that tasks have, in playbooks and roles; those that Ansible gives a meaning left out."""
+        """Return the tags of the tasks in playbooks and roles, without those that mean something to Ansible."""
         import yaml
 
         folders = (".", "collections/ansible_collections/*/*")
@@ -102,7 +101,7 @@ def _tags(node: Any) -> Iterator[str]:
 
 
 def is_project(folder: Path) -> bool:
-    """Whether it has the collection, or a profile of ours: others have a folder of that name, and playbooks, too."""
+    """Whether it has the collection, or a profile of ours: other repositories have such folders and playbooks, too."""
     if Project(folder).has_collection:
         return True
     for path in (folder / "profiles").glob("*.yml"):
@@ -131,5 +130,5 @@ def find_project(given: str | os.PathLike[str] | None = None) -> Project:
         project = Project(folder.resolve())
         domain.check_version(project.collections / "ansible_collections" / "magi" / "models")
         return project
-    where = f"{named} is no magi project" if named else f"There is no magi project in {here} or above it"
+    where = f"{named} is not a magi project" if named else f"There is no magi project in {here} or above it"
     raise UsageError(f"{where}: make one with magi init, go to one, or name one with --project or MAGI_PROJECT.")

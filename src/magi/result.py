@@ -21,13 +21,13 @@ class Result:
     """What --json prints (docs/controller.md)."""
     exit_code: ExitCode = ExitCode.OK
     problem: str = ""
-    """The sentence on what became of hosts that were lost, beside what was found of the others."""
+    """The sentence on hosts that were lost, while others were found."""
     told: Callable[[Mapping[str, Any]], Sequence[str]] = field(default=lambda document: (), repr=False, compare=False)
-    """Tells people the document in lines, without colours: only where somebody reads them."""
+    """Makes lines of the document for people, without colours; called only if somebody reads them."""
 
     @classmethod
     def of(cls, document: Mapping[str, Any], lines: Sequence[str], exit_code: ExitCode = ExitCode.OK) -> Result:
-        """Return a result whose lines are known already."""
+        """Return a result with its lines."""
         return cls(document, exit_code, told=lambda document: lines)
 
     @property
@@ -35,7 +35,7 @@ class Result:
         return self.told(self.document)
 
     def checked(self) -> Result:
-        """Return this result, or raise its problem as the error that it is, with the document."""
+        """Return this result, or raise its problem as an error that has the document."""
         if self.problem:
             raise _ERRORS[self.exit_code](self.problem, self.document)
         return self

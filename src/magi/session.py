@@ -1,4 +1,4 @@
-"""Where and how verbs are run, with what they are given checked."""
+"""Where and how verbs run, with checked arguments."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def slug(what: str, text: str) -> str:
-    """Return ``text`` if it is a name, else raise UsageError: a variable that goes into Ansible is a template there."""
+    """Return ``text`` if it is a name, else raise UsageError: as a variable it would be a template to Ansible."""
     if not _SLUG.fullmatch(text):
         raise UsageError(f"{what} must be a name of letters, digits, '.', '_' and '-', not {text!r}.")
     return text
 
 
 def dotenv(folder: Path | None = None) -> dict[str, str]:
-    """Return what ``.env`` in the working directory sets, and the real environment does not. Raises UsageError."""
+    """Return what ``.env`` in the working directory sets and the real environment does not. Raises UsageError."""
     path = (folder or Path.cwd()) / ".env"
     if not path.is_file():
         return {}
@@ -46,7 +46,7 @@ def dotenv(folder: Path | None = None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Session:
-    """Where and how verbs are run."""
+    """Where and how verbs run."""
 
     project: Project
     options: Options = field(default_factory=Options)
@@ -54,7 +54,7 @@ class Session:
     strict: bool = False
     on_event: Callable[[Event], None] = lambda event: None
     stop: threading.Event = field(default_factory=threading.Event)
-    """Set it to end the run that is at work."""
+    """Set it to end the present run."""
 
     @classmethod
     def of(cls, project: str | os.PathLike[str] | None = None, options: Options | None = None, **more: Any) -> Session:
@@ -90,10 +90,10 @@ def _inventory(given: str) -> str:
 
 
 def _extra_vars(given: str) -> str:
-    """Return what -e takes, with the path of a file as Ansible finds it from any folder.
+    """Return the value of -e, with the path of a file as Ansible finds it from any folder.
 
-    Raises UsageError for what Ansible can't read: it would say so of the inventory, which it reads first, and show what
-    may be secret.
+    Raises UsageError for what Ansible can't read: Ansible would blame the inventory, which it reads first, and show
+    what may be a secret.
     """
     if given[:1] in ("/", "."):
         raise UsageError(f"-e {given} names a file: put @ before it, -e @{given}.")
@@ -121,7 +121,7 @@ def _extra_vars(given: str) -> str:
 
 
 def _check_mapping(content: str | bytes, what: str) -> None:
-    """Raise UsageError unless the content is a mapping in JSON or YAML; what its tags mean is Ansible's to say."""
+    """Raise UsageError unless the content is a mapping in JSON or YAML; its tags are up to Ansible."""
     import yaml
 
     with contextlib.suppress(ValueError):
@@ -135,4 +135,4 @@ def _check_mapping(content: str | bytes, what: str) -> None:
         where = f", line {mark.line + 1}," if mark and isinstance(content, bytes) else ""
         raise UsageError(f"{what}{where} is neither JSON nor YAML ({why}): correct it.") from None
     if not isinstance(node, yaml.MappingNode):
-        raise UsageError(f"{what} holds no variables: give a mapping of names and values.")
+        raise UsageError(f"{what} has no variables: give a mapping of names and values.")

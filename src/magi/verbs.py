@@ -1,4 +1,4 @@
-"""The verbs that run a playbook: each is a playbook, what goes into it, and what its run means."""
+"""The verbs that run a playbook: each is a playbook, its variables, and the meaning of its run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from magi.verdict import deployments, looks
 
 
 def prepare(session: Session) -> Result:
-    """Get each host what a deployment needs: llama-server, and demo models where the inventory wants them."""
+    """Get each host what a deployment needs: llama-server, and demo models if the inventory asks for them."""
     return deployments.prepared(session.play("prepare"))
 
 
 def up(session: Session) -> Result:
-    """Deploy the profile, or do the part of it that tags select; the first time on this machine, prepare it before.
+    """Deploy the profile, or the part that tags select; the first time on this machine, prepare it before.
 
     Raises UsageError for a tag that no task has.
     """
@@ -45,13 +45,18 @@ def status(session: Session) -> Result:
     return deployments.seen(session.play("status"))
 
 
+def health(session: Session, *, deep: bool = False) -> Result:
+    """Ask every server as its clients do; ``deep``: each for one token as well."""
+    return deployments.healthy(session.play("health", {"deep": True} if deep else None))
+
+
 def discover(session: Session) -> Result:
     """Find the models of each host."""
     return deployments.discovered(session.play("discover"))
 
 
 def stop(session: Session, instances: Sequence[str] = ()) -> Result:
-    """Stop instances gracefully; all without names."""
+    """Stop these instances gracefully, or all if none is named."""
     names = [slug("The instance", name) for name in instances]
     done = session.play("stop", {"model_server_stop_instances": names} if names else None)
     return deployments.ended(done, names, "stopped")
@@ -82,14 +87,14 @@ def logs(session: Session, instance: str, lines: int = 100, *, follow: bool = Fa
 
 
 def ask(session: Session, instance: str, question: str, max_tokens: int = 512) -> Result:
-    """Ask an instance a question; the pieces of its answer are in the events. Raises UsageError for one that is empty
-    or can't be written as UTF-8."""
+    """Ask an instance a question; the pieces of its answer are in the events. Raises UsageError for a question that is
+    empty or not UTF-8."""
     try:
         question.encode()
-    except UnicodeError:  # what was no UTF-8 on a command line is half of a pair of surrogates here
+    except UnicodeError:  # bytes of a command line that are not UTF-8 are halves of surrogate pairs here
         raise UsageError("The question is not UTF-8: convert it to UTF-8.") from None
     if not question.strip():
-        raise UsageError("The question is empty: give it behind the instance, or - and standard input.")
+        raise UsageError("The question is empty: give it after the instance, or - to read standard input.")
     name = slug("The instance", instance)
     with passed_by_file(question) as path:
         variables = {"instance": name, "question_file": str(path), "max_tokens": max_tokens}

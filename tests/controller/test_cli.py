@@ -93,9 +93,9 @@ def verbs() -> list[str]:
         (["up", "-e", "@pyproject.toml"], "-e @pyproject.toml, line 2, is neither JSON nor YAML ("),
         (["up", "-e", "./mine.yml"], "-e ./mine.yml names a file: put @ before it, -e @./mine.yml."),
         (["up", "-e", '{"a": canary'], "What -e gives is neither JSON nor YAML (did not find expected"),
-        (["up", "-e", '["canary"]'], "What -e gives holds no variables: give a mapping of names and values."),
+        (["up", "-e", '["canary"]'], "What -e gives has no variables: give a mapping of names and values."),
         (["up", "-e", "a='canary"], "-e a=… has quotes or braces that nothing closes: close them."),
-        (["up", "--project", "/no/such"], "/no/such is no magi project: make one with magi init"),
+        (["up", "--project", "/no/such"], "/no/such is not a magi project: make one with magi init"),
         # As a variable it would be a template to Ansible.
         (["up", "{{ lookup('pipe', 'id') }}"], "The profile must be a name of letters, digits"),
         (["up", ""], "The profile must be a name"),
@@ -125,7 +125,7 @@ def test_what_is_refused(arguments, said, as_json, capsys):
     [
         (HostUnreachable("Not reached: gpu1."), 5, "Not reached: gpu1."),
         (MagiError("No."), 1, "No."),
-        (KeyboardInterrupt(), 130, "Interrupted while no run was at work."),
+        (KeyboardInterrupt(), 130, "Interrupted while nothing was running."),
     ],
 )
 def test_what_goes_wrong_is_a_sentence(raised, code, said, monkeypatch, capsys):
@@ -245,6 +245,7 @@ PLAYBOOKS = {
     ("up",): ("site", (*COMMON, "--check", "--diff", "--tags")),
     ("plan",): ("plan", COMMON),
     ("status",): ("status", COMMON),
+    ("health",): ("health", COMMON),
     ("stop",): ("stop", (*COMMON, "--check")),
     ("down",): ("teardown", (*COMMON, "--check", "--diff")),
     ("discover",): ("discover", COMMON),
@@ -274,6 +275,8 @@ def test_a_verb_runs_its_playbook_and_passes_its_options_on_to_ansible(verb, run
         (["up"], {}),
         (["up", "production", "--strict"], {"profile": "production", "model_server_strict": True}),
         (["plan", "production"], {"profile": "production"}),
+        (["health"], {}),
+        (["health", "--deep"], {"deep": True}),
         (["stop"], {}),
         (["stop", "a", "b"], {"model_server_stop_instances": ["a", "b"]}),
         (["logs", "a"], {"instance": "a", "lines": 100, "follow": False}),
@@ -291,7 +294,7 @@ def test_what_a_verb_gives_its_playbook(arguments, variables, run, monkeypatch, 
 @pytest.mark.parametrize(
     ("looks", "code", "said"),
     [
-        ([], 130, "magi: Stopped before anything of the hosts was seen; nothing was changed.\n"),
+        ([], 130, "magi: Stopped before the first look at the hosts ended; nothing was changed.\n"),
         ([(3, "a")], 3, "a\n"),
         ([(0, "a"), (3, "b")], 3, "a\nb\n"),
         ([(3, "a"), HostUnreachable("Not reached: gpu1."), (0, "c")], 0, "a\n✗ Not reached: gpu1.\nc\n"),

@@ -50,7 +50,7 @@ def examined(**more):
 
 
 def found(host, controller=CONTROLLER, profile=PROFILE, problems=()):
-    return findings(controller, {"gpu1": host}, profile, problems)
+    return findings(controller, {"gpu1": host}, {"gpu1": profile} if profile else {}, problems)
 
 
 def test_a_sound_system_has_no_findings_but_good_ones():
@@ -291,7 +291,11 @@ def test_a_profile_that_can_t_be_used_is_a_problem():
 
 def test_hosts_come_in_their_order_and_the_worst_first():
     hosts = {name: replace(examined(python="3.8.1", memory_bytes=1), name=name) for name in ("b", "a")}
-    got = [(item.host, item.severity) for item in findings(CONTROLLER, hosts, PROFILE, ()) if item.severity != OK]
+    got = [
+        (item.host, item.severity)
+        for item in findings(CONTROLLER, hosts, dict.fromkeys(hosts, PROFILE), ())
+        if item.severity != OK
+    ]
     assert got == [("b", PROBLEM), ("b", WARNING), ("a", PROBLEM), ("a", WARNING)]
 
 
@@ -309,12 +313,32 @@ def test_collecting_from_the_results_of_a_run():
                     }
                 },
             ),
-            ("gpu1", "ok", {**REGISTRY, "warnings": ["There is no registry at /x yet", "The folder /y is missing"]}),
+            (
+                "gpu1",
+                "ok",
+                {
+                    **REGISTRY,
+                    "warnings": ["There is no registry at /x yet", "The folder to scan /srv/registry/y is gone"],
+                },
+            ),
             ("gpu1", "ok", {"host": HOST.to_dict()}),
             ("gpu2", "unreachable", {"msg": "no\n route"}),
             ("gpu3", "failed", {"msg": "broken"}),
         ],
     )
-    assert got["gpu1"] == examined(registry=got["gpu1"].registry, warnings=("The folder /y is missing",))
+    assert got["gpu1"] == examined(
+        registry=got["gpu1"].registry, warnings=("The folder to scan /srv/registry/y is gone",)
+    )
     assert got["gpu2"].unreachable == "no route"
     assert got["gpu3"].errors == ("broken",)
+
+
+def test_each_host_is_examined_with_its_own_profile():
+    other, _problems = examine_profile("other", {"enabled_models": ["nothing-there"]})
+    hosts = {name: replace(examined(), name=name) for name in ("gpu1", "gpu2")}
+    found = findings(CONTROLLER, hosts, {"gpu1": PROFILE, "gpu2": other}, ())
+    sound = [item.message for item in found if item.check == "profile"]
+    assert sound == [f"profile {PROFILE.name} is sound", "profile other is sound"]
+    plans = {item.host: item.message for item in found if item.check == "plan"}
+    assert f"profile {PROFILE.name} results in" in plans["gpu1"]
+    assert "nothing that profile other enables" in plans["gpu2"]

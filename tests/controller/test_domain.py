@@ -62,7 +62,7 @@ def test_the_controller_and_its_collection_have_one_version():
     [
         ("galaxy.yml", "namespace: magi\nversion: 9.9.9\n", "is 9.9.9, and this magi is"),
         ("MANIFEST.json", '{"collection_info": {\n  "version": "9.9.9",\n', "is 9.9.9, and this magi is"),
-        ("galaxy.yml", "namespace: magi\n", "is of no version, and this magi is"),
+        ("galaxy.yml", "namespace: magi\n", "is without a version, and this magi is"),
         ("README.md", "", "is missing in"),
     ],
 )

@@ -62,7 +62,7 @@ def test_the_same_models_on_the_same_ports(tmp_path, suffix):
         (
             entry("DeepSeek R1 Qwen3 8B"),
             None,
-            f"several models answer to its name: {Q2['id']}, {Q3['id']}; choose one.",
+            f"several models have its name: {Q2['id']}, {Q3['id']}; choose one.",
         ),
         (entry("DeepSeek R1 Qwen3 8B", "Q8"), None, "but is not of tier Q8"),
         (entry("deepseek 8b", "Q2"), Q2["id"], "taken for " + Q2["id"] + " by the words of its name; check that."),
@@ -137,10 +137,10 @@ def test_nothing_matches_nothing_is_written():
         ("a: 1\nmodels: [1]\n", ", line 2: it has no entries under"),
         ("models:\n  A: x\n", ", line 2: A: it must be a mapping with name, tier, url and port"),
         ("models:\n  A:\n    tier: Q2\n", ", line 2: A: it has no name"),
-        ("models:\n  A:\n    name: 7\n", ", line 3: A: name must be a text, not 7."),
+        ("models:\n  A:\n    name: 7\n", ", line 3: A: name must be a string, not 7."),
         ("models:\n  A:\n    name: x\n    port: 70000\n", ", line 4: A: port must be a number from 1 to 65535"),
         ("models:\n  A:\n    name: x\n    port: [1]\n", ", line 4: A: port must be a number"),
-        ("models:\n  A:\n    name: x\n    url: http://h:80800\n", ", line 4: A: url 'http://h:80800' is not one"),
+        ("models:\n  A:\n    name: x\n    url: http://h:80800\n", ", line 4: A: url 'http://h:80800' is not a URL"),
         (
             "models:\n  A:\n    name: x\n    url: http://h:1\n    port: 2\n",
             ", line 5: A: port 2 is not that of its url",

@@ -33,7 +33,11 @@ NEW, REGISTRY = ("profile", "new", "mine"), ("--registry", "registry.json")
     ("arguments", "code", "said"),
     [
         (("profile", "list"), 0, "production   2        Q3 and Q4 only"),
-        (("profile", "show", "production"), 0, "No host is known yet: magi discover, or --registry FILE."),
+        (
+            ("profile", "show", "production"),
+            0,
+            "No host is known yet: run magi discover, or name a registry with --registry.",
+        ),
         (("profile", "show", "production", *REGISTRY), 0, f"{Q3['id']}  Q3    free  -"),
         (("profile", "show", "nope"), 2, "magi: Profile nope not found"),
         (("profile", "validate"), 0, "production.yml: ok"),
@@ -47,7 +51,7 @@ NEW, REGISTRY = ("profile", "new", "mine"), ("--registry", "registry.json")
         (
             ("migrate", "legacy.yml", "--name", "old"),
             2,
-            "legacy.yml: no model is known that its entries could mean, nothing is written; run magi discover, or name a "
+            "legacy.yml: no model is known, so nothing is written; run magi discover, or name a "
             "registry with --registry.",
         ),
         (("migrate", "nope.yml", *REGISTRY), 2, "nope.yml: it can't be read: No such file or directory."),

@@ -40,7 +40,7 @@ def test_a_folder_of_others_is_passed_by(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(foreign)
     assert find_project().root == tmp_path / "mine"
     assert Project(foreign).playbook("site") == "magi.models.site"
-    with pytest.raises(UsageError, match="foreign is no magi project: make one with magi init"):
+    with pytest.raises(UsageError, match="foreign is not a magi project: make one with magi init"):
         find_project(foreign)
     (tmp_path / "mine/profiles/mine.yml").unlink()
     assert find_project().root == ROOT  # its own: these tests run on a checkout

@@ -6,7 +6,9 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import stat
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +70,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def new_folder(name: str) -> Path:
     """Return the folder of a run that has ended."""
-    with run_folder(name) as (folder, _log):
+    with run_folder(name) as (folder, _log, _killed):
         return folder
 
 
@@ -135,7 +137,7 @@ def test_runs_that_begin_together_remove_nothing_of_each_other(state):
     """A folder that has just been made must not be taken for one of a run that has ended."""
 
     def begin(number: int) -> bool:
-        with run_folder("site") as (folder, log), passed_by_file(str(number)) as question:
+        with run_folder("site") as (folder, log, _killed), passed_by_file(str(number)) as question:
             log.write("begun\n")
             return folder.is_dir() and question.read_text() == str(number)
 
@@ -197,11 +199,28 @@ def test_what_a_handler_raises_ends_the_run_and_comes_out_at_its_end(tiny, state
     assert "begun" in (folder / OUTPUT).read_text()
 
 
+def test_what_a_killed_magi_left_at_work_is_ended_by_the_next_run(tiny, state):
+    """Ansible goes on without its magi."""
+    with run_folder("tiny") as (folder, _log, _killed):
+        (folder / "artifacts").mkdir()
+    left = subprocess.Popen(["sleep", "300"], env={**os.environ, MARK: folder.name})
+    other = subprocess.Popen(["sleep", "300"], env={**os.environ, MARK: "19990101T000000-tiny-000000"})
+    ending = threading.Event()
+    try:
+        runner.run(tiny, "tiny", Options(), on_event=lambda event: ending.set(), stop=ending)
+        assert left.wait(10) == -signal.SIGKILL
+        assert other.poll() is None
+    finally:
+        for process in (left, other):
+            process.kill()
+            process.wait()
+
+
 def test_a_full_disk_of_the_controller_is_one_sentence(tiny, monkeypatch):
     for module in (runner, runs):
         monkeypatch.setattr(module, "OUTPUT", "/dev/full")
     with pytest.raises(
-        MagiError, match=r"^/dev/full can't be written \(No space left on device\): free it, or set"
+        MagiError, match=r"^/dev/full can't be written \(No space left on device\): fix that, or set"
     ) as raised:
         runner.run(tiny, "tiny", Options())
     assert raised.value.exit_code is ExitCode.FAILED
@@ -233,7 +252,7 @@ def test_without_xdg_the_state_is_in_the_home(monkeypatch):
 def test_a_state_folder_that_can_not_be_written_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    with pytest.raises(UsageError, match=r"can't be written \(Not a directory\): free it, or set XDG_STATE_HOME\."):
+    with pytest.raises(UsageError, match=r"can't be written \(Not a directory\): fix that, or set XDG_STATE_HOME\."):
         new_folder("site")
 
 

@@ -71,7 +71,7 @@ def test_a_plan_without_a_terminal_cuts_nothing():
     shown = drawn(result, tables.plan, terminal=False, width=80)
     assert shown[0] == "gpu1  restart 1"
     assert [line.split() for line in shown[1:2]] == [["action", "instance", "port", "reason"]]
-    assert shown[3:] == [f"  restart  {name}  8081  {reason}", "", "1 to change; magi up does it."]
+    assert shown[3:] == [f"  restart  {name}  8081  {reason}", "", "1 to change: run magi up."]
 
 
 def test_at_60_columns_no_port_is_cut():

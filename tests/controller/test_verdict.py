@@ -140,13 +140,13 @@ def test_a_recorded_run_is_believed(name):
         ),
         (Run(250, ()), UsageError, ["Ansible could not begin: exit status 250."]),
         # Neither exit status nor statistics: nothing is known.
-        (Run(None, (TASK,)), DeploymentFailed, ["did not come to its end", "exit status None"]),
+        (Run(None, (TASK,)), DeploymentFailed, ["did not finish", "exit status None"]),
         (
             Run(0, (TASK, Event("message", text="[ERROR]: Unexpected Exception")), output="/r/output.log"),
             DeploymentFailed,
-            ["did not come to its end", "Unexpected Exception; all that Ansible said is in /r/output.log."],
+            ["did not finish", "Unexpected Exception; all that Ansible said is in /r/output.log."],
         ),
-        (run(rc=None), DeploymentFailed, ["did not come to its end"]),
+        (run(rc=None), DeploymentFailed, ["did not finish"]),
         (run(interrupted=True), Interrupted, ["Stopped by a signal"]),
         # An interrupt outranks whatever it may have caused.
         (Run(None, (failed("x", "magi.models.settings_info"),), True), Interrupted, ["not begun on gpu1"]),
@@ -422,7 +422,7 @@ def test_no_host_answered(verb, event, kind):
 
 
 def test_a_status_that_never_came_is_a_failure():
-    with pytest.raises(DeploymentFailed, match="status of no host came back"):
+    with pytest.raises(DeploymentFailed, match="No host returned its status"):
         deployments.seen(run())
 
 

@@ -59,7 +59,9 @@ def test_profile_show(folder):
     assert "gpu2 (options as given: its llama-server is not known yet):" in text(outcome)
     assert "entry 1 (tier Q2): matches no model on gpu2." in text(outcome)
     assert outcome.document["hosts"][0]["instances"][0]["options"] == {"ctx_size": "8"}
-    assert "No host is known yet: magi discover, or --registry FILE." in text(verbs.show(FakeBench(folder, {}), "good"))
+    assert "No host is known yet: run magi discover, or name a registry with --registry." in text(
+        verbs.show(FakeBench(folder, {}), "good")
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ STATUS = {"host": {"instances": [{"name": "x"}]}}
 
 def test_an_answer():
     outcome = looks._answer("x", [("gpu1", STATUS), ("gpu1", {**ANSWER, "serving": ["gpu1", "gpu2"]})])
-    assert text(outcome) == "gpu1: 2 tokens, 9.5 tokens/s; also served on gpu2 (--limit asks there)"
+    assert text(outcome) == "gpu1: 2 tokens, 9.5 tokens/s; also served on gpu2 (use --limit to ask there)"
     assert (outcome.document["host"], outcome.document["text"]) == ("gpu1", "Paris")
     cut = looks._answer("x", [("gpu1", {**ANSWER, "finish_reason": "length"})])
     assert text(cut).endswith("cut at --max-tokens")

@@ -42,7 +42,7 @@ def seen(deployment: Deployment, *arguments: str, code: int = 0, **more) -> str:
 
 def test_each_verb_from_a_plan_to_the_end(two: Deployment):
     planned = seen(two, "plan", code=4)
-    assert "2 to change; magi up does it." in planned
+    assert "2 to change: run magi up." in planned
 
     up = Terminal(two.folder / "state", "up", "-i", str(two.inventory()))
     assert up.code == 0, up.screen

@@ -21,7 +21,7 @@ from ansible_collections.magi.models.plugins.module_utils._services.supervisor i
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError, Status
 
 from ..waiting import until
-from .conftest import LLAMA_SERVER, PORTS, ROOT, Deployment, alive, ask
+from .conftest import LLAMA_SERVER, PORTS, ROOT, Deployment, alive, ask, environment_of
 
 pytestmark = pytest.mark.e2e
 
@@ -120,15 +120,15 @@ def test_nothing_enabled_is_a_failure(two: Deployment):
 
 
 def test_a_server_that_does_not_start_is_explained_and_the_others_serve(two: Deployment):
-    two.add_profile("p", Q2, {"model": Q3, "options": {"cache_type_k": "madeup"}})
+    two.add_profile("p", Q2, {"model": Q3, "options": {"cache_type_v": "q4_0", "flash_attn": False}})
     run = two.play(profile="p")
     assert run.code == 0, run.output
     assert two.report()["ready_servers"] == 1
     (failed,) = two.report()["summary"]["failed"]
     assert (failed["instance"], failed["host"], failed["cause"]) == (Q3, "localhost", "bad_option")
-    assert "LLAMA_ARG_CACHE_TYPE_K" in failed["detail"]
-    assert any("madeup" in line for line in failed["log"])
-    assert "madeup" in run.output
+    assert "quantized V cache requires flash_attn" in failed["detail"]
+    assert any("quantized V cache" in line for line in failed["log"])
+    assert "quantized V cache" in run.output
     assert "France" in ask(two.servers()[Q2]["port"])
     assert two.servers()[Q3]["is_ready"] is False
 
@@ -147,8 +147,66 @@ def test_a_server_that_does_not_start_is_explained_and_the_others_serve(two: Dep
     assert two.report()["ready_servers"] == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"cache_type_k": "q9_0"}, "Unsupported cache type: q9_0"),
+        ({"ctx_size": "32k"}, "ctx_size is a number; write it out"),
+    ],
+)
+@pytest.mark.parametrize("way", [(), ("site", "--check"), ("plan",)])
+def test_a_wrong_value_is_refused_before_anything_changes(two: Deployment, way, options, said: str):
+    two.add_profile("p", Q2, {"model": Q3, "options": options})
+    run = two.play(*way, profile="p")
+    assert run.code != 0
+    assert f"Profile p, entry 2 ({Q3}): " in run.text
+    assert said in run.text
+    assert not (two.home / "instances").exists()
+
+
+def test_a_server_whose_file_is_gone_or_cut_runs_on_and_degrades(two: Deployment):
+    assert two.play().code == 0
+    pids = {name: server["pid"] for name, server in two.servers().items()}
+    path = two.models / "SmolLM2-135M-Instruct.Q3_K_M.gguf"
+    whole = path.read_bytes()
+    path.unlink()
+    for content, said in ((None, "is gone"), (whole[:4000000], "is set aside: ")):
+        if content:
+            path.write_bytes(content)
+        run = two.play()
+        assert run.code == 0, run.output
+        assert {name: server["pid"] for name, server in two.servers().items()} == pids
+        assert two.report()["ready_servers"] == 2
+        details = [item["detail"] for item in two.report()["summary"]["degraded"]]
+        assert any(f"{Q3} runs on as it is: its file" in item and said in item for item in details), details
+        assert run.changed in (0, 1)  # the registry, and no instance
+    assert "strict is set" in two.play(model_server_strict=True).text
+    stopped = two.play(model_server_missing="stop")
+    assert f"stop {Q3}: its file is set aside" in stopped.output
+    assert not alive(pids[Q3])
+    path.write_bytes(whole)
+    assert two.play().code == 0
+    assert two.report()["summary"]["degraded"] == []
+    assert two.report()["ready_servers"] == 2
+
+
+def test_variables_aliases_and_levels_of_an_inventory_reach_the_process(two: Deployment):
+    two.add_profile("p", {"model": Q2, "aliases": ["chat", "gpt-4o-mini"], "environment": {"MINE": "a $b 'c'"}})
+    run = two.play(profile="p", model_server_environment={"OTHER": "1"}, model_server_options_x={"ctx_size": 512})
+    assert run.code == 0, run.output
+    (server,) = two.servers().values()
+    assert server["is_ready"]
+    assert server["aliases"] == ["chat", "gpt-4o-mini"]
+    environment = environment_of(server["pid"])
+    assert (environment["MINE"], environment["OTHER"], environment["LLAMA_ARG_CTX_SIZE"]) == ("a $b 'c'", "1", "512")
+    again = two.play(profile="p", model_server_environment={"OTHER": "1"}, model_server_options_x={"ctx_size": 512})
+    assert again.changed == 0
+    other = two.play(profile="p", model_server_environment={"OTHER": "2"}, model_server_options_x={"ctx_size": 512})
+    assert f"restart {Q2}: environment MINE=a $b 'c' OTHER=1 → MINE=a $b 'c' OTHER=2" in other.output
+
+
 def test_no_server_ready_is_a_failure(two: Deployment):
-    two.add_profile("p", Q2, options={"cache_type_k": "madeup"})
+    two.add_profile("p", Q2, options={"cache_type_v": "q4_0", "flash_attn": False})
     run = two.play(profile="p")
     assert run.code != 0
     assert "No server is ready (0 of 1)" in run.text

@@ -1,4 +1,4 @@
-"""The command line. Each module of this package holds some verbs; what takes long to import is imported by them."""
+"""The command line. Each module of this package has some verbs, which import slow modules only when they run."""
 
 from __future__ import annotations
 
@@ -48,15 +48,17 @@ def _common(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code; whatever goes wrong is one sentence."""
+    """Run the command line and return its exit code; any error is one sentence."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = int(app(arguments, prog_name="magi", standalone_mode=False) or ExitCode.OK)
-        # Typer turns Ctrl-C into this code, without a word. A run that is at work says itself what was done.
-        return _fail("Interrupted while no run was at work.", code, arguments) if code == ExitCode.INTERRUPTED else code
+        # Typer turns Ctrl-C into this code, without a word. During a run, the run itself says what was done.
+        return (
+            _fail("Interrupted while nothing was running.", code, arguments) if code == ExitCode.INTERRUPTED else code
+        )
     except MagiError as error:
         return _fail(str(error), error.exit_code, arguments)
-    except BrokenPipeError:  # whoever read our output has left
+    except BrokenPipeError:  # the reader of our output is gone
         sys.stderr.close()
         return ExitCode.FAILED
     except Exception as error:
@@ -69,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _defect(error: Exception) -> str:
-    """Return a sentence for what should never happen, with the place of the trace that helps to mend it."""
+    """Return a sentence for what should never happen, with the path of the trace that helps to fix it."""
     import traceback
 
     from magi.state.folder import state_folder
@@ -84,7 +86,7 @@ def _defect(error: Exception) -> str:
 
 
 def _fail(message: str, code: int, arguments: list[str]) -> int:
-    """Tell what went wrong: to people, and with --json as the one document."""
+    """Say what went wrong: to people, and with --json as the one document."""
     print(f"magi: {message}", file=sys.stderr)
     if "--json" in arguments:
         document: dict[str, Any] = {"error": {"message": message, "exit_code": int(code)}}

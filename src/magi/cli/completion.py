@@ -1,4 +1,4 @@
-"""What a shell offers behind Tab: the project's profiles, and the instances that are known. Never an error."""
+"""What a shell offers after Tab: the project's profiles, and the known instances. Never an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""up, plan, status, stop, down, discover and prepare: the verbs that deploy, and show what is there."""
+"""up, plan, status, stop, down, discover and prepare: the verbs that deploy, and show what runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Profile = Annotated[
     str | None,
     typer.Argument(
-        help="The profile; else what MAGI_PROFILE or the inventory says.", autocompletion=completion.profiles
+        help="The profile (default: that of MAGI_PROFILE or the inventory).", autocompletion=completion.profiles
     ),
 ]
 
@@ -110,15 +110,28 @@ def status(
     return show(output, result, lambda console, document: _tables().status(document))
 
 
+@takes(Given)
+def health(
+    given: Given,
+    deep: Annotated[bool, typer.Option("--deep", help="Also for one token, embedding or rerank.")] = False,
+) -> int:
+    """Ask every server as its clients do. For cron, CI and monitors: exits with 3 if one does not serve, 1 if none."""
+    from magi import verbs
+
+    output = Output(given.as_json)
+    result = carry_out(output, session(given), lambda s: verbs.health(s, deep=deep), "magi health")
+    return show(output, result, lambda console, document: _tables().health(document))
+
+
 @takes(Given, "check")
 def stop(
     given: Given,
     instances: Annotated[
         list[str] | None,
-        typer.Argument(help="Names of instances; without any, all.", autocompletion=completion.instances),
+        typer.Argument(help="Names of instances (default: all).", autocompletion=completion.instances),
     ] = None,
 ) -> int:
-    """Stop instances gracefully. Their requests may end first; the next deployment starts them again."""
+    """Stop instances gracefully. Lets their requests end first; the next deployment starts them again."""
     from magi import verbs
 
     output = Output(given.as_json)
@@ -161,7 +174,7 @@ def _tables() -> Any:
 
 
 def _empty(junit: Path | None) -> None:
-    """Empty the file, so that no older result is taken for that of a run that is killed. Raises UsageError."""
+    """Empty the file, so that an older result is not taken for that of a killed run. Raises UsageError."""
     try:
         if junit:
             junit.write_bytes(b"")
@@ -170,7 +183,7 @@ def _empty(junit: Path | None) -> None:
 
 
 def _write_junit(output: Output, path: Path | None, report: Mapping[str, Any]) -> None:
-    """Write the file; where that fails now, the result of the run still counts, so people are only warned."""
+    """Write the file. If that fails now, the result of the run still counts, so only warn."""
     try:
         if path:
             path.write_text(junit_xml(report), encoding="utf-8")
@@ -186,6 +199,7 @@ EXAMPLES = {
     ),
     plan: ("magi plan production", "magi plan production --markdown > plan.md"),
     status: ("magi status", "magi status --watch", "magi status --json | jq '.servers[].port'"),
+    health: ("magi health", "magi health --deep --json | jq '.summary.failed'"),
     stop: ("magi stop", "magi stop smollm2-135m-instruct.q2_k"),
     down: ("magi down", "magi down --limit gpu1"),
     discover: ("magi discover", "magi discover --json | jq '.hosts[].models[].id'"),

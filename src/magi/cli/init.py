@@ -13,9 +13,10 @@ from magi.cli.pipeline import show
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Where; made if it is not there.")] = Path(),
+    folder: Annotated[Path, typer.Argument(help="The project's folder; made if it does not exist.")] = Path(),
     hosts: Annotated[
-        list[str] | None, typer.Option("--host", help="A host to serve models; repeat it. Without: this machine.")
+        list[str] | None,
+        typer.Option("--host", help="A host; may be repeated (default: this machine)."),
     ] = None,
     as_json: Json = False,
 ) -> int:

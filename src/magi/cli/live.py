@@ -31,7 +31,7 @@ def picture(
 ) -> RenderableType:
     """Return the deployment as it stands: the five steps, then each host with its instances.
 
-    ``at_work`` marks the step that is at work, or where it ended; without, all are done.
+    ``at_work`` marks the current step, or the one at which it ended; without it, all are done.
     """
     parts: list[RenderableType] = [Text(title, style="bold")]
     if steps:
@@ -69,7 +69,7 @@ _BUILDING = re.compile(r"\S+: llama\.cpp .*")
 
 
 def building(event: Event) -> Text | None:
-    """Return what the action plugins of llama_build and llama_release say while they are at work."""
+    """Return what the action plugins of llama_build and llama_release say while they work."""
     return Text(event.text) if event.kind == "message" and _BUILDING.fullmatch(event.text.strip()) else None
 
 
@@ -81,15 +81,15 @@ def echo(console: Console, text: str) -> None:
 
 @contextmanager
 def shown(console: Console, title: str, *, steps: bool, verbosity: int = 0) -> Iterator[Callable[[Event], None]]:
-    """Show what happens within the block; yields what takes the events."""
+    """Show what happens within the block; yields the function that takes the events."""
     progress = Progress()
-    if verbosity:  # whoever asks for Ansible's words gets them, and nothing over them
+    if verbosity:  # with -v, people get Ansible's own words, and nothing on top
         yield lambda event: echo(console, event.text)
     elif console.is_terminal:
         spinner = Spinner("dots", style="cyan")
 
         def now() -> RenderableType:
-            # The cursor waits on a line of its own: what a terminal echoes there (^C) would else wrap, and move it all.
+            # The cursor waits on a line of its own: elsewhere the terminal's echo (^C) would wrap, and move everything.
             return Group(picture(progress, title, spinner, steps=steps), Text())
 
         with Live(now(), console=console, refresh_per_second=8) as live:
@@ -114,7 +114,7 @@ def shown(console: Console, title: str, *, steps: bool, verbosity: int = 0) -> I
             if built := building(event):
                 console.print(built)
             lines = [f"[{progress.step}/5] {STEPS[progress.step]}"] if steps and progress.step else []
-            # Why is in the sentence at the end, which stands alone where programs and people look first.
+            # The sentence at the end says why; it stands alone where programs and people look first.
             lines += [f"{name}: failed (reason below)" for name, host in progress.hosts.items() if host.problem]
             for line in lines:
                 if line not in told:

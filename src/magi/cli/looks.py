@@ -1,4 +1,4 @@
-"""config, doctor, logs and ask: the verbs that look at what is there, and talk to it."""
+"""config, doctor, logs and ask: the verbs that look at settings and instances, or talk to them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")],
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="The longest answer.", min=1)] = 512,
 ) -> int:
-    """Ask an instance a question. Shows the answer as it comes; it is asked on its own host, through no open port."""
+    """Ask an instance a question. Shows the answer as it is written. Asks on its own host, so no port need be open."""
     output = Output(given.as_json)
     run = session(given)
     try:
@@ -112,8 +112,8 @@ def ask(
 
 
 def _answered(output: Output, run: Session, instance: str, question: str, max_tokens: int) -> Result:
-    """Ask, and unless programs want a document show the pieces as they come: thoughts to people alone, the answer also
-    where it is piped."""
+    """Ask, and unless a program wants a document, show the pieces as they are written: thoughts only to people, the
+    answer also to a pipe."""
     from dataclasses import replace
 
     from magi import verbs

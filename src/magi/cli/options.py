@@ -1,4 +1,4 @@
-"""The options that verbs share: each set is a dataclass, and a verb takes one of its values."""
+"""The options that verbs share: each set is a dataclass, and a verb gets one of its values."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ANSIBLE = "Passed through to Ansible"
 
 Project = Annotated[
     Path | None,
-    typer.Option("--project", help="Folder with the playbooks; else MAGI_PROJECT, else the one at or above this."),
+    typer.Option("--project", help="The project (default: MAGI_PROJECT, or the one at or above this folder)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, and nothing else there.")]
 Inventory = Annotated[
     list[str] | None,
-    typer.Option("--inventory", "-i", help="The hosts; else what ansible.cfg names.", rich_help_panel=_ANSIBLE),
+    typer.Option("--inventory", "-i", help="The hosts (default: those of ansible.cfg).", rich_help_panel=_ANSIBLE),
 ]
 Instance = Annotated[
     str, typer.Argument(help="Name of an instance, as magi status shows it.", autocompletion=completion.instances)
@@ -31,7 +31,7 @@ Instance = Annotated[
 
 @dataclass(frozen=True)
 class Given:
-    """What verbs that run a playbook take; those of ``EXTRA`` only where a verb says so."""
+    """The options of verbs that run a playbook; those of ``EXTRA`` only if a verb says so."""
 
     as_json: Json = False
     inventory: Inventory = None
@@ -61,18 +61,16 @@ EXTRA = {"tags", "check", "diff"}
 
 @dataclass(frozen=True)
 class Bench:
-    """What verbs that work on profiles take."""
+    """The options of verbs that work on profiles."""
 
     project: Project = None
     folder: Annotated[
         Path | None,
-        typer.Option("--dir", help="Folder of the profiles; else the project's: no inventory is read for it."),
+        typer.Option("--dir", help="Folder of the profiles (default: the project's, whatever the inventory says)."),
     ] = None
     registry: Annotated[
         Path | None,
-        typer.Option(
-            "--registry", help="A registry file; else what the last magi discover, plan or up saw of the hosts."
-        ),
+        typer.Option("--registry", help="A registry file (default: what the last magi discover, plan or up saw)."),
     ] = None
     inventory: Inventory = None
     as_json: Json = False
@@ -85,10 +83,10 @@ Own = ParamSpec("Own")
 def takes(
     options: type[Options], *extra: str, without: Sequence[str] = ()
 ) -> Callable[[Callable[Concatenate[Options, Own], int]], Callable[..., int]]:
-    """Have typer give a verb the options of its own and, as its first argument, those that it shares with others.
+    """Make typer give a verb its own options and, as its first argument, those that it shares with others.
 
-    ``extra`` are those of EXTRA that it takes, ``without`` are others that it does not. ``magi --project X VERB`` is
-    ``magi VERB --project X``.
+    ``extra`` are the ones of EXTRA that it takes, ``without`` others that it does not. ``magi --project X VERB`` is the
+    same as ``magi VERB --project X``.
     """
     hints: dict[str, Any] = get_type_hints(options, include_extras=True)
     shared: dict[str, Any] = {

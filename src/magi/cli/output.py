@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """Standard output belongs to programs when it is piped, or with ``--json``: people read standard error then."""
+    """If standard output is piped, or with ``--json``, it belongs to programs, and people read standard error."""
 
     def __init__(self, as_json: bool = False):
         self.as_json = as_json
@@ -26,7 +26,7 @@ class Output:
         return Console(stderr=self.as_json or not sys.stdout.isatty(), highlight=False, soft_wrap=True)
 
     def say(self, text: str = "") -> None:
-        """Tell people a line; control characters and markup in it are shown as they are."""
+        """Print a line for people; control characters and markup in it are shown as they are."""
         self.people.print(text, markup=False, emoji=False)
 
     def document(self, value: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""From the options of a verb to what it shows: the one way of all verbs."""
+"""From the options of a verb to its output: one way for all verbs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def session(given: Given, *, profile: str | None = None, strict: bool = False) -
         given.tags,
         given.check,
         given.diff,
-        max(given.verbose, int(given.diff)),  # differences are Ansible's to show
+        max(given.verbose, int(given.diff)),  # Ansible shows the differences
     )
     return Session.of(given.project, options, profile=profile, strict=strict)
 
@@ -44,7 +44,7 @@ def session(given: Given, *, profile: str | None = None, strict: bool = False) -
 def carry_out(
     output: Output, run: Session, verb: Callable[[Session], Result], title: str, *, steps: bool = False
 ) -> Result:
-    """Run a verb with its progress shown: at a terminal at once, elsewhere when there is some."""
+    """Run a verb and show its progress: at a terminal at once, elsewhere as soon as there is some."""
     from dataclasses import replace
 
     show: Callable[[Event], None] | None = None
@@ -56,7 +56,7 @@ def carry_out(
 
     def on_event(event: Event) -> None:
         nonlocal show
-        # What the end needs is imported while Ansible is at work, when it costs nobody's time.
+        # Import what the end needs while Ansible works: that costs no time.
         from magi.cli import tables  # noqa: F401
         from magi.domain import report_lines  # noqa: F401
         from magi.state import catalog  # noqa: F401
@@ -73,8 +73,8 @@ def carry_out(
 def show(output: Output, result: Result, picture: Picture | None = None, *, as_lines: bool = False) -> int:
     """Show people and programs what a verb found or did, and return its exit code.
 
-    ``picture`` is what a terminal shows instead of the lines. What has one, or is ``as_lines``, people see beside
-    --json too.
+    A terminal shows ``picture`` instead of the lines. A result with a picture, or ``as_lines``, is shown to people even
+    with --json.
     """
     if picture and output.people.is_terminal:
         output.people.print(picture(output.people, result.document))
@@ -85,7 +85,7 @@ def show(output: Output, result: Result, picture: Picture | None = None, *, as_l
 
 
 def shown(output: Output, result: Result) -> int:
-    """Give programs the document and people the problem of what is shown already; return the exit code."""
+    """Give programs the document, and people the problem of a result that is already shown; return the exit code."""
     output.document(result.document)
     if result.problem:
         output.people.print(f"magi: {result.problem}", markup=False, emoji=False, style="red")

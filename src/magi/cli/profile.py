@@ -1,4 +1,4 @@
-"""Profiles, which need no host: what hosts have is known from the last look at them, or from a registry file."""
+"""Profiles, without hosts: the last look at the hosts, or a registry file, tells what they have."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def validate(
     given: Bench,
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Names or paths of profiles; else all.", autocompletion=completion.profiles),
+        typer.Argument(help="Names or paths of profiles (default: all).", autocompletion=completion.profiles),
     ] = None,
 ) -> int:
     """Report every mistake in profiles, with file and line; exit code 2 if there is one."""
@@ -69,7 +69,7 @@ def validate(
 @app.command(epilog="Examples:  magi profile new mine")
 @takes(Bench)
 def new(given: Bench, name: Annotated[str, typer.Argument(help="The new profile.")]) -> int:
-    """Write a commented profile with every model that was discovered; never over an old one."""
+    """Write a commented profile with every discovered model. Never overwrites a file."""
     from magi.profiles import verbs
 
     return show_result(Output(given.as_json), verbs.new(_workbench(given), name))

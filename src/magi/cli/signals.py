@@ -1,4 +1,4 @@
-"""Ctrl-C and its like end the run at work, and not us."""
+"""Ctrl-C and similar signals end the present run, and not us."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @contextmanager
 def stopping(stop: threading.Event, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
-    """Within the block, SIGINT, SIGTERM and SIGHUP end the run at work instead of us; ``say`` is told so at once."""
+    """Within the block, SIGINT, SIGTERM and SIGHUP end the present run instead of us; ``say`` says so at once."""
     from magi.runner.processes import GRACE
 
     # In a thread of its own: a signal may come in the middle of printing.
@@ -27,7 +27,7 @@ def stopping(stop: threading.Event, say: Callable[[str], None] = lambda text: No
             told.start()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup(1) has it
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # set so by nohup(1)
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, end) for number in numbers}
     try:
@@ -40,7 +40,7 @@ def stopping(stop: threading.Event, say: Callable[[str], None] = lambda text: No
 
 
 def _leave_terminal() -> None:
-    """Have nothing written to a terminal that is gone, which would be an error; a file or a pipe still gets all."""
+    """Write nothing to a terminal that is gone, which would be an error; a file or a pipe still gets everything."""
     with open(os.devnull, "wb") as nowhere:
         for descriptor in (1, 2):
             if stat.S_ISCHR(os.fstat(descriptor).st_mode):

@@ -83,6 +83,16 @@ def status(document: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
+def health(document: Mapping[str, Any]) -> RenderableType:
+    """Return what serves its clients, and why the rest does not."""
+    from magi.domain import printable
+
+    parts = [status(document)]
+    for item in document["summary"]["failed"]:
+        parts.append(Text(f"✗ {item['cause']}: ", style="red").append(printable(item["detail"]), style="default"))
+    return Group(*parts)
+
+
 COLOURS = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", "quarantine": "magenta"}
 
 
@@ -107,7 +117,7 @@ def plan(document: Mapping[str, Any]) -> RenderableType:
 
 
 def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> str:
-    """Return a plan as Markdown, for a comment on a merge request. What comes from hosts is code, never markup."""
+    """Return a plan as Markdown, for a comment on a merge request. Text from hosts is code, never markup."""
     from magi.domain import counted, printable
 
     def code(text: Any) -> str:

@@ -40,5 +40,5 @@ def watch(output: Output, run: Session, interval: float) -> int:
                 console.print(picture)
             run.stop.wait(interval)
     if code is None:
-        raise Interrupted("Stopped before anything of the hosts was seen; nothing was changed.")
+        raise Interrupted("Stopped before the first look at the hosts ended; nothing was changed.")
     return int(code)

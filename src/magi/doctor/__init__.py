@@ -1,1 +1,1 @@
-"""What stands in the way of a deployment: collected of this machine and the hosts, then examined."""
+"""What stands in the way of a deployment: facts about this machine and the hosts, then findings."""

@@ -1,4 +1,4 @@
-"""What stands in the way of a deployment: from what was collected to findings, each with its remedy. Pure."""
+"""What stands in the way of a deployment: from collected facts to findings, each with its remedy. Pure."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class Finding:
     severity: str
     """``problem``: a deployment fails, or does not serve; ``warning``: it works, but know this; ``ok``."""
     check: str
-    """What was looked at, as a stable word."""
+    """What was checked, as a stable word."""
     host: str | None
     """None: the machine."""
     message: str
-    """What is so and, unless it is ok, the remedy."""
+    """What was found and, unless it is ok, the remedy."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What was collected of the machine that magi runs on."""
+    """Facts about the machine that magi runs on."""
 
     python: str
     ansible_core: str | None
@@ -57,18 +57,22 @@ class Machine:
 
 @dataclass(frozen=True)
 class Examined:
-    """What was collected of one host; None: the run did not get that far."""
+    """Facts about one host; None: the run did not get that far."""
 
     name: str
     unreachable: str | None = None
     errors: tuple[str, ...] = ()
-    """What tasks said that failed."""
+    """The messages of failed tasks."""
     warnings: tuple[str, ...] = ()
     python: str | None = None
     uid: int | None = None
     settings: Mapping[str, Any] | None = None
     registry: Mapping[str, Any] | None = None
     host: Host | None = None
+
+
+_OF_THE_REGISTRY = ("There is no registry at ", "The registry ")
+"""How the module model_registry begins what it says of the registry's own file."""
 
 
 def collect(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, Examined]:
@@ -85,7 +89,8 @@ def collect(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, 
         elif "origins" in result:
             host = replace(host, settings=result["settings"])
         elif "registry_path" in result:
-            missing = tuple(item for item in result.get("warnings") or () if "registry" not in item)
+            # A registry that is not there, or can't be used, is made anew by the next deployment.
+            missing = tuple(item for item in result.get("warnings") or () if not item.startswith(_OF_THE_REGISTRY))
             host = replace(host, registry=result, warnings=missing)
         elif "host" in result:
             host = replace(host, host=Host.from_dict(result["host"]))
@@ -99,18 +104,21 @@ def collect(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, 
 
 
 def findings(
-    machine: Machine, hosts: Mapping[str, Examined], profile: Profile | None, profile_problems: Sequence[str]
+    machine: Machine, hosts: Mapping[str, Examined], profiles: Mapping[str, Profile], profile_problems: Sequence[str]
 ) -> list[Finding]:
     """Return all findings, the controller's first, then those of each host; in each the worst first.
 
-    ``profile`` is the active one, None with ``profile_problems`` where it can't be used.
+    ``profiles`` has the active one of each host by name, unless it can't be used, which ``profile_problems`` say.
     """
     found = [*_machine(machine, hosts)]
     found += [Finding(PROBLEM, "profile", None, problem) for problem in profile_problems]
-    if profile:
-        found.append(Finding(OK, "profile", None, f"profile {profile.name} is sound"))
+    found += [
+        Finding(OK, "profile", None, f"profile {name} is sound") for name in sorted({p.name for p in profiles.values()})
+    ]
     for host in hosts.values():
-        found += sorted(_host(host, profile), key=lambda item: (PROBLEM, WARNING, OK).index(item.severity))
+        found += sorted(
+            _host(host, profiles.get(host.name)), key=lambda item: (PROBLEM, WARNING, OK).index(item.severity)
+        )
     return found
 
 
@@ -171,8 +179,8 @@ def _host(host: Examined, profile: Profile | None) -> Iterator[Finding]:
         return
     if host.host.can.needs_root and host.uid not in (0, None):
         need = "connect as root (ansible_user: root), or set ansible_become: true"
-        what = f"{host.host.manager} is root's to use"
-        yield finding(PROBLEM, "user", f"{what}, and the connection is user {host.uid}'s; {need}.")
+        what = f"{host.host.manager} can only be used by root"
+        yield finding(PROBLEM, "user", f"{what}, but the connection is user {host.uid}'s; {need}.")
     for check in (_binary, _readable, _ports, _memory, _running, _deployment):
         for severity, name, message in check(host, host.host, profile):
             yield finding(severity, name, message)
@@ -225,7 +233,7 @@ def _ports(examined: Examined, host: Host, _profile: Profile | None) -> _Found:
 
 
 def _memory(examined: Examined, host: Host, profile: Profile | None) -> _Found:
-    """The weights that the profile enables, beside the memory: a model that several instances serve is mapped once."""
+    """The weights that the profile enables, compared with the memory; a model of several instances is mapped once."""
     if profile is None or examined.registry is None:
         return
     models = examined.registry["models"]
@@ -257,7 +265,7 @@ def _running(examined: Examined, host: Host, _profile: Profile | None) -> _Found
 
 
 def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Found:
-    """What a deployment itself would say: the plan is made, and thrown away. Without one, what it would warn of."""
+    """What a deployment itself would say: make the plan and throw it away. Without a plan, what it would warn of."""
     plan, settings = None, examined.settings or {}
     if host.binary and examined.registry is not None and examined.settings is not None and profile:
         try:
@@ -265,7 +273,7 @@ def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Fou
                 host_name=examined.name,
                 profile=profile,
                 inventory=Inventory.from_dict(examined.registry),
-                host=replace(host, unreadable=()),  # told above
+                host=replace(host, unreadable=()),  # said above
                 settings=PlanSettings.of(examined.settings),
             )
         except PlanError as error:
@@ -288,7 +296,7 @@ def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Fou
         yield (
             WARNING,
             "exposure",
-            f"{item.name} listens on {bound}, port {item.port}, without an API key, so whoever reaches the port "
+            f"{item.name} listens on {bound}, port {item.port}, without an API key, so anyone who reaches the port "
             "can use it; set the option api_key_file, or model_server_host: 127.0.0.1, and run magi up.",
         )
     options = {str(key).replace("-", "_") for key in (*(profile.options if profile else ()), *settings["options"])}
@@ -302,5 +310,5 @@ def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Fou
 
 
 def _open(item: Running) -> bool:
-    """Whether whoever reaches the port of an instance can use it."""
+    """Whether anyone who reaches the port of an instance can use it."""
     return exposed(item.environment.get("LLAMA_ARG_HOST", "")) and "MAGI_API_KEY_FILE" not in item.environment

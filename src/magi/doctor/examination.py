@@ -1,17 +1,16 @@
-"""The doctor's visit: what is collected of this machine, and of a run of playbooks/doctor.yml."""
+"""The doctor's visit: facts about this machine, and from a run of playbooks/doctor.yml."""
 
 from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from magi.doctor import checks
 from magi.doctor.checks import OK, PROBLEM, WARNING, Finding, Machine
-from magi.domain import printable
+from magi.domain import Profile, printable
 from magi.errors import ExitCode, ProfileError
 from magi.events import Run
 from magi.profiles import files
@@ -20,7 +19,7 @@ from magi.result import Result
 
 
 def machine(project: Project) -> Machine:
-    """Return what is so on this machine."""
+    """Return the facts about this machine."""
     try:
         from ansible.release import __version__ as core
     except ImportError:
@@ -34,20 +33,22 @@ def machine(project: Project) -> Machine:
 
 
 def findings(project: Project, run: Run) -> list[Finding]:
-    """Return the findings of a run, the active profile examined too. Hosts may have one each."""
+    """Return the findings of a run, also on the active profile; each host may have its own."""
     hosts = checks.collect(run.results())
-    wanted = {(_folder(project, host.settings), host.settings["profile"]) for host in hosts.values() if host.settings}
-    profile, problems = None, []
-    for folder, name in sorted(wanted):
+    wanted = {
+        name: (Path(host.settings.get("profiles_dir") or project.profiles), host.settings["profile"])
+        for name, host in hosts.items()
+        if host.settings
+    }
+    profiles: dict[tuple[Path, str], Profile] = {}
+    problems = []
+    for folder, name in sorted({*wanted.values()}):
         try:
-            profile = files.load_profile(files.find(folder, name))
+            profiles[folder, name] = files.load_profile(files.find(folder, name))
         except ProfileError as error:
             problems.append(str(error))
-    return checks.findings(machine(project), hosts, profile, problems)
-
-
-def _folder(project: Project, settings: Mapping[str, Any]) -> Path:
-    return Path(settings.get("profiles_dir") or project.profiles)
+    active = {host: profiles[which] for host, which in wanted.items() if which in profiles}
+    return checks.findings(machine(project), hosts, active, problems)
 
 
 _MARKS = {OK: "ok", WARNING: "warning", PROBLEM: "PROBLEM"}

@@ -1,1 +1,1 @@
-"""Profiles without hosts: their files, what one results in, a new one, and one from an older configuration."""
+"""Profiles without hosts: their files, the instances of one, a new one, and one from an older configuration."""

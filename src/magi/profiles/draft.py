@@ -15,7 +15,7 @@ from magi.state.catalog import Known
 
 
 def scalar(text: str) -> str:
-    """Return ``text`` as YAML that is read back as this text, quoted only where it must be."""
+    """Return ``text`` as YAML that is read back as the same string, quoted only if necessary."""
     try:
         plain = bool(re.fullmatch(r"[\w.-]+", text, re.ASCII)) and yaml.safe_load(text) == text
     except (yaml.YAMLError, ValueError):
@@ -24,7 +24,7 @@ def scalar(text: str) -> str:
 
 
 def draft(name: str, hosts: Sequence[Known]) -> str:
-    """Return the text of a profile that enables every model of ``hosts``, with comments that say what else it can.
+    """Return the text of a profile that enables every model of ``hosts``, with comments on what else it can do.
 
     Depends on nothing but its arguments. Raises ProfileError for a name that can't be one, and without models.
     """
@@ -37,7 +37,7 @@ def draft(name: str, hosts: Sequence[Known]) -> str:
     if not models:
         raise ProfileError("No model is known: run magi discover, or name a registry with --registry.")
     lines = [
-        f"# Every model of {', '.join(sorted(host.name for host in hosts))}. Remove what shall not be served.",
+        f"# Every model of {', '.join(sorted(host.name for host in hosts))}. Remove what you don't want to serve.",
         f"name: {scalar(name)}",
         "description: Every discovered model",
         "enabled_models:",
@@ -59,7 +59,7 @@ def draft(name: str, hosts: Sequence[Known]) -> str:
         "  #   options: {ctx_size: 8192}",
         "# For every instance; the long options of llama-server, with underscores:",
         "# options: {parallel: 2}",
-        "# true: fail where a model is missing or a server does not start.",
+        "# true: fail if a model is missing or a server does not start.",
         "strict: false",
     ]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Profiles as files: which there are, what is wrong with one, and a new one. No host is asked."""
+"""Profiles as files: finding them, what is wrong with one, and a new one. No host is asked."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from magi.state.catalog import Known
 
 
 def files(folder: Path) -> list[Path]:
-    """Return the files of the profiles in ``folder``, sorted by name; those too that no deployment finds since they are
-    called .yaml. Raises ProfileError without such a folder."""
+    """Return the files of the profiles in ``folder``, sorted by name, also those called .yaml, which no deployment
+    finds. Raises ProfileError without such a folder."""
     if not folder.is_dir():
         raise ProfileError(
             f"There is no folder {folder}; name that of your profiles (--dir, or for hosts model_server_profiles_dir)."
@@ -32,7 +32,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def find(folder: Path, given: str) -> Path:
-    """Return the file of a profile that is given by name or by path. Raises ProfileError."""
+    """Return the file of a profile by name or path. Raises ProfileError."""
     path = Path(given) if "/" in given or given.endswith((".yml", ".yaml")) else folder / f"{given}.yml"
     if path.is_file():
         return path
@@ -61,7 +61,7 @@ def _unknown_options(profile: Profile, hosts: Iterable[Known]) -> Iterator[tuple
 
 
 def load_profile(path: Path) -> Profile:
-    """Return the profile of a file. Raises ProfileError with the first that is wrong, and how much more is."""
+    """Return the profile of a file. Raises ProfileError with the first mistake, and how many more there are."""
     checked = check(path)
     if checked.profile:
         return checked.profile
@@ -70,7 +70,7 @@ def load_profile(path: Path) -> Profile:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a profile that is not there yet, whole or not at all. Raises ProfileError."""
+    """Write a new profile, whole or not at all. Raises ProfileError."""
     try:
         write_atomic(path, text.encode(), 0o644, replace=False)
     except FileWriteError as error:

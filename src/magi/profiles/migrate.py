@@ -1,7 +1,7 @@
 """From the configuration of the older service to a profile with the same ports.
 
-That is YAML or JSON with ``models``: by a key such as ``Q2_FAST_1`` an entry with the model's ``name``, its ``tier``,
-and where it was served: ``url`` and ``port``.
+That configuration is YAML or JSON with ``models``: by a key such as ``Q2_FAST_1`` an entry with the model's ``name``,
+its ``tier``, and where it was served: ``url`` and ``port``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from magi.errors import UsageError
 from magi.profiles.draft import scalar
 from magi.state.catalog import Known
 
-# A tier in the words of people: Q2 in "Q2", "Q2_K", "IQ2_XS" and "Q2_FAST_1".
+# A tier as people write it: Q2 in "Q2", "Q2_K", "IQ2_XS" and "Q2_FAST_1".
 _TIER = re.compile(r"(?:^|[^A-Za-z0-9])I?(Q[1-8]|B?F16|F32)(?![A-Za-z0-9])", re.IGNORECASE)
 
 
@@ -44,7 +44,7 @@ class Match:
     entry: Legacy
     model_id: str | None
     note: str | None = None
-    """What a person should know: why there is no model, or what the choice rests on."""
+    """What people should know: why there is no model, or the reason for the choice."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read(path: Path) -> tuple[Legacy, ...]:
         raise MigrationError(str(error)) from None
     models = document.data.get("models") if isinstance(document.data, Mapping) else None
     if not isinstance(models, Mapping) or not models:
-        hint = 'it has no entries under "models"; expected is models: {Q2_FAST_1: {name, tier, url, port}}.'
+        hint = 'it has no entries under "models"; it needs models: {Q2_FAST_1: {name, tier, url, port}}.'
         raise MigrationError(str(document.remark(("models",), hint)))
     if document.repeated:
         where = document.repeated[0]
@@ -81,7 +81,7 @@ def _entry(document: Document, key: Any, value: Any) -> Legacy:
         raise refuse(None, f"it must be a mapping with name, tier, url and port, not {value!r}.")
     for part in ("name", "tier", "url"):
         if not isinstance(value.get(part), str | None):
-            raise refuse(part, f"{part} must be a text, not {value[part]!r}.")
+            raise refuse(part, f"{part} must be a string, not {value[part]!r}.")
     name, tier, url = ((value.get(part) or "").strip() for part in ("name", "tier", "url"))
     if not name:
         raise refuse("name", "it has no name, so no model can be found for it; add the model's name.")
@@ -89,7 +89,7 @@ def _entry(document: Document, key: Any, value: Any) -> Legacy:
         parts = urlsplit(url if "://" in url else f"//{url}")
         server, from_url = parts.hostname or "", parts.port
     except ValueError as error:
-        raise refuse("url", f"url {url!r} is not one ({error}).") from None
+        raise refuse("url", f"url {url!r} is not a URL ({error}).") from None
     port = value.get("port", from_url)
     if isinstance(port, str) and port.isascii() and port.isdigit():
         port = int(port)
@@ -105,8 +105,8 @@ def _entry(document: Document, key: Any, value: Any) -> Legacy:
 def match(entry: Legacy, models: Sequence[Mapping[str, Any]]) -> Match:
     """Return the model that ``entry`` means, among the ones that were discovered.
 
-    The first of these that any model answers to decides, and must leave one: its name is the model's id; the file's
-    name; the display name; or all words of its name stand in the model's names. The tier tells apart what is left.
+    The first of these rules that finds any model decides, and must leave one: the entry's name is the model's id; the
+    file's name; the display name; or all its words are in the model's names. If several are left, the tier decides.
     """
     what = f"{entry.key} ({printable(entry.name)})"
     for ways in (_is_id, _is_file, _is_display_name, _has_words):
@@ -120,7 +120,7 @@ def match(entry: Legacy, models: Sequence[Mapping[str, Any]]) -> Match:
                 entry, None, f"{what}: {', '.join(ids)} has its name, but is not of tier {entry.tier}; no entry."
             )
         if len(ids) > 1:
-            return Match(entry, None, f"{what}: several models answer to its name: {', '.join(ids)}; choose one.")
+            return Match(entry, None, f"{what}: several models have its name: {', '.join(ids)}; choose one.")
         note = f"{what}: taken for {ids[0]} by the words of its name; check that." if ways is _has_words else None
         return Match(entry, ids[0], note)
     tier = f" of tier {entry.tier}" if entry.tier else ""
@@ -155,11 +155,13 @@ def migrate(name: str, source: str, entries: Iterable[Legacy], hosts: Iterable[K
     models = {model["id"]: model for host in hosts for model in host.models}
     if not models:
         remedy = "run magi discover, or name a registry with --registry"
-        raise MigrationError(f"{source}: no model is known that its entries could mean, nothing is written; {remedy}.")
+        raise MigrationError(f"{source}: no model is known, so nothing is written; {remedy}.")
     matches = tuple(_without_conflicts(match(entry, tuple(models.values())) for entry in entries))
     if not any(item.model_id for item in matches):
         notes = " ".join(item.note for item in matches if item.note)
-        raise MigrationError(f"{source}: none of its entries matches a discovered model, nothing is written. {notes}")
+        raise MigrationError(
+            f"{source}: none of its entries matches a discovered model, so nothing is written. {notes}"
+        )
     lines = [
         f"# From {printable(source)}, by magi migrate: the same models on the same ports.",
         f"name: {scalar(name)}",
@@ -177,7 +179,8 @@ def migrate(name: str, source: str, entries: Iterable[Legacy], hosts: Iterable[K
 
 
 def _without_conflicts(matches: Iterable[Match]) -> Iterator[Match]:
-    """A profile holds for each host: the same server on several hosts is one entry, and a port belongs to one model."""
+    """A profile applies to every host: the same server on several hosts is one entry, and a port belongs to one
+    model."""
     holders: dict[int, Match] = {}
     for item in matches:
         port = item.entry.port
@@ -198,5 +201,5 @@ def _without_conflicts(matches: Iterable[Match]) -> Iterator[Match]:
 
 
 def remarks(path: Path, migration: Migration) -> list[Remark]:
-    """Return the notes with the lines of the file that they are about."""
+    """Return the notes with their lines in the file."""
     return [Remark(str(path), item.entry.line, item.note) for item in migration.matches if item.note]

@@ -1,4 +1,4 @@
-"""What a profile results in on each host: its instances, with their options."""
+"""The instances that a profile enables on each host, with their options."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Resolution:
-    """What a profile comes to on one host."""
+    """The instances of a profile on one host."""
 
     host: str
     instances: tuple[Resolved, ...]
     missing: tuple[str, ...]
     """A sentence for each entry that finds nothing there."""
     build: str | None
-    """The llama-server that the options were resolved for; None: none is known, so they stand as given."""
+    """The llama-server that the options were resolved for; None: none is known, so they are as given."""
 
 
 def resolve(profile: Profile, host: Known) -> Resolution:

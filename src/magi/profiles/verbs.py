@@ -1,4 +1,4 @@
-"""The verbs that work on profiles: no host is asked, what hosts have is known from the last look at them."""
+"""The verbs that work on profiles: no host is asked; the last look at the hosts tells what they have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from magi.result import Result
 
 
 def list_(bench: Workbench) -> Result:
-    """The profiles of a folder; one that is broken is listed too."""
+    """The profiles of a folder, broken ones included."""
     folder = bench.folder
     checked = [files.check(path) for path in files.files(folder)]
     rows = [
@@ -38,7 +38,7 @@ def list_(bench: Workbench) -> Result:
 
 
 def show(bench: Workbench, name: str) -> Result:
-    """What a profile comes to on each host that is known. Raises ProfileError."""
+    """The instances of a profile on each known host. Raises ProfileError."""
     path, hosts = bench.find(name), bench.hosts
     profile = files.load_profile(path)
     resolutions = [resolve(profile, host) for host in hosts.values()]
@@ -53,7 +53,12 @@ def show(bench: Workbench, name: str) -> Result:
         lines += text_table(("instance", "tier", "port", "options"), rows) if rows else ["nothing is enabled"]
         lines += [f"  {printable(sentence)}" for sentence in item.missing]
     if not hosts:
-        lines += ["", *map(str, profile.entries), "", "No host is known yet: magi discover, or --registry FILE."]
+        lines += [
+            "",
+            *map(str, profile.entries),
+            "",
+            "No host is known yet: run magi discover, or name a registry with --registry.",
+        ]
     data = {
         "profile": profile.name,
         "path": str(path),
@@ -64,7 +69,7 @@ def show(bench: Workbench, name: str) -> Result:
 
 
 def validate(bench: Workbench, names: Sequence[str] = ()) -> Result:
-    """All that is wrong with profiles, without names with all; exit code 2 where anything is. Raises UsageError."""
+    """All mistakes in these profiles, or in all if none is named; exit code 2 if there is any. Raises UsageError."""
     known = tuple(bench.hosts.values())
     checked = [files.check(path, known) for path in bench.paths(names)]
     if not checked:
@@ -90,7 +95,8 @@ def new(bench: Workbench, name: str) -> Result:
     path = bench.folder / f"{name}.yml"
     files.write_new(path, text)
     models = sorted({model["id"] for host in hosts.values() for model in host.models})
-    lines = [f"{path} is written; models in it: {len(models)}. Remove what shall not be served, then: magi plan {name}"]
+    said = f"{path} is written; models in it: {len(models)}."
+    lines = [f"{said} Remove what you don't want to serve, then run magi plan {name}"]
     return Result.of({"path": str(path), "models": models}, lines)
 
 
@@ -108,5 +114,5 @@ def migrated(bench: Workbench, source: Path, name: str) -> Result:
             for item in result.matches
         ],
     }
-    lines = [f"{path} is written, with {len(matched)} of {len(entries)} entries. Look at it, then: magi plan {name}"]
+    lines = [f"{path} is written, with {len(matched)} of {len(entries)} entries. Look at it, then run magi plan {name}"]
     return Result.of(data, lines + [f"  {remark}" for remark in migrate.remarks(source, result)])

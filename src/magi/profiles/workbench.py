@@ -1,4 +1,4 @@
-"""What the verbs on profiles work with: the project's profiles, and what is known of its hosts."""
+"""What the verbs on profiles work with: the project's profiles, and what is known about its hosts."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Workbench:
 
     @cached_property
     def hosts(self) -> Mapping[str, Known]:
-        """What is known of the hosts: of the registry that was named, else from the last look at them."""
+        """What is known about the hosts: from the given registry, else from the last look at them."""
         if self.registry:
             return catalog.from_registry(self.registry)
-        with contextlib.suppress(OSError):  # no place to remember anything, so nothing is known
+        with contextlib.suppress(OSError):  # there is no place to remember anything, so nothing is known
             return catalog.load(catalog.path_of(self.project, self.inventory))
         return {}
 

@@ -1,1 +1,1 @@
-"""Running a playbook by ansible-runner: what goes in, the processes, and what is kept of them."""
+"""Running a playbook by ansible-runner: arguments, processes, and what is kept of a run."""

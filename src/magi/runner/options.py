@@ -1,4 +1,4 @@
-"""What a run of a playbook is given: its command line and its environment."""
+"""Command line and environment of a run of a playbook."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from typing import Any
 from magi.project import Project
 
 CALLBACK = ("ANSIBLE_CALLBACK_PLUGINS", "ANSIBLE_STDOUT_CALLBACK", "ORIGINAL_STDOUT_CALLBACK", "AWX_ISOLATED_DATA_DIR")
-"""Environment variables of ansible-runner by which its callback is found and tells it what happens. It sets more that
-is ours or the user's to decide: a cache of facts, and that SSH takes any host key (ansible_runner/config/_base.py)."""
+"""Variables of ansible-runner through which Ansible finds its callback and reports to it. It sets others that are ours
+or the user's to decide: a cache of facts, and that SSH accepts any host key (ansible_runner/config/_base.py)."""
 MARK = "MAGI_RUN"
-"""Environment variable by which the processes of a run are known, wherever they went: workers leave their group."""
+"""Variable that marks the processes of a run, wherever they go: workers leave their process group."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is passed through to ansible-playbook."""
+    """What is passed on to ansible-playbook."""
 
     inventory: tuple[str, ...] = ()
     limit: str | None = None
     extra_vars: tuple[str, ...] = ()
-    """As -e takes them: ``key=value``, JSON, or ``@file``."""
+    """As for -e: ``key=value``, JSON, or ``@file``."""
     tags: str | None = None
     check: bool = False
     diff: bool = False
     verbosity: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
-    """What .env gave, under the real environment."""
+    """From .env; the real environment beats it."""
 
 
 def command_line(playbook: str, options: Options, variables: Mapping[str, Any]) -> list[str]:
@@ -57,11 +57,11 @@ def environment(project: Project, options: Options, runner: Mapping[str, str], i
     merged = {**options.environment, **os.environ, **given}
     return {
         **merged,
-        # Without an activated virtual environment, its programs are still the ones that belong to us.
+        # Our programs are those of our virtual environment, even if it is not activated.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), merged.get("PATH", os.defpath)]),
         **project.environment(merged),
         "ANSIBLE_RETRY_FILES_ENABLED": "False",
-        # As in the project's ansible.cfg: half of the hosts that were asked for are not a success.
+        # As in the project's ansible.cfg: half of the wanted hosts is not a success.
         "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",
         "ANSIBLE_HOST_PATTERN_MISMATCH": "error",
         MARK: ident,

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import threading
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -22,8 +21,8 @@ from magi.state.runs import OUTPUT, run_folder
 
 
 class _Withheld(dict[str, str]):
-    """An environment that a process gets and no file: ansible-runner writes it into its artifacts as JSON, where this
-    is an empty object."""
+    """An environment for a process and no file: ansible-runner writes it into its artifacts as JSON, in which this is
+    an empty object."""
 
     def __init__(self, environment: Mapping[str, str]):
         super().__init__()
@@ -44,8 +43,8 @@ def run(
 ) -> Run:
     """Run a playbook of the project to its end and return what happened; ``stop`` ends it early.
 
-    ``on_event`` is called in this thread with each event as it comes; what it raises ends the run and is raised here.
-    Raises UsageError when the run can't begin, and MagiError when what it prints can't be kept.
+    ``on_event`` is called in this thread with each event as it comes; an exception from it ends the run and is raised
+    here. Raises UsageError if the run can't begin, and MagiError if its output can't be kept.
     """
     path = project.playbook(playbook)
     if stop and stop.is_set():
@@ -53,13 +52,12 @@ def run(
     from ansible_runner.config.runner import RunnerConfig  # slow to import, and not needed for --help
     from ansible_runner.runner import Runner
 
-    ident = uuid.uuid4().hex
     events: list[Event] = []
     raised: list[BaseException] = []
-    ending = Ending(ident, stop or threading.Event())
+    stop = stop or threading.Event()
 
     def handle(raw: dict[str, Any], log: TextIO) -> bool:
-        """Never raises, which would end the run without a result; False: the event is not written to a file."""
+        """Never raises, since that would end the run without a result; False: don't write the event to a file."""
         try:
             text = raw["stdout"] = _GIVEN.sub(r"\1…", raw.get("stdout") or "")
             if text:
@@ -71,13 +69,16 @@ def run(
             if found and not raised:
                 events.append(found)
                 on_event(found)
-        except BaseException as error:  # told at the end
+        except BaseException as error:  # said at the end
             raised.append(error)
-            ending.stop.set()
+            stop.set()
         return False
 
-    with run_folder(playbook) as (folder, log):
-        output = folder / OUTPUT
+    with run_folder(playbook) as (folder, log, killed):
+        output, ident = folder / OUTPUT, folder.name
+        ending = Ending(ident, stop)
+        for left in killed:  # its Ansible may be at work still
+            Ending(left, stop).kill_rest()
         config = RunnerConfig(
             private_data_dir=str(folder),
             playbook=path,
@@ -85,10 +86,10 @@ def run(
             suppress_output_file=True,
         )
         config.prepare()
-        # What env/settings would say: nothing on our standard output, and a look at `stop` every 0.1 s.
+        # In place of env/settings: nothing on our standard output, and a look at `stop` every 0.1 s.
         config.suppress_ansible_output, config.pexpect_timeout = True, 0.1
         config.command = []
-        config.cwd = os.getcwd()  # relative paths, in the environment too, mean what they mean to ansible-playbook
+        config.cwd = os.getcwd()  # relative paths, also in the environment, mean the same as in ansible-playbook
         config.env = _Withheld(environment(project, options, config.env, ident))
         try:
             runner = Runner(
@@ -111,7 +112,7 @@ def run(
     if raised:
         raise raised[0]
     rc = runner.rc if isinstance(runner.rc, int) else None
-    return Run(rc, tuple(events), ending.stop.is_set(), str(output))
+    return Run(rc, tuple(events), stop.is_set(), str(output))
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -120,8 +121,8 @@ _GIVEN = re.compile(r"^((?:\x1b\[[\d;]*m)?extra_vars: )\(.*\)", re.MULTILINE)
 
 
 def _give_command(command: list[str], arguments: Sequence[str]) -> Callable[..., None]:
-    """Return a status handler that fills in the command line once ansible-runner has written what it knows of it into
-    a file, right before the start: what a user gave by -e may be secret."""
+    """Return a status handler that fills in the command line right before the start, once ansible-runner has written
+    its version into a file: a value of -e may be a secret."""
 
     def handle(status: Mapping[str, Any], **_more: Any) -> None:
         if status.get("status") == "running":

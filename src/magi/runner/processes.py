@@ -1,4 +1,4 @@
-"""The processes of a run: found by the mark in their environment, and ended."""
+"""The processes of a run: finding them by the mark in their environment, and ending them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from magi.runner.options import MARK
 
 GRACE = 10
-"""Seconds that Ansible has to end by itself when a run is stopped."""
+"""Seconds in which Ansible may end by itself when a run is stopped."""
 
 
 class Ending:
-    """Ends a run: Ansible by an interrupt, so that it ends its workers; what is left after a while by force."""
+    """Ends a run: interrupts Ansible, so that it ends its workers, and after a while kills what is left."""
 
     def __init__(self, ident: str, stop: threading.Event):
         self.ident = ident
@@ -24,7 +24,7 @@ class Ending:
         self.deadline: float | None = None
 
     def is_due(self) -> bool:
-        """Whether ansible-runner shall kill what is left. Called by it every 0.1 s."""
+        """Whether ansible-runner should kill what is left; called every 0.1 s."""
         if not self.stop.is_set():
             return False
         if self.deadline is None:
@@ -42,8 +42,8 @@ class Ending:
             time.sleep(0.02)
 
     def _processes(self, *, children: bool = False) -> list[int]:
-        """Return the processes of the run; only ``children`` of ours, or all. SSH's shared connections are left: other
-        runs use them too."""
+        """Return the processes of the run: only ``children`` of ours, or all. Without SSH's shared connections, which
+        other runs use too."""
         mark = f"{MARK}={self.ident}".encode()
         found = []
         for entry in Path("/proc").iterdir() if Path("/proc").is_dir() else ():

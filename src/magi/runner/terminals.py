@@ -4,8 +4,9 @@ from __future__ import annotations
 
 
 def close_at_once() -> None:
-    """Leave out ptyprocess's pause before it looks whether the program of a terminal that it closes still runs: when
-    ansible-runner closes one, it has waited for its end. For all of this process, so not for who imports Controller."""
+    """Skip ptyprocess's pause when it closes a terminal, after which it checks that the program has ended:
+    ansible-runner has already waited for that. This affects the whole process, so it is not for programs that import
+    Controller."""
     from ptyprocess import PtyProcess
 
     PtyProcess.delayafterclose = property(lambda self: 0, lambda self, seconds: None)

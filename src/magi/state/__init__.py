@@ -1,1 +1,1 @@
-"""What magi keeps of its own: run folders, what it saw of hosts, and questions on their way."""
+"""What magi keeps for itself: run folders, what it last saw on hosts, and questions on their way."""

@@ -1,4 +1,4 @@
-"""What the controller remembers of the hosts it looked at, so that profiles can be worked on without them."""
+"""What the controller remembers about hosts, so that verbs can work on profiles without them."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ MODE = 0o600  # paths and names of models are nobody else's business
 
 @dataclass(frozen=True)
 class Known:
-    """One host as it was when it was last looked at."""
+    """One host, as of the last look at it."""
 
     name: str
     models: tuple[Mapping[str, Any], ...] = ()
-    """As the module model_registry returns them."""
+    """As returned by the module model_registry."""
     rejected: tuple[Mapping[str, Any], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     """The host's model_server_options, secrets redacted."""
     binary: Binary | None = None
-    """Its llama-server with the options that it takes; None: it was not looked at yet."""
+    """Its llama-server with the options that it takes; None: nobody has looked yet."""
     instances: tuple[str, ...] = ()
-    """Names of the instances that it had."""
+    """Names of its instances then."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Known:
@@ -50,9 +50,9 @@ class Known:
 
 
 def learn(known: Mapping[str, Known], results: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Known]:
-    """Return what is known after ``results``, pairs of host and module result, as they came in a run.
+    """Return what is known after ``results``, the pairs of host and module result of a run.
 
-    A registry, a look at the host and settled settings are recognised by what they hold; the rest is passed by.
+    A registry, a look at the host and settled settings are recognised by their content; the rest is ignored.
     """
     hosts = dict(known)
     for name, result in results:
@@ -71,14 +71,14 @@ def learn(known: Mapping[str, Known], results: Iterable[tuple[str, Mapping[str, 
 
 
 def load(path: Path) -> dict[str, Known]:
-    """Return the hosts that are known by name; {} where there is no catalog, or one that can't be used."""
+    """Return the known hosts by name; {} without a usable catalog."""
     try:
         data = json.loads(path.read_bytes())
         if data["schema"] != SCHEMA:
             return {}
         return {item["name"]: Known.from_dict(item) for item in data["hosts"]}
     except (OSError, ValueError, KeyError, TypeError):
-        return {}  # it is only a memory: the next look at the hosts writes it anew
+        return {}  # it is only a memory: the next look at the hosts writes it again
 
 
 def save(path: Path, hosts: Mapping[str, Known]) -> None:
@@ -89,7 +89,7 @@ def save(path: Path, hosts: Mapping[str, Known]) -> None:
 
 
 def from_registry(path: Path) -> dict[str, Known]:
-    """Return what a registry file knows, as of one host named after it. Raises UsageError."""
+    """Return the content of a registry file, as one host named after the file. Raises UsageError."""
     # Slow to import, and not needed to remember what a run found.
     from magi.domain import RegistryError, load_registry
 
@@ -107,14 +107,14 @@ def from_registry(path: Path) -> dict[str, Known]:
 
 
 def path_of(project: Project, inventory: Sequence[str]) -> Path:
-    """Return where magi remembers what it saw of the hosts of an inventory of a project. Raises OSError."""
+    """Return the path of the catalog for a project and an inventory. Raises OSError."""
     sources = [str(project.root), *(str(Path(item).absolute()) for item in inventory)]
     digest = hashlib.sha256("\0".join(sources).encode()).hexdigest()[:12]
     return state_folder() / "catalogs" / f"{project.root.name}-{digest}.json"
 
 
 def remember(project: Project, options: Options, run: Run) -> None:
-    """Keep what a run saw of the hosts, beside what is known of them already; hosts that are gone are forgotten."""
+    """Add what a run saw on the hosts to what is known about them, and forget hosts that are gone."""
     results = [(host, result) for host, kind, result in run.results() if kind == "ok"]
     there = {item.host for item in run.events}
     with contextlib.suppress(OSError):  # only a memory, and no reason for a verb to fail

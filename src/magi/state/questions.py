@@ -1,4 +1,4 @@
-"""What may be in no variable of Ansible, where it would be run as a template: questions to instances."""
+"""Questions to instances: in a variable of Ansible they would run as templates, so they travel in files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def passed_by_file(text: str) -> Iterator[Path]:
 
 
 def remove_left(state: Path) -> None:
-    """Remove what a magi that was killed left in the state folder. Raises OSError."""
+    """Remove what a killed magi left in the state folder. Raises OSError."""
     for question in (state / FOLDER).glob("*"):
         if not is_held(question):
             question.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What of a run can be believed: it came to its end, or why it did not."""
+"""Whether a run can be believed: it finished, or why it did not."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from magi.errors import DeploymentFailed, Interrupted, ProfileError, UsageError
 from magi.events import Event, Run, complaints, said
 from magi.verdict.lost import USAGE, once
 
-# How Ansible ends where --limit leaves nothing of an inventory, where nothing has a name that was given, and where a
-# file of an inventory can't be read: then one plugin after the other has said why before.
+# How Ansible ends if --limit leaves no host of an inventory, if nothing has a given name, and if a file of an
+# inventory can't be read: before that, one plugin after the other has said why.
 _NO_HOSTS = "no hosts to target"
 _NOBODY = "Could not match supplied host pattern, ignoring: "
 _UNREAD = "Completely failed to parse inventory source "
@@ -20,33 +20,33 @@ _CHANGING = "magi.models.llama_instances"
 
 
 def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None) -> Run:
-    """Return ``run`` if what it says can be believed.
+    """Return ``run`` if it can be believed.
 
-    Raises Interrupted; UsageError or ProfileError where nothing was touched since something given is wrong; and
-    DeploymentFailed where Ansible did not come to its end.
+    Raises Interrupted; UsageError or ProfileError if the input is wrong and nothing was touched; and DeploymentFailed
+    if Ansible did not finish.
     """
     if run.interrupted:
         raise Interrupted(interruption(run))
     where = f"; all that Ansible said is in {run.output}" if run.output else ""
     if run.no_hosts:
         raise _not_begun(run, inventory, limit, where)
-    # Where other hosts go on, the verb tells what became of them.
+    # If other hosts go on, the verb reports on them.
     wrong = [error for item in run.failures if (error := _wrong(item))]
     if wrong and not _at_work(run):
         raise wrong[0](once(said(item.result) for item in run.failures))
     if not run.ended:
         last = (complaints(run.events) or [f"exit status {run.rc}"])[-1]
-        raise DeploymentFailed(f"Ansible did not come to its end, so nothing is known to be done: {last}{where}.")
+        raise DeploymentFailed(f"Ansible did not finish, so nothing is known to be done: {last}{where}.")
     return run
 
 
 def _wrong(failure: Event) -> type[UsageError] | None:
-    """Return what to raise for a failure that was never the host's, else None."""
+    """Return what to raise for a failure that is not the host's fault, else None."""
     return ProfileError if failure.result.get("wrong") == "profile" else USAGE.get(failure.action)
 
 
 def _at_work(run: Run) -> bool:
-    """Whether a host was changed, or came through to the end."""
+    """Whether a host was changed, or finished."""
     failed = {item.host for item in run.failures}
     return any(
         item.action == _CHANGING or (item.kind == "ok" and item.host not in failed and item.host not in run.unreachable)
@@ -63,7 +63,7 @@ def _not_begun(run: Run, inventory: Sequence[str], limit: str | None, where: str
         source = said_by_ansible.removeprefix(_UNREAD)
         reasons = [match[1].rstrip(".") for item in complaints(run.events) if (match := _WHY_UNREAD.match(item))]
         why = f" ({reasons[0]})" if reasons else ""
-        # Each plugin reads what -e gives too, whose syntax was checked before, but not what a vault or a tag hides.
+        # Each plugin also reads the values of -e. Their syntax was checked before, but not what a vault or a tag hides.
         what = "The inventory, or a file of -e," if len(reasons) > 1 == len({*reasons}) else "The inventory"
         return UsageError(f"{what} can't be read: {source}{why}; correct it, or give another with -i.")
     nobody = said_by_ansible.removeprefix(_NOBODY) if said_by_ansible.startswith(_NOBODY) else ""
@@ -77,7 +77,7 @@ def _not_begun(run: Run, inventory: Sequence[str], limit: str | None, where: str
 
 
 def interruption(run: Run) -> str:
-    """Say what an interrupted run did on which host, and what to do."""
+    """Return what an interrupted run did on which host, and what to do now."""
     hosts = {item.host: "" for item in run.events if item.host}
     changing = [item for item in run.events if item.action == _CHANGING]
     done = [item.host for item in changing if item.kind == "ok"]

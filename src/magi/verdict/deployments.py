@@ -10,7 +10,7 @@ from magi.errors import DeploymentFailed, ExitCode, MagiError
 from magi.events import Run, line
 from magi.instances import unknown
 from magi.result import Result
-from magi.verdict.lost import lost, once, told
+from magi.verdict.lost import lost, not_reached, once, told
 
 
 def prepared(run: Run) -> Result:
@@ -23,12 +23,12 @@ def prepared(run: Run) -> Result:
 
 
 def deployed(run: Run, *, check: bool = False, tags: str | None = None) -> Result:
-    """Return the report of a deployment and how it ended; where it only looked, or tags left out the report, the plans.
+    """Return the report of a deployment and how it ended; if it only looked, or tags left out the report, the plans.
 
     Raises HostUnreachable or DeploymentFailed without either.
     """
     report, problems = run.last("report"), once(map(line, (run.last("problems") or {}).values()))
-    # Of a host that failed early, the report says no more than that it did: its own message goes with it.
+    # If a host failed early, the report says only that it did: its own message goes with it.
     problems = once([problems, *(words for item in run.failures if (words := told(item)) not in problems)])
     if report is None:
         looked = planned(run)
@@ -64,9 +64,22 @@ def seen(run: Run) -> Result:
     status = run.last("status")
     error = lost(run)
     if status is None:
-        raise error or DeploymentFailed("The status of no host came back.")
+        raise error or DeploymentFailed("No host returned its status.")
     ready = status["ready_servers"] == status["total_servers"]
     return _beside(error, Result(status, ExitCode.OK if ready else ExitCode.DEGRADED, told=lines.status))
+
+
+def healthy(run: Run) -> Result:
+    """Return what serves its clients; the exit code is 0, 3 where not all does, or 1 where nothing does.
+
+    Raises DeploymentFailed where no host answered.
+    """
+    document = run.last("health")
+    if document is None:
+        raise DeploymentFailed(str(lost(run) or "The health of no host came back."))
+    problem = once([not_reached(run), *map(line, (run.last("problems") or {}).values())])
+    code = ExitCode.DEGRADED if problem else ExitCode.OK
+    return Result(document, code if document["ready_servers"] else ExitCode.FAILED, problem, lines.health)
 
 
 def discovered(run: Run) -> Result:
@@ -87,18 +100,17 @@ def discovered(run: Run) -> Result:
 
 
 def ended(run: Run, names: Sequence[str] = (), done: str = "removed") -> Result:
-    """Return what was ``done`` (stopped, removed) on each host; ``names`` are the instances that were given, none means
-    all.
+    """Return what was ``done`` (stopped, removed) on each host to the instances ``names``, or to all if there are none.
 
-    Raises what ``deployed`` raises where no host answered, and InstanceNameError where nothing was stopped and no host
-    has an instance of such a name.
+    Raises what ``deployed`` raises if no host answered, and InstanceNameError if nothing was stopped and no host has an
+    instance of such a name.
     """
     results = dict(run.of("actions"))
     hosts = {host: result["actions"] for host, result in results.items()}
     error = lost(run)
     if error and not hosts:
         raise error
-    if names and not error:  # a host that was lost may have what the others lack
+    if names and not error:  # a lost host may have what the others lack
         error = unknown(names, {host: result["instances"] for host, result in results.items()})
         if error and not any(hosts.values()):
             raise error
@@ -106,5 +118,5 @@ def ended(run: Run, names: Sequence[str] = (), done: str = "removed") -> Result:
 
 
 def _beside(error: MagiError | None, found: Result) -> Result:
-    """Return what was found, with what became of the other hosts."""
+    """Return what was found, with the outcome of the other hosts."""
     return replace(found, exit_code=error.exit_code, problem=str(error)) if error else found

@@ -14,13 +14,13 @@ from magi.result import Result
 from magi.verdict.lost import not_reached
 
 Results = Iterable[tuple[str, Mapping[str, Any]]]
-"""Host and result of each task that went well."""
+"""Host and result of each successful task."""
 
 
 def _found(run: Run, key: str, view: Callable[[Results], Result]) -> Result:
-    """Return what ``view`` makes of the results, and what became of the hosts that were lost in the run.
+    """Return the results through ``view``, and what happened to hosts that were lost in the run.
 
-    Raises MagiError or HostUnreachable where hosts were lost and no other returned ``key``.
+    Raises MagiError or HostUnreachable if hosts were lost and no other returned ``key``.
     """
     failed = [f"Host {item.host}: {said(item.result).removeprefix(f'Host {item.host}: ')}" for item in run.failures]
     problem = " ".join(filter(None, (not_reached(run), *failed)))
@@ -33,7 +33,7 @@ def _found(run: Run, key: str, view: Callable[[Results], Result]) -> Result:
 
 
 def settings(run: Run, dotenv: Collection[str]) -> Result:
-    """Return the merged settings of the hosts, with their sources; ``dotenv`` are the names that .env gave."""
+    """Return the merged settings of the hosts, with their sources; ``dotenv`` has the names from .env."""
     return _found(run, "settings", lambda results: _settings(results, dotenv))
 
 
@@ -62,12 +62,12 @@ def _shown(value: Any) -> str:
 
 
 def logs(name: str, run: Run) -> Result:
-    """Return what an instance printed, on each host that has it. Raises InstanceNameError where none has."""
+    """Return what an instance printed, on each host that has it. Raises InstanceNameError if none has it."""
     return _found(run, "log", lambda results: _logs(name, results))
 
 
 def answer(name: str, run: Run) -> Result:
-    """Return what an instance answered. Raises InstanceNameError where no host serves it."""
+    """Return what an instance answered. Raises InstanceNameError if no host serves it."""
     return _found(run, "text", lambda results: _answer(name, results))
 
 
@@ -97,7 +97,7 @@ def _answer(name: str, results: Results) -> Result:
             if result["finish_reason"] == "length":
                 line += "; cut at --max-tokens"
             if others:
-                line += f"; also served on {', '.join(others)} (--limit asks there)"
+                line += f"; also served on {', '.join(others)} (use --limit to ask there)"
             keys = ("text", "reasoning", "finish_reason", "tokens", "tokens_per_second")
             data = {"instance": name, "host": host, "also_on": others, **{key: result[key] for key in keys}}
             return Result.of(data, [line])

@@ -8,22 +8,22 @@ from magi.errors import DeploymentFailed, HostUnreachable, MagiError, ProfileErr
 from magi.events import Event, Run, said
 
 USAGE: dict[str, type[UsageError]] = {"magi.models.settings_info": UsageError, "magi.models.profile_info": ProfileError}
-"""What fails in these was never a host's fault."""
+"""A failure of these is not a host's fault."""
 
 
 def once(sentences: Iterable[str]) -> str:
-    """Return the sentences, each once: hosts that fail alike say the same."""
+    """Return the sentences, each once: hosts with the same failure say the same."""
     return " ".join(dict.fromkeys(filter(None, sentences)))
 
 
 def told(failure: Event) -> str:
-    """Return what a failure says; of what is no host's, with the host that has it so."""
+    """Return the message of a failure, with the host if the message lacks it."""
     sentence = said(failure.result)
     return f"Host {failure.host}: {sentence}" if failure.action in USAGE else sentence
 
 
 def not_reached(run: Run) -> str:
-    """Return the sentence on the hosts that could not be reached; empty where all were."""
+    """Return the sentence on hosts that could not be reached, or an empty string."""
     if not run.unreachable:
         return ""
     from magi.domain import way_to_reach
@@ -34,7 +34,7 @@ def not_reached(run: Run) -> str:
 
 
 def lost(run: Run) -> MagiError | None:
-    """Return what to raise for a run that has no result, or to say beside one: hosts were lost, or failed."""
+    """Return what to raise for a run without a result, or to say along with one: hosts were lost, or failed."""
     problem = once([not_reached(run), *map(told, run.failures)])
     kind = HostUnreachable if run.unreachable else DeploymentFailed
     return kind(problem) if problem else None

@@ -19,9 +19,9 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
 
 
 def curl(url: str) -> str:
-    """Return a command that makes the server of ``url`` answer a question.
+    """Return a command that asks the server at ``url`` a question.
 
-    The answer has a bound: without one, a small model that wanders off may fill its whole context, for many minutes.
+    The answer is limited: otherwise a small model that wanders off may fill its whole context, for many minutes.
     """
     question = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 64}
     return f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{json.dumps(question)}'"

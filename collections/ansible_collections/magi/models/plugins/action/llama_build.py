@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shlex
 import time
@@ -17,10 +18,10 @@ _COMPILED = re.compile(r"^\[(\d+)/(\d+)\] .*?([^/\s]+)$")  # ninja: "[12/217] Bu
 
 
 class ActionModule(ActionBase):
-    """Start the job, keep it alive by watching it, show its progress, hand back the module's result."""
+    """Start the job, keep it alive by watching it, show its progress, return the module's result."""
 
     def run(self, tmp=None, task_vars=None):
-        """Return what the module returns; on failure the end of the log has been shown."""
+        """Return the module's result; on failure, after showing the end of the log."""
         super().run(tmp, task_vars)
         if self._task.check_mode:
             return self._execute_module(task_vars=task_vars)
@@ -36,12 +37,11 @@ class ActionModule(ActionBase):
         return result
 
     def _watch(self, job_id: str, task_vars: dict) -> dict:
-        shell = self._connection._shell
         async_dir = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
         cache_dir = self._task.args.get("cache_dir") or "~/.cache/magi/llama.cpp"
         number = str(self._task.args.get("version")).partition(".")[0]
-        folder = shell.join_path(self._remote_expand_user(cache_dir), number)
-        watched, log = (shlex.quote(shell.join_path(folder, name)) for name in (".watched", "build.log"))
+        folder = posixpath.join(self._remote_expand_user(cache_dir), number)
+        watched, log = (shlex.quote(posixpath.join(folder, name)) for name in (".watched", "build.log"))
         show = _Progress(f"{task_vars['inventory_hostname']}: llama.cpp {number}")
 
         def status(mode: str) -> dict:
@@ -64,7 +64,7 @@ class ActionModule(ActionBase):
 
 
 class _Progress:
-    """Shows the last line of the log that says something new, at most once per poll."""
+    """Shows the last new line of the log, at most once per poll."""
 
     def __init__(self, title: str) -> None:
         self.title, self.last, self.start = title, "", time.monotonic()

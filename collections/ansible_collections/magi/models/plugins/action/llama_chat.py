@@ -1,10 +1,11 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Runs the module llama_chat as an async job and shows the answer as it comes."""
+"""Runs the module llama_chat as an async job and shows the answer as it is written."""
 
 from __future__ import annotations
 
 import json
+import posixpath
 import shlex
 import time
 import uuid
@@ -17,7 +18,7 @@ from ansible.utils.display import Display
 
 JOB_LIMIT = 3600  # seconds
 POLL = 0.2  # seconds
-LOST = 15  # seconds without a word, after which the job itself is asked
+LOST = 15  # after so many seconds without a word, ask the job itself
 
 
 def serving(name: str, hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -31,10 +32,10 @@ def serving(name: str, hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 class ActionModule(ActionBase):
-    """Start the job, show each line of its stream as it comes, hand back the module's result.
+    """Start the job, show each line of its stream as it is written, return the module's result.
 
-    A connection of Ansible gives what a command prints when that has ended, not before; so the module writes a file on
-    the host, and this reads it piece by piece. It works over every connection, and needs no port to be forwarded.
+    Ansible returns a command's output only when the command has ended; so the module writes a file on the host, and
+    this reads it piece by piece. That works over every connection, without forwarding a port.
     """
 
     TRANSFERS_FILES = False
@@ -50,7 +51,7 @@ class ActionModule(ActionBase):
         if self._task.check_mode:
             return {**result, "skipped": True}
         folder = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
-        path = self._connection._shell.join_path(folder, f"magi-chat-{uuid.uuid4().hex}")
+        path = posixpath.join(folder, f"magi-chat-{uuid.uuid4().hex}")
         self._task.async_val = JOB_LIMIT
         job = self._execute_module(module_args={**arguments, "stream_path": path}, task_vars=task_vars, wrap_async=True)
         self._task.async_val = 0
@@ -70,12 +71,12 @@ class ActionModule(ActionBase):
         return {**result, **{key: value for key, value in done.items() if key not in hidden}}
 
     def _follow(self, path: str, status: Any) -> None:
-        """Show what the file gets until it says that it ends, or the job has ended without saying so."""
+        """Show what is written into the file until it says that it ends, or the job has ended without saying so."""
         offset, heard = 1, time.monotonic()
         quoted = shlex.quote(path)
         while True:
             look = f"touch {quoted}.seen; tail -c +{offset} {quoted} 2>/dev/null || true"
-            # Whole lines, of ASCII alone: so characters are bytes, and one that is half written is read next time.
+            # Whole lines of ASCII: so characters are bytes, and a half-written line is read next time.
             text = self._low_level_execute_command(look).get("stdout", "")
             lines = text[: text.rfind("\n") + 1].splitlines()
             offset += sum(len(line) + 1 for line in lines)

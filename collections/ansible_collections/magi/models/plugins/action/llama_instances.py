@@ -25,8 +25,8 @@ def render(
 ) -> list[dict[str, Any]]:
     """Return the files of a plan: path, content, mode, per_instance. A template that renders to nothing makes no file.
 
-    A plain Jinja2 environment, not Ansible's: what comes from model files is only ever a value in it. Each template
-    comes from the first of ``folders`` that has it. Raises ValueError when a value can't be written down.
+    A plain Jinja2 environment, not Ansible's: text from model files is only ever a value in it. Each template comes
+    from the first of ``folders`` that has it. Raises ValueError if a value can't be written into a file.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders),
@@ -53,12 +53,12 @@ def render(
 
 
 def seconds(arguments: Mapping[str, Any], name: str) -> int:
-    """Return an option of the task that the module has too, where it is not given with the module's default."""
+    """Return an option that the task shares with the module, with the module's default."""
     return int(arguments.get(name) or TIMING[name]["default"])
 
 
 def values(plan: Plan, arguments: Mapping[str, Any], model_folders: Sequence[str]) -> dict[str, Any]:
-    """Return what the templates know beside the plan and its instances, from the arguments of the task."""
+    """Return the templates' values beyond the plan and its instances, from the arguments of the task."""
     return {
         "llama_server_path": plan.llama_server_path,
         "stop_timeout": seconds(arguments, "stop_timeout"),
@@ -70,7 +70,7 @@ def values(plan: Plan, arguments: Mapping[str, Any], model_folders: Sequence[str
 
 
 class ActionModule(HostAction):
-    """Render a plan's files on the controller and hand all of them to the module in one call."""
+    """Render a plan's files on the controller and give all of them to the module in one call."""
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Runs the module llama_logs_info, and again and again to follow a log."""
+"""Runs the module llama_logs_info, repeatedly to follow a log."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ansible.utils.display import Display
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 
 POLL = 1  # seconds
-WINDOW = 1000  # lines that are looked at each time; more within one second are passed by
+WINDOW = 1000  # lines to look at each time; if more come within a second, only the last are shown
 
 
 def fresh(before: Sequence[str], after: Sequence[str]) -> Sequence[str]:
     """Return the lines of ``after`` that follow those of ``before``: two looks at the end of one log, which overlap
-    unless it was begun anew. The first line of a look may be cut."""
+    unless the log was started again. The first line of a look may be cut."""
     for overlap in range(min(len(before), len(after)), 0, -1):
         seen = before[-overlap:]
         if list(seen[1:]) == list(after[1:overlap]) and seen[0].endswith(after[0]):
@@ -27,9 +27,9 @@ def fresh(before: Sequence[str], after: Sequence[str]) -> Sequence[str]:
 
 
 class ActionModule(ActionBase):
-    """Read the log of an instance, show it, and where asked to, go on showing what is new.
+    """Read the log of an instance, show it and, to follow it, go on showing new lines.
 
-    Every connection that Ansible has can do this; a command that runs on would print nothing until it ends.
+    This works over every connection of Ansible; the output of a command that runs on would come only at its end.
     """
 
     TRANSFERS_FILES = False

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._plan.layers import option_sets
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.profiles import profile_folders
 from ansible_collections.magi.models.plugins.plugin_utils._profiles.load import ProfileError, find_profile, load_profile
@@ -14,7 +15,11 @@ from ansible_collections.magi.models.plugins.plugin_utils._profiles.load import 
 class ActionModule(ControllerAction):
     """Load and validate a profile; see the module of the same name."""
 
-    SPEC = {"name": {"type": "str", "required": True}, "dir": {"type": "path"}}
+    SPEC = {
+        "name": {"type": "str", "required": True},
+        "dir": {"type": "path"},
+        "options": {"type": "dict", "default": {}},
+    }
     ERRORS = (ProfileError,)
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,4 +30,5 @@ class ActionModule(ControllerAction):
                 f"Profile {arguments['name']} not found: there is no folder {' or '.join(map(str, folders))}; "
                 "make one with your profiles, or set model_server_profiles_dir."
             )
-        return {"profile": load_profile(find_profile(folder, arguments["name"])).to_dict()}
+        profile = load_profile(find_profile(folder, arguments["name"]))
+        return {"profile": profile.to_dict(), "option_sets": option_sets(profile, arguments["options"])}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._config.settings import (
+    MERGED,
     PREFIX,
     SETTINGS,
     SettingError,
@@ -30,7 +31,9 @@ class ActionModule(ControllerAction):
         def values(names: Iterable[str]) -> dict[str, Any]:
             return {name: self._templar.template(task_vars[name]) for name in names}
 
+        merged = tuple(f"{PREFIX}{name}_" for name in MERGED)
         variables = {PREFIX + setting.name for setting in SETTINGS}
+        variables |= {name for name in task_vars if name.startswith(merged)}
         names = variables | {setting.alias for setting in SETTINGS if setting.alias}
         folder = next((folder for folder in profile_folders(task_vars) if folder.is_dir()), None)
         settings, origins = resolve(

@@ -13,8 +13,9 @@ options:
       - By host, the results of its tasks by name, as far as it came, from P(magi.models.registered#filter).
       - The names are C(settings) for M(magi.models.settings_info), C(registry) for M(magi.models.model_registry),
         C(profile) for M(magi.models.profile_info), C(planned) for M(magi.models.deployment_plan), C(gate) for
-        M(magi.models.deployment_gate), C(applied) for M(magi.models.llama_instances) and C(after) for
-        M(magi.models.model_host_info).
+        M(magi.models.deployment_gate), C(applied) for M(magi.models.llama_instances), C(after) for
+        M(magi.models.model_host_info), and C(asked) for M(ansible.builtin.uri) in a loop over
+        P(magi.models.health_questions#filter).
       - A host without any is yet to begin.
     type: dict
     default: {}

@@ -32,6 +32,15 @@ options:
     type: list
     elements: int
     default: []
+  environment:
+    description: Variables that llama-server runs with when it is looked at.
+    type: dict
+    default: {}
+  option_sets:
+    description: Sets of options that the binary is to take, as M(magi.models.profile_info) returns them.
+    type: list
+    elements: dict
+    default: []
   identify:
     description:
       - Ask each running instance at C(/health) whether it is ready, and at C(/v1/models) which model it serves.

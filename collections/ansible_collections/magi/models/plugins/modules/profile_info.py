@@ -25,6 +25,10 @@ options:
     description: The folder of profiles. Where not given, C(profiles) beside the inventory of the host, else beside
       C(ansible.cfg), else in the working directory.
     type: path
+  options:
+    description: Options of the host, which are laid over the profile's and under an entry's, for RV(option_sets).
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -46,4 +50,10 @@ profile:
       - {kind: tier, pattern: Q3, instances: 1, port: null, options: {}}
     options: {}
     strict: false
+option_sets:
+  description: The options of each entry with those of profile and host, each set once.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{ctx_size: 8192, parallel: 2}]
 """

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The addresses that a server binds: where it is reached, who reaches it, what is in its way. Pure."""
+"""The addresses that a server binds: where it answers, who can reach it, what is in its way. Pure."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def overlaps(bound: str, wanted: str) -> bool:
 
 
 def local_url(host: str, port: int) -> str:
-    """Return where a server bound to ``host`` answers, as its own host reaches it."""
+    """Return the URL of a server bound to ``host``, as seen from its own host."""
     address = reachable(host)
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"

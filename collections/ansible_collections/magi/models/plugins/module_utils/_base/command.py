@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A long command whose output goes to a log as it comes, which AnsibleModule.run_command can't do."""
+"""A long command whose output goes to a log at once, which AnsibleModule.run_command can't do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def run_into(log: Path, argv: Sequence[str | os.PathLike[str]], inherit: int, st
     """Run a command, append its output to the log, and return its exit status.
 
     inherit: a file descriptor that the command keeps open, such as that of a lock.
-    still_wanted: called several times a second; when it raises, the command is ended.
+    still_wanted: called several times a second; if it raises, the command is ended.
     """
     with log.open("a") as output:
         process = subprocess.Popen(

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""How many cores this process may use: a scan's workers and the plan's share both start from it."""
+"""How many cores this process may use: the basis for a scan's workers and for the plan's share."""
 
 from __future__ import annotations
 

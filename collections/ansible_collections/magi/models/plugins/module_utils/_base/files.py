@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 class FileWriteError(OSError):
-    """A file could not be written. Its content is the old one, whole; the message names path, cause and remedy."""
+    """A file could not be written, and has its old content; the message has path, cause and remedy."""
 
     def __str__(self) -> str:
         return f"Cannot write {self.filename}: {why(self)}."
@@ -36,7 +36,7 @@ def why(error: OSError, setting: str | None = "another path") -> str:
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Raise FileWriteError for what goes wrong while ``path`` is written."""
+    """Raise FileWriteError for an error while ``path`` is written."""
     try:
         yield
     except OSError as error:
@@ -57,23 +57,23 @@ def check_writable(paths: Iterable[str | os.PathLike[str]]) -> None:
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:
-    """Make a folder, and those above it, for all to enter, whatever the umask. Raises FileWriteError."""
+    """Make a folder and those above it, open to all whatever the umask. Raises FileWriteError."""
     with writing(path):
         missing = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
         for folder in reversed(missing):
             folder.mkdir(exist_ok=True)
             folder.chmod(0o755)
-        Path(path).mkdir(exist_ok=True)  # refuses what is there and is no folder
+        Path(path).mkdir(exist_ok=True)  # refuses anything there that is not a folder
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes, mode: int, *, replace: bool = True) -> None:
     """Replace the file at ``path`` by ``data`` with permission bits ``mode``, durably and all at once.
 
-    Own temporary file in the same folder, fsync, rename, fsync of the folder. A symbolic link is followed,
-    its target is replaced. Nothing is left behind on an error; what an earlier writer that was killed left
-    behind is removed by the next one. Without ``replace``, a file that is there stays as it is.
+    Own temporary file in the same folder, fsync, rename, fsync of the folder. The target of a symbolic link is
+    replaced. An error leaves nothing behind, and the next writer removes what a killed one left. Without ``replace``,
+    an existing file stays as it is.
 
-    Raises FileWriteError when any step fails, for example on a full disk (EEXIST: the file was there).
+    Raises FileWriteError if any step fails, for example on a full disk (EEXIST: the file exists).
     """
     target = Path(os.path.realpath(path))
     with writing(path):
@@ -84,7 +84,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, mode: int, *, replac
             if replace:
                 temporary.replace(target)
             else:
-                os.link(temporary, target)  # unlike a rename, refuses where a file is
+                os.link(temporary, target)  # unlike a rename, refuses an existing file
                 temporary.unlink()
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -121,7 +121,7 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process other than this one has this id: our own id on a leftover is a reused one."""
+    """Whether another process has this id: a leftover with our own id is of an earlier process."""
     if pid == os.getpid():
         return False
     try:

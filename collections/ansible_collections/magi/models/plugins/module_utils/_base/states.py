@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The words for what an instance is, and for what a deployment does with it. Pure."""
+"""The states of an instance, and what a deployment does with it. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum
 
 
 class _Word(str, Enum):
-    """A string with a closed list of values; it prints, compares and travels through JSON as the plain string."""
+    """One of a closed list of strings; it prints, compares and travels through JSON as a plain string."""
 
     def __str__(self) -> str:
         return str(self.value)
@@ -18,7 +18,7 @@ class _Word(str, Enum):
 
 
 class State(_Word):
-    """What an instance is."""
+    """The state of an instance."""
 
     RUNNING = "running"
     STARTING = "starting"
@@ -30,7 +30,7 @@ class State(_Word):
     ORPHANED = "orphaned"
     """It runs without its service manager."""
     ABSENT = "absent"
-    """It is desired, and the host knows nothing of it."""
+    """It is desired, and the host does not have it."""
     UNKNOWN = "unknown"
     """It is desired, and the host could not be asked."""
 
@@ -43,7 +43,7 @@ class ActionKind(_Word):
     STOP = "stop"
     KEEP = "keep"
     QUARANTINE = "quarantine"
-    """Left stopped: it failed for good with just what is desired."""
+    """Left stopped: it failed for good with exactly this configuration."""
     REMOVE = "remove"
 
     @property

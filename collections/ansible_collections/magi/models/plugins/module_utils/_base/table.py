@@ -10,7 +10,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.text import prin
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[object]], numbers: Collection[str] = ()) -> list[str]:
-    """Lines of a table with aligned columns; those whose heads are in ``numbers`` are aligned at the right."""
+    """Lines of a table with aligned columns; those with heads in ``numbers`` are aligned to the right."""
     cells = [[printable(str(cell)) for cell in row] for row in [head, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = [

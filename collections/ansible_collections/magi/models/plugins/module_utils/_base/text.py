@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Words for people: what comes from files and hosts made harmless, numbers with their nouns. Pure."""
+"""Words for people: text from files and hosts made harmless, numbers with their nouns. Pure."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _MAX_LINE = 200  # characters of a name that a file gives itself
 
 
 def printable(text: str) -> str:
-    """``text`` with everything that a terminal or a log would not show as itself written as an escape."""
+    """``text`` with an escape for everything that a terminal or a log would not show as itself."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def one_line(value: Any) -> str | None:
-    """A string that a file gives, as one line of at most 200 characters without control characters; None where it is
-    no string, or nothing is left of it."""
+    """A string from a file as one line of at most 200 characters without control characters; None if it is not a
+    string, or nothing is left of it."""
     if not isinstance(value, str):
         return None
     text = "".join(c if c.isprintable() else " " for c in value[: 8 * _MAX_LINE])
@@ -39,5 +39,5 @@ def is_utf8(text: str) -> bool:
 
 
 def counted(number: int, noun: str) -> str:
-    """``number`` with ``noun``, which is in the plural unless it is one."""
+    """``number`` with ``noun``, in the plural unless it is 1."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._config.environment import environment, wrong_variables
 from ansible_collections.magi.models.plugins.module_utils._config.resources import resources
 
 
@@ -36,6 +38,10 @@ class Entry:
     options: Mapping[str, Any] = field(default_factory=dict)
     resources: Mapping[str, str] = field(default_factory=dict)
     """memory_max, cpu_quota, nice: see resources."""
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    """Variables of the process; None takes one back."""
+    aliases: tuple[str, ...] = ()
+    """Further names by which clients may ask for the model."""
 
     def __str__(self) -> str:
         return f"tier {self.pattern}" if self.kind == "tier" else self.pattern
@@ -54,13 +60,14 @@ class Profile:
     options: Mapping[str, Any]
     strict: bool = False
     resources: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Profile:
-        entries = tuple(Entry(**entry) for entry in data["entries"])
+        entries = tuple(Entry(**{**entry, "aliases": tuple(entry["aliases"])}) for entry in data["entries"])
         return cls(**{**data, "entries": entries})
 
 
@@ -69,6 +76,7 @@ _PROFILE = {
     "description": {"type": "str", "default": ""},
     "enabled_models": {"type": "list", "elements": "raw"},
     "options": {"type": "dict"},
+    "environment": {"type": "dict"},
     "resources": {"type": "dict"},
     "strict": {"type": "bool", "default": False},
 }
@@ -77,10 +85,16 @@ _ENTRY = {
     "tier": {"type": "str"},
     "instances": {"type": "int", "default": 1},
     "port": {"type": "int"},
+    "aliases": {"type": "list", "elements": "str"},
     "options": {"type": "dict"},
+    "environment": {"type": "dict"},
     "resources": {"type": "dict"},
 }
 _WORDS = {"bool": "true or false", "dict": "a mapping", "int": "a whole number", "list": "a list", "str": "a string"}
+
+
+ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
+"""A further name of a model: llama-server takes several with commas between."""
 
 
 class _Reader:
@@ -141,7 +155,22 @@ class _Reader:
             self.refuse((*where, "port"), f"{what}: port needs an exact model id, {what_for}.")
         pattern = pattern.upper() if kind == "tier" else pattern
         limits = self.resources((*where, "resources"), f"{what}: ", valid)
-        return Entry(kind, pattern, instances, port, valid["options"] or {}, limits)
+        variables = self.environment((*where, "environment"), f"{what}: ", valid)
+        aliases = self.aliases((*where, "aliases"), what, valid["aliases"] or ())
+        return Entry(kind, pattern, instances, port, valid["options"] or {}, limits, variables, aliases)
+
+    def aliases(self, where: tuple[str | int, ...], what: str, given: Sequence[str]) -> tuple[str, ...]:
+        for name in given:
+            if not ALIAS.fullmatch(name):
+                self.refuse(where, f"{what}: alias {name!r} must be of letters, digits and . _ - : / @ alone.")
+        return tuple(dict.fromkeys(given))
+
+    def environment(self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any]) -> dict[str, str | None]:
+        given, wrong = valid["environment"] or {}, set()
+        for name, said in wrong_variables(given):
+            wrong.add(name)
+            self.refuse((*where, name), f"{what}environment: {said}")
+        return environment({name: value for name, value in given.items() if name not in wrong})
 
     def resources(self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any]) -> dict[str, str]:
         try:
@@ -166,7 +195,19 @@ def examine_profile(name: str, data: Any) -> tuple[Profile | None, tuple[Problem
     elif not entries and not reader.problems:
         reader.refuse(("enabled_models",), 'enabled_models is empty; enable a model, or "*" for all.')
     limits = reader.resources(("resources",), "", valid)
+    variables = reader.environment(("environment",), "", valid)
+    for index, said in _shared_aliases(entries):
+        reader.refuse(("enabled_models", index, "aliases"), said)
     if reader.problems:
         return None, tuple(reader.problems)
     found = tuple(entry for entry in entries if entry is not None)
-    return Profile(name, valid["description"], found, valid["options"] or {}, valid["strict"], limits), ()
+    return Profile(name, valid["description"], found, valid["options"] or {}, valid["strict"], limits, variables), ()
+
+
+def _shared_aliases(entries: Sequence[Entry | None]) -> Iterator[tuple[int, str]]:
+    """Yield the index of each entry with an alias that is the name of another entry's model, and a sentence."""
+    holder = {entry.pattern: entry.pattern for entry in entries if entry and entry.kind == "model"}
+    for index, entry in enumerate(entries):
+        for alias in entry.aliases if entry else ():
+            if holder.setdefault(alias, entry.pattern) != entry.pattern:
+                yield index, f"entry {index + 1}: alias {alias} is also a name of {holder[alias]}; give it to one."

@@ -19,9 +19,9 @@ _RESOURCES = {
 
 
 def resources(value: Any) -> dict[str, str]:
-    """Return an instance's limits as systemd takes them (systemd.resource-control(5), Nice= in systemd.exec(5)).
+    """Return an instance's limits in systemd's form (systemd.resource-control(5), Nice= in systemd.exec(5)).
 
-    Raises ValueError with what it should be.
+    Raises ValueError, which says what it should be.
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"a mapping of {', '.join(_RESOURCES)}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES
+from ansible_collections.magi.models.plugins.module_utils._config.environment import environment
 from ansible_collections.magi.models.plugins.module_utils._config.resources import resources
 
 PREFIX = "model_server_"
@@ -41,8 +42,10 @@ SETTINGS = (
     Setting("max_startup_time", "seconds", "MODEL_MAX_STARTUP_TIME"),
     Setting("readiness_check_interval", "seconds", "MODEL_READINESS_CHECK_INTERVAL"),
     Setting("concurrent_starts", "bool", "MODEL_CONCURRENT_STARTS"),
+    Setting("health_from", "health_from"),
     Setting("stop_timeout", "seconds", "MODEL_STOP_TIMEOUT"),
     Setting("options", "options"),
+    Setting("environment", "environment"),
     Setting("resources", "resources"),
     Setting("manager", "manager"),
     Setting("home", "path"),
@@ -57,6 +60,10 @@ SETTINGS = (
     Setting("max_fail_percentage", "percentage"),
     Setting("retry_quarantined", "bool"),
 )
+
+MERGED = tuple(setting.name for setting in SETTINGS if setting.type in ("environment", "options", "resources"))
+"""Mappings that several levels of an inventory may add to: each variable that begins with ``model_server_<name>_`` is
+laid over the plain one, in the order of their names."""
 
 _TRUE = {"1", "on", "true", "yes", "y", "enabled"}
 _FALSE = {"0", "off", "false", "no", "n", "disabled"}
@@ -123,6 +130,12 @@ def _manager(value: Any) -> str:
     return str(value)
 
 
+def _health_from(value: Any) -> str:
+    if value not in ("auto", "controller", "host"):
+        raise ValueError("auto, controller or host")
+    return str(value)
+
+
 def _missing(value: Any) -> str:
     if value not in ("keep", "stop"):
         raise ValueError("keep or stop")
@@ -152,6 +165,8 @@ def _percentage(value: Any) -> int:
 
 _CONVERT = {
     "bool": _bool,
+    "environment": environment,
+    "health_from": _health_from,
     "manager": _manager,
     "missing": _missing,
     "options": _options,
@@ -176,8 +191,8 @@ def resolve(
     """Return the settings and where each came from: extra vars over environment over inventory over default.
 
     ``inventory`` holds the role's variables that the inventory gives the host, ``extra`` those of ``-e``, and
-    ``defaults`` what they are without either, by a play or the role (all templated already). An empty environment
-    variable counts as not set.
+    ``defaults`` what they are without either, by a play or the role (all templated already); each also the variables
+    that are laid over one of MERGED. An empty environment variable counts as not set.
 
     Raises SettingError naming the setting, its source and what it should be.
     """
@@ -192,14 +207,32 @@ def resolve(
             (f"inventory {variable}", inventory.get(variable)),
             (f"default {variable}", (defaults or {}).get(variable)),
         )
-        origin, value = next(((o, v) for o, v in candidates if v is not None), ("", None))
-        if value is None:
+        layers = [(origin, value) for origin, value in candidates if value is not None][:1]
+        if setting.name in MERGED:
+            plain_is_extra = bool(layers) and layers[0][0].startswith("-e ")
+            below = [*_laid_over("default", variable, defaults or {}), *_laid_over("inventory", variable, inventory)]
+            above = _laid_over("-e", variable, extra)
+            layers = [*below, *layers, *above] if plain_is_extra else [*layers, *below, *above]
+        converted = [_converted(setting, *layer) for layer in layers]
+        if not layers:
             continue
-        try:
-            values[setting.name] = _CONVERT[setting.type](value)
-        except ValueError as error:
-            raise SettingError(
-                f"Setting {variable} must be {error}, but {origin} is {value!r}; correct it there."
-            ) from None
-        origins[setting.name] = origin
+        values[setting.name] = converted[0]
+        if len(layers) > 1:
+            values[setting.name] = {key: value for part in converted for key, value in part.items()}
+        origins[setting.name] = " + ".join([layers[0][0], *(origin.partition(" ")[2] for origin, _value in layers[1:])])
     return values, origins
+
+
+def _laid_over(source: str, variable: str, given: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    names = sorted(name for name in given if name.startswith(f"{variable}_") and given[name] is not None)
+    return [(f"{source} {name}", given[name]) for name in names]
+
+
+def _converted(setting: Setting, origin: str, value: Any) -> Any:
+    try:
+        return _CONVERT[setting.type](value)
+    except ValueError as error:
+        variable = origin.partition(" ")[2] if setting.name in MERGED else PREFIX + setting.name
+        raise SettingError(
+            f"Setting {variable} must be {error}, but {origin} is {value!r}; correct it there."
+        ) from None

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.cores import cores
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
@@ -29,6 +30,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
     read_listeners,
     sockets_of,
 )
+from ansible_collections.magi.models.plugins.module_utils._host.trial import try_options
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running, Unreadable
 from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_health, ask_models, port_of
 from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_devices, parse_help
@@ -42,24 +44,24 @@ from ansible_collections.magi.models.plugins.module_utils._services.manager impo
 from ansible_collections.magi.models.plugins.module_utils._services.values import Status
 
 
-def read_binary(path: str) -> tuple[Binary | None, str]:
+def read_binary(path: str, environment: Mapping[str, str] | None = None) -> tuple[Binary | None, str]:
     """Return the llama-server at ``path`` with its options, or None and a sentence that says why not.
 
     Runs it three times (``--version``, ``--help``, ``--list-devices``; 5 to 10 ms each, the last longer where a GPU's
-    driver starts) with an empty environment, 20 seconds each at most.
+    driver starts) with ``environment`` alone, 20 seconds each at most.
     """
     path = os.path.expanduser(path)
     try:
         status = os.stat(path)
-        version = _run(path, "--version")
-        options: tuple[Option, ...] = parse_help(_run(path, "--help"))
+        version = _run(environment, path, "--version")
+        options: tuple[Option, ...] = parse_help(_run(environment, path, "--help"))
     except (OSError, subprocess.SubprocessError) as error:
         return None, _why_not(path, error)
     if not any(option.environment == "LLAMA_ARG_MODEL" for option in options):
         return None, f"{path} does not list llama-server's options; is it llama-server?"
     found = re.search(r"version:\s*(.+)", version)
     line = found.group(1).strip() if found else "unknown version"
-    return Binary(path, line, f"{line} {status.st_size} {status.st_mtime_ns}", options, _devices(path)), ""
+    return Binary(path, line, f"{line} {status.st_size} {status.st_mtime_ns}", options, _devices(path, environment)), ""
 
 
 def _why_not(path: str, error: Exception) -> str:
@@ -100,13 +102,13 @@ def _shut(manager: ServiceManager, path: str) -> str:
     )
 
 
-def _devices(path: str) -> tuple[str, ...] | None:
+def _devices(path: str, environment: Mapping[str, str] | None) -> tuple[str, ...] | None:
     with contextlib.suppress(OSError, subprocess.SubprocessError):  # an older build, or a hanging driver
-        return parse_devices(_run(path, "--list-devices"))
+        return parse_devices(_run(environment, path, "--list-devices"))
     return None
 
 
-def _run(*command: str) -> str:
+def _run(environment: Mapping[str, str] | None, *command: str) -> str:
     result = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -114,7 +116,7 @@ def _run(*command: str) -> str:
         stderr=subprocess.STDOUT,
         timeout=20,
         check=True,
-        env={"PATH": os.defpath},
+        env={"PATH": os.defpath, **(environment or {})},
     )
     return result.stdout.decode("utf-8", "replace")
 
@@ -253,6 +255,8 @@ def read_host(
     home: str,
     *,
     llama_server_path: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    option_sets: Iterable[Mapping[str, Any]] = (),
     ports: Iterable[int] = (),
     ask: bool = False,
     must_read: Iterable[str] = (),
@@ -260,11 +264,12 @@ def read_host(
 ) -> Host:
     """Read what a plan or a report needs to know about this host.
 
-    The binary is read if its path is given; listeners are those on ``ports`` and on the ports of instances.
+    The binary is read if its path is given, runs with ``environment``, and is to take each of ``option_sets``.
+    Listeners are those on ``ports`` and on the ports of instances.
     ``must_read`` are files that the servers need, found in ``model_folders``.
     Raises ServiceError when the service manager can't be asked.
     """
-    binary, binary_error = read_binary(llama_server_path) if llama_server_path else (None, "")
+    binary, binary_error = read_binary(llama_server_path, environment) if llama_server_path else (None, "")
     if binary:
         binary_error = _shut(manager, binary.path)
         binary = None if binary_error else binary
@@ -291,6 +296,7 @@ def read_host(
             [*must_read, *([binary.path] if binary and must_read else [])],
             [*model_folders, *([os.path.dirname(binary.path)] if binary else [])],
         ),
+        refused=try_options(binary, option_sets, environment or {}) if binary else (),
         can=manager.capabilities,
     )
 
@@ -300,6 +306,8 @@ HOST_OPTIONS = {
     "llama_server_path": {"type": "path"},
     "port_range": {"type": "list", "elements": "int", "default": [8080, 8099]},
     "ports": {"type": "list", "elements": "int", "default": []},
+    "environment": {"type": "dict", "default": {}},
+    "option_sets": {"type": "list", "elements": "dict", "default": []},
 }
 """The options of a module that inspects its host (argument specification)."""
 
@@ -312,6 +320,8 @@ def inspect_host(
     llama_server_path: str | None,
     port_range: Sequence[int],
     ports: Sequence[int],
+    environment: Mapping[str, str | None],
+    option_sets: Sequence[Mapping[str, Any]],
     identify: bool = False,
     must_read: Sequence[str] = (),
     model_folders: Sequence[str] = (),
@@ -323,6 +333,8 @@ def inspect_host(
         usable(chosen(manager, home, supervisord_path)),
         home,
         llama_server_path=llama_server_path,
+        environment={name: str(value) for name, value in environment.items() if value is not None},
+        option_sets=option_sets,
         ports=[*range(port_range[0], port_range[1] + 1), *ports],
         ask=identify,
         must_read=must_read,

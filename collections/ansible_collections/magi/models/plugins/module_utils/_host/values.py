@@ -145,6 +145,8 @@ class Host:
     """The deployment that is changing the host now."""
     unreadable: tuple[Unreadable, ...] = ()
     """What keeps the servers from the files in question."""
+    refused: tuple[str, ...] = ()
+    """For each set of options in question, what its llama-server says against it; empty where it takes it."""
     can: Capabilities = field(default_factory=Capabilities)
     """The capabilities of its service manager."""
 
@@ -179,6 +181,7 @@ class Host:
                 ),
                 "generation": Generation(**data["generation"]),
                 "silent_configs": tuple(data["silent_configs"]),
+                "refused": tuple(data["refused"]),
                 "unreadable": tuple(
                     Unreadable(**{**item, "paths": tuple(item["paths"])}) for item in data["unreadable"]
                 ),

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Downloaded archives: their checksum, and unpacking that can't leave the folder it unpacks into."""
+"""Downloaded archives: their checksum, and unpacking that can't leave its folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def verify(path: Path, expected: str, remedy: str) -> None:
 def unpack(archive: Path, dest: Path, below: str = "") -> None:
     """Unpack a .tar.* or .zip archive into the new folder dest.
 
-    below: keep only what lies in the folder of this name, and place it at dest itself.
+    below: keep only the content of the folder of this name, and place it at dest itself.
     Names that leave dest, devices, and links to anything but a neighbour in the same folder are refused.
     """
     dest.mkdir(parents=True)

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A llama-server binary on this host: which build it is, and the stable path that points at it."""
+"""A llama-server binary on this host: its build, and the stable path that points at it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BUILD = re.compile(r"\(build (\d+)|^version: (\d+) \((?!build)", re.MULTILINE)
 
 
 def build_of(path: Path) -> int | None:
-    """Build number of the llama.cpp program at path; None when it is missing, doesn't run or tells none."""
+    """Build number of the llama.cpp program at path; None if it is missing, doesn't run or has no number."""
     try:
         done = subprocess.run(
             [path, "--version"], capture_output=True, check=False, text=True, errors="replace", timeout=60
@@ -40,7 +40,7 @@ def link(path: Path, target: Path) -> None:
     """Make path a symbolic link to target, replacing an older link in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.unlink(missing_ok=True)  # of a process that was killed, whose id is ours now
+    new.unlink(missing_ok=True)  # left by a killed process, whose id is ours now
     new.symlink_to(target)
     new.replace(path)
 

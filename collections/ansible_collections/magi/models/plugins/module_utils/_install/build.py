@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Building llama.cpp once from a pinned source package: what is still to be done, and doing it."""
+"""Building llama.cpp once from a pinned source package: which steps are left, and doing them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ansible_collections.magi.models.plugins.module_utils._install.binary import
 from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError, Step
 
 UNWATCHED_SECONDS = 60
-"""Without a touch of its file for so long, nobody watches a build any more."""
+"""If nobody touches its file for so long, nobody watches a build any more."""
 PACKAGES = {"cmake": "cmake", "ninja": "ninja-build", "c++": "g++", "pip": "python3-pip"}
-"""Which Debian package brings a tool."""
+"""The Debian package of each tool."""
 
 
 def missing(steps: list[Step]) -> list[str]:
-    """Return the Debian packages of the tools that these steps need and this host lacks."""
+    """Return the Debian packages of tools that these steps need and this host lacks."""
     tools = [tool for step in steps for tool in step.tools]
     return [PACKAGES[tool] for tool in tools if not (_pip() if tool == "pip" else shutil.which(tool))]
 
@@ -64,7 +64,7 @@ class Build:
         self.recipe = {"package": f"{package}=={version}", "cmake_flags": cmake_flags}
 
     def steps(self) -> list[Step]:
-        """Return what is still to be done, in order. Raises InstallError where the path can't become a link."""
+        """Return the steps that are left, in order. Raises InstallError if the path can't become a link."""
         runs = build_of(self.path) == int(self.number)
         found = runs and self.cache.resolve() not in self.path.resolve().parents
         if found:
@@ -87,7 +87,7 @@ class Build:
         return same and build_of(self.bin / self.targets[0]) == int(self.number)
 
     def run(self) -> None:
-        """Do what is still to be done when no other build of this version is at work any more. Raises InstallError."""
+        """Do the steps that are left, once no other build of this version runs. Raises InstallError."""
         with self._lock():
             self.log.unlink(missing_ok=True)
             for step in self.steps():
@@ -95,7 +95,7 @@ class Build:
 
     @contextlib.contextmanager
     def _lock(self):
-        """Keep two builds of one version apart. The later one waits, as long as somebody watches it."""
+        """Keep two builds of one version apart. The later one waits while somebody watches it."""
         self.root.mkdir(parents=True, exist_ok=True)
         self.watched.touch()
         with (self.root / ".lock").open("w") as file:
@@ -184,7 +184,7 @@ class Build:
             log.write(f"== {text}\n")
 
     def _run(self, argv: list, error: str) -> None:
-        """Run a command into the log; stop it when nobody watches any more."""
+        """Run a command with its output in the log; stop it when nobody watches any more."""
         try:
             # The command inherits the lock: even if this module is killed, no second build joins it.
             status = run_into(self.log, argv, self._locked, self._check_watched)
@@ -194,7 +194,7 @@ class Build:
             raise InstallError(error)
 
     def _check_watched(self) -> None:
-        """The action plugin touches the file; without it nobody would ever stop an abandoned build."""
+        """The action plugin touches the file; without that, nobody would ever stop an abandoned build."""
         if time.time() - self.watched.stat().st_mtime > UNWATCHED_SECONDS:
             raise InstallError(
                 f"the build of llama.cpp {self.number} stopped because nobody watched it: run again to continue"

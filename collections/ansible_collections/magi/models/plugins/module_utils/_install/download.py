@@ -10,7 +10,7 @@ from pathlib import Path
 from ansible.module_utils.urls import open_url
 
 TIMEOUT = 60
-"""Seconds without a byte after which a server counts as gone."""
+"""After so many seconds without a byte, a server counts as gone."""
 
 
 class DownloadError(Exception):

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Installing a release archive of llama.cpp beside the ones before it, and switching to it in one step."""
+"""Installing a release archive of llama.cpp beside earlier ones, and switching to it in one step."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ NAME = "llama-server"
 
 
 class Releases:
-    """The folder of the releases: what is in it, what is current, and how a wanted release gets there.
+    """The folder of the releases: its content, the current one, and how a wanted release gets there.
 
     path: where the link to the llama-server is wanted. tag: name of the release. url and sha256: of its archive.
-    keep: how many releases stay, this one included. Raises InstallError for a tag or a checksum that is none.
+    keep: how many releases stay, this one included. Raises InstallError for an impossible tag or checksum.
     """
 
     def __init__(self, path: Path, folder: Path, *, tag: str, url: str, sha256: str, keep: int) -> None:
@@ -44,7 +44,7 @@ class Releases:
         self.replaced = self.current.readlink().parts[0] if self.current.is_symlink() else ""
 
     def steps(self) -> list[Step]:
-        """Return what is still to be done, in order. Raises InstallError where the path can't become a link."""
+        """Return the steps that are left, in order. Raises InstallError if the path can't become a link."""
         steps = []
         binary = find(self.wanted)
         if binary is None:

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""One step of an installation: what it is called, and what does it."""
+"""One step of an installation: its name, and the function that does it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 
 class InstallError(Exception):
-    """A step can't be done; the message is one sentence with the remedy."""
+    """A step failed; the message is one sentence with the remedy."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Decided, shown and done as one: nobody reads the text again to know what it means."""
+    """Decided, shown and done as one thing: nobody parses its text to know what to do."""
 
     text: str
     do: Callable[[], None]

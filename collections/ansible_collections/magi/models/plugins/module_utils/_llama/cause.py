@@ -78,6 +78,16 @@ _TABLE = (
         "it does not fit into memory ({0}); choose a smaller quantization, ctx_size or n_gpu_layers",
     ),
     (
+        r"llama_init_from_model: (.+ requires .+)",
+        "bad_option",
+        "its options do not go together ({0}); correct them in the profile",
+    ),
+    (
+        r"failed to load multimodal model, '(.+)'",
+        "load_failed",
+        "its projector {0} does not load; correct the option mmproj",
+    ),
+    (
         r"error loading model: (.+)",
         "load_failed",
         "the model does not load ({0}); check the file with gguf_info",

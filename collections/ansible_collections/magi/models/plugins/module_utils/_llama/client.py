@@ -40,9 +40,10 @@ class _Bounded(io.RawIOBase):
 
 
 def request(
-    environment: Mapping[str, str], path: str, timeout: float = 2, key: bytes | None = None
+    environment: Mapping[str, str], path: str, timeout: float = 2, key: bytes | None = None, body: Any = None
 ) -> tuple[int, bytes]:
-    """Return status and at most 1 MiB of body of a GET to the server of ``environment`` (asked_at).
+    """Return status and at most 1 MiB of body of a GET to the server of ``environment`` (asked_at); with a ``body``, of
+    a POST of it as JSON.
 
     Connecting may take ``timeout`` seconds, and the answer as long again. Raises OSError without an answer, also on
     time-out; HTTPException or ValueError for an answer that is not HTTP.
@@ -50,11 +51,15 @@ def request(
     address = reachable(environment.get("LLAMA_ARG_HOST", "127.0.0.1"))
     connection = http.client.HTTPConnection(address, port_of(environment) or 0, timeout=timeout)
     try:
-        connection.request("GET", path, headers={"Authorization": b"Bearer " + key} if key else {})
+        headers: dict[str, str | bytes] = {"Authorization": b"Bearer " + key} if key else {}
+        if body is None:
+            connection.request("GET", path, headers=headers)
+        else:
+            connection.request("POST", path, json.dumps(body), {**headers, "Content-Type": "application/json"})
         bounded = cast(
             socket.socket, _Bounded(connection.sock, time.monotonic() + timeout)
         )  # makefile() is all it needs
-        response = http.client.HTTPResponse(bounded, method="GET")
+        response = http.client.HTTPResponse(bounded, method="GET" if body is None else "POST")
         response.begin()
         return response.status, response.read(1 << 20)
     finally:
@@ -95,9 +100,13 @@ def ask_health(environment: Mapping[str, str]) -> int:
 
 
 def ask_models(environment: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the model ids that the server lists at /v1/models; None if it does not answer, or not with such a list."""
+    """Return the names of models that the server lists at /v1/models; None without such a list for an answer.
+
+    The id there is the first of the aliases as they are sorted, not as they were given.
+    """
     status, body = get(environment, "/v1/models", api_key(environment))
     if status == 200:
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-            return tuple(str(item["id"]) for item in json.loads(body)["data"])
+            items = json.loads(body)["data"]
+            return tuple(dict.fromkeys(str(name) for x in items for name in (x["id"], *x.get("aliases", ()))))
     return None

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which files have equal bytes."""
+"""Finding files with equal bytes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def find_digests(
 ) -> dict[str, str | None]:
     """SHA-256 by path, of ``every`` file, or only of those that may be copies of each other.
 
-    ``alike`` has the files that may be: those of one size and header. They are told from models that only share
-    these by samples, and what is left is read in full, unless its digest is ``known``. None where that fails.
+    ``alike`` has the files that may be: those of one size and header. Samples tell them from models that only share
+    these, and the rest is read in full, unless its digest is ``known``. None if that fails.
     """
     digests: dict[str, str | None] = {}
     for files in alike.values():
@@ -40,7 +40,7 @@ def find_digests(
 
 
 def _maybe_copies(inodes: list[list[FoundFile]]) -> list[list[FoundFile]]:
-    """Of files alike by size and header, those whose samples are equal too."""
+    """Among files of one size and header, those with equal samples."""
     if len(inodes) < 2:
         return []
     by_sample: dict[bytes | None, list[list[FoundFile]]] = defaultdict(list)

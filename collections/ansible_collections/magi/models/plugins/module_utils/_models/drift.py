@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Drift: one id that is different models on different hosts. Pure."""
+"""Drift: one id for different models on different hosts. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible_collections.magi.models.plugins.module_utils._models.model import M
 
 @dataclass(frozen=True)
 class Variant:
-    """What some hosts have under an id."""
+    """The model that some hosts have under an id."""
 
     size_bytes: int
     fingerprint: str
@@ -42,7 +42,7 @@ class Drift:
 def find_drift(models: Mapping[str, Sequence[Model]]) -> list[Drift]:
     """The drift among the models of each host, by id.
 
-    Compared are size and header fingerprint, and the SHA-256 where all hosts that have the model know it.
+    Models differ by size or header fingerprint, or by SHA-256 if all hosts that have the model know it.
     """
     by_id: dict[str, dict[str, Model]] = defaultdict(dict)
     for host, found in models.items():
@@ -61,7 +61,7 @@ def find_drift(models: Mapping[str, Sequence[Model]]) -> list[Drift]:
 
 
 def drift_lines(drifted: Iterable[Drift]) -> list[str]:
-    """Lines for people: each id, and which hosts have which content."""
+    """Lines for people: each id, and the hosts by content."""
     lines = []
     for item in drifted:
         lines.append(f"Drift: {item.id} is not the same on all hosts:")

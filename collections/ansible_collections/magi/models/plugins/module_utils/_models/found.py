@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Files that were found, and what is known of them. Pure."""
+"""Files that were found, and what is known about them. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ansible_collections.magi.models.plugins.module_utils._models.model import F
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A GGUF file that was found, and where; identified by size, mtime and inode."""
+    """A GGUF file and its path; identified by size, mtime and inode."""
 
     path: str
     size: int  # bytes
@@ -30,7 +30,7 @@ class FoundFile:
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A found file and its facts; ``sha256`` where its content had to be compared or was asked for."""
+    """A found file and its facts; ``sha256`` if its content had to be compared or was asked for."""
 
     file: FoundFile
     facts: Facts
@@ -38,5 +38,5 @@ class KnownFile:
 
     @property
     def content(self) -> str:
-        """Equal for two entries only if their bytes are."""
+        """Equal for two entries only if their bytes are equal."""
         return self.sha256 or f"{self.file.device}:{self.file.inode}"

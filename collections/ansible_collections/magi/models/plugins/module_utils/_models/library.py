@@ -4,7 +4,7 @@
 
 A plain tree; the Hugging Face cache (``models--org--repo/snapshots/<revision>/``, links into ``blobs/``);
 LM Studio (``publisher/repo/``); Ollama's store (``manifests/`` that name ``blobs/``). No file is opened here
-but Ollama's manifests: names, links and ``stat`` tell the rest, which is what makes a warm scan fast.
+except Ollama's manifests: names, links and ``stat`` are enough, which makes a warm scan fast.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ansible_collections.magi.models.plugins.module_utils._models.found import F
 from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
 from ansible_collections.magi.models.plugins.module_utils._models.naming import stem
 
-# What downloaders append while they work; aria2 keeps a control file of that name beside the real name.
+# Suffixes of unfinished downloads; aria2 keeps a control file with its suffix beside the real name.
 _PARTIAL = frozenset({"part", "partial", "incomplete", "download", "crdownload", "tmp", "aria2", "!ut"})
 _MAX_MANIFEST = 1 << 20  # bytes; real ones have less than one thousand
 _MAX_DEPTH = 64  # folders
@@ -32,7 +32,7 @@ _BLOB = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class Library:
-    """What lies below the scanned folders, sorted by path."""
+    """The content of the scanned folders, sorted by path."""
 
     files: tuple[FoundFile, ...]
     rejected: tuple[Rejected, ...]
@@ -41,7 +41,7 @@ class Library:
 
 @dataclass
 class _Walk:
-    """What a walk has found so far, and the folders it has been in, by device and inode."""
+    """The finds of a walk so far, and the folders it has seen, by device and inode."""
 
     files: dict[str, FoundFile] = field(default_factory=dict)
     rejected: dict[str, Rejected] = field(default_factory=dict)
@@ -52,10 +52,10 @@ class _Walk:
 
 
 def find(scan_paths: Sequence[str]) -> Library:
-    """Find the GGUF files below ``scan_paths``. Never raises for what lies there: it is reported instead."""
+    """Find the GGUF files below ``scan_paths``. Whatever is there is reported and never raises."""
     walk, missing = _Walk(), []
     for path in scan_paths:
-        top = Path(os.path.normpath(path)).absolute()  # links stay: this is the path that the user knows
+        top = Path(os.path.normpath(path)).absolute()  # links stay: users know this path
         try:
             if top.is_file():
                 _take(walk, top, str(top.parent), ())
@@ -116,7 +116,7 @@ def _walk_folder(
 
 
 def _is_partial(name: str, folder: str) -> bool:
-    """Whether a lower-case name is that of an unfinished GGUF download."""
+    """Whether a lower-case name belongs to an unfinished GGUF download."""
     base, _dot, suffix = name.rpartition(".")
     in_hugging_face_blobs = folder.endswith("/blobs") and "/models--" in folder
     return suffix in _PARTIAL and (base.endswith(".gguf") or (suffix == "incomplete" and in_hugging_face_blobs))
@@ -169,7 +169,7 @@ def _reject_stat(walk: _Walk, path: str, error: OSError) -> None:
 
 
 def _qualifiers(names: tuple[str, ...]) -> tuple[str, ...]:
-    """What tells files of one name apart, best first: the folders above, or a Hugging Face repository."""
+    """Names that tell files of one name apart, best first: the folders above, or a Hugging Face repository."""
     if len(names) >= 3 and "snapshots" in names:
         at = names.index("snapshots")
         if names[at - 1].startswith("models--") and at + 1 < len(names):

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Looking at the disk: the registry if it still describes what is there, else a scan. Writes nothing."""
+"""Looking at the disk: the registry if it still describes the disk, else a scan. Writes nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ansible_collections.magi.models.plugins.module_utils._models.registry impor
     load,
 )
 
-_MANY = 16  # files from which on it pays to start processes
+_MANY = 16  # with fewer files, starting processes does not pay
 
 Progress = Callable[[str], None]
 
@@ -43,17 +43,17 @@ class ScanError(Exception):
 
 @dataclass(frozen=True)
 class Discovery:
-    """What a look at the disk found; nothing is written yet."""
+    """The result of a look at the disk; nothing is written yet."""
 
     registry: Registry
     source: str  # cache or scan
     reason: str | None  # why it was scanned
-    before: Registry | None  # what the file held, if it could be used
+    before: Registry | None  # the file's content, if it could be used
     write: bool  # whether the file is to be written
-    changed: bool  # whether its content is another one
+    changed: bool  # whether its content changes
     warnings: tuple[str, ...]
     lost: tuple[str, ...] = ()
-    """Sentences on folders that are missing, or were emptied since the last scan."""
+    """Sentences on folders that are missing, or have been emptied since the last scan."""
 
 
 def discover(
@@ -108,7 +108,7 @@ def _emptied(before: Registry | None, library: Library, scan_paths: Sequence[str
 
 
 def staleness(known: Registry, library: Library, scan_paths: Sequence[str], checksum: bool) -> str | None:
-    """Why ``known`` no longer describes the files of ``library``, in words, or None if it does."""
+    """Why ``known`` no longer describes the files of ``library``, in words; None if it does."""
     if list(known.scan_paths) != list(scan_paths):
         return "other folders are to be scanned"
     files = known.files
@@ -132,9 +132,9 @@ def scan(
     checksum: bool = False,
     progress: Progress = lambda line: None,
 ) -> Registry:
-    """Read the headers of ``library``, those that ``known`` remembers excepted, and assemble the registry.
+    """Read the headers of ``library`` that ``known`` does not remember, and assemble the registry.
 
-    ``checksum`` adds the SHA-256 of each file; those that are known stay without it too.
+    ``checksum`` adds the SHA-256 of each file; known ones stay without it, too.
     Raises ScanError when none of ``scan_paths`` exists.
     """
     if scan_paths and len(library.missing) == len(scan_paths):
@@ -171,7 +171,7 @@ def _aside(library: Library) -> tuple[tuple[str, str], ...]:
 
 
 def _read(file: FoundFile) -> Memory:
-    """What is to be remembered of one file."""
+    """What to remember about one file."""
     try:
         header = read_header(file.path)
     except GGUFError as error:
@@ -180,7 +180,7 @@ def _read(file: FoundFile) -> Memory:
 
 
 def _read_all(files: Sequence[FoundFile], progress: Progress) -> list[Memory]:
-    """Read headers with all cores we may use, in order; serially where no processes can be had."""
+    """Read headers in order with all cores we may use; with one if no processes can be started."""
     workers = min(cores(), len(files) // _MANY)
     if workers > 1 and "fork" in multiprocessing.get_all_start_methods():
         try:

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Whether the files that are named as shards of one model are one. Pure."""
+"""Whether files with the names of a model's shards make a model. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ansible_collections.magi.models.plugins.module_utils._models.naming import 
 
 
 def misnamed(facts: Facts) -> tuple[str, str]:
-    """Code and reason why a shard that is not named so can't be served."""
+    """Code and reason why a shard without a shard's name can't be served."""
     return "shard_misnamed", (
         f"is one of {facts.split_count} shards but not named so (…-00001-of-{facts.split_count:05}.gguf); "
         "give it back its name, so that llama-server finds the others"
@@ -23,7 +23,7 @@ def misnamed(facts: Facts) -> tuple[str, str]:
 
 
 def shard_fault(members: Sequence[KnownFile], total: int, refused: Sequence[Rejected] = ()) -> tuple[str, str] | None:
-    """Code and reason why shards of one name don't make a model, or None if they do, in order.
+    """Code and reason why shards of one name don't make a model, in the order of the checks; None if they do.
 
     llama.cpp src/llama-model-loader.cpp finds the others by the first one's name, and checks split.count,
     split.no, the names of the tensors and their number.

@@ -58,7 +58,7 @@ def _difference(now: Running, instance: Instance) -> str:
             for key, value in environment.items()
             if key.startswith("LLAMA_ARG_")
         }
-        named = {"api_key_file": environment.get("MAGI_API_KEY_FILE"), "resources": environment.get("MAGI_RESOURCES")}
+        named = {name: environment.get(f"MAGI_{name.upper()}") for name in ("api_key_file", "environment", "resources")}
         return {**found, **{key: value for key, value in named.items() if value}}
 
     old, new = shown(now.environment), shown(instance.environment)

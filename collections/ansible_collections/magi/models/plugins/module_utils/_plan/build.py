@@ -9,23 +9,23 @@ from dataclasses import replace
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
-from ansible_collections.magi.models.plugins.module_utils._base.text import counted
+from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
-from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.actions import decide
 from ansible_collections.magi.models.plugins.module_utils._plan.capacity import share_threads
 from ansible_collections.magi.models.plugins.module_utils._plan.instance import make_instance
+from ansible_collections.magi.models.plugins.module_utils._plan.layers import option_layers, option_set, option_sets
 from ansible_collections.magi.models.plugins.module_utils._plan.leave import kept_instance, leave
 from ansible_collections.magi.models.plugins.module_utils._plan.options import (
     InstanceError,
     checked_string,
-    option_layers,
     resolve_options,
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.ports import assign_ports
-from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, files_of, select
+from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, check_aliases, files_of, select
 from ansible_collections.magi.models.plugins.module_utils._plan.values import (
     AskedForError,
     Instance,
@@ -52,6 +52,7 @@ def build_plan(
     if host.binary is None:
         raise PlanError(f"Host {host_name}: {host.binary_error}")
     wanted, degraded = select(profile, inventory.models, inventory.rejected, host_name)
+    check_aliases(host_name, wanted, inventory.models)
     usable = []
     for item in wanted:
         try:
@@ -93,7 +94,7 @@ def build_plan(
         raise PlanError(f"Host {host_name}: strict is set and {' '.join(degraded)}")
 
     notes = list(ports.notes)
-    instances = tuple(_instances(host_name, usable, ports.of, host, settings, profile))
+    instances = tuple(_instances(host_name, usable, ports.of, host, settings, profile, runs_on))
     actions = tuple(decide(instances, host.instances, leaving, retry=settings.retry_quarantined))
     unchanged = {item.instance for item in actions if item.action is ActionKind.KEEP}
     running = {item.name: item for item in host.instances}
@@ -131,16 +132,37 @@ def _instances(
     host: Host,
     settings: Settings,
     profile: Profile,
+    beside: Sequence[Running],
 ) -> Iterable[Instance]:
     try:
+        _check_trial(host_name, wanted, host, settings, profile)
         resolved = [
             resolve_options(host.binary, option_layers(profile, host_name, settings.options, item)) for item in wanted
         ]
-        for item, options, threads in zip(wanted, resolved, share_threads(resolved, host)):
+        for item, options, threads in zip(wanted, resolved, share_threads(resolved, host, beside)):
             resources = {**profile.resources, **settings.resources, **item.entry.resources}
-            yield make_instance(item, options, resources, threads, ports[item.name], settings.host, host)
+            variables = {**profile.environment, **settings.environment, **item.entry.environment}
+            variables = {
+                name: checked_string(f"{item.where}: the variable {name}", value)
+                for name, value in variables.items()
+                if value is not None
+            }
+            yield make_instance(item, options, resources, variables, threads, ports[item.name], settings.host, host)
     except (InstanceError, KeyFileError) as error:
         raise AskedForError(f"Host {host_name}: {error}") from None
+
+
+def _check_trial(host_name: str, wanted: Sequence[Wanted], host: Host, settings: Settings, profile: Profile) -> None:
+    """Raise InstanceError for options that the host's llama-server was asked to take (option_sets) and refused."""
+    tried = list(zip(option_sets(profile, settings.options), host.refused))
+    for item in wanted:
+        given = option_set(option_layers(profile, host_name, settings.options, item))
+        said = next((said for options, said in tried if options == given), "")
+        if said:
+            raise InstanceError(
+                f"{item.where}: llama-server ({host.binary.version if host.binary else ''}) refuses its options, with "
+                f"those of profile and host: {printable(said)}; correct them."
+            )
 
 
 def open_to_all(instances: Iterable[Instance]) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 
 
 def share_cores(cores: int, claims: Sequence[int | None]) -> list[int]:
@@ -24,9 +24,14 @@ def share_cores(cores: int, claims: Sequence[int | None]) -> list[int]:
     return shares
 
 
-def share_threads(resolved: Sequence[Mapping[str, Any]], host: Host) -> list[int | None]:
-    """Return the threads that each instance gets of ``host``, by its options; None: they or a GPU decide."""
-    shares = share_cores(host.cores, [_claim(options, host) for options in resolved])
+def share_threads(
+    resolved: Sequence[Mapping[str, Any]], host: Host, beside: Sequence[Running] = ()
+) -> list[int | None]:
+    """Return the threads that each instance gets of ``host``, by its options; None: they or a GPU decide.
+
+    ``beside`` are instances that run on as they are.
+    """
+    shares = share_cores(host.cores, [*(_claim(options, host) for options in resolved), *map(_claim_of, beside)])
     return [
         None if "threads" in options or _on_gpu(options, host) else share for options, share in zip(resolved, shares)
     ]
@@ -41,3 +46,9 @@ def _claim(options: Mapping[str, Any], host: Host) -> int | None:
     if "threads" in options:
         return max(int(options["threads"]), 0) if str(options["threads"]).lstrip("-").isdigit() else 0
     return 1 if _on_gpu(options, host) else None
+
+
+def _claim_of(item: Running) -> int | None:
+    """Cores that an instance takes as it runs; None: it shares."""
+    threads = item.environment.get("LLAMA_ARG_THREADS", "")
+    return None if "MAGI_THREADS" in item.environment else int(threads) if threads.isdecimal() else 1

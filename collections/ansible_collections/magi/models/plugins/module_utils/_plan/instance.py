@@ -30,6 +30,7 @@ def make_instance(
     item: Wanted,
     options: dict[str, Any],
     resources: Mapping[str, str],
+    variables: Mapping[str, str],
     threads: int | None,
     port: int,
     address: str,
@@ -56,11 +57,12 @@ def make_instance(
         environment["MAGI_API_KEY_FILE"] = key_file_path(item.where, environment["LLAMA_ARG_API_KEY_FILE"])
     environment |= {
         "LLAMA_ARG_MODEL": item.model.path,
-        "LLAMA_ARG_ALIAS": item.name,
+        "LLAMA_ARG_ALIAS": ",".join([item.name, *item.entry.aliases]),
         "LLAMA_ARG_HOST": address,
         "LLAMA_ARG_PORT": str(port),
         # Spinning in wait starves the other servers of the host: 2 against 193 tokens/s with four on two cores.
         "OMP_WAIT_POLICY": "passive",
+        **variables,
         "MAGI_INSTANCE": item.name,
         "MAGI_HOME": host.home,
         # For who asks later what runs; the label is not part of what the process is made of.
@@ -70,6 +72,8 @@ def make_instance(
     }
     if resources:  # known to the process, so that a change of them is one of what it was started with
         environment["MAGI_RESOURCES"] = " ".join(f"{name}={value}" for name, value in sorted(resources.items()))
+    if variables:
+        environment["MAGI_ENVIRONMENT"] = " ".join(f"{name}={value}" for name, value in sorted(variables.items()))
     if threads is not None:
         environment |= {"LLAMA_ARG_THREADS": str(threads), "MAGI_THREADS": "shared"}
     files = files_of(item.model) if projector == options.get("mmproj") else item.model.files
@@ -87,6 +91,7 @@ def make_instance(
         extra_args=extra_args,
         url=local_url(address, port),
         config_hash=digest,
+        aliases=item.entry.aliases,
         resources=resources,
         threads=threads,
     )

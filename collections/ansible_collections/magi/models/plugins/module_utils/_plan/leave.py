@@ -69,5 +69,6 @@ def kept_instance(item: Running) -> Instance:
         options={},
         environment=environment,
         url=local_url(address, port),
+        aliases=tuple(environment.get("LLAMA_ARG_ALIAS", "").split(",")[1:]),
         config_hash=item.config_hash or "",
     )

@@ -12,9 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import is_utf8
-from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary, Option
-from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted
 
 
 class InstanceError(ValueError):
@@ -53,15 +51,6 @@ def _find(binary: Binary, key: str) -> Option | None:
 
 Layers = Iterable[tuple[str, Mapping[str, Any]]]
 """Pairs of where options are and the options, the later over the earlier."""
-
-
-def option_layers(profile: Profile, host: str, of_host: Mapping[str, Any], item: Wanted) -> Layers:
-    """Return what is said of the options of one instance: the profile's < ``of_host`` < its entry's."""
-    return (
-        (f"Profile {profile.name}, options", profile.options),
-        (f"Host {host}, model_server_options", of_host),
-        (item.where, item.entry.options),
-    )
 
 
 def resolve_options(binary: Binary | None, layers: Layers) -> dict[str, Any]:

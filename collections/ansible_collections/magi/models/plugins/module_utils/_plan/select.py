@@ -12,7 +12,7 @@ from ansible_collections.magi.models.plugins.module_utils._config.profile import
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Model, Rejected
 from ansible_collections.magi.models.plugins.module_utils._models.naming import stem
 from ansible_collections.magi.models.plugins.module_utils._models.quantization import quantization_in, tier_of
-from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError
+from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, PlanError
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,20 @@ def _unique(wanted: list[Wanted], ids: set[str]) -> list[Wanted]:
     return wanted
 
 
+def check_aliases(host: str, wanted: Sequence[Wanted], models: Sequence[Model]) -> None:
+    """Raise AskedForError for an alias that is also the name of another model or instance, or another's alias."""
+    holder = {model.id: model.id for model in models}
+    holder.update({item.name: item.model.id for item in wanted})
+    for item in wanted:
+        for alias in item.entry.aliases:
+            other = holder.setdefault(alias, item.model.id)
+            if other != item.model.id:
+                raise AskedForError(
+                    f"Host {host}: {item.where}: alias {alias} of {item.model.id} is also a name of {other}; "
+                    "give it to one of the two."
+                )
+
+
 def files_of(model: Model) -> list[FileVersion]:
     """Return what a server of ``model`` reads: its file or shards, and the projector beside them."""
     return [*model.files, *([model.mmproj] if model.mmproj else [])]
@@ -84,7 +98,8 @@ def files_of(model: Model) -> list[FileVersion]:
 
 _NO_MODELS = frozenset(
     {
-        *("foreign_format", "image_model", "imatrix", "no_architecture", "speech_model", "text_encoder", "vocab_only"),
+        *("encoder_decoder", "foreign_format", "image_model", "imatrix", "no_architecture", "speech_model"),
+        *("text_diffusion", "text_encoder", "vision_model", "vocab_only"),
         *("link_loop", "not_regular", "too_deep"),
     }
 )

@@ -42,6 +42,8 @@ class Instance:
     url: str = ""
     """Where it is reached on its own host, without a slash at the end."""
     config_hash: str = ""
+    aliases: tuple[str, ...] = ()
+    """Further names by which clients may ask for it."""
     resources: Mapping[str, str] = field(default_factory=dict)
     """Limits that the service manager sets: memory_max, cpu_quota, nice."""
     threads: int | None = field(default=None)
@@ -54,7 +56,7 @@ class Instance:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Instance:
-        return cls(**{**data, "extra_args": tuple(data["extra_args"])})
+        return cls(**{**data, "extra_args": tuple(data["extra_args"]), "aliases": tuple(data["aliases"])})
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ class Settings:
     port_range: tuple[int, int]
     host: str = "127.0.0.1"
     options: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
     resources: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
     missing: str = "keep"

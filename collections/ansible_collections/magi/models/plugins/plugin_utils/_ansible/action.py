@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the actions have in common that run on the controller alone."""
+"""What our action plugins have in common."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 TARGET_PYTHON = (3, 9)
-"""The oldest Python that our modules run on."""
+"""The oldest Python for our modules."""
 
 
 class HostAction(ActionBase):
-    """An action that runs modules of ours on its host, and names the host in what they fail with."""
+    """An action that runs our modules on its host, and names the host in their failures."""
 
     TRANSFERS_FILES = False
 
@@ -29,7 +29,7 @@ class HostAction(ActionBase):
         result: dict[str, Any] = self._execute_module(name, module_args=dict(arguments), task_vars=variables)
         if result.get("failed"):
             host = f"Host {variables['inventory_hostname']}: "
-            # A module of ours that could run has a message; Ansible words the others, from the exception's last line.
+            # Our modules fail with a message; if one could not even run, Ansible makes it of the exception's last line.
             python = None if _ran(result) else self._python(variables)
             if python and tuple(map(int, python.split(".")[:2])) < TARGET_PYTHON:
                 need = ".".join(map(str, TARGET_PYTHON))
@@ -42,7 +42,7 @@ class HostAction(ActionBase):
         return result
 
     def _python(self, variables: Mapping[str, Any]) -> str | None:
-        """Return the version of the Python that Ansible takes on the host; None where that can't be told."""
+        """Return the version of the Python that Ansible uses on the host; None if unknown."""
         given = self._templar.template(variables.get("ansible_python_interpreter", "auto"))
         if str(given).startswith("auto"):
             given = variables.get("ansible_facts", {}).get("discovered_interpreter_python", "python3")
@@ -53,7 +53,7 @@ class HostAction(ActionBase):
 
 
 def _ran(result: Mapping[str, Any]) -> bool:
-    """Whether a module that failed came so far that it could say why."""
+    """Whether a failed module could say why."""
     return result.get("unreachable", False) or ("msg" in result and "module_stdout" not in result)
 
 

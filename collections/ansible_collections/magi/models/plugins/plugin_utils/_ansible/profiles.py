@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Where the profiles of a play are, if nobody says so."""
+"""The default folders of a play's profiles."""
 
 from __future__ import annotations
 

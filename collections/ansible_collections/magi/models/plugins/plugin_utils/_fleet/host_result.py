@@ -1,11 +1,11 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""From the results of the tasks that deployed a host to what became of it."""
+"""From the results of the tasks that deployed a host to its outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
@@ -18,6 +18,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     wrong_server,
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Instance, Plan, overtaken
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, answers
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready
 
@@ -34,13 +35,15 @@ class HostResult:
     max_startup_time: int = 0
     """Seconds."""
     generation: Generation | None = None
-    """The state that the deployment left the host in; None: it got no answer."""
+    """The state of the host after the deployment; None: no answer."""
     trouble: Cause | None = None
     """Why the host as a whole was not deployed: host_unreachable, host_failed or held_back."""
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    """By instance, what clients are told that ask for its health; of those that were launched."""
 
 
 TASKS = ("settings", "registry", "profile", "planned", "applied", "after")
-"""The tasks that a host may fail in, in their order."""
+"""The tasks in which a host may fail, in their order."""
 
 
 def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
@@ -80,11 +83,13 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
         int(seen["settings"]["settings"]["max_startup_time"]),
         Generation(**applied["generation"]) if applied.get("generation") else None,
         problem,
+        answers((seen.get("asked") or {}).get("results") or ()),
     )
 
 
 def cause_of(instance: Instance, result: HostResult) -> Cause | None:
-    """Return why the instance is not ready, or None when it is: it answers healthy, and it is the one that answers."""
+    """Return why the instance is not ready, or None when it is: it answers healthy, also to its clients
+    where they were asked for, and it is the one that answers."""
     outcome = next((item for item in result.results if item.instance == instance.name), None)
     if outcome and outcome.cause:
         return outcome.cause
@@ -92,7 +97,8 @@ def cause_of(instance: Instance, result: HostResult) -> Cause | None:
         return result.trouble or Cause("host_failed", "the host could not be asked; run again")
     now = next((item for item in result.after.instances if item.name == instance.name), None)
     if now and now.pid and is_ready(now, result.after):
-        return None
+        answer = result.answers.get(instance.name)
+        return answer.cause if answer else None
     if result.generation and not result.after.generation.same(result.generation):
         return overtaken(result.after.generation)
     if result.trouble:  # nothing was launched, so nobody waited: what serves, serves

@@ -45,6 +45,7 @@ def build_report(hosts: Sequence[HostResult]) -> dict[str, Any]:
                     "model_id": instance.model_id,
                     "instance": instance.name,
                     "display_name": instance.display_name,
+                    "aliases": list(instance.aliases),
                     "tier": instance.tier,
                     "host": result.name,
                     "address": instance.address,

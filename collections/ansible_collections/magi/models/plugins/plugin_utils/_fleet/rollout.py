@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The order in which the hosts of a fleet are deployed, and when a rollout goes no further. Pure."""
+"""The order in which the hosts of a fleet are deployed, and when a rollout stops. Pure."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
                     "model_id": item.environment.get("MAGI_MODEL_ID", item.name),
                     "instance": item.name,
                     "display_name": item.environment.get("MAGI_DISPLAY_NAME", item.name),
+                    "aliases": item.environment.get("LLAMA_ARG_ALIAS", "").split(",")[1:],
                     "tier": item.environment.get("MAGI_TIER"),
                     "host": name,
                     "address": address,

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""YAML and JSON files that people write: their data, and the line on which each part of it stands."""
+"""YAML and JSON files that people write: their data, and the line of each part."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Remark:
 
     path: str
     line: int | None
-    """From 1; None where it is about no line."""
+    """From 1; None if it is not about a line."""
     message: str
 
     def __str__(self) -> str:
@@ -31,7 +31,7 @@ class Remark:
 
 
 class DocumentError(ValueError):
-    """A file can't be read; ``remark`` says which, on which line, and why."""
+    """A file can't be read; ``remark`` says which, where, and why."""
 
     def __init__(self, remark: Remark) -> None:
         super().__init__(str(remark))
@@ -44,10 +44,10 @@ class Document:
     data: Any
     lines: Mapping[Where, int]
     repeated: tuple[Where, ...] = ()
-    """Keys that stand more than once in their mapping: YAML silently takes the last."""
+    """Keys that their mapping has more than once: YAML silently takes the last."""
 
     def remark(self, where: Where, message: str) -> Remark:
-        """Return a remark on the line of ``where``, or of what holds it where it has none of its own."""
+        """Return a remark on the line of ``where``, or of its parent if it has no line of its own."""
         while where and where not in self.lines:
             where = where[:-1]
         return Remark(self.path, self.lines.get(where), message)
@@ -94,14 +94,15 @@ def unquoted(line: str) -> str | None:
 
 
 def _json(path: str, text: str) -> Document:
-    """Read JSON as JSON, for YAML knows neither its tabs nor its pairs of surrogates; braces may also begin YAML."""
+    """Read JSON as JSON, since YAML knows neither its tabs nor its surrogate pairs; YAML may begin with a brace,
+    too."""
     try:
         data = json.loads(text)
     except ValueError as error:
         if path.endswith(".json") and isinstance(error, json.JSONDecodeError):
             raise DocumentError(Remark(path, error.lineno, f"it is not valid JSON: {error.msg}.")) from None
         return _yaml(path, text)
-    # Valid JSON has no tab within a string, so its lines can be found by the YAML parser all the same.
+    # Valid JSON has no tab within a string, so the YAML parser still finds its lines.
     return replace(_yaml(path, text.replace("\t", " ")), data=data)
 
 

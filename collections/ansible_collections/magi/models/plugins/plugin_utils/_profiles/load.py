@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Profiles as files: the one way in which a deployment, the verbs and plain Ansible read one."""
+"""Profiles as files: a deployment, the verbs and plain Ansible all read them here."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ansible_collections.magi.models.plugins.plugin_utils._profiles.document imp
 
 
 class ProfileError(ValueError):
-    """A profile can't be used; the message names it, its file, the line, what is wrong and the remedy."""
+    """A profile can't be used; the message has its name, file and line, what is wrong and the remedy."""
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""What a profile may be called."""
+"""The names that a profile may have."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A profile's file, read and examined."""
+    """A profile's file, read and checked."""
 
     path: Path
     profile: Profile | None
-    """None where anything is wrong with it."""
+    """None if anything is wrong with it."""
     remarks: tuple[Remark, ...]
-    """What is wrong, in the order of its lines."""
+    """What is wrong, in the order of the lines."""
 
     @property
     def name(self) -> str:
@@ -42,10 +42,10 @@ class Checked:
 
 
 def check_profile(path: Path, further: Callable[[Profile], Iterable[tuple[Where, str]]] = lambda _: ()) -> Checked:
-    """Return a profile's file with all that is wrong with it: ``further`` says what else is of one that is sound so
-    far, as pairs of a place in the document and a sentence."""
+    """Return a profile's file with all its mistakes. For a sound one, ``further`` returns more of them, as pairs of a
+    place in the document and a sentence."""
     try:
-        # Plain YAML, not Ansible's: a profile is data, and no template in it is ever run.
+        # Plain YAML, not Ansible's: a profile is data, and no template in it ever runs.
         document = read_document(path)
     except DocumentError as error:
         return Checked(path, None, (error.remark,))

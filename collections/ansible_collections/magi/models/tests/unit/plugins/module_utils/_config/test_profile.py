@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import yaml
 from ansible_collections.magi.models.plugins.module_utils._config.profile import (
@@ -83,7 +85,7 @@ def test_what_is_wrong_with_a_profile_is_one_sentence(data, said):
         ({"enabled_model": ["*"]}, {("enabled_model",): 'unknown key "enabled_model": did you mean "enabled_models"?'}),
         (
             {"enabled_models": ["*"], "colour": 1},
-            {("colour",): "the keys are name, description, enabled_models, options, resources, strict."},
+            {("colour",): "the keys are name, description, enabled_models, options, environment, resources, strict."},
         ),
         (
             {
@@ -109,3 +111,72 @@ def test_every_problem_is_found_with_its_place(data, problems):
     assert said.keys() >= problems.keys()
     for where, message in problems.items():
         assert message in said[where]
+
+
+def examined(entries, **more):
+    profile, problems = examine_profile("p", {"enabled_models": entries, **more})
+    return profile, {problem.where: problem.message for problem in problems}
+
+
+def test_variables_and_aliases_are_read_and_survive_the_way_through_json():
+    entry = {
+        "model": "a",
+        "environment": {"A": 1, "B": None},
+        "aliases": ["chat", "gpt-4o-mini", "org/model:8b", "chat"],
+    }
+    profile, problems = examined([entry], environment={"HSA_OVERRIDE_GFX_VERSION": "11.0.0"})
+    assert problems == {}
+    assert profile.environment == {"HSA_OVERRIDE_GFX_VERSION": "11.0.0"}
+    assert profile.entries[0].environment == {"A": "1", "B": None}
+    assert profile.entries[0].aliases == ("chat", "gpt-4o-mini", "org/model:8b")
+    assert Profile.from_dict(json.loads(json.dumps(profile.to_dict()))) == profile
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LLAMA_ARG_CTX_SIZE", 1, "is llama-server's own; give the option that it stands for"),
+        ("MAGI_HOME", "x", "is set by the deployment"),
+        ("HOME", "/x", "is set by the deployment"),
+        ("HF_TOKEN", "x", "looks like a secret"),
+        (
+            "AWS_SECRET_ACCESS_KEY",
+            "x",
+            "looks like a secret, which others on the host could read there; put it into a file",
+        ),
+        ("a-b", "x", "is no name of a variable"),
+        ("1A", "x", "is no name of a variable"),
+        ("A", True, "must be a string or a number, not True; quote it"),
+        ("A", [1], "must be a string or a number"),
+    ],
+)
+def test_a_variable_that_can_not_be_given_is_named_with_its_place(name, value, said):
+    profile, problems = examined([{"model": "a", "environment": {name: value}}], environment={name: value})
+    assert profile is None
+    assert said in problems["environment", name]
+    assert problems["enabled_models", 0, "environment", name].startswith(f"entry 1: environment: {name} ")
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "HF_TOKEN_PATH", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "_x"])
+def test_a_variable_that_can_be_given(name):
+    assert examined(["a"], environment={name: "x"})[1] == {}
+
+
+@pytest.mark.parametrize("alias", ["a,b", "a b", "", "-a", "é", "a\n"])
+def test_an_alias_that_llama_server_would_not_take_as_one_is_refused(alias):
+    assert "entry 1: alias" in examined([{"model": "a", "aliases": [alias]}])[1]["enabled_models", 0, "aliases"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "wrong"),
+    [
+        ([{"model": "a", "aliases": ["x"]}, {"model": "b", "aliases": ["x"]}], {1: "alias x is also a name of a"}),
+        ([{"model": "a", "aliases": ["b"]}, "b"], {0: "alias b is also a name of b"}),
+        ([{"model": "a", "aliases": ["x"]}, {"model": "a", "aliases": ["x"]}], {}),
+    ],
+)
+def test_an_alias_is_the_name_of_one_model(entries, wrong):
+    problems = examined(entries)[1]
+    assert problems.keys() == {("enabled_models", index, "aliases") for index in wrong}
+    for index, said in wrong.items():
+        assert said in problems["enabled_models", index, "aliases"]

@@ -117,3 +117,57 @@ LIMITS += [("memory_max", "99999999T"), ("cpu_quota", "150"), ("nice", 20)]
 def test_limits_that_systemd_would_ignore_are_refused(name, value):
     with pytest.raises(SettingError, match=f"^Setting model_server_resources must be a mapping whose {name} is"):
         resolve({"model_server_resources": {name: value}}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("inventory", "extra", "defaults", "options", "origin"),
+    [
+        (
+            {"": {"a": 1}, "_keys": {"b": 2}},
+            {},
+            {},
+            {"a": 1, "b": 2},
+            "inventory model_server_options + model_server_options_keys",
+        ),
+        # in the order of their names, the plain one below all
+        ({"_b": {"a": 3}, "_a": {"a": 2}, "": {"a": 1}}, {}, {}, {"a": 3}, None),
+        # what takes an option back does so too
+        ({"": {"a": 1}, "_x": {"a": None}}, {}, {}, {"a": None}, None),
+        ({"_x": {"b": 2}}, {}, {"": {}}, {"b": 2}, "default model_server_options + model_server_options_x"),
+        ({"_x": {"b": 2}}, {}, {}, {"b": 2}, "inventory model_server_options_x"),
+        # -e is over all that an inventory says
+        ({"": {"a": 1}, "_x": {"b": 1, "c": 1}}, {"": {"b": 2}}, {}, {"b": 2, "c": 1}, None),
+        ({"": {"a": 1}, "_x": {"b": 1}}, {"_a": {"b": 2}}, {}, {"a": 1, "b": 2}, None),
+    ],
+)
+def test_levels_of_an_inventory_are_laid_over_each_other(inventory, extra, defaults, options, origin):
+    given = [
+        {f"model_server_options{name}": value for name, value in part.items()} for part in (inventory, extra, defaults)
+    ]
+    values, origins = resolve(given[0], {}, given[1], given[2])
+    assert values["options"] == options
+    assert origin is None or origins["options"] == origin
+
+
+def test_the_key_file_of_a_group_stays_where_a_host_has_options_of_its_own():
+    inventory = {"model_server_options": {"ctx_size": 1}, "model_server_options_keys": {"api_key_file": "/etc/keys"}}
+    assert resolve(inventory, {}, {})[0]["options"] == {"ctx_size": 1, "api_key_file": "/etc/keys"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("model_server_options_x", 1, "Setting model_server_options_x must be a mapping of llama-server options"),
+        ("model_server_resources_x", {"nice": 99}, "Setting model_server_resources_x must be a mapping whose nice is"),
+        (
+            "model_server_environment_x",
+            {"HF_TOKEN": "x"},
+            "Setting model_server_environment_x must be a mapping of variables",
+        ),
+        ("model_server_environment", {"MAGI_X": "x"}, "MAGI_X is set by the deployment"),
+    ],
+)
+def test_what_is_wrong_in_a_level_is_named(variable, value, said):
+    with pytest.raises(SettingError) as error:
+        resolve({variable: value}, {}, {})
+    assert said in str(error.value)

@@ -77,6 +77,18 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
             "44789760",
         ),
         ("E llama_model_load: error loading model: something new", "", "load_failed", "something new"),
+        (
+            "E llama_init_from_model: quantized V cache requires flash_attn",
+            "",
+            "bad_option",
+            "V cache requires flash_attn",
+        ),
+        (
+            "E srv load_model: failed to load multimodal model, '/x'",
+            "",
+            "load_failed",
+            "its projector /x does not load",
+        ),
         ("", "oom-kill, exit status 9", "out_of_memory", "oom-kill"),
         ("", "signal, exit status 9", "out_of_memory", "exit status 9"),
         ("", "terminated by SIGKILL", "out_of_memory", "SIGKILL"),

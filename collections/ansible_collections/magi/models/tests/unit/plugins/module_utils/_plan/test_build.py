@@ -7,6 +7,7 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._host.values import Unreadable
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
+from ansible_collections.magi.models.plugins.module_utils._plan.layers import option_sets
 from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, Plan, PlanError
 from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
@@ -14,6 +15,7 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders im
     host,
     model,
     plan,
+    profile,
     running,
     settings,
 )
@@ -236,3 +238,64 @@ def test_an_instance_whose_file_can_not_be_read_any_more_is_warned_of():
     (warning,) = value.warnings
     assert warning.startswith("Host gpu1: a-q2_k can't be started: /models/a-q2_k.gguf (-rw-------) is not readable")
     assert warning.endswith("chmod o+r /models/a-q2_k.gguf.")
+
+
+def test_variables_of_the_profile_the_host_and_the_entry_reach_the_process():
+    value = plan(
+        {"model": "a-q2_k", "environment": {"A": "3", "D": None}},
+        "d-q4_1",
+        environment={"A": "1", "B": "1", "D": "1", "OMP_WAIT_POLICY": "active"},
+        with_settings=settings(environment={"A": "2", "C": "2"}),
+    )
+    first, second = value.instances
+    assert [first.environment.get(name) for name in "ABCD"] == ["3", "1", "2", None]
+    assert [second.environment.get(name) for name in "ABCD"] == ["2", "1", "2", "1"]
+    assert first.environment["OMP_WAIT_POLICY"] == "active"
+    # a change restarts the instance, and says what changed
+    now = host(running(second, environment=dict(second.environment)))
+    (action,) = plan("d-q4_1", environment={"A": "9"}, on=now).actions
+    assert action.action == "restart"
+    assert action.reason.startswith("environment A=2 B=1 C=2 D=1 OMP_WAIT_POLICY=active → A=9")
+
+
+def test_a_variable_that_no_service_file_can_hold_is_refused():
+    with pytest.raises(AskedForError, match="the variable A has control characters"):
+        plan("a-q2_k", environment={"A": "\x1b"})
+
+
+def test_aliases_reach_the_server():
+    value = plan({"model": "a-q2_k", "instances": 2, "aliases": ["chat", "gpt-4o-mini"]})
+    assert [item.environment["LLAMA_ARG_ALIAS"] for item in value.instances] == [
+        "a-q2_k,chat,gpt-4o-mini",
+        "a-q2_k-2,chat,gpt-4o-mini",
+    ]
+    assert value.instances[1].aliases == ("chat", "gpt-4o-mini")
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([{"tier": "Q4", "aliases": ["chat"]}], "alias chat of d-q4_1 is also a name of c-q4_k_m"),
+        ([{"model": "a-q2_k", "aliases": ["d-q4_1"]}], "alias d-q4_1 of a-q2_k is also a name of d-q4_1"),
+        ([{"model": "a-*", "aliases": ["b-q3_k_m"]}], "alias b-q3_k_m of a-q2_k is also a name of b-q3_k_m"),
+    ],
+)
+def test_an_alias_is_the_name_of_one_model(entries, said):
+    with pytest.raises(AskedForError) as error:
+        plan(*entries)
+    assert said in str(error.value)
+
+
+def test_options_that_the_host_s_build_refused_are_named_before_anything_changes():
+    entry = {"model": "a-q2_k", "options": {"cache_type_k": "q9_0"}}
+    assert option_sets(profile("d-q4_1", entry, options={"parallel": 2}), {"ctx-size": 1, "api_key_file": "/k"}) == [
+        {"parallel": 2, "ctx_size": 1},
+        {"parallel": 2, "ctx_size": 1, "cache_type_k": "q9_0"},
+    ]
+    with pytest.raises(AskedForError) as error:
+        plan("d-q4_1", entry, on=host(refused=("Unsupported cache type: q9_0",)))
+    assert str(error.value) == (
+        "Host gpu1: Profile test, entry 2 (a-q2_k): llama-server (11434) refuses its options, with those of profile and "
+        "host: Unsupported cache type: q9_0; correct them."
+    )
+    assert plan("d-q4_1", entry, on=host(refused=("",))).degraded == ()

@@ -111,3 +111,10 @@ def test_what_is_no_model_degrades_nothing(code):
 def test_a_folder_that_is_lost_degrades():
     value = plan("a-q2_k", lost=["The folder to scan /mnt is empty."])
     assert value.degraded == ("Host gpu1: The folder to scan /mnt is empty.",)
+
+
+def test_what_runs_on_has_its_share_of_the_cores():
+    now = host(*map(runs, FIRST.values()))
+    value = plan("*", models=[A, B, D], on=now)
+    assert {item.threads for item in value.instances} == {2}
+    assert value.notes == ()

@@ -124,6 +124,7 @@ def test_the_shape_of_a_report():
                 "model_id": "a-q2_k",
                 "instance": "a-q2_k",
                 "display_name": "A-Q2_K",
+                "aliases": [],
                 "tier": "Q2",
                 "host": "gpu1",
                 "address": "127.0.0.1",

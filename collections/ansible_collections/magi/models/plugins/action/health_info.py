@@ -1,0 +1,37 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import (
+    Examined,
+    build_health,
+    health_lines,
+    health_problems,
+)
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import answers
+
+
+def examined(seen: Mapping[str, Any]) -> Examined:
+    looked = (seen.get("looked") or {}).get("host")
+    return Examined(
+        Host.from_dict(looked) if looked else None,
+        answers((seen.get("asked") or {}).get("results") or ()),
+        (seen.get("probed") or {}).get("probes") or {},
+    )
+
+
+class ActionModule(ControllerAction):
+    """Say which servers serve; see the module of the same name."""
+
+    SPEC = {"hosts": {"type": "dict", "required": True}}
+
+    def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
+        hosts = {name: examined(seen) for name, seen in arguments["hosts"].items()}
+        document = build_health(hosts)
+        self.show(["", *health_lines(document), ""])
+        return {"health": document, "problems": health_problems(document, hosts)}

@@ -1,0 +1,79 @@
+#!/usr/bin/python
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: llama_probe
+short_description: Ask each instance of a host for one token
+version_added: 0.1.0
+author:
+  - The magi.models maintainers (@magi-models)
+description:
+  - Asks all running instances at the same time, on their own host, for one token of completion, or one embedding or one
+    rerank where they were started for these. C(/health) answers 200 also where a GPU hangs.
+  - The API key of an instance, if it has one, is read from its file on the host and never leaves it.
+extends_documentation_fragment:
+  - magi.models.attributes
+  - magi.models.services
+attributes:
+  check_mode:
+    support: full
+    details: This module changes nothing.
+  diff_mode:
+    support: N/A
+    details: This module changes nothing.
+  idempotent:
+    support: full
+    details: This module changes nothing.
+options:
+  timeout:
+    description: Seconds that an instance may take. One that works on other requests answers later.
+    type: int
+    default: 60
+"""
+
+EXAMPLES = r"""
+- name: Ask each instance for one token
+  magi.models.llama_probe:
+    home: /etc/magi
+  register: probed
+"""
+
+RETURN = r"""
+probes:
+  description: By instance, why it did not do its work, and how to mend that; empty where it did.
+  returned: success
+  type: dict
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
+from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
+from ansible_collections.magi.models.plugins.module_utils._llama.probe import probe
+from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={**SERVICE_OPTIONS, "timeout": {"type": "int", "default": 60}}, supports_check_mode=True
+    )
+    params = module.params
+    home = params["home"]
+    try:
+        found = usable(chosen(params["manager"], home, params["supervisord_path"])).status()
+    except ServiceError as error:
+        module.fail_json(msg=str(error))
+    sockets = listening_sockets()
+    asked = {name: asked_at(home, name, status.pid, sockets) for name, status in found.items() if status.pid}
+    with ThreadPoolExecutor(max(1, len(asked))) as pool:
+        said = pool.map(lambda environment: probe(environment, params["timeout"]), asked.values())
+        module.exit_json(changed=False, probes=dict(zip(asked, said)))
+
+
+if __name__ == "__main__":
+    main()

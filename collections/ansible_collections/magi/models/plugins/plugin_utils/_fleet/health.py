@@ -1,0 +1,87 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Whether all that was deployed serves: from a look at the hosts, and what clients are told. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
+from ansible_collections.magi.models.plugins.module_utils._base.text import printable
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause, find_cause, wrong_server
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status, status_lines
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What is known of a host."""
+
+    host: Host | None = None
+    """None: it could not be asked."""
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    """By instance, what its clients are told."""
+    probes: Mapping[str, str] = field(default_factory=dict)
+    """By instance, why it did not do its work; empty where it did."""
+
+
+def cause_of(now: Running, examined: Examined) -> Cause | None:
+    """Return why an instance of an examined host does not serve, or None where it does."""
+    if now.state is State.STOPPED:
+        return Cause("stopped", "it is stopped; magi up starts it")
+    if now.state in (State.FAILED, State.BACKOFF):
+        return find_cause(now.log, now.exit_status, now.memory_max)
+    if now.health == 503:
+        return Cause("loading", "it still loads its model; ask again in a moment")
+    if now.health != 200:
+        said = f"answers HTTP status {now.health}" if now.health else "does not answer"
+        return Cause("not_ready", f"it {said} at /health; see its log (magi logs)")
+    if examined.host is None or not is_ready(now, examined.host):
+        return wrong_server(now.name, now.model_ids or ())
+    answer = examined.answers.get(now.name)
+    if answer and answer.cause:
+        return answer.cause
+    probed = examined.probes.get(now.name)
+    return Cause("no_work", probed) if probed else None
+
+
+def build_health(hosts: Mapping[str, Examined]) -> dict[str, Any]:
+    """Return what runs, as build_status does, with what does not serve and why in summary.failed."""
+    document = build_status({name: examined.host for name, examined in hosts.items()})
+    failed = []
+    for server in document["servers"]:
+        examined = hosts[server["host"]]
+        now = next(item for item in examined.host.instances if item.name == server["instance"])  # type: ignore[union-attr]
+        cause = cause_of(now, examined)
+        server["is_ready"] = cause is None
+        answer = examined.answers.get(now.name)
+        if answer:
+            server["asked"] = {"url": answer.question.url, "by": answer.question.by, "status": answer.status}
+        if cause:
+            detail = f"Host {server['host']}, instance {now.name}: {cause.detail}."
+            failed.append({"instance": now.name, "host": server["host"], "cause": cause.code, "detail": detail})
+    ready = sum(server["is_ready"] for server in document["servers"])
+    document["ready_servers"] = document["summary"]["servers_ready"] = ready
+    document["summary"]["failed"] = failed
+    return document
+
+
+def health_lines(document: Mapping[str, Any]) -> list[str]:
+    """Return the health for people."""
+    failed = document["summary"]["failed"]
+    said = [f"  {item['cause']}: {printable(item['detail'])}" for item in failed]
+    return [*status_lines(document), *(["", "Not ready:", *said] if failed else [])]
+
+
+def health_problems(document: Mapping[str, Any], hosts: Mapping[str, Examined]) -> dict[str, str]:
+    """Return by host the sentence to fail with."""
+    found: dict[str, str] = {}
+    for item in document["summary"]["failed"]:
+        found[item["host"]] = " ".join([*([found[item["host"]]] if item["host"] in found else []), item["detail"]])
+    if not document["servers"]:
+        found = {name: f"Host {name}: no server runs; magi up starts what the profile enables." for name in hosts}
+    return found

@@ -1,0 +1,120 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Where clients of a server are, and what they are told when they ask it for its health. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed, local_url
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
+
+CONTROLLER, HOST = "controller", "host"
+_OVER_THE_NETWORK = ("ssh", "paramiko", "paramiko_ssh", "smart")
+"""Connections of Ansible that lead to an address of the host."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Where a server is asked, and from where."""
+
+    instance: str
+    url: str
+    by: str
+    """CONTROLLER or HOST."""
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back to a question."""
+
+    question: Question
+    status: int
+    """Of HTTP; -1: none came."""
+    said: str = ""
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why a server that answers on its own host does not count as ready, or None: its clients reach it too."""
+        asked = self.question
+        if self.status == 200:
+            return None
+        where = "from the controller" if asked.by == CONTROLLER else "on its own host"
+        what = f"HTTP status {self.status}" if self.status > 0 else self.said or "no answer"
+        remedy = (
+            "let its port through the firewall and publish it where the host is a container, or, where no client is on "
+            "that side, set model_server_health_from to host"
+            if asked.by == CONTROLLER
+            else "see what else has its port there"
+        )
+        return Cause("not_reached", f"it is ready, but {asked.url} can't be reached {where} ({what}); {remedy}")
+
+
+def questions(
+    host: Host,
+    address: str,
+    connection: str,
+    health_from: str = "auto",
+    names: Collection[str] | None = None,
+    *,
+    each: bool = True,
+) -> list[Question]:
+    """Return where to ask the instances of ``host`` that answer there; those of ``names`` alone where given.
+
+    ``address`` is the host's in the inventory, ``connection`` how Ansible gets there. Who asks is HOST or CONTROLLER if
+    ``health_from`` says so; for auto the controller asks what binds an address that others than the host reach.
+
+    Without ``each``, of those that a host over the network asks itself, one of each address is: it has just asked all
+    of them from there (``health``), and each more is a module's start, half a second of a processor.
+    """
+    asked: list[Question] = []
+    addresses: set[str] = set()
+    for item in host.instances:
+        if item.health != 200 or item.port is None or (names is not None and item.name not in names):
+            continue
+        bound = _bound(item, host)
+        over = connection.rpartition(".")[2] in _OVER_THE_NETWORK
+        outside = health_from == CONTROLLER or (health_from == "auto" and over and exposed(bound))
+        if over and not outside and not each and bound in addresses:
+            continue
+        addresses.add(bound)
+        # Its environment is the server's to rewrite: it never says which address we talk to.
+        at = (bound if bound in _kernel(item, host) and _is_one(bound) else address) if outside else bound
+        asked.append(Question(item.name, local_url(at, item.port), CONTROLLER if outside else HOST))
+    return asked
+
+
+def _kernel(item: Running, host: Host) -> list[str]:
+    """Return the addresses that the instance listens at, as the kernel tells them."""
+    return [one.address for one in host.listeners if one.port == item.port and one.instance == item.name]
+
+
+def _bound(item: Running, host: Host) -> str:
+    """Return the address that the instance binds; what it says itself counts for no more than that it is exposed."""
+    kernel = sorted(_kernel(item, host), key=exposed, reverse=True)
+    if kernel:
+        return kernel[0]
+    return "0.0.0.0" if exposed(item.environment.get("LLAMA_ARG_HOST", "")) else "127.0.0.1"  # noqa: S104 - not bound
+
+
+def _is_one(address: str) -> bool:
+    return address not in ("0.0.0.0", "::")  # noqa: S104 - recognised, not bound
+
+
+def answers(results: Sequence[Mapping[str, Any]]) -> dict[str, Answer]:
+    """Return by instance what ansible.builtin.uri, in a loop over questions, returned."""
+    found = {}
+    for result in results:
+        item = result.get("item")
+        if isinstance(item, Mapping) and not result.get("skipped"):
+            said = " ".join(str(result.get("msg", "")).split()).partition("Request failed: ")
+            words = re.sub(r"^<urlopen error (?:\[Errno -?\d+\] )?(.*?)>?$", r"\1", said[2] or said[0]).rstrip(".")
+            found[item["instance"]] = Answer(Question(**item), int(result.get("status") or -1), words)
+    return found

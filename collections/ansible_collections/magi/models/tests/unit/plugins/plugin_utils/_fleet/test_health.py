@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._host.values import Listener
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import (
+    Examined,
+    build_health,
+    health_lines,
+    health_problems,
+)
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, Question
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import host, plan, running
+
+(INSTANCE,) = plan("a-q2_k").instances
+OURS = Listener("0.0.0.0", 8080, 100, "llama-server", "a-q2_k")
+
+
+def examined(*, status=200, probes=None, **now):
+    answer = Answer(Question("a-q2_k", "http://gpu1:8080", "controller"), status, "refused")
+    seen = running(INSTANCE, **{"health": 200, "model_ids": ("a-q2_k",), **now})
+    return Examined(host(seen, listeners=(OURS,)), {"a-q2_k": answer} if status else {}, probes or {})
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        (examined(), None),
+        (examined(probes={"a-q2_k": ""}), None),
+        (examined(status=0), None),  # not asked
+        (examined(status=-1), "not_reached"),
+        (examined(probes={"a-q2_k": "it did not give one token"}), "no_work"),
+        (examined(state="stopped", health=None), "stopped"),
+        (examined(state="failed", health=None, log=("error: invalid argument: --x",)), "bad_option"),
+        (examined(health=503), "loading"),
+        (examined(health=0), "not_ready"),
+        (examined(model_ids=("other",)), "wrong_server"),
+    ],
+)
+def test_a_server_serves_or_there_is_a_cause(value, cause):
+    hosts = {"gpu1": value}
+    document = build_health(hosts)
+    (server,) = document["servers"]
+    assert server["is_ready"] is (cause is None)
+    assert document["ready_servers"] == document["summary"]["servers_ready"] == (cause is None)
+    assert [item["cause"] for item in document["summary"]["failed"]] == ([cause] if cause else [])
+    problems = health_problems(document, hosts)
+    assert problems.keys() == ({"gpu1"} if cause else set())
+    if cause:
+        assert problems["gpu1"].startswith("Host gpu1, instance a-q2_k: ")
+        assert problems["gpu1"] in "\n".join(health_lines(document))
+
+
+def test_hosts_without_servers_are_a_problem_where_nobody_has_one():
+    nobody = {"gpu1": Examined(host()), "gpu2": Examined()}
+    assert health_problems(build_health(nobody), nobody).keys() == {"gpu1", "gpu2"}
+    somebody = {"gpu1": Examined(host()), "gpu2": examined()}
+    document = build_health(somebody)
+    assert health_problems(document, somebody) == {}
+    assert document["servers"][0]["asked"] == {"url": "http://gpu1:8080", "by": "controller", "status": 200}
