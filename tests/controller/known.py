@@ -25,6 +25,7 @@ def model(model_id: str, name: str, tier: str, **more: Any) -> dict[str, Any]:
         display_name=f"{name} ({quantization})",
         quantization=quantization,
         tier=tier,
+        task="chat",
         path=path,
         files=(FileVersion(path, 1 << 30, 5),),
         size_bytes=1 << 30,

@@ -80,6 +80,11 @@ files:
       returned: for a good file
       type: str
       sample: Q4
+    task:
+      description: What a model of it is for, V(chat), V(embedding) or V(rerank).
+      returned: for a good file
+      type: str
+      sample: chat
     tensor_count:
       description: Number of tensors.
       returned: for a good file
@@ -121,6 +126,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._gguf.reader import GGUFError, read_header
 from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
+from ansible_collections.magi.models.plugins.module_utils._models.kinds import task_of
 from ansible_collections.magi.models.plugins.module_utils._models.naming import stem
 from ansible_collections.magi.models.plugins.module_utils._models.quantization import quantization_of, tier_of
 
@@ -144,7 +150,8 @@ def describe(path: str) -> dict[str, Any]:
         header = read_header(path)
     except GGUFError as error:
         return {"path": path, "code": error.code, "error": error.message}
-    quantization = quantization_of(Facts.of(header), stem(path))
+    told = Facts.of(header)
+    quantization = quantization_of(told.file_type, told.weights, stem(path))
     plain = asdict(header)
     facts = {key: _plain(plain[key]) for key in RETURNED}
     return {
@@ -153,6 +160,7 @@ def describe(path: str) -> dict[str, Any]:
         "error": None,
         "quantization": quantization,
         "tier": tier_of(quantization),
+        "task": task_of(told),
         **facts,
     }
 

@@ -10,9 +10,9 @@ short_description: Find GGUF models and keep a registry of them
 version_added: 0.1.0
 description:
   - Finds the GGUF files below some folders, reads their headers as strictly as llama.cpp does, and sorts them
-    into models, companions (projectors, adapters) and rejected files, each with a reason.
+    into models, companions (projectors, adapters, drafters) and rejected files, each with a reason.
   - Understands plain folders, the Hugging Face cache, LM Studio's folders and Ollama's store. Groups shards,
-    pairs projectors with the models beside them, and recognises copies.
+    pairs projectors with the models that they are made for, and recognises copies.
   - Keeps the result in a registry file. While no file's size, modification time or inode has changed, and the
     registry is sound, it is returned as it is, without reading any model.
   - A file that cannot be used never fails the module; it is listed under RV(rejected).
@@ -146,6 +146,11 @@ models:
       returned: always
       type: str
       sample: Q2
+    task:
+      description: What it is for, V(chat), V(embedding) or V(rerank).
+      returned: always
+      type: str
+      sample: chat
     path:
       description: What llama-server is given, the file or the first shard.
       returned: always
@@ -210,13 +215,18 @@ companions:
   type: list
   elements: dict
   contains:
+    id:
+      description: The id that a model of this name had; not unique.
+      returned: always
+      type: str
+      sample: mmproj-f16
     path:
       description: The file.
       returned: always
       type: str
       sample: /models/mmproj-F16.gguf
     kind:
-      description: V(mmproj), V(adapter) or V(control_vector).
+      description: V(mmproj), V(adapter), V(control_vector) or V(drafter).
       returned: always
       type: str
       sample: mmproj

@@ -12,6 +12,7 @@ memory is bounded whatever the file says.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import stat
@@ -60,6 +61,11 @@ _WINDOW = 1 << 20  # bytes read at a time: fits a CPU's cache, and bounds memory
 _KEEP_STRING = 1 << 16  # bytes of one value
 _KEEP_ELEMENTS = 1024  # of one array: per-layer values do, tokenizers don't
 _KEEP_TOTAL = 1 << 22  # bytes of all values of a file together
+
+_MAX_PARTS = 64  # real files have up to some 20
+# Mostly of another type than the layers, and most of a small model (llama.cpp src/llama-arch.cpp LLM_TENSOR_NAMES).
+_EMBEDDINGS = (b"token_embd.weight", b"output.weight", b"per_layer_token_embd.weight")
+_TYPES = {kind[0]: kind for kind in TENSOR_TYPES.values()}
 
 _U32 = struct.Struct("<I").unpack_from
 _U64 = struct.Struct("<Q").unpack_from
@@ -217,7 +223,12 @@ def _parse(cursor: _Cursor, status: os.stat_result) -> Header:
         tensor_count=tensor_count,
         parameter_count=table.parameters,
         bytes_by_type=table.bytes_by_type,
-        tensor_names=tuple(name.decode("utf-8", "replace") for name in table.names) if is_shard else (),
+        weights_by_type=_weights_by_type(table),
+        parts=tuple(_text(part) for part in sorted({name.partition(b".")[0] for name in table.tensors})[:_MAX_PARTS]),
+        shapes={_text(name): tuple(shape) for name, (_type, shape) in table.tensors.items()}
+        if metadata.get("general.architecture") == "clip"
+        else {},
+        tensor_names=tuple(map(_text, table.tensors)) if is_shard else (),
         alignment=alignment,
         data_offset=data_offset,
         expected_size=expected_size,
@@ -378,14 +389,14 @@ def _skip_strings(cursor: _Cursor, count: int) -> None:
 class _Table:
     """The sums over a tensor table."""
 
-    names: Mapping[bytes, None]
+    tensors: Mapping[bytes, tuple[str, list[int]]]  # name → type and shape
     parameters: int
     bytes_by_type: Mapping[str, int]
     end: int  # bytes from the start of the data to the end of the last tensor
 
 
 def _parse_tensors(cursor: _Cursor, count: int, alignment: int, digest: hashlib._Hash) -> _Table:
-    names: dict[bytes, None] = {}
+    tensors: dict[bytes, tuple[str, list[int]]] = {}
     parameters = expected = end = 0
     bytes_by_type: dict[str, int] = {}
     for _number in range(count):
@@ -412,9 +423,8 @@ def _parse_tensors(cursor: _Cursor, count: int, alignment: int, digest: hashlib.
         pos += 4 + _TENSOR[dims].size
         if b"\0" in name:  # llama.cpp cuts the name there, and may then find it twice
             raise _corrupt("tensor_name", f"the name of tensor {_shown(name)} contains a NUL byte")
-        if name in names:
+        if name in tensors:
             raise _corrupt("tensor_duplicate", f"tensor {_shown(name)} occurs twice")
-        names[name] = None
         elements, nbytes, type_name = _tensor_size(name, shape, type_id)
         if offset != expected:
             raise _corrupt(
@@ -425,11 +435,26 @@ def _parse_tensors(cursor: _Cursor, count: int, alignment: int, digest: hashlib.
         expected = _pad(end, alignment)
         if expected > _SIZE_MAX:
             raise _corrupt("tensor_size", f"tensor {_shown(name)} ends behind the largest possible size")
+        tensors[name] = type_name, shape
         parameters += elements
         bytes_by_type[type_name] = bytes_by_type.get(type_name, 0) + nbytes
         digest.update(data[cursor.pos : pos])
         cursor.pos = pos
-    return _Table(names, parameters, bytes_by_type, end)
+    return _Table(tensors, parameters, bytes_by_type, end)
+
+
+def _weights_by_type(table: _Table) -> dict[str, int]:
+    """Elements by type, without the embeddings where there is anything else."""
+    weights = {}
+    for kind, nbytes in table.bytes_by_type.items():
+        _name, block, block_bytes = _TYPES[kind]
+        weights[kind] = nbytes // block_bytes * block
+    whole = dict(weights)
+    for name in _EMBEDDINGS:
+        if name in table.tensors:
+            kind, shape = table.tensors[name]
+            weights[kind] -= math.prod(shape)
+    return {kind: count for kind, count in weights.items() if count} or whole
 
 
 def _tensor_size(name: bytes, shape: list[int], type_id: int) -> tuple[int, int, str]:
@@ -468,5 +493,9 @@ def _pad(value: int, alignment: int) -> int:
     return (value + alignment - 1) & -alignment
 
 
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "replace")
+
+
 def _shown(name: bytes) -> str:
-    return repr(name.decode("utf-8", "replace"))
+    return repr(_text(name))

@@ -9,17 +9,22 @@ model: a projector, an adapter) or rejected, each with a code for programs and a
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import one_line, printable
 from ansible_collections.magi.models.plugins.module_utils._models.draft import Draft, assign_ids, merge_duplicates
-from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
 from ansible_collections.magi.models.plugins.module_utils._models.found import KnownFile
+from ansible_collections.magi.models.plugins.module_utils._models.kinds import (
+    companion_kind,
+    drafts_by,
+    set_aside,
+    task_of,
+)
 from ansible_collections.magi.models.plugins.module_utils._models.model import Companion, Inventory, Model, Rejected
-from ansible_collections.magi.models.plugins.module_utils._models.naming import display_name_of, shard_of, stem
-from ansible_collections.magi.models.plugins.module_utils._models.projectors import pair_projectors
+from ansible_collections.magi.models.plugins.module_utils._models.naming import display_name_of, shard_of, slug, stem
+from ansible_collections.magi.models.plugins.module_utils._models.projectors import made_for, pair_projectors
 from ansible_collections.magi.models.plugins.module_utils._models.quantization import quantization_of, tier_of
 from ansible_collections.magi.models.plugins.module_utils._models.shards import misnamed, shard_fault
 
@@ -36,68 +41,65 @@ def assemble(entries: Iterable[KnownFile], rejected: Iterable[Rejected] = ()) ->
     """Sort readable files into models, companions and rejected; ``rejected`` is what was refused before."""
     refused: list[Rejected] = []
     shards: dict[tuple[str, str, int], _Shards] = defaultdict(_Shards)
+    units: list[tuple[str, Sequence[KnownFile]]] = []  # what is one thing, and its name
     for item in rejected:
         shard = shard_of(stem(item.path))
         if shard:
             shards[item.path.rpartition("/")[0], shard[0], shard[2]].refused.append(item)
         else:
             refused.append(item)
-    drafts, companions = [], []
     for entry in sorted(entries, key=lambda entry: entry.file.path):
-        file, facts = entry.file, entry.facts
-        shard = shard_of(file.name)
-        kind, reason = _companion_kind(facts), _set_aside(facts)
-        if kind:
-            companions.append((kind, entry))
-        elif reason:
-            refused.append(Rejected.of(file.path, file.name, *reason))
-        elif shard:
-            shards[file.folder, shard[0], shard[2]].members.append(entry)
-        elif (facts.split_count or 0) > 1:
-            refused.append(Rejected.of(file.path, file.name, *misnamed(facts)))
+        shard = shard_of(entry.file.name)
+        if shard:
+            shards[entry.file.folder, shard[0], shard[2]].members.append(entry)
         else:
-            drafts.append(Draft([entry], file.name, quantization_of(facts, file.name)))
+            units.append((entry.file.name, [entry]))
     for (_folder, prefix, total), found in sorted(shards.items()):
         members = found.members
+        if not any((entry.facts.split_count or 0) > 1 for entry in members) and (members or total == 1):
+            # Named as shards and none: the keys decide, as they do for llama.cpp.
+            units += [(prefix if len(members) == 1 else entry.file.name, [entry]) for entry in members]
+            refused += found.refused
+            continue
         reason = shard_fault(members, total, found.refused)
         if reason:
             first = min([entry.file.path for entry in members] + [item.path for item in found.refused])
             refused.append(Rejected.of(first, prefix, *reason))
         else:
-            drafts.append(Draft(members, prefix, quantization_of(members[0].facts, prefix)))
+            units.append((prefix, members))
+    drafts, companions = [], []
+    for name, files in units:
+        facts = files[0].facts
+        kind = companion_kind(facts)
+        reason = None if kind else set_aside(facts)
+        if not reason and len(files) == 1 and (facts.split_count or 0) > 1:
+            reason = misnamed(facts)
+        if kind:
+            companions.append((kind, name, files[0]))
+        elif reason:
+            refused.append(Rejected.of(files[0].file.path, name, *reason))
+        else:
+            drafts.append(Draft(files, name, _quantization(files, name)))
     drafts = merge_duplicates(drafts)
     assign_ids(drafts)
-    paired = pair_projectors(drafts, [entry for kind, entry in companions if kind == "mmproj"])
+    paired = pair_projectors(drafts, [entry for kind, _name, entry in companions if kind == "mmproj"])
     return Inventory(
         models=tuple(sorted((_model(draft) for draft in drafts), key=lambda model: model.id)),
-        companions=tuple(_companion(kind, entry, paired.get(entry.file.path, ())) for kind, entry in companions),
+        companions=tuple(
+            sorted(
+                (_companion(kind, name, entry, paired.get(entry.file.path, ())) for kind, name, entry in companions),
+                key=lambda item: item.path,
+            )
+        ),
         rejected=tuple(sorted(refused, key=lambda item: (item.path, item.code))),
     )
 
 
-def _companion_kind(facts: Facts) -> str | None:
-    """llama.cpp gguf-py/gguf/constants.py GGUFType; projectors older than general.type are of clip."""
-    if facts.kind == "adapter":
-        return "adapter"
-    if facts.kind == "mmproj" or facts.architecture == "clip":
-        return "mmproj"
-    if facts.architecture == "controlvector":
-        return "control_vector"
-    return None
-
-
-def _set_aside(facts: Facts) -> tuple[str, str] | None:
-    """Code and reason why a well-formed file is not a model."""
-    if facts.kind == "imatrix":
-        return "imatrix", "is an importance matrix for quantizing, not a model"
-    if facts.architecture is None and not facts.split_number:  # a later shard names none
-        return (
-            "no_architecture",
-            "names no architecture (general.architecture), so llama-server cannot load it",
-        )
-    if facts.tensor_count == 0 and (facts.split_count or 0) < 2:
-        return "vocab_only", "holds a vocabulary and no weights"
-    return None
+def _quantization(files: Sequence[KnownFile], name: str) -> str:
+    weights: Counter[str] = Counter()
+    for entry in files:
+        weights.update(entry.facts.weights)
+    return quantization_of(files[0].facts.file_type, weights, name)
 
 
 def _model(draft: Draft) -> Model:
@@ -108,6 +110,7 @@ def _model(draft: Draft) -> Model:
         display_name=display_name_of(facts, draft.name, draft.quantization),
         quantization=draft.quantization,
         tier=tier_of(draft.quantization),
+        task=task_of(facts),
         path=draft.first.file.path,
         files=tuple(entry.file.version for entry in draft.entries),
         size_bytes=sum(entry.file.size for entry in draft.entries),
@@ -127,19 +130,25 @@ def _combined(digests: Sequence[str]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _companion(kind: str, entry: KnownFile, models: tuple[str, ...]) -> Companion:
-    what = {"mmproj": "a projector", "adapter": "an adapter", "control_vector": "a control vector"}[kind]
-    if kind != "mmproj":
-        use = f"serve it with one by the option {'lora' if kind == 'adapter' else 'control_vector'}"
-    elif models:
-        use = f"it is served with {', '.join(models)}"
-    else:
-        use = "none beside it fits; give it to one by the option mmproj"
+def _companion(kind: str, name: str, entry: KnownFile, models: tuple[str, ...]) -> Companion:
+    facts = entry.facts
+    what, use = {
+        "mmproj": ("a projector", f"it is served with {', '.join(models)}")
+        if models
+        else ("a projector", f"it fits no model in its folder or below ({made_for(entry)})"),
+        "adapter": ("an adapter", "serve it with one by the option lora"),
+        "control_vector": ("a control vector", "serve it with one by the option control_vector"),
+        "drafter": (
+            "a drafter",
+            f"serve it with the model that it drafts for by the options model_draft and spec_type: {drafts_by(facts)}",
+        ),
+    }[kind]
     return Companion(
+        id=slug(name),
         path=entry.file.path,
         kind=kind,
-        name=entry.facts.name or one_line(entry.file.name) or "",
-        architecture=entry.facts.architecture,
+        name=facts.name or one_line(entry.file.name) or "",
+        architecture=facts.architecture,
         size_bytes=entry.file.size,
         models=models,
         reason=f"{printable(entry.file.path)} is {what} and not a model by itself: {use}.",

@@ -32,6 +32,18 @@ _SHAPE_KEYS: Mapping[str, str] = {
 }
 
 
+# What a projector delivers, by its type: the tensor and the axis of its shape (llama.cpp tools/mtmd/clip.cpp
+# clip_n_mmproj_embd). Those that are older than the key projection_dim; it has another meaning, or is 0, in theirs.
+_WIDTH_TENSORS: Mapping[str, tuple[str, int]] = {
+    "mlp": ("mm.2.weight", 1),
+    "ldp": ("mm.model.mb_block.1.block.2.1.bias", 0),
+    "ldpv2": ("mm.model.peg.0.bias", 0),
+    "resampler": ("resampler.proj.weight", 0),
+    "adapter": ("adapter.linear.dense_4h_to_h.weight", 1),
+}
+_SIDES = ("", "vision.", "audio.", "gen.audio.")  # of a projector's keys
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is kept of a header: plain values that travel through JSON."""
@@ -39,13 +51,22 @@ class Facts:
     architecture: str | None
     kind: str | None  # general.type: model, adapter, mmproj, imatrix, …
     name: str | None
+    basename: str | None  # "SmolLM2", of its parts
+    size_label: str | None  # "135M"
+    finetune: str | None  # "Instruct"
     file_type: int | None
-    tensor_type: str | None  # the one that most bytes have
+    weights: Mapping[str, int]  # elements by tensor type, see Header.weights_by_type
+    parts: Sequence[str]  # see Header.parts
     tensor_count: int
     parameter_count: int
     context_length: int | None  # tokens
     shape: Mapping[str, int | None]
-    projection_dim: int | None  # of a projector
+    pooling: int | None  # 0 none, 1 mean, 2 cls, 3 last, 4 rank (llama.cpp include/llama.h llama_pooling_type)
+    has_vision: bool  # a vision part within the model, as only Ollama writes it
+    deepstack: int | None  # layers that take a part of what a projector delivers; of a projector those it delivers for
+    projector_types: Sequence[str]  # of a projector
+    projector_width: int | None  # of a projector: what it delivers for one layer
+    has_text_encoder: bool  # of a file of clip
     split_number: int | None  # from 0
     split_count: int | None
     split_tensors: int | None  # of all shards together
@@ -56,18 +77,28 @@ class Facts:
     def of(cls, header: Header) -> Facts:
         data = header.metadata
         architecture = one_line(data.get("general.architecture"))
-        largest = max(header.bytes_by_type.items(), key=lambda item: item[1], default=(None, 0))
+        is_clip, vision = architecture == "clip", f"{architecture}.vision."
+        types = [kind for kind in (one_line(data.get(f"clip.{side}projector_type")) for side in _SIDES) if kind]
         return cls(
             architecture=architecture,
             kind=one_line(data.get("general.type")),
             name=one_line(data.get("general.name")),
+            basename=one_line(data.get("general.basename")),
+            size_label=one_line(data.get("general.size_label")),
+            finetune=one_line(data.get("general.finetune")),
             file_type=_integer(data.get("general.file_type")),
-            tensor_type=largest[0],
+            weights=dict(header.weights_by_type),
+            parts=list(header.parts),
             tensor_count=header.tensor_count,
             parameter_count=header.parameter_count,
             context_length=_integer(data.get(f"{architecture}.context_length")),
             shape=_shape(data, architecture),
-            projection_dim=_integer(data.get("clip.vision.projection_dim")),
+            pooling=_integer(data.get(f"{architecture}.pooling_type")),
+            has_vision=not is_clip and any(key.startswith(vision) for key in data),
+            deepstack=_deepstack(header, architecture),
+            projector_types=types,
+            projector_width=_projector_width(header, types) if is_clip else None,
+            has_text_encoder=is_clip and data.get("clip.has_text_encoder") is True,
             split_number=_integer(data.get("split.no")),
             split_count=_integer(data.get("split.count")),
             split_tensors=_integer(data.get("split.tensors.count")),
@@ -110,3 +141,27 @@ def _shape(data: Mapping[str, Any], architecture: str | None) -> dict[str, int |
     else:
         shape["head_count_kv_total"] = None
     return shape
+
+
+def _deepstack(header: Header, architecture: str | None) -> int | None:
+    """llama.cpp src/llama-hparams.cpp n_embd_inp, src/models/granite-swa.cpp, tools/mtmd/clip.cpp TN_DEEPSTACK."""
+    data = header.metadata
+    if architecture == "clip":
+        layers = {name.split(".")[2] for name in header.shapes if name.startswith("v.deepstack.")}
+        said = data.get("clip.vision.is_deepstack_layers")
+        if layers or not isinstance(said, Array) or said.values is None:
+            return len(layers) or None
+        return sum(map(bool, said.values))
+    mapping = data.get(f"{architecture}.deepstack_mapping")
+    if isinstance(mapping, Array) and mapping.values:
+        return len({layer for layer in mapping.values if isinstance(layer, int) and layer >= 0})
+    return _integer(data.get(f"{architecture}.n_deepstack_layers"))
+
+
+def _projector_width(header: Header, types: Sequence[str]) -> int | None:
+    tensor, axis = _WIDTH_TENSORS.get(types[0] if types else "mlp", ("", 0))
+    shape = header.shapes.get(tensor, ())
+    if len(shape) > axis:
+        return shape[axis]
+    widths = (_integer(header.metadata.get(f"clip.{side}projection_dim")) for side in _SIDES)
+    return next(filter(None, widths), None)

@@ -29,6 +29,7 @@ class Model:
     display_name: str
     quantization: str
     tier: str
+    task: str  # chat, embedding or rerank
     path: str  # what llama-server is given: the file, or the first shard
     files: tuple[FileVersion, ...]  # the shards in order, or the one file
     size_bytes: int  # of all files
@@ -65,8 +66,9 @@ class Model:
 
 @dataclass(frozen=True)
 class Companion:
-    """A file that serves models: ``kind`` is ``mmproj``, ``adapter`` or ``control_vector``."""
+    """A file that serves models: ``kind`` is ``mmproj``, ``adapter``, ``control_vector`` or ``drafter``."""
 
+    id: str  # what a model of this name has; not unique
     path: str
     kind: str
     name: str

@@ -13,6 +13,12 @@ from ansible_collections.magi.models.plugins.module_utils._models.facts import F
 from ansible_collections.magi.models.plugins.module_utils._models.quantization import without_quantization
 
 _SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})", re.DOTALL)
+# A general.name that nobody gave: what converters put there for want of one, a path, or a hash.
+_NO_NAME = re.compile(
+    r"(ggml[-_ ])?models?|snapshots?|main|master|unknown|untitled|output|merged?|checkpoint[-_ ]?\d*|hf|gguf|tmp\w*|\W*"
+    r"|[0-9a-f]{20,}|.*/.*/.*|[./].*|[A-Za-z]:\\.*",
+    re.IGNORECASE,
+)
 MAX_ID = 120  # characters: an id becomes part of file names, of 255 bytes at most
 
 
@@ -42,9 +48,23 @@ def shard_of(name: str) -> tuple[str, int, int] | None:
 def family(name: str) -> str:
     """What names of one model in several quantizations, or of its projector, have in common."""
     without = without_quantization(re.sub("mmproj", "", name, flags=re.IGNORECASE))
-    return re.sub(r"[^a-z0-9]+", "-", without.lower()).strip("-")
+    words = re.sub(r"[^a-z0-9]+", "-", without.lower()).strip("-")
+    return re.sub(r"(^|-)model$", "", words)
 
 
 def display_name_of(facts: Facts, name: str, quantization: str) -> str:
-    """``DeepSeek R1 Qwen3 8B (Q2_K)``: general.name, else the file's stem without its quantization."""
-    return f"{facts.name or one_line(without_quantization(name).rstrip('-._ ')) or 'unnamed'} ({quantization})"
+    """``DeepSeek R1 Qwen3 8B (Q2_K)``: what the file says that it is, else its name, and the quantization.
+
+    The parts that the publisher gave (general.basename, size_label, finetune) come before general.name. Where the
+    file's ``name`` is of the same model and they say something else of it, such as a training run, the name is better.
+    """
+    stem_ = one_line(without_quantization(name).strip("-._ "))
+    parts = " ".join(filter(None, (facts.basename, facts.size_label, facts.finetune))) if facts.basename else None
+    if parts and stem_ and _words(facts.basename) <= _words(stem_) and not _words(parts) <= _words(stem_):
+        parts = stem_
+    said = facts.name if facts.name and not _NO_NAME.fullmatch(facts.name) else None
+    return f"{parts or said or stem_ or 'unnamed'} ({quantization})"
+
+
+def _words(text: str | None) -> set[str]:
+    return set(re.findall(r"[a-z]+|[0-9]+", (text or "").lower()))

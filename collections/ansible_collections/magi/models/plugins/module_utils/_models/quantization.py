@@ -7,8 +7,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
-
 # llama.cpp include/llama.h enum llama_ftype; the missing ids were removed.
 FILE_TYPES: Mapping[int, str] = {
     0: "F32",
@@ -51,7 +49,14 @@ FILE_TYPES: Mapping[int, str] = {
 _FILE_TYPE_GUESSED = 1024  # LLAMA_FTYPE_GUESSED, a flag
 # llama.cpp src/llama-model-loader.cpp guesses these when general.file_type is missing.
 _FILE_TYPE_OF_TENSORS = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "MXFP4": "MXFP4_MOE"}
-
+# What becomes of a tier's tensors whose rows are no multiple of 256, as all are in some small models
+# (llama.cpp src/llama-quant.cpp tensor_type_fallback).
+_FALLBACKS: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(("Q1", "Q2", "Q3"), frozenset({"Q4_0", "IQ4_NL"})),
+    "Q4": frozenset({"Q5_0"}),
+    "Q5": frozenset({"Q5_1"}),
+    "Q6": frozenset({"Q8_0"}),
+}
 
 _QUANTIZATION = re.compile(
     r"(?:^|(?<=[-._ ]))"
@@ -61,14 +66,24 @@ _QUANTIZATION = re.compile(
 )
 
 
-def quantization_of(facts: Facts, name: str) -> str:
-    """From general.file_type, else from the tensors' types, else from the file's name."""
-    if facts.file_type is not None:
-        file_type = facts.file_type & ~_FILE_TYPE_GUESSED
-        return FILE_TYPES.get(file_type, f"unknown({file_type})")
-    if facts.tensor_type:
-        return _FILE_TYPE_OF_TENSORS.get(facts.tensor_type, facts.tensor_type)
-    return quantization_in(name) or "unknown"
+def quantization_of(file_type: int | None, weights: Mapping[str, int], name: str) -> str:
+    """What most of the ``weights`` (elements by tensor type) are of, as general.file_type calls it, or the file's
+    ``name`` does, where they agree with that; a file without weights is what it says."""
+    said = []
+    if file_type is not None:
+        number = file_type & ~_FILE_TYPE_GUESSED
+        said.append(FILE_TYPES.get(number, f"unknown({number})"))
+    said += filter(None, [quantization_in(name)])
+    if not weights:
+        return next(iter(said), "unknown")
+    most = max(weights.items(), key=lambda item: item[1])[0]
+    for quantization in said:
+        if tier_of(quantization) == tier_of(most):
+            return quantization
+    for quantization in said:
+        if most in _FALLBACKS.get(tier_of(quantization), ()):
+            return quantization
+    return _FILE_TYPE_OF_TENSORS.get(most, most)
 
 
 def tier_of(quantization: str) -> str:

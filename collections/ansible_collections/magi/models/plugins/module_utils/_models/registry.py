@@ -22,7 +22,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.files import wri
 from ansible_collections.magi.models.plugins.module_utils._models.found import FoundFile
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MODE = 0o640  # paths and names of models are nobody else's business
 _MAX_SIZE = 1 << 28  # bytes; 1,000 models take some 3 MB
 _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"')

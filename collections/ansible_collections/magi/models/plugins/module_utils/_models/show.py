@@ -16,6 +16,7 @@ def inventory_lines(inventory: Inventory) -> list[str]:
         (
             model.id,
             model.tier,
+            model.task,
             _scaled(model.size_bytes, 1024, ("B", "KiB", "MiB", "GiB", "TiB")),
             _scaled(model.parameter_count, 1000, ("", "K", "M", "B", "T")),
             model.context_length or "-",
@@ -23,7 +24,8 @@ def inventory_lines(inventory: Inventory) -> list[str]:
         )
         for model in inventory.models
     ]
-    lines = text_table(("id", "tier", "size", "parameters", "context", "path"), rows, {"size", "parameters", "context"})
+    head = ("id", "tier", "task", "size", "parameters", "context", "path")
+    lines = text_table(head, rows, numbers={"size", "parameters", "context"})
     aside = _reasons(inventory)
     return lines + (["", "Set aside:"] + [f"  {reason}" for reason in aside] if aside else [])
 

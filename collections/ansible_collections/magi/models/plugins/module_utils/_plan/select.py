@@ -98,7 +98,8 @@ def files_of(model: Model) -> list[FileVersion]:
 
 _NO_MODELS = frozenset(
     {
-        *("foreign_format", "image_model", "imatrix", "no_architecture", "speech_model", "text_encoder", "vocab_only"),
+        *("encoder_decoder", "foreign_format", "image_model", "imatrix", "no_architecture", "speech_model"),
+        *("text_diffusion", "text_encoder", "vision_model", "vocab_only"),
         *("link_loop", "not_regular", "too_deep"),
     }
 )

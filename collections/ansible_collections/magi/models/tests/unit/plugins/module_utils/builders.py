@@ -30,6 +30,7 @@ def model(model_id, tier="Q4", **more):
         "display_name": model_id.upper(),
         "quantization": tier,
         "tier": tier,
+        "task": "chat",
         "path": path,
         "files": (FileVersion(path, 1000, 5),),
         "size_bytes": 1000,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ SCALARS = {
     "i64": (11, "<q"),
     "f64": (12, "<d"),
 }
-F32, Q4_0, Q4_K = 0, 2, 12
+F32, F16, Q4_0, Q4_K = 0, 1, 2, 12
+BLOCKS = {F16: (1, 2), Q4_0: (32, 18), Q4_K: (256, 144), 8: (32, 34), 10: (256, 84), 22: (256, 82)}  # elements, bytes
 
 
 def string(text: str | bytes) -> bytes:
@@ -52,18 +54,16 @@ class Tensor:
     name: str | bytes
     shape: tuple[int, ...]
     type: int = F32
-    size: int = 0  # bytes of data; from the shape if 0 and of type F32
+    size: int = 0  # bytes of data; from the shape if 0 and the type is F32 or one of BLOCKS
     offset: int | None = None  # the running sum if None
     dims: int | None = None  # what is claimed, if not true
 
     @property
     def nbytes(self) -> int:
-        if self.size or self.type != F32:
+        if self.size or self.type not in (F32, *BLOCKS):
             return self.size
-        elements = 1
-        for extent in self.shape:
-            elements *= extent
-        return 4 * elements
+        block, block_bytes = BLOCKS.get(self.type, (1, 4))
+        return math.prod(self.shape) // block * block_bytes
 
 
 def build(
@@ -110,7 +110,21 @@ def model(name="Test", arch="llama", file_type=15, extra=(), tensors=None, token
         (f"{arch}.attention.head_count_kv", "[u32]", [2, 0]),
         ("tokenizer.ggml.tokens", "[str]", [f"token{number}" for number in range(tokens)]),
     ]
-    return build([*pairs, *extra], tensors or [Tensor("a.weight", (8, 4)), Tensor("b.weight", (8,))], **options)
+    return build([*pairs, *extra], tensors or [Tensor("a.weight", (256, 4), Q4_K), Tensor("b.weight", (8,))], **options)
+
+
+def projector(kind="gemma3", width=8, side="vision", file_type=1, extra=()) -> bytes:
+    """A projector for models whose embeddings have this width."""
+    pairs = [
+        ("general.architecture", "str", "clip"),
+        ("general.type", "str", "mmproj"),
+        ("general.file_type", "u32", file_type),
+        ("clip.projector_type", "str", kind),
+        (f"clip.has_{side}_encoder", "bool", True),
+        (f"clip.{side}.projection_dim", "u32", width),
+    ]
+    weights = F16 if file_type == 1 else F32
+    return build([*pairs, *extra], [Tensor("v.patch_embd.weight", (256, 4), weights)])
 
 
 def shard(number: int, total: int, tensors: int = 2, first: bool | None = None, kind: str = "u16", **options) -> bytes:
@@ -120,7 +134,7 @@ def shard(number: int, total: int, tensors: int = 2, first: bool | None = None, 
         ("split.count", "u16", total),
         ("split.tensors.count", "i32", tensors),
     ]
-    table = options.pop("table", [Tensor(f"blk.{number}.weight", (8, number))])
+    table = options.pop("table", [Tensor(f"blk.{number}.weight", (256, number), Q4_K)])
     if number == 1 if first is None else first:
         return model(extra=split, tensors=table, **options)
     return build(split, table, **options)

@@ -104,15 +104,16 @@ def test_gguf_info_tells_facts_and_faults(tmp_path):
     result = run(gguf_info, paths=[good, bad, plain])
     assert not result["changed"]
     first, second, third = result["files"]
-    assert (first["path"], first["code"], first["quantization"], first["tier"]) == (
+    assert (first["path"], first["code"], first["quantization"], first["tier"], first["task"]) == (
         good,
         None,
         "Q4_K_M",
         "Q4",
+        "chat",
     )
     assert first["metadata"]["nan"] == "nan"
     assert first["metadata"]["list"] == {"type": "f32", "length": 1, "values": ["inf"]}
-    assert first["parameter_count"] == 40
+    assert first["parameter_count"] == 1032
     assert (second["code"], second["error"].split()[0]) == ("magic", bad)
     assert third["quantization"] == "Q4_0"
 

@@ -29,7 +29,7 @@ def test_copies_are_one_model_and_look_alikes_are_not(tmp_path):
     found = {
         item.id: [Path(path).name for path in item.duplicates] for item in scanned(tmp_path / "m").inventory.models
     }
-    assert found == {"a-q4_k_m": ["b.gguf"], "c-q4_k_m": [], "d-q4_k_m": []}
+    assert found == {"a-f32": ["b.gguf"], "c-f32": [], "d-f32": []}
 
 
 def test_checksums_are_computed_once(tmp_path, registry_path, monkeypatch):

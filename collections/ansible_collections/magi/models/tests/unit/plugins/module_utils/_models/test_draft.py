@@ -15,7 +15,7 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils._models.bui
         ("/m/DeepSeek-R1-Qwen3-8B-Q2_K.gguf", {}, "deepseek-r1-qwen3-8b-q2_k"),
         ("/m/SmolLM2-135M-Instruct.Q4_1.GGUF", {}, "smollm2-135m-instruct.q4_1"),
         ("/m/plain.gguf", {}, "plain-q4_k_m"),
-        ("/m/plain.gguf", {"file_type": 57}, "plain-unknown-57"),
+        ("/m/plain.gguf", {"file_type": 57}, "plain-q4_k_m"),
         ("/m/gpt-oss-20b-mxfp4.gguf", {"file_type": 38}, "gpt-oss-20b-mxfp4"),
         ("/m/model-f16.gguf", {}, "model-f16"),
         ("/m/Ünï cödé-Q8_0.gguf", {}, "uni-code-q8_0"),

@@ -20,10 +20,7 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils._models.fol
     ids,
     scanned,
 )
-from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import (
-    model,
-    write,
-)
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import model, projector, write
 
 
 def test_a_plain_tree(tmp_path):
@@ -52,9 +49,9 @@ def test_a_hugging_face_cache(tmp_path):
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(f"../../blobs/{blob}")
 
-    add("org--gemma-GGUF", "aaaa", "gemma-Q4_0.gguf", model("Gemma"), "1" * 64)
-    add("org--gemma-GGUF", "aaaa", "mmproj-F16.gguf", model("P", "clip", 1), "2" * 64)
-    add("org--gemma-GGUF", "bbbb", "gemma-Q4_0.gguf", model("Gemma"), "1" * 64)
+    add("org--gemma-GGUF", "aaaa", "gemma-Q4_0.gguf", model("Gemma", "gemma3"), "1" * 64)
+    add("org--gemma-GGUF", "aaaa", "mmproj-F16.gguf", projector(), "2" * 64)
+    add("org--gemma-GGUF", "bbbb", "gemma-Q4_0.gguf", model("Gemma", "gemma3"), "1" * 64)
     add("other--gemma-GGUF", "cccc", "x-Q4_0.gguf", model("X"), "3" * 64)
     add("some--llama-GGUF", "dddd", "x-Q4_0.gguf", model("Y"), "4" * 64)
     write(hub / "models--org--gemma-GGUF/blobs" / ("5" * 64 + ".incomplete"), model()[:100])
@@ -69,8 +66,8 @@ def test_a_hugging_face_cache(tmp_path):
 
 
 def test_lm_studio(tmp_path):
-    write(tmp_path / "m/publisher/repo-a/model-Q4_0.gguf", model("A"))
-    write(tmp_path / "m/publisher/repo-a/mmproj-model-f16.gguf", model("P", "clip", 1))
+    write(tmp_path / "m/publisher/repo-a/model-Q4_0.gguf", model("A", "gemma3"))
+    write(tmp_path / "m/publisher/repo-a/mmproj-model-f16.gguf", projector())
     write(tmp_path / "m/publisher/repo-b/model-Q4_0.gguf", model("B"))
     registry = scanned(tmp_path / "m")
     assert ids(registry) == ["repo-a-model-q4_0", "repo-b-model-q4_0"]
@@ -94,8 +91,8 @@ def test_an_ollama_store(tmp_path):
         store,
         "library/gemma3/4b",
         [
-            ("model", "1" * 64, model("Gemma")),
-            ("projector", "2" * 64, model("P", "clip", 1)),
+            ("model", "1" * 64, model("Gemma", "gemma3")),
+            ("projector", "2" * 64, projector()),
             ("license", "9" * 64, b""),
         ],
     )

@@ -12,7 +12,7 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils._models.bui
 
 
 def test_an_inventory_travels_through_json():
-    projector = entry("/m/mmproj.gguf", architecture="clip")
+    projector = entry("/m/mmproj.gguf", architecture="clip", projector_types=["mlp"], projector_width=8)
     found = assemble([*shards(2), projector, entry("/m/vocab.gguf", tensor_count=0)])
     assert found.models[0].mmproj.path == projector.file.path
     assert all(found.to_dict().values())

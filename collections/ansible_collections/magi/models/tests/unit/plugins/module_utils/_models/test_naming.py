@@ -21,13 +21,36 @@ def test_different_names_without_latin_letters_have_different_slugs():
     assert slug("模型") != slug("模形")
 
 
+PARTS = {"basename": "smollm2", "size_label": "135M"}
+RUN = {**PARTS, "name": "Smollm2 135M 8k Lc100K Mix1 Ep2", "finetune": "8k-lc100k-mix1-ep2"}
+
+
 @pytest.mark.parametrize(
-    ("general_name", "stem", "expected"),
+    ("facts", "stem", "expected"),
     [
-        ("DeepSeek R1 Qwen3 8B", "x-Q2_K", "DeepSeek R1 Qwen3 8B (Q4_K_M)"),
-        (None, "Qwen3-8B-Q4_K_M", "Qwen3-8B (Q4_K_M)"),
-        (None, "Q4_K_M", "unnamed (Q4_K_M)"),
+        ({"name": "DeepSeek R1 Qwen3 8B"}, "x-Q2_K", "DeepSeek R1 Qwen3 8B"),
+        ({"name": None}, "Qwen3-8B-Q4_K_M", "Qwen3-8B"),
+        ({"name": None}, "Q4_K_M", "unnamed"),
+        # the parts before the name that a converter made of them
+        (
+            {"name": "x", "basename": "SmolLM2", "size_label": "135M", "finetune": "Instruct"},
+            "a-Q4_0",
+            "SmolLM2 135M Instruct",
+        ),
+        ({"name": "x", "basename": "Mistral", "size_label": None, "finetune": None}, "model", "Mistral"),
+        ({"name": "x", **PARTS, "finetune": "instruct"}, "SmolLM2-135M-Instruct.Q2_K", "smollm2 135M instruct"),
+        ({"name": "A Name", "size_label": "7B"}, "model", "A Name"),
+        # a training run helps nobody
+        (RUN, "SmolLM2-135M-Instruct.Q2_K", "SmolLM2-135M-Instruct"),
+        (RUN, "ggml-model-Q2_K", "smollm2 135M 8k-lc100k-mix1-ep2"),
+        # what is no name
+        ({"name": "ggml-model"}, "Qwen3-8B-Q4_K_M", "Qwen3-8B"),
+        ({"name": "Model"}, "Qwen3-8B-Q4_K_M", "Qwen3-8B"),
+        ({"name": "/home/me/models/x"}, "Qwen3-8B-Q4_K_M", "Qwen3-8B"),
+        ({"name": "."}, "Qwen3-8B-Q4_K_M", "Qwen3-8B"),
+        ({"name": "8bacec5c8e829a25502cdfe3c3f5b6aabee3218c"}, "Qwen3-8B-Q4_K_M", "Qwen3-8B"),
+        ({"name": "Llama 3.2/3B"}, "x", "Llama 3.2/3B"),
     ],
 )
-def test_display_names(general_name, stem, expected):
-    assert display_name_of(replace(FACTS, name=general_name), stem, "Q4_K_M") == expected
+def test_display_names(facts, stem, expected):
+    assert display_name_of(replace(FACTS, **facts), stem, "Q4_K_M") == f"{expected} (Q4_K_M)"

@@ -4,15 +4,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._models.quantization import (
     FILE_TYPES,
     quantization_of,
     tier_of,
 )
-from ansible_collections.magi.models.tests.unit.plugins.module_utils._models.builders import FACTS
 
 TIERS = {
     "Q2": ["Q2_K", "Q2_K_S", "IQ2_XS", "IQ2_M", "TQ2_0", "Q2_0"],
@@ -39,18 +36,33 @@ def test_every_file_type_of_llama_cpp_has_a_tier():
 
 
 @pytest.mark.parametrize(
-    ("facts", "name", "expected"),
+    ("file_type", "weights", "name", "expected"),
     [
-        ({}, "x", "Q4_K_M"),
-        ({"file_type": 7}, "x-Q2_K", "Q8_0"),
-        ({"file_type": 57}, "x-Q2_K", "unknown(57)"),
-        ({"file_type": 15 | 1024}, "x", "Q4_K_M"),
-        ({"file_type": None}, "x-Q2_K", "Q4_K_M"),
-        ({"file_type": None, "tensor_type": "Q6_K"}, "x", "Q6_K"),
-        ({"file_type": None, "tensor_type": None}, "x-iq3_xxs", "IQ3_XXS"),
-        ({"file_type": None, "tensor_type": None}, "x-fp16", "F16"),
-        ({"file_type": None, "tensor_type": None}, "x", "unknown"),
+        (15, {"Q4_K": 90, "Q6_K": 10}, "x", "Q4_K_M"),
+        (15 | 1024, {"Q4_K": 90}, "x", "Q4_K_M"),
+        (None, {"Q4_K": 90}, "x-Q4_K_S", "Q4_K_S"),
+        (None, {"Q4_K": 90}, "x-Q2_K", "Q4_K_M"),
+        (None, {"Q6_K": 90}, "x", "Q6_K"),
+        (None, {"MXFP4": 90}, "x", "MXFP4_MOE"),
+        # the type of the file is wrong, its name is right, or none is
+        (14, {"Q4_K": 10, "IQ2_S": 90}, "x-UD-IQ2_M", "IQ2_M"),
+        (15, {"Q4_K": 10, "Q2_K": 90}, "x-UD-Q2_K_XL", "Q2_K_XL"),
+        (7, {"Q4_K": 90}, "x-Q4_K_M", "Q4_K_M"),
+        (15, {"Q8_0": 90}, "x-Q4_K_M", "Q8_0"),
+        (15, {"IQ2_S": 90}, "x", "IQ2_S"),
+        (57, {"Q2_K": 90}, "x-Q2_K", "Q2_K"),
+        # both name what the model was quantized to; rows that its blocks do not fit are of another type
+        (10, {"Q4_0": 80, "Q3_K": 20}, "x.Q2_K", "Q2_K"),
+        (15, {"Q5_0": 80, "Q4_K": 20}, "x", "Q4_K_M"),
+        (18, {"Q8_0": 80}, "x", "Q6_K"),
+        (10, {"Q4_0": 80}, "x-Q4_0", "Q4_0"),
+        # no weights tell
+        (7, {}, "x-Q2_K", "Q8_0"),
+        (57, {}, "x", "unknown(57)"),
+        (None, {}, "x-iq3_xxs", "IQ3_XXS"),
+        (None, {}, "x-fp16", "F16"),
+        (None, {}, "x", "unknown"),
     ],
 )
-def test_quantizations(facts, name, expected):
-    assert quantization_of(replace(FACTS, **facts), name) == expected
+def test_the_quantization_is_that_of_most_weights(file_type, weights, name, expected):
+    assert quantization_of(file_type, weights, name) == expected

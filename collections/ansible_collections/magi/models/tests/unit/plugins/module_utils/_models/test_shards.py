@@ -13,7 +13,7 @@ FAULTS = {
     "missing": (shards(3, n2=None), "shard_missing"),
     "the first missing": (shards(3, n1=None), "shard_missing"),
     "of two counts": (shards(3, n2={"split_count": 4}), "shard_mixed"),
-    "without split keys": (shards(2, n2={"split_count": None, "architecture": "llama"}), "shard_mixed"),
+    "one without split keys": (shards(2, n2={"split_count": None, "architecture": "llama"}), "shard_mixed"),
     "numbered twice": (shards(3, n2={"split_number": 2}), "shard_misnumbered"),
     "without number": (shards(3, n2={"split_number": None, "architecture": "llama"}), "shard_misnumbered"),
     "of models of different size": (shards(3, n3={"split_tensors": 4}), "shard_mixed"),
@@ -55,3 +55,28 @@ def test_a_set_with_a_refused_shard_is_one_rejected_entry_with_its_cause():
         "/m/big-Q4_K_M-00001-of-00003.gguf",
     )
     assert "shard 2 is corrupt" in item.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("whole-Q4_K_M-00001-of-00001", {}),
+        ("whole-Q4_K_M-00001-of-00001", {"split_number": 0, "split_count": 1, "split_tensors": 1}),
+        # llama-gguf-split --merge leaves these, and people the name of the first shard
+        ("whole-Q4_K_M-00001-of-00002", {"split_number": 0, "split_count": 0, "split_tensors": 1}),
+    ],
+)
+def test_a_whole_model_may_be_named_like_a_shard(name, keys):
+    inventory = assemble([entry(f"/m/{name}.gguf", **keys), *shards(2)])
+    assert [model.id for model in inventory.models] == ["big-q4_k_m", "whole-q4_k_m"]
+    assert inventory.rejected == ()
+
+
+def test_two_whole_models_named_like_shards_of_one_are_two():
+    inventory = assemble([entry(f"/m/x-Q4_0-0000{number}-of-00002.gguf") for number in (1, 2)])
+    assert [model.id for model in inventory.models] == ["x-q4_0-00001-of-00002", "x-q4_0-00002-of-00002"]
+
+
+def test_the_quantization_of_a_set_is_that_of_all_its_weights():
+    found = shards(2, n1={"weights": {"Q4_K": 10}}, n2={"weights": {"Q8_0": 90}})
+    assert [model.quantization for model in assemble(found).models] == ["Q8_0"]

@@ -20,9 +20,9 @@ def test_the_table_lists_models_and_what_was_set_aside():
         ]
     )
     assert inventory_lines(inventory) == [
-        "id        tier     size  parameters  context  path",
-        "--------  ----  -------  ----------  -------  ----------------",
-        "x-q4_k_m  Q4    5.0 GiB       8.2 B     4096  /m/x-Q4_K_M.gguf",
+        "id        tier  task     size  parameters  context  path",
+        "--------  ----  ----  -------  ----------  -------  ----------------",
+        "x-q4_k_m  Q4    chat  5.0 GiB       8.2 B     4096  /m/x-Q4_K_M.gguf",
         "",
         "Set aside:",
         "  /m/v.gguf holds a vocabulary and no weights.",
@@ -31,8 +31,8 @@ def test_the_table_lists_models_and_what_was_set_aside():
 
 def test_an_empty_table_has_its_head():
     assert inventory_lines(Inventory()) == [
-        "id  tier  size  parameters  context  path",
-        "--  ----  ----  ----------  -------  ----",
+        "id  tier  task  size  parameters  context  path",
+        "--  ----  ----  ----  ----------  -------  ----",
     ]
 
 

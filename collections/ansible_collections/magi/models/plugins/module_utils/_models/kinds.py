@@ -1,0 +1,144 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a file is for: a model and its task, a companion of one, or nothing that llama-server serves. Pure.
+
+Architectures are those of llama.cpp src/llama-arch.cpp, and of the programs that write GGUF files for other servers.
+"""
+
+from __future__ import annotations
+
+from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_ENCODERS = _names(
+    """bert modern-bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert gemma-embedding
+    llama-embed t5encoder"""
+)
+# What each drafts by: the value of llama-server's option spec_type.
+_DRAFTERS = {
+    "gemma4-assistant": "draft-mtp",
+    "eagle": "draft-eagle3",
+    "eagle2": "draft-eagle3",
+    "eagle3": "draft-eagle3",
+    "dflash": "draft-dflash",
+    "dspark": "draft-dspark",
+}
+_DRAFTER_ENDINGS = ("-assistant", "-mtp", "_mtp", "-draft", "-eagle3", "-dflash")
+# Code: what the sentence says of it, and the architectures.
+_OTHERS: dict[str, tuple[str, frozenset[str]]] = {
+    "image_model": (
+        "is part of a model for images or video ({}); use it with stable-diffusion.cpp or ComfyUI",
+        _names(
+            """flux flux2 sd sd1 sd2 sd3 sdxl aura auraflow hidream cosmos ltxv ltx2 hyvid hunyuan_video hunyuan_image
+            hunyuan-dit wan wan22 lumina2 qwen_image qwen_image_edit chroma chroma_radiance z_image zimage kolors pixart
+            omnigen omnigen2 mochi cogvideox svd kandinsky5 ovis_image longcat_image ernie_image anima pig cow vae taesd
+            unet controlnet esrgan"""
+        ),
+    ),
+    "text_encoder": (
+        "is the text encoder of a model for images or video ({}); use it with stable-diffusion.cpp or ComfyUI",
+        _names("t5xxl umt5 clip_l clip_g clip-l clip-g clip_text text_encoder"),
+    ),
+    "speech_model": (
+        "is part of a model for speech or sound ({}); use it with the program that it was made for, such as llama-tts "
+        "or whisper.cpp",
+        _names(
+            """wavtokenizer-dec qwen3tts qwen3-tts qwen3_tts qwen3_asr pockettts whisper moonshine parakeet canary
+            sensevoice paraformer wav2vec2 hubert kokoro dia parler-tts snac bark encodec dac mimi csm vibevoice voxcpm
+            cosyvoice chatterbox s3gen bigvgan vocos hifigan hifi-gan piper vits outetts f5-tts musicgen"""
+        ),
+    ),
+    "vision_model": (
+        "is a model that looks at images and writes no text ({}); use it with the program that it was made for",
+        _names("sam sam2 sam3 mobile-sam yolo dino dinov2 dinov3 birefnet migan depthany depth-anything siglip vit"),
+    ),
+    "text_diffusion": (  # src/llama-arch.cpp llm_arch_is_diffusion
+        "writes text by diffusion ({}), which llama-server does not do; run it with llama-diffusion-cli",
+        _names("dream llada llada-moe rnd1"),
+    ),
+    "encoder_decoder": (
+        "has an encoder besides its decoder ({}), which llama-server does not run; serve another model",
+        _names("t5"),
+    ),
+    "foreign_format": (
+        "was written by Ollama for itself ({}); get the model as GGUF from its publisher, or serve it with Ollama",
+        _names("gptoss mllama qwen25vl glmocr deepseekocr glm4moelite"),
+    ),
+}
+# What tensors are called in files that name no architecture (stable-diffusion.cpp, ComfyUI, Diffusers).
+_IMAGE_PARTS = _names(
+    """first_stage_model cond_stage_model conditioner double_blocks single_blocks joint_blocks transformer_blocks
+    single_transformer_blocks input_blocks output_blocks down_blocks up_blocks diffusion_model unet vae time_embed
+    patch_embedding x_embedder"""
+)
+
+
+def task_of(facts: Facts) -> str:
+    """``chat``, ``embedding`` or ``rerank``: by how the tokens are pooled, else by the architecture."""
+    if facts.pooling == 4:
+        return "rerank"
+    return "embedding" if facts.pooling in (1, 2, 3) or facts.architecture in _ENCODERS else "chat"
+
+
+def companion_kind(facts: Facts) -> str | None:
+    """``adapter``, ``mmproj``, ``control_vector``, ``drafter``, or None for what is none.
+
+    llama.cpp gguf-py/gguf/constants.py GGUFType; projectors older than general.type are of clip.
+    """
+    if facts.kind == "adapter":
+        return None if facts.architecture in _OTHERS["image_model"][1] else "adapter"
+    if facts.architecture == "clip" and facts.has_text_encoder and not facts.projector_types:
+        return None
+    if facts.kind == "mmproj" or facts.architecture == "clip":
+        return "mmproj"
+    if facts.architecture == "controlvector":
+        return "control_vector"
+    return "drafter" if drafts_by(facts) else None
+
+
+def drafts_by(facts: Facts) -> str | None:
+    """The value of spec_type that a drafter needs; None for what is none."""
+    name = facts.architecture or ""
+    if name in _DRAFTERS:
+        return _DRAFTERS[name]
+    if name.endswith(_DRAFTER_ENDINGS):
+        return next((kind for ending, kind in _DRAFTERS.items() if name.endswith(ending)), "draft-mtp")
+    return None
+
+
+def set_aside(facts: Facts) -> tuple[str, str] | None:
+    """Code and reason why a well-formed file is not a model; None for one that is."""
+    if facts.kind == "imatrix":
+        return "imatrix", "is an importance matrix for quantizing, not a model"
+    if facts.architecture is None and not facts.split_number:  # a later shard names none
+        return _nameless(facts)
+    name = (facts.architecture or "").lower()
+    for code, (reason, architectures) in _OTHERS.items():
+        if name in architectures:
+            return code, reason.format(facts.architecture)
+    if name == "t5encoder" and facts.pooling is None:
+        return "text_encoder", _OTHERS["text_encoder"][0].format(facts.architecture)
+    if name == "clip":
+        return "text_encoder", "has a text encoder of CLIP, which llama-server does not serve; use it with clip.cpp"
+    if facts.has_vision or ({"v", "mm"} & set(facts.parts) and facts.architecture):
+        return "foreign_format", (
+            "has its vision part in one file with the model, as Ollama writes it for itself; get the model and its "
+            "projector as GGUF from their publisher, or serve it with Ollama"
+        )
+    if facts.tensor_count == 0 and (facts.split_count or 0) < 2:
+        return "vocab_only", "holds a vocabulary and no weights"
+    return None
+
+
+def _nameless(facts: Facts) -> tuple[str, str]:
+    if _IMAGE_PARTS & set(facts.parts):
+        return "image_model", _OTHERS["image_model"][0].format("it names no architecture, its tensors tell")
+    return (
+        "no_architecture",
+        "names no architecture (general.architecture), so llama-server cannot load it; convert the model again with "
+        "convert_hf_to_gguf.py",
+    )
