@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import cast
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
+from ansible_collections.magi.models.plugins.module_utils._gguf.foreign import BEGINNING, identify
 from ansible_collections.magi.models.plugins.module_utils._gguf.format import (
     ARRAY,
     SCALARS,
@@ -62,6 +63,8 @@ _KEEP_STRING = 1 << 16  # bytes of one value
 _KEEP_ELEMENTS = 1024  # of one array: per-layer values do, tokenizers don't
 _KEEP_TOTAL = 1 << 22  # bytes of all values of a file together
 
+# First and last type that another program gave itself; some of them were llama.cpp's once, which dropped them in 2024.
+_FOREIGN_TYPES = ((4, 4, "Ollama"), (36, 36, "bitnet.cpp"), (97, 999, "ik_llama.cpp"))
 _MAX_PARTS = 64  # real files have up to some 20
 # Mostly of another type than the layers, and most of a small model (llama.cpp src/llama-arch.cpp LLM_TENSOR_NAMES).
 _EMBEDDINGS = (b"token_embd.weight", b"output.weight", b"per_layer_token_embd.weight")
@@ -244,8 +247,9 @@ def _parse_counts(cursor: _Cursor) -> tuple[int, int, int]:
     cursor.window(4)
     magic = cursor.data[:4]
     if magic != b"GGUF"[: len(magic)]:
-        shown = "".join(chr(c) if 32 <= c < 127 else "?" for c in magic)
-        raise _Refusal("magic", f"is no GGUF file: it begins with {shown!r}; convert it to GGUF or remove it")
+        raise _Refusal(*identify(cursor.data[:BEGINNING]))
+    if not cursor.size:
+        raise _Refusal("truncated", "is empty: its download did not begin, or was cut short; download it again")
     cursor.take(4)
     version = cursor.u32()
     if version & 0xFFFF == 0 and version:
@@ -470,6 +474,13 @@ def _tensor_size(name: bytes, shape: list[int], type_id: int) -> tuple[int, int,
         known = f"0 to {TENSOR_TYPE_COUNT - 1} are known"
         if 0 <= type_id < TENSOR_TYPE_COUNT:
             known = "which was removed from GGUF"
+        for first, last, writer in _FOREIGN_TYPES:
+            if first <= type_id <= last:
+                raise _Refusal(
+                    "foreign_format",
+                    f"was written by {writer} for itself: tensor {_shown(name)} has the type {type_id}, {known}; "
+                    f"serve it with {writer}, or get the model in another quantization",
+                )
         raise _Refusal(
             "tensor_type",
             f"cannot be read: tensor {_shown(name)} has the type {type_id}, {known}; "

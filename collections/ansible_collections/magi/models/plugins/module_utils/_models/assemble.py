@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import one_line, printable
@@ -24,7 +24,7 @@ from ansible_collections.magi.models.plugins.module_utils._models.kinds import (
 )
 from ansible_collections.magi.models.plugins.module_utils._models.model import Companion, Inventory, Model, Rejected
 from ansible_collections.magi.models.plugins.module_utils._models.naming import display_name_of, shard_of, slug, stem
-from ansible_collections.magi.models.plugins.module_utils._models.projectors import made_for, pair_projectors
+from ansible_collections.magi.models.plugins.module_utils._models.projectors import Pairing, made_for, pair_projectors
 from ansible_collections.magi.models.plugins.module_utils._models.quantization import quantization_of, tier_of
 from ansible_collections.magi.models.plugins.module_utils._models.shards import misnamed, shard_fault
 
@@ -80,18 +80,41 @@ def assemble(entries: Iterable[KnownFile], rejected: Iterable[Rejected] = ()) ->
             refused.append(Rejected.of(files[0].file.path, name, *reason))
         else:
             drafts.append(Draft(files, name, _quantization(files, name)))
-    drafts = merge_duplicates(drafts)
+    merged = merge_duplicates(drafts)
+    older = [draft for draft in merged if draft.first.file.superseded]
+    drafts = [draft for draft in merged if not draft.first.file.superseded]
     assign_ids(drafts)
     paired = pair_projectors(drafts, [entry for kind, _name, entry in companions if kind == "mmproj"])
+    refused += [_superseded(draft.name, draft.first) for draft in older]
+    refused += [_superseded(name, entry) for _kind, name, entry in companions if _is_older(entry, paired)]
     return Inventory(
         models=tuple(sorted((_model(draft) for draft in drafts), key=lambda model: model.id)),
         companions=tuple(
             sorted(
-                (_companion(kind, name, entry, paired.get(entry.file.path, ())) for kind, name, entry in companions),
+                {
+                    entry.file.path: _companion(kind, name, entry, paired.get(entry.file.path))
+                    for kind, name, entry in companions
+                    if not _is_older(entry, paired)
+                }.values(),
                 key=lambda item: item.path,
             )
         ),
         rejected=tuple(sorted(refused, key=lambda item: (item.path, item.code))),
+    )
+
+
+def _is_older(entry: KnownFile, paired: Mapping[str, Pairing]) -> bool:
+    """Whether a companion is of an older revision, and no model that only that one has needs it."""
+    return entry.file.superseded and not (entry.file.path in paired and paired[entry.file.path].serves)
+
+
+def _superseded(name: str, entry: KnownFile) -> Rejected:
+    return Rejected.of(
+        entry.file.path,
+        name,
+        "superseded",
+        "is of an older revision, and the one that refs/main names has it anew; remove it with hf cache prune, or name "
+        "its folder in scan_paths to serve it",
     )
 
 
@@ -130,19 +153,23 @@ def _combined(digests: Sequence[str]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _companion(kind: str, name: str, entry: KnownFile, models: tuple[str, ...]) -> Companion:
+def _companion(kind: str, name: str, entry: KnownFile, pairing: Pairing | None) -> Companion:
     facts = entry.facts
-    what, use = {
-        "mmproj": ("a projector", f"it is served with {', '.join(models)}")
-        if models
-        else ("a projector", f"it fits no model in its folder or below ({made_for(entry)})"),
-        "adapter": ("an adapter", "serve it with one by the option lora"),
-        "control_vector": ("a control vector", "serve it with one by the option control_vector"),
-        "drafter": (
-            "a drafter",
-            f"serve it with the model that it drafts for by the options model_draft and spec_type: {drafts_by(facts)}",
-        ),
-    }[kind]
+    serves = pairing.serves if pairing else ()
+    if kind == "mmproj":
+        what = "a projector"
+        if serves:
+            use = f"it is served with {', '.join(serves)}"
+        elif pairing:
+            use = f"it fits {', '.join(pairing.fits)} too; another projector is served with them"
+        else:
+            use = f"it fits no model in its folder or below ({made_for(entry)})"
+    elif kind == "drafter":
+        what = "a drafter"
+        use = f"serve it with the model that it drafts for by the options model_draft and spec_type: {drafts_by(facts)}"
+    else:
+        what = "an adapter" if kind == "adapter" else "a control vector"
+        use = f"serve it with one by the option {'lora' if kind == 'adapter' else 'control_vector'}"
     return Companion(
         id=slug(name),
         path=entry.file.path,
@@ -150,6 +177,6 @@ def _companion(kind: str, name: str, entry: KnownFile, models: tuple[str, ...]) 
         name=facts.name or one_line(entry.file.name) or "",
         architecture=facts.architecture,
         size_bytes=entry.file.size,
-        models=models,
+        models=serves,
         reason=f"{printable(entry.file.path)} is {what} and not a model by itself: {use}.",
     )

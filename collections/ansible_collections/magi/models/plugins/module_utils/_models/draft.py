@@ -37,7 +37,7 @@ class Draft:
 def merge_duplicates(drafts: Sequence[Draft]) -> list[Draft]:
     """Byte-identical models become one, the first by path, that lists the others as duplicates."""
     kept: dict[tuple[str, ...], Draft] = {}
-    for draft in sorted(drafts, key=lambda draft: draft.first.file.path):
+    for draft in sorted(drafts, key=lambda draft: (draft.first.file.superseded, draft.first.file.path)):
         first = kept.setdefault(tuple(entry.content for entry in draft.entries), draft)
         if first is not draft and draft.first.file.path != first.first.file.path:
             first.duplicates.append(draft.first.file.path)

@@ -22,6 +22,7 @@ class FoundFile:
     name: str  # what its model is called: the file's stem, or the name in a manifest
     folder: str  # files of one folder belong together (projectors, shards)
     qualifiers: tuple[str, ...]  # names of the folders above it, nearest first, to tell equal names apart
+    superseded: bool = False  # a newer revision of its repository has it anew
 
     @property
     def version(self) -> FileVersion:

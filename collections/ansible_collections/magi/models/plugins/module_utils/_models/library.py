@@ -4,7 +4,7 @@
 
 A plain tree; the Hugging Face cache (``models--org--repo/snapshots/<revision>/``, links into ``blobs/``);
 LM Studio (``publisher/repo/``); Ollama's store (``manifests/`` that name ``blobs/``). No file is opened here
-except Ollama's manifests: names, links and ``stat`` are enough, which makes a warm scan fast.
+but Ollama's manifests and the caches' refs: names, links and ``stat`` tell the rest, which makes a warm scan fast.
 """
 
 from __future__ import annotations
@@ -15,17 +15,34 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 from ansible_collections.magi.models.plugins.module_utils._models.found import FoundFile
 from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
 from ansible_collections.magi.models.plugins.module_utils._models.naming import stem
+from ansible_collections.magi.models.plugins.module_utils._models.quantization import quantization_in
+from ansible_collections.magi.models.plugins.module_utils._models.remains import remains_of
 
-# Suffixes of unfinished downloads; aria2 keeps a control file with its suffix beside the real name.
-_PARTIAL = frozenset({"part", "partial", "incomplete", "download", "crdownload", "tmp", "aria2", "!ut"})
+# Folders that hold what was thrown away, or belongs to a file system or a cache (lower-case).
+_NOT_LOOKED_INTO = frozenset(
+    {
+        *(
+            "lost+found",
+            "$recycle.bin",
+            "system volume information",
+            "trash",
+            ".trash",
+            ".trashes",
+            "@recycle",
+            "#recycle",
+        ),
+        *("@eadir", ".snapshot", ".snapshots", "#snapshot", ".zfs", ".no_exist", ".locks"),
+    }
+)
 _MAX_MANIFEST = 1 << 20  # bytes; real ones have less than one thousand
+_MAX_REF = 64  # bytes
 _MAX_DEPTH = 64  # folders
 _BLOB = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
@@ -43,12 +60,14 @@ class Library:
 class _Walk:
     """The finds of a walk so far, and the folders it has seen, by device and inode."""
 
-    files: dict[str, FoundFile] = field(default_factory=dict)
+    files: dict[tuple[str, str], FoundFile] = field(
+        default_factory=dict
+    )  # by path and folder: a blob may serve several
     rejected: dict[str, Rejected] = field(default_factory=dict)
     seen: set[tuple[int, int]] = field(default_factory=set)
 
-    def reject(self, path: str, code: str, what: str) -> None:
-        self.rejected[path] = Rejected.of(printable(path), stem(path), code, what)
+    def reject(self, path: str, code: str, what: str, name: str | None = None) -> None:
+        self.rejected[path] = Rejected.of(printable(path), name or stem(path), code, what)
 
 
 def find(scan_paths: Sequence[str]) -> Library:
@@ -65,7 +84,7 @@ def find(scan_paths: Sequence[str]) -> Library:
         except OSError:
             missing.append(path)
     return Library(
-        files=tuple(file for _path, file in sorted(walk.files.items())),
+        files=tuple(file for _key, file in sorted(walk.files.items())),
         rejected=tuple(item for _path, item in sorted(walk.rejected.items())),
         missing=tuple(missing),
     )
@@ -94,32 +113,61 @@ def _walk_folder(
     present = {entry.name for entry in entries}
     if {"manifests", "blobs"} <= present:
         _walk_ollama(walk, path)
-        return
+        entries = [entry for entry in entries if entry.name not in ("manifests", "blobs")]
     qualifiers = _qualifiers(names)
     for entry in entries:
         lower = entry.name.lower()
-        if lower.endswith(".gguf"):
-            if f"{entry.name}.aria2" in present:
+        if lower in _NOT_LOOKED_INTO or lower.startswith(".trash-"):
+            continue
+        if lower.endswith(".gguf") and not lower.startswith(("incomplete-", "downloading_", ".syncthing.")):
+            if f"{entry.name}.aria2" in present or "._____temp" in names:  # ModelScope's folder of downloads
                 walk.reject(entry.path, "partial_download", "is incomplete: its download still runs or was cut short")
             elif not _take(walk, entry, path, qualifiers):
                 continue
-        elif _is_partial(lower, path):
-            if not lower.endswith(".gguf.aria2"):
-                walk.reject(entry.path, "partial_download", "is a download that still runs or was cut short")
+        elif _is_unfinished_blob(lower, path):
+            what = "is a download that still runs or was cut short; wait for it, or download it again"
+            walk.reject(entry.path, "partial_download", what)
             continue
+        elif ".gguf" in lower:
+            remains = remains_of(entry.name)
+            if remains:
+                if not lower.endswith(".gguf.aria2"):
+                    walk.reject(entry.path, remains.code, remains.what, remains.name)
+                continue
         try:
             if entry.is_dir():
                 below = Path(entry.path).stat()
                 _walk_folder(walk, entry.path, below, (*above, here), (*names, entry.name))
         except OSError as error:
             _reject_stat(walk, entry.path, error)
+    if path.endswith("/snapshots"):
+        _supersede(walk, path)
 
 
-def _is_partial(name: str, folder: str) -> bool:
-    """Whether a lower-case name belongs to an unfinished GGUF download."""
-    base, _dot, suffix = name.rpartition(".")
-    in_hugging_face_blobs = folder.endswith("/blobs") and "/models--" in folder
-    return suffix in _PARTIAL and (base.endswith(".gguf") or (suffix == "incomplete" and in_hugging_face_blobs))
+def _is_unfinished_blob(name: str, folder: str) -> bool:
+    """Whether a lower-case name is that of an unfinished download of Hugging Face, named after its content."""
+    in_cache = folder.endswith("/blobs") and "/models--" in folder
+    return name.endswith(".incomplete") and (in_cache or "/.cache/huggingface/download" in folder)
+
+
+def _supersede(walk: _Walk, snapshots: str) -> None:
+    """Mark the files of older revisions of a Hugging Face repository that the one of ``refs/main`` has anew."""
+    repository = snapshots.rpartition("/")[0]
+    if "/models--" not in f"/{repository.rpartition('/')[2]}":
+        return
+    try:
+        with open(f"{repository}/refs/main", "rb") as stream:
+            current = stream.read(_MAX_REF).decode("ascii", "replace").strip()
+    except OSError:
+        return
+    inside = f"{snapshots}/{current}/"
+    found = {key: file for key, file in walk.files.items() if file.path.startswith(f"{snapshots}/")}
+    anew = {file.path[len(inside) :] for file in found.values() if file.path.startswith(inside)}
+    anew |= {name.rpartition("/")[2] for name in anew if quantization_in(stem(name))}  # moved to another folder
+    for key, file in found.items():
+        _revision, _slash, name = file.path[len(snapshots) + 1 :].partition("/")
+        if not file.path.startswith(inside) and {name, name.rpartition("/")[2]} & anew:
+            walk.files[key] = replace(file, superseded=True)
 
 
 def _take(
@@ -131,18 +179,19 @@ def _take(
 ) -> bool:
     """Take a file into the library, or report why not. True if it is a folder, to be walked as well."""
     path = os.fspath(entry)
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        walk.reject(path, "name_not_utf8", "has a name that is not UTF-8 and cannot be passed on; rename it")
-        return False
+    if not path.isascii():
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            walk.reject(path, "name_not_utf8", "has a name that is not UTF-8 and cannot be passed on; rename it")
+            return False
     try:
         status = entry.stat()
     except OSError as error:
         _reject_stat(walk, path, error)
         return False
     if stat.S_ISREG(status.st_mode):
-        walk.files[path] = FoundFile(
+        walk.files[path, folder] = FoundFile(
             path=path,
             size=status.st_size,
             mtime_ns=status.st_mtime_ns,
@@ -207,9 +256,20 @@ def _walk_ollama(walk: _Walk, store: str) -> None:
             if not os.path.lexists(blob):
                 walk.reject(path, "blob_missing", f"names the blob {digest[:12]}…, which is missing; pull it again")
                 break
-            if blob not in walk.files:
-                suffix = "" if kind == "model" else f"-{kind}"
-                _take(walk, Path(blob), path, tuple(reversed(owner)), name=f"{namespace}{model}-{tag}{suffix}")
+            suffix = "" if kind == "model" else f"-{kind}"
+            # A folder of its own for each manifest, below none: a projector is its model's alone.
+            folder = f"manifest {path}"
+            _take(walk, Path(blob), folder, tuple(reversed(owner)), name=f"{namespace}{model}-{tag}{suffix}")
+    for blob in _unfinished_blobs(f"{store}/blobs"):
+        walk.reject(blob, "partial_download", "is a model that Ollama did not get whole; pull it again with ollama")
+
+
+def _unfinished_blobs(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as listing:
+            return sorted(entry.path for entry in listing if entry.name.endswith("-partial"))
+    except OSError:
+        return []
 
 
 def _files_below(folder: str) -> Iterator[str]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from ansible_collections.magi.models.plugins.module_utils._models.draft import Draft
 from ansible_collections.magi.models.plugins.module_utils._models.found import KnownFile
 from ansible_collections.magi.models.plugins.module_utils._models.naming import family
-from ansible_collections.magi.models.plugins.module_utils._models.quantization import quantization_of
+from ansible_collections.magi.models.plugins.module_utils._models.quantization import FILE_TYPES, quantization_in
 
 # Types of projectors: the architectures that they are made for. The converters of llama.cpp (conversion/*.py) make both
 # of one model; the older ones are of tools/mtmd/README.md.
@@ -85,22 +86,32 @@ _MADE_FOR: Mapping[str, str] = {
 _PREFERENCE = ["F16", "BF16", "Q8_0", "F32"]  # projectors are small: F16 is what most are published and tested as
 
 
-def pair_projectors(drafts: Sequence[Draft], projectors: Sequence[KnownFile]) -> dict[str, tuple[str, ...]]:
-    """Give each draft the projector that is made for it, and return the ids that each projector is paired with.
+class Pairing(NamedTuple):
+    """The ids of the models that a projector fits, and of those that it is served with."""
+
+    fits: tuple[str, ...]
+    serves: tuple[str, ...]
+
+
+def pair_projectors(drafts: Sequence[Draft], projectors: Sequence[KnownFile]) -> dict[str, Pairing]:
+    """Give each draft the projector that is made for it; return what each that fits any is for, by path.
 
     A projector fits a model by its type, which goes with an architecture, and by the width that it delivers. It is
     looked for in the folder of the model and in those above, the deepest first. One whose name says whose it is goes to
     no other model that it fits too.
     """
-    claims = {entry.file.path: _claimed(entry, drafts) for entry in projectors}
-    pairs: dict[str, list[str]] = defaultdict(list)
+    claims = [(entry, _claimed(entry, drafts)) for entry in projectors]
+    serves: dict[str, set[str]] = defaultdict(set)
     for draft in drafts:
-        fitting = [entry for entry in projectors if draft.id in claims[entry.file.path]]
+        fitting = [entry for entry, ids in claims if draft.id in ids]
         if fitting:
             best = min(fitting, key=lambda entry: (-len(entry.file.folder), _rank(entry), entry.file.path))
             draft.mmproj = best.file
-            pairs[best.file.path].append(draft.id)
-    return {path: tuple(sorted(ids)) for path, ids in pairs.items()}
+            serves[best.file.path].add(draft.id)
+    fits: dict[str, set[str]] = defaultdict(set)
+    for entry, ids in claims:
+        fits[entry.file.path] |= ids
+    return {path: Pairing(tuple(sorted(ids)), tuple(sorted(serves[path]))) for path, ids in fits.items() if ids}
 
 
 def made_for(entry: KnownFile) -> str:
@@ -147,5 +158,8 @@ def _goes_with(kind: str, architecture: str) -> bool:
 
 
 def _rank(entry: KnownFile) -> int:
-    quantization = quantization_of(entry.facts.file_type, entry.facts.weights, entry.file.name)
-    return _PREFERENCE.index(quantization) if quantization in _PREFERENCE else len(_PREFERENCE)
+    """The place of its precision among those that are preferred."""
+    said = (
+        FILE_TYPES.get(entry.facts.file_type) if entry.facts.file_type is not None else quantization_in(entry.file.name)
+    )
+    return _PREFERENCE.index(said) if said in _PREFERENCE else len(_PREFERENCE)

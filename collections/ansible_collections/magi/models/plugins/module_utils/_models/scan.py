@@ -113,7 +113,7 @@ def staleness(known: Registry, library: Library, scan_paths: Sequence[str], chec
         return "other folders are to be scanned"
     files = known.files
     new = [file for file in library.files if file.path not in files]
-    gone = len(files) - (len(library.files) - len(new))
+    gone = len(files) - len({file.path for file in library.files if file.path in files})
     changed = [file for file in library.files if file.path in files and not files[file.path].describes(file)]
     counts = ((len(new), "new"), (gone, "gone"), (len(changed), "changed"))
     if any(count for count, _what in counts):
@@ -141,14 +141,14 @@ def scan(
         raise ScanError(f"None of the folders to scan exists: {', '.join(library.missing)}; correct scan_paths.")
     remembered = known.files if known else {}
     files: dict[str, Memory] = {}
-    unread = []
+    unread: dict[str, FoundFile] = {}  # a blob of Ollama's may be found under several names
     for file in library.files:
         memory = remembered.get(file.path)
         if memory is not None and memory.describes(file):
             files[file.path] = memory
         else:
-            unread.append(file)
-    files.update(zip((file.path for file in unread), _read_all(unread, progress)))
+            unread[file.path] = file
+    files.update(zip(unread, _read_all(list(unread.values()), progress)))
     alike: dict[object, list[FoundFile]] = defaultdict(list)
     facts = {path: Facts.from_row(memory.facts) for path, memory in files.items() if memory.facts}
     for file in library.files:
@@ -167,7 +167,9 @@ def scan(
 
 
 def _aside(library: Library) -> tuple[tuple[str, str], ...]:
-    return tuple((item.path, item.code) for item in library.rejected)
+    """Path and code of what the names alone tell."""
+    older = [(file.path, "superseded") for file in library.files if file.superseded]
+    return tuple([(item.path, item.code) for item in library.rejected] + older)
 
 
 def _read(file: FoundFile) -> Memory:

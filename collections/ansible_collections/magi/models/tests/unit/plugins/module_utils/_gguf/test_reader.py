@@ -81,8 +81,10 @@ BAD = {
     ),
     "tensor of unknown type": ("tensor_type", build([], [Tensor("a", (1,), 43)])),
     "tensor of negative type": ("tensor_type", build([], [Tensor("a", (1,), -1)])),
-    "tensor of removed type 4": ("tensor_type", build([], [Tensor("a", (32,), 4)])),
+    "tensor of removed type 4": ("foreign_format", build([], [Tensor("a", (32,), 4)])),
     "tensor of removed type 38": ("tensor_type", build([], [Tensor("a", (32,), 38)])),
+    "tensor of a type of ik_llama.cpp": ("foreign_format", build([], [Tensor("a", (256,), 139)])),
+    "tensor of a type of bitnet.cpp": ("foreign_format", build([], [Tensor("a", (256,), 36)])),
     "tensor of half a block": ("tensor_shape", build([], [Tensor("a", (16, 2), Q4_0, 18)])),
     "scalar of a blocked type": ("tensor_shape", build([], [Tensor("a", (), Q4_0, 18)])),
     "tensor at a bad offset": ("tensor_offset", build([], [Tensor("a", (1,), offset=-1)])),
@@ -121,7 +123,7 @@ BAD = {
     "length bomb: array of 2^63": ("length", build([string("key") + struct.pack("<IIQ", 9, 0, 1 << 63)])),
     "empty file": ("truncated", b""),
     "half a magic": ("truncated", b"GG"),
-    "a web page": ("magic", b"<!DOCTYPE html>\n<html>"),
+    "a web page": ("web_page", b"<!DOCTYPE html>\n<html>"),
 }
 
 GOOD = {

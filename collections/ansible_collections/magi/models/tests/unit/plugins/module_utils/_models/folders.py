@@ -59,7 +59,7 @@ def fill_with_odd_things(folder):
         "broken.gguf": "link_broken",
         "up": "link_loop",
         "cut.gguf": "truncated",
-        "page.gguf": "magic",
+        "page.gguf": "web_page",
         "a.gguf.part": "partial_download",
         "b.gguf": "partial_download",
         "vocab.gguf": "vocab_only",

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -14,13 +15,13 @@ from ansible_collections.magi.models.plugins.module_utils._models.library import
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
 from ansible_collections.magi.models.plugins.module_utils._models.registry import dump, parse
 from ansible_collections.magi.models.plugins.module_utils._models.scan import ScanError, discover
-from ansible_collections.magi.models.tests.unit.plugins.module_utils._models.folders import (
+from ansible_collections.magi.models.tests.unit.plugins.module_utils._models.folders import look, (
     codes,
     fill_with_odd_things,
     ids,
     scanned,
 )
-from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import model, projector, write
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import model, projector, shard, write
 
 
 def test_a_plain_tree(tmp_path):
@@ -111,6 +112,118 @@ def test_an_ollama_store(tmp_path):
         "manifest",
         "manifest",
     ]
+
+
+def test_loose_files_beside_an_ollama_store(tmp_path):
+    store = tmp_path / "m"
+    ollama(store, "library/llama3.2/3b", [("model", "1" * 64, model("L"))])
+    write(store / "loose-Q4_0.gguf", model("Loose"))
+    write(store / "deep/er-Q4_0.gguf", model("Deeper"))
+    assert ids(scanned(store)) == ["er-q4_0", "llama3.2-3b-q4_k_m", "loose-q4_0"]
+
+
+def test_models_of_an_ollama_store_share_blobs(tmp_path):
+    store = tmp_path / "m"
+    shared = ("projector", "9" * 64, projector())
+    ollama(store, "library/gemma3/4b", [("model", "1" * 64, model("A", "gemma3")), shared])
+    ollama(store, "library/gemma3/latest", [("model", "1" * 64, None), shared])
+    ollama(store, "library/gemma3/4b-q8", [("model", "2" * 64, model("B", "gemma3")), shared])
+    ollama(store, "library/gemma3/text", [("model", "3" * 64, model("C", "gemma3"))])
+    write(store / "blobs" / f"sha256-{'4' * 64}-partial", b"GGUF")
+    found = scanned(store).inventory
+    assert {item.id: bool(item.mmproj) for item in found.models} == {
+        "gemma3-4b-q4_k_m": True,
+        "gemma3-4b-q8-q4_k_m": True,
+        "gemma3-text-q4_k_m": False,
+    }
+    assert [item.models for item in found.companions] == [("gemma3-4b-q4_k_m", "gemma3-4b-q8-q4_k_m")]
+    assert [item.code for item in found.rejected] == ["partial_download"]
+
+
+def hub(tmp_path, repository, revisions, main=None):
+    """A Hugging Face cache: file names and contents by revision, and what refs/main names."""
+    folder = tmp_path / "m" / f"models--{repository}"
+    for revision, files in revisions.items():
+        for name, content in files.items():
+            blob = hashlib.sha256(content).hexdigest()
+            write(folder / "blobs" / blob, content)
+            link = folder / "snapshots" / revision / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(os.path.relpath(folder / "blobs" / blob, link.parent))
+    if main:
+        write(folder / "refs" / "main", main.encode())
+
+
+def test_the_revision_of_a_repository_is_the_one_that_refs_main_names(tmp_path):
+    old = {
+        "x-Q4_0.gguf": model("Old", "gemma3"),
+        "mmproj-F16.gguf": projector(),
+        "gone-Q4_0.gguf": model("Gone", "gemma3"),
+    }
+    new = {"x-Q4_0.gguf": model("New", "gemma3"), "mmproj-F16.gguf": projector(extra=[("x", "u8", 1)])}
+    hub(tmp_path, "org--x", {"bbbb": old, "aaaa": new}, main="aaaa\n")
+    found = scanned(tmp_path / "m").inventory
+    assert {item.id: (item.path[-16:], item.mmproj.path[-20:]) for item in found.models} == {
+        "gone-q4_0": ("bbbb/gone-Q4_0.gguf"[-16:], "bbbb/mmproj-F16.gguf"[-20:]),
+        "x-q4_0": ("aaaa/x-Q4_0.gguf"[-16:], "aaaa/mmproj-F16.gguf"[-20:]),
+    }
+    assert [(item.path[-16:], item.code) for item in found.rejected] == [("bbbb/x-Q4_0.gguf", "superseded")]
+
+
+def test_a_model_that_both_revisions_have_is_one(tmp_path):
+    same = {"x-Q4_0.gguf": model("Same")}
+    hub(tmp_path, "org--x", {"aaaa": same, "bbbb": same}, main="bbbb")
+    found = scanned(tmp_path / "m").inventory
+    assert [(item.id, item.path[-16:], len(item.duplicates)) for item in found.models] == [
+        ("x-q4_0", "bbbb/x-Q4_0.gguf", 1)
+    ]
+    assert found.rejected == ()
+
+
+def test_a_model_stays_whose_new_revision_has_only_a_projector(tmp_path):
+    shards = {f"Q4/x-Q4_0-0000{number}-of-00002.gguf": shard(number, 2) for number in (1, 2)}
+    hub(tmp_path, "org--x", {"aaaa": shards, "bbbb": {"mmproj-F16.gguf": projector()}}, main="bbbb")
+    found = scanned(tmp_path / "m").inventory
+    assert [(item.id, item.mmproj) for item in found.models] == [("x-q4_0", None)]
+    assert [item.models for item in found.companions] == [()]
+
+
+def test_a_change_of_refs_main_is_noticed(tmp_path, registry_path):
+    hub(tmp_path, "org--x", {"aaaa": {"x-Q4_0.gguf": model("A")}, "bbbb": {"x-Q4_0.gguf": model("B")}}, main="aaaa")
+    assert look(tmp_path, registry_path).registry.inventory.models[0].path.endswith("aaaa/x-Q4_0.gguf")
+    (tmp_path / "m/models--org--x/refs/main").write_text("bbbb")
+    found = look(tmp_path, registry_path)
+    assert (found.source, found.reason) == ("scan", "what is set aside has changed")
+    assert found.registry.inventory.models[0].path.endswith("bbbb/x-Q4_0.gguf")
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["lost+found", ".Trash-1000/files", "Trash/files", ".Trash", "$RECYCLE.BIN", "#recycle", ".snapshots/1/snapshot"],
+)
+def test_trash_is_not_looked_into(tmp_path, folder):
+    write(tmp_path / "m" / folder / "x-Q4_0.gguf", model())
+    found = scanned(tmp_path / "m").inventory
+    assert (found.models, found.rejected) == ((), ())
+    assert ids(scanned(tmp_path / "m" / folder)) == ["x-q4_0"]  # asked for by name
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "model_id"),
+    [
+        ("x-Q4_0.gguf.part1of2", "piece", "x-q4_0"),
+        ("x-Q4_0.gguf.!qB", "partial_download", "x-q4_0"),
+        ("incomplete-x-Q4_0.gguf", "partial_download", "x-q4_0"),
+        ("._____temp/org/x-Q4_0.gguf", "partial_download", "x-q4_0"),
+        ("x-Q4_0.gguf.zip", "archive", "x-q4_0"),
+        (".cache/huggingface/download/Q4/abc=.0123.incomplete", "partial_download", "abc-.0123.incomplete"),
+        ("x-Q4_0-00001-of-00002.gguf.part", "partial_download", "x-q4_0"),
+    ],
+)
+def test_what_is_no_file_yet_is_set_aside_under_the_name_of_its_model(tmp_path, name, code, model_id):
+    write(tmp_path / "m" / name, model()[:100])
+    (item,) = scanned(tmp_path / "m").inventory.rejected
+    assert (item.code, item.id) == (code, model_id)
 
 
 def test_odd_things_are_reported_and_the_rest_is_found(tmp_path, monkeypatch):

@@ -1,0 +1,86 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a file is that is named like a GGUF file and begins like none. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+BEGINNING = 512  # bytes of a file that are looked at
+
+
+class Foreign(NamedTuple):
+    """What a file is."""
+
+    code: str
+    what: str  # continues the sentence that begins with its name
+
+
+_AGAIN = "download it again"
+_CONVERT = "convert it with llama.cpp's convert_hf_to_gguf.py, or download the model as GGUF"
+_OLD = Foreign(
+    "other_format", "is of a format older than GGUF, which llama.cpp reads no more; download the model as GGUF"
+)
+_ARCHIVE = Foreign("archive", "is an archive and no GGUF file; unpack it")
+# What files begin with.
+_MAGIC = {
+    b"lmgg": _OLD,  # ggml, ggmf, ggjt and ggla, as little-endian numbers
+    b"fmgg": _OLD,
+    b"tjgg": _OLD,
+    b"algg": _OLD,
+    b"PWRI": Foreign("foreign_format", "was written by PowerInfer for itself; download the model as GGUF"),
+    b"\x80\x02": Foreign("other_format", f"is a PyTorch checkpoint and no GGUF file; {_CONVERT}"),
+    b"\x89HDF": Foreign("other_format", f"is an HDF5 file and no GGUF file; {_CONVERT}"),
+    b"PK\x03\x04": Foreign("archive", f"is a ZIP archive or a PyTorch checkpoint; unpack it, or {_CONVERT}"),
+    b"\x1f\x8b": _ARCHIVE,
+    b"\x28\xb5\x2f\xfd": _ARCHIVE,
+    b"\xfd7zXZ": _ARCHIVE,
+    b"BZh": _ARCHIVE,
+    b"7z\xbc\xaf": _ARCHIVE,
+    b"Rar!": _ARCHIVE,
+    b"version https://git-lfs": Foreign(
+        "lfs_pointer", "is a pointer of Git LFS and not the model; fetch the model with git lfs pull"
+    ),
+    b"# xet version": Foreign(
+        "lfs_pointer", "is a pointer of Xet and not the model; fetch the model with git xet or hf"
+    ),
+    b"/annex/objects/": Foreign(
+        "lfs_pointer", "is a pointer of git-annex and not the model; fetch the model with git annex get"
+    ),
+    b"%PDF": Foreign("other_format", f"is a PDF file and no GGUF file; {_AGAIN}"),
+    b"\x7fELF": Foreign("other_format", f"is a program and no GGUF file; {_AGAIN}"),
+    b"MZ": Foreign("other_format", f"is a program (a llamafile?) and no GGUF file; {_AGAIN} as GGUF"),
+}
+
+
+def identify(start: bytes) -> Foreign:
+    """What the file is that begins with ``start``, its first ``BEGINNING`` bytes or all that it has."""
+    for magic, foreign in _MAGIC.items():
+        if start.startswith(magic):
+            return foreign
+    if not start.strip(b"\0"):
+        return Foreign("zeros", f"is no GGUF file yet: it begins with zeros, as an unfinished download does; {_AGAIN}")
+    if start[8:10] in (b'{"', b"{ ") and len(start) > 8 and start[6:8] == b"\0\0":
+        return Foreign("other_format", f"is a safetensors file and no GGUF file; {_CONVERT}")
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return Foreign(
+            "web_page",
+            f"is a web page and not the model; {_AGAIN} by its direct link, and sign in where the model needs it",
+        )
+    if _is_text(start):
+        shown = " ".join(start.decode("utf-8", "replace").split())[:60]
+        return Foreign(
+            "error_text",
+            f"is a text and not the model: it begins with {shown!r}; {_AGAIN}, and sign in where the model needs it",
+        )
+    shown = "".join(chr(c) if 32 <= c < 127 else "?" for c in start[:4])
+    return Foreign("magic", f"is no GGUF file: it begins with {shown!r}; convert it to GGUF or remove it")
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether it is worth showing as text: UTF-8 but for a character that is cut, without control characters."""
+    if len(start) < 8:
+        return False
+    text = start.decode("utf-8", "ignore")
+    return len(text.encode()) > len(start) - 4 and all(c.isprintable() or c in "\t\r\n" for c in text)

@@ -1,0 +1,74 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Files that are not yet, or no longer, GGUF files, by their names."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._models.remains import remains_of
+
+NAMES = {
+    "partial_download": [
+        *(
+            "x.gguf.part",
+            "x.gguf.partial",
+            "x.gguf.incomplete",
+            "x.gguf.crdownload",
+            "x.gguf.tmp",
+            "x.gguf.downloadInProgress",
+        ),
+        *("x.gguf.!qB", "x.gguf.!ut", "x.gguf.3f9a01bc.partial", "X.GGUF.PART", "x.gguf.filepart", "x.gguf.opdownload"),
+        *(
+            "incomplete-x.gguf",
+            "downloading_x.gguf.part",
+            ".syncthing.x.gguf.tmp",
+            "~syncthing~x.gguf.tmp",
+            ".x.gguf.Ab3dE6",
+        ),
+    ],
+    "piece": [
+        *("x.gguf.part1of2", "x.gguf.part2of2", "x.gguf-split-a", "x.gguf-split-b", "x.gguf.001", "x.gguf.partaa"),
+        *(
+            "x.gguf.part-ab",
+            "x.gguf.part3",
+            "x.gguf.aa",
+            "x.gguf.a",
+            "x.gguf_part_12",
+            "x.gguf.01of20",
+            "x.gguf.chunk0",
+        ),
+    ],
+    "archive": ["x.gguf.zip", "x.gguf.gz", "x.gguf.tar.zst", "x.gguf.7z", "x.gguf.7z.001"],
+    "put_aside": ["x.gguf.bak", "x.gguf.old", "x.gguf.disabled", "x.gguf~", "x.gguf.1"],
+    None: [
+        "x.gguf",
+        "README.md",
+        "x.gguf.md5",
+        "x.gguf.sha256",
+        "x.gguf.json",
+        "x.gguf.lock",
+        "x.gguf.metadata",
+        "x.part",
+    ],
+}
+
+
+@pytest.mark.parametrize(("code", "name"), [(code, name) for code in NAMES for name in NAMES[code]])
+def test_what_a_file_is_by_its_name(code, name):
+    found = remains_of(name)
+    assert (found and found.code) == code
+    if found:
+        assert found.name.lower() == "x"
+        assert ";" in found.what
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("x.gguf.part1of2", "cat x.gguf.part* > x.gguf"),
+        ("x.gguf-split-b", "cat x.gguf-split-* > x.gguf"),
+        ("a b.gguf.001", "cat 'a b.gguf.'* > 'a b.gguf'"),
+    ],
+)
+def test_pieces_are_joined_by_a_command(name, command):
+    assert remains_of(name).what.endswith(command)
