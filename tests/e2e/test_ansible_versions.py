@@ -1,0 +1,70 @@
+"""The newest three minor versions of ansible-core, each with a Python that it takes: the collection's unit tests, and a
+deployment from files to answers."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import tomllib
+
+from .conftest import ROOT
+
+pytestmark = pytest.mark.e2e
+
+CORES = {"2.19": "3.11", "2.20": "3.12", "2.21": "3.13"}
+"""Each version of ansible-core with the Python that it runs on here: each takes others too."""
+NEEDED = ("supervisor", "pyyaml", "gguf", "hypothesis", "pytest", "pytest-mock", "pytest-timeout")
+UNIT = "collections/ansible_collections/magi/models/tests/unit"
+# No line of Ansible's has to do with what reads models, whose tests take long.
+TESTS = (UNIT, *(f"--ignore={UNIT}/plugins/module_utils/{name}" for name in ("_gguf", "_models")))
+DEPLOYMENT = "tests/e2e/test_main_job.py::test_from_files_to_answers_and_back"
+
+
+def interpreter(version: str) -> Path | None:
+    """Return a Python of this minor version: on the PATH, or of pyenv."""
+    found = [Path(path) for path in [shutil.which(f"python{version}")] if path and "shims" not in path]
+    return next(iter(found + sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))), None)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("core", "python"), CORES.items())
+def test_ansible_core(core: str, python: str, tmp_path: Path):
+    program = interpreter(python)
+    if program is None:
+        pytest.skip(f"there is no Python {python}, which ansible-core {core} is tried with")
+    constraints = re.sub(r"(?m)^ansible-core==.*\n", "", (ROOT / "constraints.txt").read_text())
+    (tmp_path / "constraints.txt").write_text(f"{constraints}ansible-core=={core}.*\n")
+    subprocess.run([program, "-m", "venv", tmp_path / "venv"], check=True)
+    pip = [tmp_path / "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "-c", tmp_path / "constraints.txt", "ansible-core", *NEEDED], check=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
+    for arguments, passed in ((TESTS, r"\d{3,} passed"), ((DEPLOYMENT,), "1 passed")):
+        done = subprocess.run(
+            [tmp_path / "venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        assert re.search(passed, done.stdout), done.stdout
+
+
+def test_the_pin_says_these_versions():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (pin,) = [re.split(r"[>=<,]+", item)[1:] for item in project["dependencies"] if item.startswith("ansible-core")]
+    newest = max(int(core.partition(".")[2]) for core in CORES)
+    assert pin == [min(CORES, key=lambda core: int(core[2:])), f"2.{newest + 1}"]
+    exact = re.findall(
+        r"(?m)^ansible-core==(\d+\.\d+)\.\d+; python_version (<|>=) \"3.12\"$", (ROOT / "constraints.txt").read_text()
+    )
+    assert exact == [("2.19", "<"), (f"2.{newest}", ">=")]
+    pythons = {item.rpartition(" ")[2] for item in project["classifiers"] if re.search(r"Python :: 3\.\d+$", item)}
+    assert {*CORES.values()} <= pythons
