@@ -15,10 +15,11 @@ from ansible_collections.magi.models.plugins.module_utils._models.library import
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
 from ansible_collections.magi.models.plugins.module_utils._models.registry import dump, parse
 from ansible_collections.magi.models.plugins.module_utils._models.scan import ScanError, discover
-from ansible_collections.magi.models.tests.unit.plugins.module_utils._models.folders import look, (
+from ansible_collections.magi.models.tests.unit.plugins.module_utils._models.folders import (
     codes,
     fill_with_odd_things,
     ids,
+    look,
     scanned,
 )
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import model, projector, shard, write
