@@ -97,8 +97,9 @@ lint: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog and documentation
 docs: $(VENV)/dev.stamp ## Write docs/reference.md and the man page from the code
 	docs/generate.py
 
-sanity: $(VENV)/dev.stamp ## ansible-test sanity and units, as for any collection
+sanity: $(VENV)/dev.stamp ## ansible-test sanity and units and Galaxy's importer, as for any collection
 	./tests/ansible-test.sh
+	./tests/galaxy-importer.sh
 
 clean: ## Remove the virtual environment and caches of tools (not data/)
 	rm -rf $(VENV) .ansible .pytest_cache .ruff_cache .hypothesis

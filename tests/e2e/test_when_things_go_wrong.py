@@ -61,6 +61,16 @@ def test_an_invalid_profile_fails_before_any_host_is_touched(two: Deployment, co
     assert two.tree() == {}
 
 
+def test_a_report_stays_until_a_deployment_begins_and_goes_with_what_it_tells_of(two: Deployment):
+    assert two.play().code == 0
+    before = two.report()
+    (two.folder / "profiles" / "broken.yml").write_text("enabled_models: []\n")
+    assert two.play(profile="broken").code != 0
+    assert two.report() == before
+    assert two.play("teardown").code == 0
+    assert not (two.folder / "report.json").exists()
+
+
 def test_a_setting_of_the_wrong_type_is_named(two: Deployment):
     two.environment = {"MODEL_MAX_STARTUP_TIME": "soon"}
     run = two.play()

@@ -208,6 +208,8 @@ def _shared_aliases(entries: Sequence[Entry | None]) -> Iterator[tuple[int, str]
     """Yield the index of each entry with an alias that is the name of another entry's model, and a sentence."""
     holder = {entry.pattern: entry.pattern for entry in entries if entry and entry.kind == "model"}
     for index, entry in enumerate(entries):
-        for alias in entry.aliases if entry else ():
+        if entry is None:
+            continue
+        for alias in entry.aliases:
             if holder.setdefault(alias, entry.pattern) != entry.pattern:
                 yield index, f"entry {index + 1}: alias {alias} is also a name of {holder[alias]}; give it to one."

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 from ansible_collections.magi.models.plugins.module_utils._gguf.foreign import BEGINNING, identify
@@ -195,9 +196,7 @@ class _Cursor:
 
 def _checked(metadata: Mapping[str, Value], key: str, otherwise: int) -> int:
     """The value of a key of which _parse_metadata has refused all but whole numbers."""
-    value = metadata.get(key, otherwise)
-    assert isinstance(value, int)
-    return value
+    return cast(int, metadata.get(key, otherwise))
 
 
 def _parse(cursor: _Cursor, status: os.stat_result) -> Header:

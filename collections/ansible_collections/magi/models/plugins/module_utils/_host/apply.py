@@ -180,10 +180,10 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
     results = [ActionResult(item, item.action is not ActionKind.QUARANTINE) for item in job.actions]
     changed = bool(write or stale) or any(item.action.changes for item in job.actions)
     diff += _actions_diff(job.actions)
-    if changed:  # before anything is stopped
-        check_writable([*(file.path for file in write), *stale])
     if check_mode or not changed:
         return Result(changed, tuple(results), job.generation, tuple(diff))
+    # Before anything is stopped.
+    check_writable([*(file.path for file in write), *stale, *manager.needs()])
 
     generation = Generation(
         job.generation.number + 1,

@@ -141,10 +141,10 @@ def _instances(
         ]
         for item, options, threads in zip(wanted, resolved, share_threads(resolved, host, beside)):
             resources = {**profile.resources, **settings.resources, **item.entry.resources}
-            variables = {**profile.environment, **settings.environment, **item.entry.environment}
+            given = {**profile.environment, **settings.environment, **item.entry.environment}
             variables = {
                 name: checked_string(f"{item.where}: the variable {name}", value)
-                for name, value in variables.items()
+                for name, value in given.items()
                 if value is not None
             }
             yield make_instance(item, options, resources, variables, threads, ports[item.name], settings.host, host)

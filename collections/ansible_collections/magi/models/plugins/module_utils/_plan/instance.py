@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import reachable
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
@@ -40,9 +40,7 @@ def make_instance(
 
     ``threads`` are those shared out by us, None where there are none. Raises InstanceError and KeyFileError.
     """
-    binary = host.binary
-    assert binary is not None
-    assert binary is not None
+    binary = cast(Binary, host.binary)
     known = {name for option in binary.options for name in option.names}
     # What we decide unless the profile does: never fetch anything, let the drain and Prometheus see the load.
     projector = item.model.mmproj and item.model.mmproj.path

@@ -53,6 +53,9 @@ class ServiceManager(Protocol):
     def common(self) -> list[Path]:
         """Return the manager's own files that exist."""
 
+    def needs(self) -> list[Path]:
+        """Return paths in whose folders it writes as it starts, stops and forgets instances."""
+
     def prepare(self) -> None:
         """Bring up the manager itself; called when the common files are in place, before those of instances."""
 

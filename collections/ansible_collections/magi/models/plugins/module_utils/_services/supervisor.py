@@ -223,6 +223,9 @@ class Supervisor:
         own = self.folder / "supervisord.conf"
         return configuration == own or (configuration.exists() and own.exists() and own.samefile(configuration))
 
+    def needs(self) -> list[Path]:
+        return [self.folder / "supervisord.conf"]
+
     def outdated(self) -> bool:
         daemon = self._daemon()
         if daemon is None or self._ours(daemon[1]) or not self._answers():

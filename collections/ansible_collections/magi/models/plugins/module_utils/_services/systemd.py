@@ -233,6 +233,9 @@ class Systemd:
         path = UNITS / "magi-llama@.service"
         return [path] if path.exists() else []
 
+    def needs(self) -> list[Path]:
+        return [UNITS / "multi-user.target.wants"]
+
     def outdated(self) -> bool:
         return False
 

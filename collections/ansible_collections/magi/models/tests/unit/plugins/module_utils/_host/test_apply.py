@@ -63,6 +63,9 @@ class FakeServices:
         for path in [*self.owned(), *self.common()]:
             path.unlink()
 
+    def needs(self):
+        return [self.home / "units" / "wants"]
+
     def outdated(self):
         return False
 
@@ -360,15 +363,15 @@ def test_what_another_deployment_ends_has_not_crashed(tmp_path, monkeypatch, mea
     assert not meanwhile or "ada@desk, process 7 applied profile other at now" in item.cause.detail
 
 
-def test_a_folder_that_can_not_be_written_is_noticed_before_anything_stops(tmp_path, monkeypatch):
+@pytest.mark.parametrize("unit", [True, False])  # else the manager's own links are there
+def test_a_folder_that_can_not_be_written_is_noticed_before_anything_stops(tmp_path, monkeypatch, unit):
     monkeypatch.setattr(files.os, "access", lambda path, _mode: Path(path) != tmp_path / "units")
     (tmp_path / "units").mkdir()
     services = FakeServices(tmp_path, a="running")
-    wanted = (*job(tmp_path).files, ServiceFile(str(tmp_path / "units" / "a.d" / "x.conf"), "x", 0o644, True))
+    more = (ServiceFile(str(tmp_path / "units" / "a.d" / "x.conf"), "x", 0o644, True),) if unit else ()
+    work = job(tmp_path, files=(*job(tmp_path).files, *more), actions=(Action("a", ActionKind.RESTART, "-"),))
     with pytest.raises(FileWriteError) as error:
-        present(
-            services, job(tmp_path, files=wanted, actions=(Action("a", ActionKind.RESTART, "-"),)), check_mode=False
-        )
+        present(services, work, check_mode=False)
     assert error.value.filename == str(tmp_path / "units")
     assert services.asked == []
     assert read_generation(str(tmp_path)).number == 0

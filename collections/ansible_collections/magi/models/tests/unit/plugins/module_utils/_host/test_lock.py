@@ -130,11 +130,11 @@ def test_who_only_looks_keeps_nobody_from_deploying(tmp_path):
         while not ended.is_set():
             read_worker(home)
 
-    readers = [threading.Thread(target=look) for _ in range(2)]
+    readers = [threading.Thread(target=look) for _number in range(2)]
     for reader in readers:
         reader.start()
     try:
-        for _ in range(300):
+        for _turn in range(300):
             with exclusive(home, Worker("me")):
                 assert read_worker(home) == Worker("me")
     finally:

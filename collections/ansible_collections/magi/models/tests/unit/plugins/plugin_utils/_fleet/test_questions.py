@@ -74,7 +74,7 @@ QUESTION = {"instance": "a-q2_k", "url": "http://gpu1.lan:8080", "by": "controll
     ],
 )
 def test_what_uri_returned_is_an_answer(result, said):
-    (answer,) = answers([{**result, "item": QUESTION}]).values()
+    answer = answers([{**result, "item": QUESTION}])[QUESTION["instance"]]
     assert answer.question == Question(**QUESTION)
     if said is None:
         assert answer.cause is None

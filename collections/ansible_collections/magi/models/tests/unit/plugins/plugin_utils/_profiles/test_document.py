@@ -50,11 +50,11 @@ def test_an_alias_to_itself_ends(tmp_path):
         ("a.yml", b"a: 1\nb: [1,\n", "a.yml, line 3: it is not valid YAML: "),
         ("a.yml", b"a: 1\n\tb: 2\n", "a.yml, line 2: it is not valid YAML: "),
         ("a.yml", b"a: 1\nb: !!python/object:os.system x\n", "a.yml, line 2: it is not valid YAML: "),
-        ("a.yml", b"a: 2024-13-45\n", "a.yml: it is not valid YAML: month must be in 1..12."),
+        ("a.yml", b"a: 2024-13-45\n", "a.yml: it is not valid YAML: month must be in 1..12"),
         ("a.yml", b"a: 1\nb: \xff\n", "a.yml, line 2: it is not UTF-8; save it as UTF-8."),
         ("a.yml", b"a: \x01\n", "a.yml: it is not valid YAML: "),
         ("a.yml", b"[" * 5000, "a.yml: it is not valid YAML: "),
-        ("a.json", b'{\n  "a": 1,\n}', "a.json, line 3: it is not valid JSON: "),
+        ("a.json", b'{\n  "a": 1\n  "b": 2}', "a.json, line 3: it is not valid JSON: "),
     ],
 )
 def test_what_is_no_document_is_one_sentence_with_its_line(tmp_path, name, content, said):
