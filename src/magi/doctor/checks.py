@@ -237,7 +237,7 @@ def _memory(examined: Examined, host: Host, profile: Profile | None) -> _Found:
     if profile is None or examined.registry is None:
         return
     models = examined.registry["models"]
-    wanted = [m for m in models if any(entry.matches(m["id"], m["tier"]) for entry in profile.entries)]
+    wanted = [m for m in models if any(entry.matches(m["id"], m["tier"], m["task"]) for entry in profile.entries)]
     need, there = sum(model["size_bytes"] for model in wanted), host.memory_bytes
     said = f"the models of profile {profile.name} have {need / 2**30:.1f} GiB, the memory {there / 2**30:.1f} GiB"
     if need > there and not host.gpu:

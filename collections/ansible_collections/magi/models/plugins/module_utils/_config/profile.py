@@ -27,7 +27,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of ``enabled_models``: a selector (a tier, a glob over ids or an exact id) and its settings."""
+    """One line of ``enabled_models``: a selector (a tier, a glob over ids or an exact id; a task with each of them, or
+    alone) and its settings."""
 
     kind: str
     """``tier``, ``glob`` or ``model``."""
@@ -42,11 +43,19 @@ class Entry:
     """Variables of the process; None takes one back."""
     aliases: tuple[str, ...] = ()
     """Further names by which clients may ask for the model."""
+    task: str | None = None
+    """What the model must be for: chat, embedding or rerank; None: whatever it is for."""
 
     def __str__(self) -> str:
-        return f"tier {self.pattern}" if self.kind == "tier" else self.pattern
+        selector = f"tier {self.pattern}" if self.kind == "tier" else self.pattern
+        if self.task is None:
+            return selector
+        return f"task {self.task}" if selector == "*" else f"{selector}, task {self.task}"
 
-    def matches(self, model_id: str, tier: str) -> bool:
+    def matches(self, model_id: str, tier: str, task: str | None) -> bool:
+        """Whether it selects such a model; one whose ``task`` is None may be for any."""
+        if None not in (self.task, task) and self.task != task:
+            return False
         if self.kind == "tier":
             return tier.upper() == self.pattern
         return fnmatch.fnmatchcase(model_id, self.pattern)
@@ -83,6 +92,7 @@ _PROFILE = {
 _ENTRY = {
     "model": {"type": "str"},
     "tier": {"type": "str"},
+    "task": {"type": "str"},
     "instances": {"type": "int", "default": 1},
     "port": {"type": "int"},
     "aliases": {"type": "list", "elements": "str"},
@@ -92,6 +102,9 @@ _ENTRY = {
 }
 _WORDS = {"bool": "true or false", "dict": "a mapping", "int": "a whole number", "list": "a list", "str": "a string"}
 
+
+TASKS = ("chat", "embedding", "rerank")
+"""What a model may be for."""
 
 ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 """A further name of a model: llama-server takes several with commas between."""
@@ -141,13 +154,20 @@ class _Reader:
             self.refuse((*where, "instances"), f"{what}: instances must be 1 or more, not {instances}.")
         if port is not None and not 1 <= port <= 65535:
             self.refuse((*where, "port"), f"{what}: port must be from 1 to 65535, not {port}.")
+        task = valid["task"].lower() if valid["task"] is not None else None
+        if task not in (None, *TASKS):
+            near = difflib.get_close_matches(str(task), TASKS, 1, 0.5)
+            hint = f' did you mean "{near[0]}"?' if near else ""
+            self.refuse((*where, "task"), f"{what}: task must be {', '.join(TASKS[:-1])} or {TASKS[-1]}.{hint}")
         given = [key for key in ("model", "tier") if valid[key] is not None]
+        if task is not None and not given:
+            given, valid["model"] = ["model"], "*"
         pattern = valid[given[0]] if given else ""
         kind = "tier" if given == ["tier"] else "glob" if any(c in pattern for c in "*?[") else "model"
         if len(given) > 1:
             self.refuse(where, f"{what}: give a model or a tier, not both; make two entries.")
         elif not given and len(self.problems) == before:
-            self.refuse(where, f"{what}: it selects nothing; give a model (an id or a glob) or a tier.")
+            self.refuse(where, f"{what}: it selects nothing; give a model (an id or a glob), a tier or a task.")
         elif given and not pattern:
             self.refuse(where, f"{what}: the selector is empty; give a model id, a glob or a tier.")
         elif port is not None and kind != "model":
@@ -157,7 +177,7 @@ class _Reader:
         limits = self.resources((*where, "resources"), f"{what}: ", valid)
         variables = self.environment((*where, "environment"), f"{what}: ", valid)
         aliases = self.aliases((*where, "aliases"), what, valid["aliases"] or ())
-        return Entry(kind, pattern, instances, port, valid["options"] or {}, limits, variables, aliases)
+        return Entry(kind, pattern, instances, port, valid["options"] or {}, limits, variables, aliases, task)
 
     def aliases(self, where: tuple[str | int, ...], what: str, given: Sequence[str]) -> tuple[str, ...]:
         for name in given:

@@ -41,12 +41,14 @@ def make_instance(
     ``threads`` are those shared out by us, None where there are none. Raises InstanceError and KeyFileError.
     """
     binary = cast(Binary, host.binary)
-    known = {name for option in binary.options for name in option.names}
-    # What we decide unless the profile does: never fetch anything, let the drain and Prometheus see the load.
+    # What we decide unless the profile does: never fetch anything, let the drain and Prometheus see the load, and do
+    # what the model is for: without its option, a server of an embedder or a reranker refuses each request.
     projector = item.model.mmproj and item.model.mmproj.path
     defaults = {"offline": True, "metrics": True, "mmproj": projector}
+    defaults |= {"embedding": {"embeddings": True}, "rerank": {"reranking": True}}.get(item.model.task, {})
+    known = {name: option.name for option in binary.options for name in option.names}  # builds differ in the main name
     options = {
-        **{name: value for name, value in defaults.items() if value is not None and name in known},
+        **{known[name]: value for name, value in defaults.items() if value is not None and name in known},
         **options,
     }
     environment, extra_args = environment_and_args(binary, options)
@@ -66,6 +68,7 @@ def make_instance(
         # For who asks later what runs; the label is not part of what the process is made of.
         "MAGI_MODEL_ID": item.model.id,
         "MAGI_TIER": item.model.tier,
+        "MAGI_TASK": item.model.task,
         "MAGI_DISPLAY_NAME": printable(item.model.display_name),
     }
     if resources:  # known to the process, so that a change of them is one of what it was started with
@@ -81,6 +84,7 @@ def make_instance(
         model_id=item.model.id,
         display_name=item.model.display_name,
         tier=item.model.tier,
+        task=item.model.task,
         model_path=item.model.path,
         address=address,
         port=port,

@@ -38,10 +38,10 @@ def leave(
 
 def _gone(item: Running, profile: Profile, inventory: Inventory) -> str:
     """Return why the model of an instance is not there, though the profile enables it; or an empty string."""
-    model, tier = item.environment.get("MAGI_MODEL_ID", ""), item.environment.get("MAGI_TIER", "")
+    model, tier, task = (item.environment.get(f"MAGI_{name}", "") for name in ("MODEL_ID", "TIER", "TASK"))
     path = item.environment.get("LLAMA_ARG_MODEL", "")
     there = any(path in (model.path, *model.duplicates) for model in inventory.models)
-    if not path or there or not any(entry.matches(model, tier) for entry in profile.entries):
+    if not path or there or not any(entry.matches(model, tier, task or None) for entry in profile.entries):
         return ""
     aside = next((rejected.reason for rejected in inventory.rejected if rejected.path == path), "")
     return f"its file is set aside: {aside.rstrip('.')}" if aside else f"its file {path} is gone"
@@ -63,6 +63,7 @@ def kept_instance(item: Running) -> Instance:
         model_id=environment.get("MAGI_MODEL_ID", item.name),
         display_name=environment.get("MAGI_DISPLAY_NAME", item.name),
         tier=environment.get("MAGI_TIER", ""),
+        task=environment.get("MAGI_TASK", ""),
         model_path=environment.get("LLAMA_ARG_MODEL", ""),
         address=address,
         port=port,

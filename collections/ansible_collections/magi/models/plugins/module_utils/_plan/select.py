@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Entry, Profile
-from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Model, Rejected
+from ansible_collections.magi.models.plugins.module_utils._models.model import Companion, FileVersion, Model, Rejected
 from ansible_collections.magi.models.plugins.module_utils._models.naming import stem
 from ansible_collections.magi.models.plugins.module_utils._models.quantization import quantization_in, tier_of
 from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, PlanError
@@ -27,10 +27,10 @@ class Wanted:
 
 
 def select(
-    profile: Profile, models: Sequence[Model], rejected: Sequence[Rejected], host: str
+    profile: Profile, models: Sequence[Model], aside: Sequence[Rejected | Companion], host: str
 ) -> tuple[list[Wanted], list[str]]:
     """Return the instances that ``profile`` enables among ``models``, in its order, and a sentence for each entry
-    that finds nothing.
+    that finds nothing. ``aside`` is what is no model, and may be what an entry means.
 
     A sentence also says which file is set aside that a tier or a glob would have found, were it whole.
     Tiers and globs enable each model once, and leave alone those that an exact entry names; naming a model exactly
@@ -45,18 +45,18 @@ def select(
     for number, entry in enumerate(profile.entries, 1):
         where = f"Profile {profile.name}, entry {number} ({entry})"
         if entry.kind == "model":
-            found = [by_id[entry.pattern]] if entry.pattern in by_id else []
+            found = [model for model in models if entry.matches(model.id, model.tier, model.task)]
         else:
-            matching = [model for model in models if entry.matches(model.id, model.tier)]
+            matching = [model for model in models if entry.matches(model.id, model.tier, model.task)]
             found = [model for model in matching if model.id not in named and model.id not in counts]
-            broken = [item for item in rejected if item.path not in told and _is_broken(item) and _means(entry, item)]
+            broken = [item for item in aside if item.path not in told and _is_broken(item) and _means(entry, item)]
             told |= {item.path for item in broken}
             if matching:
                 missing += [f"{where}: set aside on {host}: {item.reason}" for item in broken]
             if matching and not found:
                 continue  # all enabled by another entry
         if not found:
-            missing.append(f"{where}: {_why_missing(entry, by_id, rejected, host)}")
+            missing.append(f"{where}: {_why_missing(entry, by_id, aside, host)}")
         for model in found:
             for i in range(entry.instances):
                 nth = counts[model.id] = counts.get(model.id, 0) + 1
@@ -106,23 +106,25 @@ _NO_MODELS = frozenset(
 """Codes of what is no model, however whole it is."""
 
 
-def _is_broken(item: Rejected) -> bool:
-    return item.code not in _NO_MODELS
+def _is_broken(item: Rejected | Companion) -> bool:
+    return isinstance(item, Rejected) and item.code not in _NO_MODELS
 
 
-def _means(entry: Entry, item: Rejected) -> bool:
+def _means(entry: Entry, item: Rejected | Companion) -> bool:
     """Whether ``entry`` would find the file, were it a model. Its name alone tells the tier."""
     if entry.kind == "model":  # a broken file may lack the quantization that its id had
         return entry.pattern == item.id or entry.pattern.startswith(f"{item.id}-")
-    return entry.matches(item.id, tier_of(quantization_in(stem(item.path)) or ""))
+    return entry.matches(item.id, tier_of(quantization_in(stem(item.path)) or ""), None)
 
 
-def _why_missing(entry: Entry, ids: Iterable[str], rejected: Sequence[Rejected], host: str) -> str:
-    aside = [item.reason for item in rejected if _means(entry, item)]
+def _why_missing(entry: Entry, models: Mapping[str, Model], aside: Sequence[Rejected | Companion], host: str) -> str:
+    reasons = [item.reason for item in aside if _means(entry, item)]
     if entry.kind == "model":
-        if aside:
-            return f"set aside on {host}: {aside[0]}"
-        near = difflib.get_close_matches(entry.pattern, ids, 1)
+        if entry.pattern in models:
+            return f"it is for {models[entry.pattern].task} on {host}; correct the task of the entry, or leave it out."
+        if reasons:
+            return f"set aside on {host}: {reasons[0]}"
+        near = difflib.get_close_matches(entry.pattern, models, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         return f"no such model on {host}; {hint}playbooks/discover.yml lists those that are."
-    return " Set aside: ".join([f"matches no model on {host}.", *aside[:3]])
+    return " Set aside: ".join([f"matches no model on {host}.", *reasons[:3]])

@@ -30,6 +30,8 @@ class Instance:
     model_id: str
     display_name: str
     tier: str
+    task: str
+    """What its model is for: chat, embedding or rerank."""
     model_path: str
     address: str
     """What it binds: an address, or several with commas."""

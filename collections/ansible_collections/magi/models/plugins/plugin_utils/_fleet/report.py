@@ -47,6 +47,7 @@ def build_report(hosts: Sequence[HostResult]) -> dict[str, Any]:
                     "display_name": instance.display_name,
                     "aliases": list(instance.aliases),
                     "tier": instance.tier,
+                    "task": instance.task,
                     "host": result.name,
                     "address": instance.address,
                     "port": instance.port,

@@ -31,6 +31,7 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
                     "display_name": item.environment.get("MAGI_DISPLAY_NAME", item.name),
                     "aliases": item.environment.get("LLAMA_ARG_ALIAS", "").split(",")[1:],
                     "tier": item.environment.get("MAGI_TIER"),
+                    "task": item.environment.get("MAGI_TASK"),
                     "host": name,
                     "address": address,
                     "port": item.port,

@@ -132,7 +132,7 @@ def test_where_a_server_is_reached_on_its_own_host(bound, address):
 def test_a_host_survives_the_way_through_json():
     from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
 
-    instance = Instance("a", "a", "A", "Q4", "/a", "127.0.0.1", 8080, {}, {"LLAMA_ARG_PORT": "8080"})
+    instance = Instance("a", "a", "A", "Q4", "chat", "/a", "127.0.0.1", 8080, {}, {"LLAMA_ARG_PORT": "8080"})
     value = host(running(instance, model_ids=("a",), log=("x",)), listeners=(foreign(8081),), gpus=("/dev/kfd",))
     assert Host.from_dict(json.loads(json.dumps(value.to_dict()))) == value
     assert Host.from_dict(host(binary=None).to_dict()).binary is None

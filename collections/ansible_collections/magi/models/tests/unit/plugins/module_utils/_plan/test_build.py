@@ -6,6 +6,7 @@ import json
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._host.values import Unreadable
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Option
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
 from ansible_collections.magi.models.plugins.module_utils._plan.layers import option_sets
 from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, Plan, PlanError
@@ -81,6 +82,7 @@ def test_an_instance_has_what_its_process_needs():
         "MAGI_MODEL_ID": "a-q2_k",
         "MAGI_THREADS": "shared",
         "MAGI_TIER": "Q2",
+        "MAGI_TASK": "chat",
         "OMP_WAIT_POLICY": "passive",
     }
     assert instance.url == "http://127.0.0.1:8080"
@@ -299,3 +301,31 @@ def test_options_that_the_host_s_build_refused_are_named_before_anything_changes
         "host: Unsupported cache type: q9_0; correct them."
     )
     assert plan("d-q4_1", entry, on=host(refused=("",))).degraded == ()
+
+
+# --- tasks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "variables"),
+    [
+        ("chat", {}, {}),
+        ("embedding", {}, {"LLAMA_ARG_EMBEDDINGS": "1"}),
+        ("rerank", {}, {"LLAMA_ARG_RERANKING": "1"}),
+        ("embedding", {"embeddings": False}, {"LLAMA_ARG_EMBEDDINGS": "0"}),
+        ("embedding", {"embedding": False}, {"LLAMA_ARG_EMBEDDINGS": "0"}),
+    ],
+)
+def test_embedders_and_rerankers_get_the_option_that_they_need(task, options, variables):
+    (instance,) = plan("e-q4_0", models=[model("e-q4_0", task=task)], options=options).instances
+    wanted = ("LLAMA_ARG_EMBEDDINGS", "LLAMA_ARG_RERANKING")
+    assert {name: instance.environment[name] for name in wanted if name in instance.environment} == variables
+    assert (instance.task, instance.environment["MAGI_TASK"]) == (task, task)
+
+
+def test_a_build_that_calls_the_option_otherwise_gets_its_own_name():
+    options = [option for option in BINARY.options if "embeddings" not in option.names]
+    older = Option("embedding", ("embedding", "embeddings"), ("--embedding",), "LLAMA_ARG_EMBEDDINGS", False)
+    binary = dataclasses.replace(BINARY, options=(*options, older))
+    (instance,) = plan("e-q4_0", models=[model("e-q4_0", task="embedding")], on=host(binary=binary)).instances
+    assert instance.options["embedding"] is True

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Rejected
+from ansible_collections.magi.models.plugins.module_utils._models.model import Companion, FileVersion, Rejected
+from ansible_collections.magi.models.plugins.module_utils._plan.select import select
 from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError
-from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import MODELS, model, names, plan
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import MODELS, model, names, plan, profile
 
 
 @pytest.mark.parametrize(
@@ -76,3 +77,46 @@ def test_two_instances_of_one_name_are_refused():
 def test_a_tier_is_one_however_it_is_written(tier):
     models = [model("a", "unknown"), model("b", "BF16")]
     assert names(plan({"tier": tier}, models=models)) == ["a" if tier.lower() == "unknown" else "b"]
+
+
+EMBEDDER = model("e-q4_k_m", task="embedding")
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"tier": "Q4"}, ["c-q4_k_m", "d-q4_1", "e-q4_k_m"]),
+        ({"tier": "Q4", "task": "chat"}, ["c-q4_k_m", "d-q4_1"]),
+        ({"tier": "Q4", "task": "Embedding"}, ["e-q4_k_m"]),
+        ({"task": "embedding"}, ["e-q4_k_m"]),
+        ({"model": "*-q4_k_m", "task": "chat"}, ["c-q4_k_m"]),
+        ({"model": "e-q4_k_m", "task": "embedding"}, ["e-q4_k_m"]),
+    ],
+)
+def test_a_task_goes_with_every_selector(entry, expected):
+    assert names(plan(entry, models=[*MODELS, EMBEDDER])) == expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ({"model": "e-q4_k_m", "task": "chat"}, "(e-q4_k_m, task chat): it is for embedding on gpu1"),
+        ({"task": "rerank"}, "(task rerank): matches no model on gpu1."),
+        ({"tier": "Q2", "task": "embedding"}, "(tier Q2, task embedding): matches no model on gpu1."),
+    ],
+)
+def test_what_no_model_of_a_task_is_said_of(entry, sentence):
+    assert sentence in plan("a-q2_k", entry, models=[*MODELS, EMBEDDER]).degraded[0]
+
+
+@pytest.mark.parametrize(
+    ("entry", "aside"),
+    [
+        ("tess-q8_0", Rejected("tess-q8_0", "/m/Tess-Q8_0.gguf.part1of2", "piece", "Join the pieces.")),
+        ("mtp-q8_0", Companion("mtp-q8_0", "/m/mtp-q8_0.gguf", "drafter", "M", "x", 1, (), "It is a drafter.")),
+        ("mtp-*", Companion("mtp-q8_0", "/m/mtp-q8_0.gguf", "drafter", "M", "x", 1, (), "It is a drafter.")),
+    ],
+)
+def test_a_missing_model_names_what_was_set_aside_under_its_name(entry, aside):
+    _wanted, missing = select(profile(entry), MODELS, [aside], "gpu1")
+    assert aside.reason in missing[0]

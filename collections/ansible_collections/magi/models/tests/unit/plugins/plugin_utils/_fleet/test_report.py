@@ -126,6 +126,7 @@ def test_the_shape_of_a_report():
                 "display_name": "A-Q2_K",
                 "aliases": [],
                 "tier": "Q2",
+                "task": "chat",
                 "host": "gpu1",
                 "address": "127.0.0.1",
                 "port": 8080,
