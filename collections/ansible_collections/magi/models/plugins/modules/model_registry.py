@@ -15,6 +15,8 @@ description:
     pairs projectors with the models that they are made for, and recognises copies.
   - Keeps the result in a registry file. While no file's size, modification time or inode has changed, and the
     registry is sound, it is returned as it is, without reading any model.
+  - With O(host), models of an architecture that its llama-server does not know are among RV(rejected), where its file
+    tells; the registry file has them as models.
   - A file that cannot be used never fails the module; it is listed under RV(rejected).
 author:
   - The magi.models maintainers (@magi-models)
@@ -328,6 +330,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, make_folder, why
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import HOST_OPTIONS, inspect_host
+from ansible_collections.magi.models.plugins.module_utils._llama.architectures import unknown_architectures
 from ansible_collections.magi.models.plugins.module_utils._models.registry import save
 from ansible_collections.magi.models.plugins.module_utils._models.scan import ScanError, discover
 from ansible_collections.magi.models.plugins.module_utils._models.show import difference, inventory_lines
@@ -368,24 +371,29 @@ def main() -> None:
             save(path, found.registry)
         except FileWriteError as error:
             module.fail_json(msg=f"Cannot write {error.filename}: {why(error, 'model_server_registry_path')}.")
+    inventory, host = found.registry.inventory, None
+    if options["host"]:
+        try:
+            must_read = [file.path for model in inventory.models for file in model.files]
+            host = inspect_host(**options["host"], must_read=must_read, model_folders=options["scan_paths"])
+        except (ServiceError, ValueError) as error:
+            module.fail_json(msg=str(error))
+        if host.binary:  # not in the registry: another build may know more
+            architectures = {model.architecture for model in inventory.models}
+            unknown = unknown_architectures(host.binary.path, host.binary.version, architectures)
+            inventory = inventory.without(unknown, host.binary.version)
     result = {
-        **found.registry.inventory.to_dict(),
+        **inventory.to_dict(),
         "scan_paths": options["scan_paths"],
         "lost": list(found.lost),
         "source": found.source,
         "reason": found.reason,
         "registry_path": path,
-        "table": inventory_lines(found.registry.inventory),
+        "table": inventory_lines(inventory),
         "changed": found.changed,
     }
-    if options["host"]:
-        try:
-            models = found.registry.inventory.models
-            must_read = [file.path for model in models for file in model.files]
-            folders = options["scan_paths"]
-            result["host"] = inspect_host(**options["host"], must_read=must_read, model_folders=folders).to_dict()
-        except (ServiceError, ValueError) as error:
-            module.fail_json(msg=str(error))
+    if host:
+        result["host"] = host.to_dict()
     if module._diff:
         header = {"before_header": path, "after_header": path}
         result["diff"] = {**header, **difference(found.before and found.before.inventory, found.registry.inventory)}

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,27 @@ class Inventory:
     models: tuple[Model, ...] = ()
     companions: tuple[Companion, ...] = ()
     rejected: tuple[Rejected, ...] = ()
+
+    def without(self, architectures: Collection[str], build: str) -> Inventory:
+        """What is left for a llama-server ``build`` that does not know these ``architectures``."""
+        unknown = [model for model in self.models if model.architecture in architectures]
+        if not unknown:
+            return self
+        rejected = [
+            Rejected(
+                model.id,
+                model.path,
+                "unknown_architecture",
+                f"{printable(model.path)} is of the architecture {printable(model.architecture)}, which this host's "
+                f"llama-server ({printable(build)}) does not know; install a newer build.",
+            )
+            for model in unknown
+        ]
+        return Inventory(
+            models=tuple(model for model in self.models if model not in unknown),
+            companions=self.companions,
+            rejected=tuple(sorted([*self.rejected, *rejected], key=lambda item: (item.path, item.code))),
+        )
 
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:
         """As plain values for JSON."""

@@ -25,7 +25,7 @@ EFFECTS = {
         "_install",
         "_profiles",
     ),
-    *("_llama.chat", "_llama.client", "_llama.drain", "_llama.probe"),
+    *("_llama.architectures", "_llama.chat", "_llama.client", "_llama.drain", "_llama.probe"),
     *(
         "_host.apply",
         "_host.inspect",
