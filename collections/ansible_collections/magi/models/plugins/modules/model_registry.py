@@ -15,8 +15,8 @@ description:
     pairs projectors with the models that they are made for, and recognises copies.
   - Keeps the result in a registry file. While no file's size, modification time or inode has changed, and the
     registry is sound, it is returned as it is, without reading any model.
-  - With O(host), models of an architecture that its llama-server does not know are among RV(rejected), where its file
-    tells; the registry file has them as models.
+  - Models of an architecture that the host's llama-server does not know are among RV(rejected), where its file tells;
+    the registry file has them as models.
   - A file that cannot be used never fails the module; it is listed under RV(rejected).
 author:
   - The magi.models maintainers (@magi-models)
@@ -92,6 +92,9 @@ options:
         type: list
         elements: dict
         default: []
+  llama_server_path:
+    description: The llama-server whose architectures count, without O(host); with it, that one's.
+    type: path
   fence:
     description:
       - With O(host), end what a deployment still does there when its controller, on this machine, is gone; then read.
@@ -345,6 +348,7 @@ def main() -> None:
             "refresh": {"type": "bool", "default": False},
             "checksum": {"type": "bool", "default": False},
             "host": {"type": "dict", "options": HOST_OPTIONS},
+            "llama_server_path": {"type": "path"},
             "fence": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -378,10 +382,11 @@ def main() -> None:
             host = inspect_host(**options["host"], must_read=must_read, model_folders=options["scan_paths"])
         except (ServiceError, ValueError) as error:
             module.fail_json(msg=str(error))
-        if host.binary:  # not in the registry: another build may know more
-            architectures = {model.architecture for model in inventory.models}
-            unknown = unknown_architectures(host.binary.path, host.binary.version, architectures)
-            inventory = inventory.without(unknown, host.binary.version)
+    binary = host.binary.path if host and host.binary else options["llama_server_path"]
+    if binary:  # not in the registry: another build may know more
+        build = host.binary.version if host and host.binary else ""
+        unknown = unknown_architectures(binary, build, {model.architecture for model in inventory.models})
+        inventory = inventory.without(unknown, build or binary)
     result = {
         **inventory.to_dict(),
         "scan_paths": options["scan_paths"],

@@ -1,0 +1,79 @@
+"""What models are for, on the real llama-server: an embedder beside a chat model, and files that nothing serves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.request
+from itertools import product
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from .. import minilm
+from .conftest import CACHE, ask
+
+pytestmark = pytest.mark.e2e
+
+PAIRS = [
+    ("A cat sleeps on the sofa.", "A kitten is napping on the couch."),
+    ("The stock market fell sharply today.", "Shares lost much of their value this afternoon."),
+    ("How do I bake bread?", "A recipe for a loaf with yeast and flour."),
+    ("The rocket was launched into orbit.", "A spacecraft lifted off and left the atmosphere."),
+]
+
+
+def embed(port: int, texts: list[str]) -> list[np.ndarray]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/embeddings",
+        json.dumps({"input": texts}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return [np.array(item["embedding"]) for item in json.load(response)["data"]]
+
+
+def unservable(path: Path, architecture: str) -> None:
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_type("model")
+    writer.add_tensor("a.weight", np.zeros((4, 64), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_an_embedder_a_chat_model_and_files_that_nothing_serves(deployment):
+    deployment.add_model("Q4_1")
+    shutil.copyfile(minilm.make(CACHE / "embedders"), deployment.models / minilm.NAME)
+    for architecture in ("flux", "whisper", "gemma4-assistant", "of-tomorrow"):
+        unservable(deployment.models / f"{architecture}.gguf", architecture)
+    deployment.add_profile("all", "*")
+    run = deployment.play(profile="all")
+    assert run.code == 0, run.output
+    report = deployment.report()
+    assert report["summary"]["degraded"] == []
+    servers = {server["task"]: server for server in report["servers"] if server["is_ready"]}
+    assert servers.keys() == {"chat", "embedding"}
+    assert len(report["servers"]) == 2
+    assert ask(servers["chat"]["port"])
+    vectors = embed(servers["embedding"]["port"], [text for pair in PAIRS for text in pair])
+    near = np.array([[one @ other for other in vectors[1::2]] for one in vectors[::2]])
+    assert (near.argmax(axis=1) == np.arange(len(PAIRS))).all(), near
+    assert all(near[i, i] > near[i, j] + 0.2 for i, j in product(range(len(PAIRS)), repeat=2) if i != j), near
+    found = deployment.play("discover")
+    assert found.code == 0, found.output
+    for name in ("flux", "whisper", "gemma4-assistant", "of-tomorrow"):
+        assert f"{name}.gguf is " in found.text
+
+
+@pytest.mark.parametrize("entry", [{"task": "embedding"}, {"tier": "F16", "task": "embedding"}])
+def test_a_profile_may_enable_the_embedders_alone(deployment, entry):
+    deployment.add_model("Q4_1")
+    shutil.copyfile(minilm.make(CACHE / "embedders"), deployment.models / minilm.NAME)
+    deployment.add_profile("embedders", entry)
+    run = deployment.play(profile="embedders")
+    assert run.code == 0, run.output
+    assert [server["task"] for server in deployment.report()["servers"]] == ["embedding"]
