@@ -54,3 +54,7 @@ def _entitle(path: Path, title: str) -> None:
         written = os.fsencode(title)
         assert length == len(written), f"{title!r} has {len(written)} bytes, not {length}"
         file.write(written)
+        # Without a basename, the display name is made of this one.
+        file.seek(0)
+        file.seek(file.read(4096).index(b"general.basename") + len(b"general.basenam"))
+        file.write(b"_")
