@@ -12,8 +12,8 @@ MODELS = {
     "Q2_K": ("two words.Q2_K.gguf", "{{ lookup('pipe','touch own')}}", "{{ lookup('pipe','touch own')}}"),
     "Q3_K_M": (
         'it\'s "quoted";rm -rf $HOME `id` %n %(x)s #.Q3_K_M.gguf',
-        "\n[Service]\nExecStart=/bin/false",
-        "[Service] ExecStart=/bin/false",
+        "\n[Service]\nExecStart=-bin-false",
+        "[Service] ExecStart=-bin-false",
     ),
     "Q4_K_M": (
         "-leading \\ and 🐫\nnewline.Q4_K_M.gguf",
