@@ -12,8 +12,8 @@ MODELS = {
     "Q2_K": ("two words.Q2_K.gguf", "{{ lookup('pipe','touch own')}}", "{{ lookup('pipe','touch own')}}"),
     "Q3_K_M": (
         'it\'s "quoted";rm -rf $HOME `id` %n %(x)s #.Q3_K_M.gguf',
-        "\n[Service]\nExecStart=/bin/false",
-        "[Service] ExecStart=/bin/false",
+        "\n[Service]\nExecStart=-bin-false",
+        "[Service] ExecStart=-bin-false",
     ),
     "Q4_K_M": (
         "-leading \\ and 🐫\nnewline.Q4_K_M.gguf",
@@ -54,3 +54,7 @@ def _entitle(path: Path, title: str) -> None:
         written = os.fsencode(title)
         assert length == len(written), f"{title!r} has {len(written)} bytes, not {length}"
         file.write(written)
+        # Without a basename, the display name is made of this one.
+        file.seek(0)
+        file.seek(file.read(4096).index(b"general.basename") + len(b"general.basenam"))
+        file.write(b"_")

@@ -42,6 +42,8 @@ class Server:
     is_ready: bool
     started_at: float | None
     """Seconds since the epoch."""
+    aliases: Sequence[str] = ()
+    """Further names by which clients may ask for it."""
     action: str | None = None
     """What the deployment did with it; None in a status."""
     asked: Mapping[str, Any] | None = None

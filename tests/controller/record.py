@@ -25,7 +25,7 @@ PROFILE = {
     "name": "p",
     "enabled_models": [
         "smollm2-135m-instruct.q2_k",
-        {"model": "smollm2-135m-instruct.q3_k_m", "options": {"cache_type_k": "madeup"}},
+        {"model": "smollm2-135m-instruct.q3_k_m", "options": {"cache_type_v": "q4_0", "flash_attn": False}},
     ],
 }
 UNREAD = {

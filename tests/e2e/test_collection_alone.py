@@ -134,7 +134,7 @@ def test_a_role_that_deploys_also_reports_and_fails(folder: Folder):
         ],
     }
     (folder.path / "mine.yml").write_text(yaml.safe_dump([play]))
-    folder.add_profile("development", enabled_models=["*"], options={"cache_type_k": "madeup"})
+    folder.add_profile("development", enabled_models=["*"], options={"cache_type_v": "q4_0", "flash_attn": False})
     dead = folder.play("mine.yml")
     assert dead.code != 0, dead.output
     assert "No server is ready (0 of 2)" in dead.text

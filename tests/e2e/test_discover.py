@@ -27,7 +27,7 @@ def test_models_what_was_set_aside_and_drift(deployment: Deployment):
 
     run = deployment.play("discover")
     assert run.code == 0, run.output
-    assert len(re.findall(r"^same\.q2_k +Q2 +84\.1 MiB +134\.5 M +8192 +/", run.output, re.MULTILINE)) == 2
+    assert len(re.findall(r"^same\.q2_k +Q2 +chat +84\.1 MiB +134\.5 M +8192 +/", run.output, re.MULTILINE)) == 2
     assert re.search(r"Set aside:\n  \S+/two/broken\.gguf ", run.output)
     assert "Drift: other.q4_k_m is not the same on all hosts:" in run.output
     assert "Drift: same.q2_k" not in run.output

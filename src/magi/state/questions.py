@@ -24,14 +24,20 @@ def passed_by_file(text: str) -> Iterator[Path]:
         with alone() as state:
             folder = state / FOLDER
             folder.mkdir(mode=0o700, exist_ok=True)
-            held = tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".txt")  # noqa: SIM115
-            fcntl.flock(held, fcntl.LOCK_EX)
+            file = tempfile.NamedTemporaryFile(  # noqa: SIM115
+                "w", encoding="utf-8", dir=folder, suffix=".txt", delete=False
+            )
+            fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
         raise UsageError(unwritable(error)) from None
-    with held as file:
+    path = Path(file.name)
+    try:
         file.write(text)
         file.flush()
-        yield Path(file.name)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: afterwards, another run may remove it
+        file.close()
 
 
 def remove_left(state: Path) -> None:
