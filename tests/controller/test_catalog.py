@@ -44,7 +44,7 @@ def test_what_was_saved_is_loaded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"schema": 99, "hosts": []}', b'{"schema": 2, "hosts": [{}]}', b"\xff"]
+    "content", [b"", b"[]", b'{"schema": 99, "hosts": []}', b'{"schema": 3, "hosts": [{}]}', b"\xff"]
 )
 def test_a_catalog_that_can_t_be_used_is_none(tmp_path, content):
     path = tmp_path / "catalog.json"

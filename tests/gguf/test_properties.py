@@ -43,6 +43,8 @@ FACTS = st.builds(
     shape=st.fixed_dictionaries({"embedding_length": SMALL}),
     pooling=SMALL,
     has_vision=st.booleans(),
+    layers=st.integers(0, 3),
+    nextn_layers=SMALL,
     deepstack=SMALL,
     projector_types=st.lists(st.sampled_from(["mlp", "new"]), max_size=1),
     projector_width=SMALL,

@@ -18,7 +18,7 @@ from magi.project import Project
 from magi.runner.options import Options
 from magi.state.folder import state_folder
 
-SCHEMA = 2
+SCHEMA = 3
 MODE = 0o600  # paths and names of models are nobody else's business
 
 

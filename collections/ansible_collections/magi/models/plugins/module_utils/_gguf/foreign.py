@@ -47,6 +47,10 @@ _MAGIC = {
     b"/annex/objects/": Foreign(
         "lfs_pointer", "is a pointer of git-annex and not the model; fetch the model with git annex get"
     ),
+    b"\x00\x05\x16\x07": Foreign(
+        "apple_double",
+        "is what macOS keeps beside a file on other systems' disks, and no model; remove it with dot_clean",
+    ),
     b"%PDF": Foreign("other_format", f"is a PDF file and no GGUF file; {_AGAIN}"),
     b"\x7fELF": Foreign("other_format", f"is a program and no GGUF file; {_AGAIN}"),
     b"MZ": Foreign("other_format", f"is a program (a llamafile?) and no GGUF file; {_AGAIN} as GGUF"),

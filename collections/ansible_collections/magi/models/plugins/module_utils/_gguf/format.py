@@ -91,6 +91,7 @@ class Header:
     bytes_by_type: Mapping[str, int]  # tensor type → bytes
     weights_by_type: Mapping[str, int]  # tensor type → elements; without the embeddings, which are often of another
     parts: tuple[str, ...]  # what the names of tensors begin with, up to the first dot; sorted, at most 64
+    layers: int  # that have tensors
     shapes: Mapping[str, tuple[int, ...]]  # of a projector's tensors; else empty
     tensor_names: tuple[str, ...]  # of a shard, to find shards that overlap; else empty
     alignment: int  # bytes

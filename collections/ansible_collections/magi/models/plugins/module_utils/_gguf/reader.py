@@ -228,6 +228,7 @@ def _parse(cursor: _Cursor, status: os.stat_result) -> Header:
         bytes_by_type=table.bytes_by_type,
         weights_by_type=_weights_by_type(table),
         parts=tuple(_text(part) for part in sorted({name.partition(b".")[0] for name in table.tensors})[:_MAX_PARTS]),
+        layers=len({name.split(b".", 2)[1] for name in table.tensors if name.startswith(b"blk.")}),
         shapes={_text(name): tuple(shape) for name, (_type, shape) in table.tensors.items()}
         if metadata.get("general.architecture") == "clip"
         else {},

@@ -63,6 +63,8 @@ class Facts:
     shape: Mapping[str, int | None]
     pooling: int | None  # 0 none, 1 mean, 2 cls, 3 last, 4 rank (llama.cpp include/llama.h llama_pooling_type)
     has_vision: bool  # a vision part within the model, as only Ollama writes it
+    layers: int  # that have tensors
+    nextn_layers: int | None  # of those, the ones that only draft: multi-token prediction
     deepstack: int | None  # layers that take a part of what a projector delivers; of a projector those it delivers for
     projector_types: Sequence[str]  # of a projector
     projector_width: int | None  # of a projector: what it delivers for one layer
@@ -95,6 +97,8 @@ class Facts:
             shape=_shape(data, architecture),
             pooling=_integer(data.get(f"{architecture}.pooling_type")),
             has_vision=not is_clip and any(key.startswith(vision) for key in data),
+            layers=header.layers,
+            nextn_layers=_integer(data.get(f"{architecture}.nextn_predict_layers")),
             deepstack=_deepstack(header, architecture),
             projector_types=types,
             projector_width=_projector_width(header, types) if is_clip else None,

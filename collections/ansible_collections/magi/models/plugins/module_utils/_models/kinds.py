@@ -105,6 +105,8 @@ def drafts_by(facts: Facts) -> str | None:
     name = facts.architecture or ""
     if name in _DRAFTERS:
         return _DRAFTERS[name]
+    if 0 < facts.layers <= (facts.nextn_layers or 0):  # the layers of a model that draft, in a file of their own
+        return "draft-mtp"
     if name.endswith(_DRAFTER_ENDINGS):
         return next((kind for ending, kind in _DRAFTERS.items() if name.endswith(ending)), "draft-mtp")
     return None

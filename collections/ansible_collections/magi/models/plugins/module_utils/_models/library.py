@@ -42,6 +42,7 @@ _NOT_LOOKED_INTO = frozenset(
     }
 )
 _MAX_MANIFEST = 1 << 20  # bytes; real ones have less than one thousand
+_OLLAMA_TENSORS = "is a model in single tensors, which Ollama keeps for itself; get it as GGUF, or serve it with Ollama"
 _MAX_REF = 64  # bytes
 _MAX_DEPTH = 64  # folders
 _BLOB = re.compile(r"sha256[:-]([0-9a-f]{64})")
@@ -249,6 +250,9 @@ def _walk_ollama(walk: _Walk, store: str) -> None:
             cause = error.strerror if isinstance(error, OSError) else "it is no Ollama manifest"
             walk.reject(path, "manifest", f"cannot be used: {cause}; pull the model again with ollama")
             continue
+        if layers is None:
+            walk.reject(path, "foreign_format", _OLLAMA_TENSORS, f"{namespace}{model}-{tag}")
+            continue
         for kind, digest in layers:
             blob = f"{store}/blobs/sha256-{digest}"
             if not os.path.lexists(blob):
@@ -278,12 +282,12 @@ def _files_below(folder: str) -> Iterator[str]:
         yield from (f"{path}/{name}" for name in sorted(files) if not name.startswith("."))
 
 
-def _layers(path: str) -> list[tuple[str, str]]:
-    """Kind and digest of the layers that are GGUF files: model, projector, adapter."""
+def _layers(path: str) -> list[tuple[str, str]] | None:
+    """Kind and digest of the layers that are GGUF files: model, projector, adapter; None for a model in other files."""
     status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_MANIFEST:
         raise ValueError(path)
-    layers = []
+    layers, others = [], False
     for layer in json.loads(Path(path).read_bytes())["layers"]:
         prefix, _dot, kind = layer["mediaType"].rpartition(".")
         if prefix == "application/vnd.ollama.image" and kind in ("model", "projector", "adapter"):
@@ -291,4 +295,5 @@ def _layers(path: str) -> list[tuple[str, str]]:
             if not match:
                 raise ValueError(layer["digest"])
             layers.append((kind, match[1]))
-    return layers
+        others = others or kind == "tensor"
+    return None if others and not layers else layers

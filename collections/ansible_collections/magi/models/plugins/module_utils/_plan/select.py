@@ -98,7 +98,15 @@ def files_of(model: Model) -> list[FileVersion]:
 
 _NO_MODELS = frozenset(
     {
-        *("encoder_decoder", "foreign_format", "image_model", "imatrix", "no_architecture", "speech_model"),
+        *(
+            "apple_double",
+            "encoder_decoder",
+            "foreign_format",
+            "image_model",
+            "imatrix",
+            "no_architecture",
+            "speech_model",
+        ),
         *("put_aside", "superseded", "text_diffusion", "text_encoder", "unknown_architecture", "vision_model"),
         "vocab_only",
         *("link_loop", "not_regular", "too_deep"),

@@ -32,6 +32,7 @@ CASES = {
     "gzip": (b"\x1f\x8b\x08\x08" + bytes(99), "archive", "unpack"),
     "zstd": (b"\x28\xb5\x2f\xfd" + bytes(99), "archive", "unpack"),
     "llamafile": (b"MZqFpD='\n" + bytes(99), "other_format", "llamafile"),
+    "of macOS": (b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ", "apple_double", "dot_clean"),
     "noise": (b"\x01\xff\x02\xfe" * 99, "magic", "no GGUF file"),
 }
 

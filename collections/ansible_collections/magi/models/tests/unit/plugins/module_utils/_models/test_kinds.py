@@ -78,6 +78,11 @@ COMPANIONS = {
     "adapter": ({"kind": "adapter"}, "adapter", "option lora"),
     "control vector": ({"architecture": "controlvector"}, "control_vector", "option control_vector"),
     "mtp": ({"architecture": "gemma4-assistant"}, "drafter", "model_draft and spec_type: draft-mtp"),
+    "mtp, its layers alone": (
+        {"architecture": "qwen35", "layers": 1, "nextn_layers": 1},
+        "drafter",
+        "model_draft and spec_type: draft-mtp",
+    ),
     "eagle": ({"architecture": "eagle3"}, "drafter", "model_draft and spec_type: draft-eagle3"),
     "dflash": ({"architecture": "dflash"}, "drafter", "model_draft and spec_type: draft-dflash"),
     "of a newer model": ({"architecture": "gemma9-assistant"}, "drafter", "model_draft and spec_type: draft-mtp"),
@@ -92,3 +97,7 @@ def test_what_serves_a_model_is_a_companion_with_a_hint(kind):
     (item,) = inventory.companions
     assert (item.kind, item.id) == (code, "x-q4_0")
     assert said in item.reason
+
+
+def test_a_model_with_layers_that_draft_is_a_model():
+    assert assemble([entry("/m/x-Q4_0.gguf", architecture="qwen35", layers=41, nextn_layers=1)]).models

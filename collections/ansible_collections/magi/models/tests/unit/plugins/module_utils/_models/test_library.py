@@ -99,6 +99,7 @@ def test_an_ollama_store(tmp_path):
         ],
     )
     ollama(store, "someone/llama/latest", [("model", "3" * 64, model("L"))])
+    ollama(store, "library/own/latest", [("tensor", "6" * 64, b"x"), ("tensor", "7" * 64, b"y")])
     ollama(store, "library/gone/latest", [("model", "4" * 64, None)])
     ollama(store, "library/evil/latest", [("model", "../../../../etc/passwd", None)])
     write(store / "manifests/registry.ollama.ai/library/junk/latest", b"{")
@@ -109,6 +110,7 @@ def test_an_ollama_store(tmp_path):
     assert registry.inventory.models[0].mmproj.path == str(store / "blobs" / f"sha256-{'2' * 64}")
     assert sorted(item.code for item in registry.inventory.rejected) == [
         "blob_missing",
+        "foreign_format",
         "manifest",
         "manifest",
         "manifest",
