@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import subprocess
@@ -96,7 +97,7 @@ def test_every_file_ends_up_in_exactly_one_place_under_a_unique_id(entries, reje
     assert set(paths) <= {entry.file.path for entry in entries} | {item.path for item in rejected}
     assert assemble(reversed(entries), rejected) == inventory
     assert inventory_lines(inventory)
-    files = {entry.file.path: Memory(1, 1, entry.file.inode, entry.facts.to_row()) for entry in entries}
+    files = {entry.file.path: Memory(1, 1, entry.file.inode, json.dumps(entry.facts.to_row())) for entry in entries}
     registry = Registry(("/m",), inventory, files)
     assert parse(dump(registry), "r") == registry
 

@@ -118,13 +118,13 @@ def _walk_folder(
     qualifiers = _qualifiers(names)
     for entry in entries:
         lower = entry.name.lower()
-        if lower in _NOT_LOOKED_INTO or lower.startswith(".trash-"):
-            continue
         if lower.endswith(".gguf") and not lower.startswith(("incomplete-", "downloading_", ".syncthing.")):
             if f"{entry.name}.aria2" in present or "._____temp" in names:  # ModelScope's folder of downloads
                 walk.reject(entry.path, "partial_download", "is incomplete: its download still runs or was cut short")
             elif not _take(walk, entry, path, qualifiers):
                 continue
+        elif lower in _NOT_LOOKED_INTO or lower.startswith(".trash-"):
+            continue
         elif _is_unfinished_blob(lower, path):
             what = "is a download that still runs or was cut short; wait for it, or download it again"
             walk.reject(entry.path, "partial_download", what)

@@ -6,10 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 from ansible_collections.magi.models.plugins.module_utils._models.naming import shard_of, slug
+
+_Value = TypeVar("_Value")
+
+
+def _make(kind: type[_Value], values: Mapping[str, Any]) -> _Value:
+    """A value of a frozen dataclass, whose own way sets each field by a call: each run reads a thousand models."""
+    if values.keys() != kind.__dataclass_fields__.keys():  # type: ignore[attr-defined]
+        raise TypeError(f"{kind.__name__} has other fields than {', '.join(values)}")
+    made = object.__new__(kind)
+    vars(made).update(values)
+    return made
 
 
 @dataclass(frozen=True)
@@ -53,14 +64,16 @@ class Model:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Model:
-        """The inverse of ``to_dict``."""
-        return cls(
-            **{
+        """The inverse of ``to_dict``. Raises TypeError for other keys, KeyError for missing ones."""
+        projector = plain["mmproj"]
+        return _make(
+            cls,
+            {
                 **plain,
-                "files": tuple(FileVersion(**file) for file in plain["files"]),
-                "mmproj": plain["mmproj"] and FileVersion(**plain["mmproj"]),
+                "files": tuple([_make(FileVersion, file) for file in plain["files"]]),
+                "mmproj": _make(FileVersion, projector) if projector else None,
                 "duplicates": tuple(plain["duplicates"]),
-            }
+            },
         )
 
 

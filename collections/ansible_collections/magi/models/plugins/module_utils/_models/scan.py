@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import stat
 import time
@@ -150,7 +151,7 @@ def scan(
             unread[file.path] = file
     files.update(zip(unread, _read_all(list(unread.values()), progress)))
     alike: dict[object, list[FoundFile]] = defaultdict(list)
-    facts = {path: Facts.from_row(memory.facts) for path, memory in files.items() if memory.facts}
+    facts = {path: Facts.from_row(json.loads(memory.facts)) for path, memory in files.items() if memory.facts}
     for file in library.files:
         if file.path in facts:
             alike[file.size, facts[file.path].fingerprint].append(file)
@@ -178,7 +179,7 @@ def _read(file: FoundFile) -> Memory:
         header = read_header(file.path)
     except GGUFError as error:
         return Memory(file.size, file.mtime_ns, file.inode, code=error.code, reason=error.message)
-    return Memory(header.size, header.mtime_ns, header.inode, Facts.of(header).to_row())
+    return Memory(header.size, header.mtime_ns, header.inode, json.dumps(Facts.of(header).to_row()))
 
 
 def _read_all(files: Sequence[FoundFile], progress: Progress) -> list[Memory]:

@@ -43,7 +43,7 @@ def corruptions(data):
         at = rng.randrange(len(data))
         yield data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :], {"corrupt", "schema"}
     yield data + b" ", {"corrupt"}
-    yield data.replace(b'"schema_version": 4', b'"schema_version": 5'), {"schema"}
+    yield data.replace(b'"schema_version": 5', b'"schema_version": 6'), {"schema"}
     yield b'{"schema_version": 99, "anything": []}', {"schema"}
     yield b'{"models": []}', {"corrupt"}
     yield b"[]", {"corrupt"}
@@ -66,7 +66,7 @@ def test_any_damage_to_the_file_is_recognised(tmp_path):
 
 DAMAGED = {
     "corrupt": b"{",
-    "schema": b'{"schema_version": 5}',
+    "schema": b'{"schema_version": 6}',
 }
 
 
