@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import urllib.request
 from itertools import product
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from .. import minilm
-from .conftest import CACHE, ask
+from .conftest import CACHE, LLAMA_SERVER, ask
 
 pytestmark = pytest.mark.e2e
 
@@ -77,3 +78,28 @@ def test_a_profile_may_enable_the_embedders_alone(deployment, entry):
     run = deployment.play(profile="embedders")
     assert run.code == 0, run.output
     assert [server["task"] for server in deployment.report()["servers"]] == ["embedding"]
+
+
+@pytest.mark.parametrize("name", ["x-Q4_1-00001-of-00001.gguf", "x-Q4_1-00001-of-00002.gguf"])
+def test_a_whole_model_that_is_named_like_a_shard_is_served(deployment, name):
+    deployment.add_model("Q4_1", name)
+    deployment.add_profile("one", "x-q4_1")
+    run = deployment.play(profile="one")
+    assert run.code == 0, run.output
+    assert ask(deployment.servers()["x-q4_1"]["port"])
+
+
+def test_a_model_that_was_split_and_merged_is_served_from_either(deployment):
+    tool = LLAMA_SERVER.resolve().with_name("llama-gguf-split")
+    whole = deployment.add_model("Q2_K", "whole.gguf")
+    split = deployment.models / "split-Q2_K"
+    subprocess.run([tool, "--split", "--split-max-tensors", "150", whole, split], check=True, capture_output=True)
+    merged = deployment.models / "merged-Q2_K-00001-of-00002.gguf"  # named as what it was merged from
+    first = deployment.models / "split-Q2_K-00001-of-00002.gguf"
+    subprocess.run([tool, "--merge", first, merged], check=True, capture_output=True)
+    whole.unlink()
+    deployment.add_profile("both", "merged-q2_k", "split-q2_k")
+    run = deployment.play(profile="both")
+    assert run.code == 0, run.output
+    assert all(ask(server["port"]) for server in deployment.servers().values())
+    assert len(deployment.servers()) == 2
