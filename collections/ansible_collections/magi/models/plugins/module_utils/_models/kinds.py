@@ -14,6 +14,11 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def _others(text: str) -> frozenset[str]:
+    """Names as ``_other`` compares them: programs write both hyphens and underscores."""
+    return _names(text.replace("-", "_"))
+
+
 _ENCODERS = _names(
     """bert modern-bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert gemma-embedding
     llama-embed t5encoder"""
@@ -32,7 +37,7 @@ _DRAFTER_ENDINGS = ("-assistant", "-mtp", "_mtp", "-draft", "-eagle3", "-dflash"
 _OTHERS: dict[str, tuple[str, frozenset[str]]] = {
     "image_model": (
         "is part of a model for images or video ({}); use it with stable-diffusion.cpp or ComfyUI",
-        _names(
+        _others(
             """flux flux2 sd sd1 sd2 sd3 sdxl aura auraflow hidream cosmos ltxv ltx2 hyvid hunyuan_video hunyuan_image
             hunyuan-dit wan wan22 lumina2 qwen_image qwen_image_edit chroma chroma_radiance z_image zimage kolors pixart
             omnigen omnigen2 mochi cogvideox svd kandinsky5 ovis_image longcat_image ernie_image anima pig cow vae taesd
@@ -41,12 +46,12 @@ _OTHERS: dict[str, tuple[str, frozenset[str]]] = {
     ),
     "text_encoder": (
         "is the text encoder of a model for images or video ({}); use it with stable-diffusion.cpp or ComfyUI",
-        _names("t5xxl umt5 clip_l clip_g clip-l clip-g clip_text text_encoder"),
+        _others("t5xxl umt5 clip_l clip_g clip-l clip-g clip_text text_encoder"),
     ),
     "speech_model": (
         "is part of a model for speech or sound ({}); use it with the program that it was made for, such as llama-tts "
         "or whisper.cpp",
-        _names(
+        _others(
             """wavtokenizer-dec qwen3tts qwen3-tts qwen3_tts qwen3_asr pockettts whisper moonshine parakeet canary
             sensevoice paraformer wav2vec2 hubert kokoro dia parler-tts snac bark encodec dac mimi csm vibevoice voxcpm
             cosyvoice chatterbox s3gen bigvgan vocos hifigan hifi-gan piper vits outetts f5-tts musicgen"""
@@ -54,19 +59,19 @@ _OTHERS: dict[str, tuple[str, frozenset[str]]] = {
     ),
     "vision_model": (
         "is a model that looks at images and writes no text ({}); use it with the program that it was made for",
-        _names("sam sam2 sam3 mobile-sam yolo dino dinov2 dinov3 birefnet migan depthany depth-anything siglip vit"),
+        _others("sam sam2 sam3 mobile-sam yolo dino dinov2 dinov3 birefnet migan depthany depth-anything siglip vit"),
     ),
     "text_diffusion": (  # src/llama-arch.cpp llm_arch_is_diffusion
         "writes text by diffusion ({}), which llama-server does not do; run it with llama-diffusion-cli",
-        _names("dream llada llada-moe rnd1"),
+        _others("dream llada llada-moe rnd1"),
     ),
     "encoder_decoder": (
         "has an encoder besides its decoder ({}), which llama-server does not run; serve another model",
-        _names("t5"),
+        _others("t5"),
     ),
     "foreign_format": (
         "was written by Ollama for itself ({}); get the model as GGUF from its publisher, or serve it with Ollama",
-        _names("gptoss mllama qwen25vl glmocr deepseekocr glm4moelite"),
+        _others("gptoss mllama qwen25vl glmocr deepseekocr glm4moelite"),
     ),
 }
 # What tensors are called in files that name no architecture (stable-diffusion.cpp, ComfyUI, Diffusers).
@@ -90,7 +95,7 @@ def companion_kind(facts: Facts) -> str | None:
     llama.cpp gguf-py/gguf/constants.py GGUFType; projectors older than general.type are of clip.
     """
     if facts.kind == "adapter":
-        return None if facts.architecture in _OTHERS["image_model"][1] else "adapter"
+        return None if _other(facts.architecture or "") == "image_model" else "adapter"
     if facts.architecture == "clip" and facts.has_text_encoder and not facts.projector_types:
         return None
     if facts.kind == "mmproj" or facts.architecture == "clip":
@@ -119,9 +124,9 @@ def set_aside(facts: Facts) -> tuple[str, str] | None:
     if facts.architecture is None and not facts.split_number:  # a later shard names none
         return _nameless(facts)
     name = (facts.architecture or "").lower()
-    for code, (reason, architectures) in _OTHERS.items():
-        if name in architectures:
-            return code, reason.format(facts.architecture)
+    code = _other(name)
+    if code:
+        return code, _OTHERS[code][0].format(facts.architecture)
     if name == "t5encoder" and facts.pooling is None:
         return "text_encoder", _OTHERS["text_encoder"][0].format(facts.architecture)
     if name == "clip":
@@ -133,6 +138,15 @@ def set_aside(facts: Facts) -> tuple[str, str] | None:
         )
     if facts.tensor_count == 0 and (facts.split_count or 0) < 2:
         return "vocab_only", "holds a vocabulary and no weights"
+    return None
+
+
+def _other(architecture: str) -> str | None:
+    """The code of what is no language model; a version may follow its name, as in wan2.2 and flux.1-dev."""
+    name = architecture.lower().replace("-", "_")
+    for code, (_reason, architectures) in _OTHERS.items():
+        if any(name.startswith(other) and not name[len(other) : len(other) + 1].isalpha() for other in architectures):
+            return code
     return None
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._llama.architectures import _KNOWN
 from ansible_collections.magi.models.plugins.module_utils._models.assemble import assemble
-from ansible_collections.magi.models.plugins.module_utils._models.kinds import task_of
+from ansible_collections.magi.models.plugins.module_utils._models.kinds import set_aside, task_of
 from ansible_collections.magi.models.tests.unit.plugins.module_utils._models.builders import FACTS, entry
 
 
@@ -41,6 +42,9 @@ ASIDE = {
     "flux": ({"architecture": "flux"}, "image_model", "stable-diffusion.cpp"),
     "sd3": ({"architecture": "sd3"}, "image_model", "stable-diffusion.cpp"),
     "wan": ({"architecture": "wan"}, "image_model", "ComfyUI"),
+    "wan, with a version": ({"architecture": "wan2.2"}, "image_model", "ComfyUI"),
+    "with a hyphen": ({"architecture": "qwen-image"}, "image_model", "ComfyUI"),
+    "whisper, with a size": ({"architecture": "whisper-large-v3"}, "speech_model", "whisper.cpp"),
     "a LoRA of flux": ({"architecture": "flux", "kind": "adapter"}, "image_model", "ComfyUI"),
     "stable-diffusion.cpp's": (
         {"architecture": None, "parts": ["first_stage_model", "model"]},
@@ -101,3 +105,11 @@ def test_what_serves_a_model_is_a_companion_with_a_hint(kind):
 
 def test_a_model_with_layers_that_draft_is_a_model():
     assert assemble([entry("/m/x-Q4_0.gguf", architecture="qwen35", layers=41, nextn_layers=1)]).models
+
+
+def test_of_what_llama_cpp_knows_only_this_is_no_model():
+    aside = {name for name in _KNOWN if set_aside(replace(FACTS, architecture=name))}
+    assert aside == {
+        *("dream", "llada", "llada-moe", "rnd1", "t5", "t5encoder"),
+        *("wavtokenizer-dec", "qwen3tts", "pockettts"),
+    }
