@@ -42,6 +42,8 @@ class Server:
     is_ready: bool
     started_at: float | None
     """Seconds since the epoch."""
+    task: str | None = None
+    """What its model is for: chat, embedding or rerank."""
     aliases: Sequence[str] = ()
     """Further names by which clients may ask for it."""
     action: str | None = None
