@@ -44,9 +44,7 @@ HOST = Host("systemd", "/etc/magi", 8, 64 << 30, BINARY, can=Capabilities(limits
 
 def examined(**more):
     host = replace(HOST, **{key: more.pop(key) for key in list(more) if hasattr(HOST, key)})
-    return Examined(
-        "gpu1", **{"python": "3.11.2", "uid": 0, "settings": SETTINGS, "registry": REGISTRY, "host": host, **more}
-    )
+    return Examined("gpu1", **{"python": "3.11.2", "settings": SETTINGS, "registry": REGISTRY, "host": host, **more})
 
 
 def found(host, controller=CONTROLLER, profile=PROFILE, problems=()):
@@ -83,12 +81,6 @@ def running(**more):
         (Examined("gpu1", errors=("Setting x must be y.",)), PROBLEM, "task", "Setting x must be y."),
         (examined(python="3.8.10"), PROBLEM, "python", "its Python 3.8.10 is too old; install 3.9 or later"),
         (
-            examined(uid=1000),
-            PROBLEM,
-            "user",
-            "user 1000's; connect as root (ansible_user: root), or set ansible_become",
-        ),
-        (
             examined(binary=None, binary_error="there is no llama-server at /x; install it."),
             PROBLEM,
             "binary",
@@ -108,7 +100,7 @@ def running(**more):
             "chmod o+r /models/a.",
         ),
         (
-            examined(can=Capabilities(), uid=1000, unreadable=(Unreadable("/m/a", "----------", ("/m/a",)),)),
+            examined(can=Capabilities(), unreadable=(Unreadable("/m/a", "----------", ("/m/a",)),)),
             PROBLEM,
             "models",
             "the servers run as this user; chmod u+rX /m/a.",
@@ -309,7 +301,6 @@ def test_collecting_from_the_results_of_a_run():
                 {
                     "ansible_facts": {
                         "ansible_python": {"version": {"major": 3, "minor": 11, "micro": 2}},
-                        "ansible_effective_user_id": 0,
                     }
                 },
             ),

@@ -95,14 +95,14 @@ def test_each_crash_loop_ends_with_a_cause_of_its_own(fleet: Fleet):
     assert fleet.report()["ready_servers"] == 2
 
 
-# A whole model, in which no check finds a fault, of an architecture that nobody knows.
+# A whole model, in which no check finds a fault, of an architecture that the build knows and that has other keys.
 UNKNOWN = """
 import pathlib
 data = pathlib.Path("/models/SmolLM2-135M-Instruct.Q3_K_M.gguf").read_bytes()
 key = b"general.architecture" + (8).to_bytes(4, "little") + (5).to_bytes(8, "little")
 assert data.count(key + b"llama") == 1
 pathlib.Path("/srv/odd").mkdir()
-pathlib.Path("/srv/odd/odd.Q3_K_M.gguf").write_bytes(data.replace(key + b"llama", key + b"xxxxx"))
+pathlib.Path("/srv/odd/odd.Q3_K_M.gguf").write_bytes(data.replace(key + b"llama", key + b"gemma"))
 """
 
 
@@ -115,8 +115,11 @@ def test_a_model_that_no_server_loads_ends_its_loop_and_the_others_serve(fleet: 
         run = fleet.deploy("one", *LIMIT, model_server_scan_paths=["/models", "/srv/odd"])
         assert run.code == 0, run.output
         (failed,) = fleet.report()["summary"]["failed"]
-        assert (failed["instance"], failed["cause"]) == ("odd.q3_k_m", "architecture_unsupported")
-        assert "does not know the architecture xxxxx; install a newer build" in failed["detail"]
+        assert (failed["instance"], failed["cause"]) == ("odd.q3_k_m", "load_failed")
+        assert (
+            "the model does not load (error loading model hyperparameters: key not found in model: gemma."
+            in failed["detail"]
+        )
         shown = fleet.sh("host1", "systemctl show --property=ActiveState,NRestarts magi-llama@odd.q3_k_m")
         state = dict(line.split("=") for line in shown.splitlines())
         assert state["ActiveState"] == "failed" and int(state["NRestarts"]) <= 4

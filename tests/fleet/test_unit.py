@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.magi.models.plugins.action import llama_instances
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
-from ansible_collections.magi.models.plugins.module_utils._services import systemd
+from ansible_collections.magi.models.plugins.module_utils._services.systemd import Systemd
 
 from .. import hostile
 from ..waiting import until
@@ -60,7 +60,7 @@ def test_the_unit_of_a_host_with_a_gpu_is_hardened(fleet: Fleet):
     program = fleet.group_vars["model_server_llama_server_path"]
     plan = Plan("host1", "p", "systemd", "/etc/magi", program, Generation(), (), (), 0, 0, gpu=True)
     values = llama_instances.values(plan, {}, ["/models"])
-    (unit,) = llama_instances.render(plan, systemd, [str(llama_instances.ROLE_TEMPLATES)], values)
+    (unit,) = llama_instances.render(plan, Systemd(Path(plan.home)), [str(llama_instances.ROLE_TEMPLATES)], values)
     lines = unit["content"].splitlines()
     for line in (
         *("DeviceAllow=char-nvidia* rw", "DeviceAllow=char-drm rw", "DeviceAllow=char-kfd rw"),
@@ -92,9 +92,10 @@ def test_hostile_names_and_metadata_reach_the_process_exactly(fleet: Fleet):
         assert [server["is_ready"] for server in servers] == [True] * len(hostile.MODELS), run.output
         started = [fleet.environment_of("host1", server["pid"]) for server in servers]
         assert {(one["LLAMA_ARG_MODEL"], one["MAGI_DISPLAY_NAME"]) for one in started} == hostile.served_from(FOLDER)
-        (degraded,) = fleet.report()["summary"]["degraded"]
-        assert "the file name of bell-.q3_k_m on host1" in degraded["detail"]
-        assert "which no service file can hold: rename it" in degraded["detail"]
+        aside, unheld = (item["detail"] for item in fleet.report()["summary"]["degraded"])
+        assert "has a name that is not UTF-8" in aside
+        assert "the file name of bell-.q3_k_m on host1" in unheld
+        assert "which no service file can hold: rename it" in unheld
         assert "has a name that is not UTF-8" in fleet.sh("host1", "cat /var/lib/magi/model_registry.json")
     finally:
         bare(fleet, "host1")

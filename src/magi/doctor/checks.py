@@ -65,7 +65,6 @@ class Examined:
     """The messages of failed tasks."""
     warnings: tuple[str, ...] = ()
     python: str | None = None
-    uid: int | None = None
     settings: Mapping[str, Any] | None = None
     registry: Mapping[str, Any] | None = None
     host: Host | None = None
@@ -98,7 +97,7 @@ def collect(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, 
             facts = result["ansible_facts"]
             version = facts["ansible_python"]["version"]
             python = _dotted([version[part] for part in ("major", "minor", "micro")])
-            host = replace(host, python=python, uid=facts.get("ansible_effective_user_id"))
+            host = replace(host, python=python)
         found[name] = host
     return found
 
@@ -177,10 +176,6 @@ def _host(host: Examined, profile: Profile | None) -> Iterator[Finding]:
         yield finding(WARNING, "models", warning)
     if host.host is None or host.settings is None:
         return
-    if host.host.can.needs_root and host.uid not in (0, None):
-        need = "connect as root (ansible_user: root), or set ansible_become: true"
-        what = f"{host.host.manager} can only be used by root"
-        yield finding(PROBLEM, "user", f"{what}, but the connection is user {host.uid}'s; {need}.")
     for check in (_binary, _readable, _ports, _memory, _running, _deployment):
         for severity, name, message in check(host, host.host, profile):
             yield finding(severity, name, message)
@@ -275,6 +270,8 @@ def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Fou
                 inventory=Inventory.from_dict(examined.registry),
                 host=replace(host, unreadable=()),  # said above
                 settings=PlanSettings.of(examined.settings),
+                scan_paths=examined.registry["scan_paths"],
+                lost=examined.registry.get("lost", ()),
             )
         except PlanError as error:
             yield PROBLEM, "plan", str(error)

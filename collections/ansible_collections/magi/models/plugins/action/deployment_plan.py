@@ -45,6 +45,7 @@ class ActionModule(ControllerAction):
                 inventory=Inventory.from_dict(arguments["registry"]),
                 host=Host.from_dict(arguments["host"]),
                 settings=Settings.of(arguments["settings"]),
+                scan_paths=arguments["registry"]["scan_paths"],
                 lost=arguments["registry"].get("lost", ()),
             )
         except AskedForError as error:

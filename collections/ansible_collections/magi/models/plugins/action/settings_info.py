@@ -44,5 +44,6 @@ class ActionModule(ControllerAction):
                 **({f"{PREFIX}profiles_dir": str(folder)} if folder else {}),
                 **values(variables & (task_vars.keys() - given.keys())),
             },
+            os.getcwd(),
         )
         return {"settings": settings, "origins": origins}

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +36,8 @@ SETTINGS = (
     Setting("profile", "slug", "MAGI_PROFILE", alias="profile"),
     Setting("profiles_dir", "path"),
     Setting("scan_paths", "paths", "MODEL_SCAN_PATH"),
-    Setting("registry_path", "path", "REGISTRY_PATH"),
-    Setting("llama_server_path", "path", "LLAMA_SERVER_PATH"),
+    Setting("registry_path", "host_path", "REGISTRY_PATH"),
+    Setting("llama_server_path", "host_path", "LLAMA_SERVER_PATH"),
     Setting("port_range", "port_range", "MODEL_PORT_RANGE"),
     Setting("host", "str", "MODEL_HOST"),
     Setting("max_startup_time", "seconds", "MODEL_MAX_STARTUP_TIME"),
@@ -48,7 +49,7 @@ SETTINGS = (
     Setting("environment", "environment"),
     Setting("resources", "resources"),
     Setting("manager", "manager"),
-    Setting("home", "path"),
+    Setting("home", "host_path"),
     Setting("supervisord_path", "path"),
     Setting("templates_dir", "path"),
     Setting("report_path", "path"),
@@ -110,12 +111,29 @@ def _slug(value: Any) -> str:
     return value
 
 
+def _host_path(value: Any) -> str:
+    if not _string(value).startswith(("/", "~", "$")):
+        raise ValueError("an absolute path")
+    return str(value)
+
+
 def _paths(value: Any) -> list[str]:
-    items = value.split(":") if isinstance(value, str) else value
-    paths = [_string(item) for item in items if item] if isinstance(items, (list, tuple)) else []
+    paths = [_host_path(item) for item in _split(value) if item]
     if not paths:
         raise ValueError("a list of folders (in the environment: separated by colons)")
     return paths
+
+
+def _split(value: Any) -> Sequence[Any]:
+    items = value.split(":") if isinstance(value, str) else value
+    return items if isinstance(items, (list, tuple)) else []
+
+
+def _absolute(value: Any, folder: str) -> Any:
+    """Return a path, or a list of paths, with those that are relative below ``folder``."""
+    if isinstance(value, str) and value and not value.startswith(("/", "~", "$")):
+        return posixpath.normpath(posixpath.join(folder, value))
+    return [_absolute(item, folder) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _options(value: Any) -> dict[str, Any]:
@@ -163,10 +181,13 @@ def _percentage(value: Any) -> int:
     return int(percent.group(1))
 
 
+_PATHS = ("host_path", "path", "paths")
+
 _CONVERT = {
     "bool": _bool,
     "environment": environment,
     "health_from": _health_from,
+    "host_path": _host_path,
     "manager": _manager,
     "missing": _missing,
     "options": _options,
@@ -187,12 +208,14 @@ def resolve(
     environment: Mapping[str, str],
     extra: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
+    folder: str = "/",
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the settings and where each came from: extra vars over environment over inventory over default.
 
     ``inventory`` holds the role's variables that the inventory gives the host, ``extra`` those of ``-e``, and
     ``defaults`` what they are without either, by a play or the role (all templated already); each also the variables
-    that are laid over one of MERGED. An empty environment variable counts as not set.
+    that are laid over one of MERGED. An empty environment variable counts as not set. A relative path of ``-e`` or the
+    environment starts at ``folder``.
 
     Raises SettingError naming the setting, its source and what it should be.
     """
@@ -208,6 +231,9 @@ def resolve(
             (f"default {variable}", (defaults or {}).get(variable)),
         )
         layers = [(origin, value) for origin, value in candidates if value is not None][:1]
+        if setting.type in _PATHS and layers and layers[0][0].startswith(("-e ", "environment ")):
+            origin, value = layers[0]
+            layers = [(origin, _absolute(_split(value) if setting.type == "paths" else value, folder))]
         if setting.name in MERGED:
             plain_is_extra = bool(layers) and layers[0][0].startswith("-e ")
             below = [*_laid_over("default", variable, defaults or {}), *_laid_over("inventory", variable, inventory)]

@@ -42,9 +42,12 @@ def build_plan(
     inventory: Inventory,
     host: Host,
     settings: Settings,
+    scan_paths: Sequence[str],
     lost: Sequence[str] = (),
 ) -> Plan:
-    """Return the plan of the host ``host_name``; ``lost`` are sentences on folders that are missing or were emptied.
+    """Return the plan of the host ``host_name``.
+
+    ``scan_paths`` are absolute; ``lost`` are sentences on those that are missing or were emptied.
 
     Raises PlanError when there is nothing to serve, the binary is missing or no port is left, and AskedForError when an
     option is unknown or a port is fixed for two.
@@ -64,7 +67,7 @@ def build_plan(
             usable.append(item)
     names = {item.name for item in usable}
     undesired = [item for item in host.instances if item.name not in names]
-    leaving = leave(undesired, profile, inventory, {}, settings)
+    leaving = leave(undesired, profile, inventory, scan_paths, {}, settings)
     kept = {item.port: item.name for item in undesired if item.port and leaving[item.name].action is ActionKind.KEEP}
     ports = assign_ports(host_name, usable, host, settings, kept)
     degraded += [f"Host {host_name}: {reason}." for reason in ports.refused.values()]
@@ -74,6 +77,7 @@ def build_plan(
             [item for item in host.instances if item.name in ports.refused],
             profile,
             inventory,
+            scan_paths,
             ports.refused,
             replace(settings, missing="keep"),
         )

@@ -5,7 +5,8 @@ now. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import local_url
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
@@ -16,19 +17,25 @@ from ansible_collections.magi.models.plugins.module_utils._plan.values import Ac
 
 
 def leave(
-    running: Iterable[Running], profile: Profile, inventory: Inventory, refused: Mapping[str, str], settings: Settings
+    running: Iterable[Running],
+    profile: Profile,
+    inventory: Inventory,
+    scan_paths: Sequence[str],
+    refused: Mapping[str, str],
+    settings: Settings,
 ) -> dict[str, Action]:
     """Return by name what to do with each of ``running``, of which none is desired.
 
     A server has its file open: while it runs, it needs neither its name nor its disk. So one that the profile would
     enable, were its file there and whole, is kept unless settings.missing is stop; and so is one of ``refused``, with
-    why it can't be what the profile wants.
+    why it can't be what the profile wants. A file that lies in none of ``scan_paths`` is not missing: nobody asks for
+    its folder any more.
     """
     actions = {}
     for item in running:
-        reason = refused.get(item.name) or _gone(item, profile, inventory)
+        reason = refused.get(item.name) or _gone(item, profile, inventory, scan_paths)
         if not reason:
-            actions[item.name] = Action(item.name, ActionKind.STOP, _not_enabled(item, profile, inventory))
+            actions[item.name] = Action(item.name, ActionKind.STOP, _not_enabled(item, profile, inventory, scan_paths))
         elif item.pid and item.state in (State.RUNNING, State.STARTING) and settings.missing == "keep":
             actions[item.name] = Action(item.name, ActionKind.KEEP, reason)
         else:
@@ -36,18 +43,30 @@ def leave(
     return actions
 
 
-def _gone(item: Running, profile: Profile, inventory: Inventory) -> str:
+def _gone(item: Running, profile: Profile, inventory: Inventory, scan_paths: Sequence[str]) -> str:
     """Return why the model of an instance is not there, though the profile enables it; or an empty string."""
     model, tier, task = (item.environment.get(f"MAGI_{name}", "") for name in ("MODEL_ID", "TIER", "TASK"))
     path = item.environment.get("LLAMA_ARG_MODEL", "")
     there = any(path in (model.path, *model.duplicates) for model in inventory.models)
-    if not path or there or not any(entry.matches(model, tier, task or None) for entry in profile.entries):
+    if (
+        there
+        or not _within(path, scan_paths)
+        or not any(entry.matches(model, tier, task or None) for entry in profile.entries)
+    ):
         return ""
     aside = next((rejected.reason for rejected in inventory.rejected if rejected.path == path), "")
     return f"its file is set aside: {aside.rstrip('.')}" if aside else f"its file {path} is gone"
 
 
-def _not_enabled(item: Running, profile: Profile, inventory: Inventory) -> str:
+def _within(path: str, scan_paths: Sequence[str]) -> bool:
+    tops = [posixpath.normpath(top).rstrip("/") for top in scan_paths]
+    return any(path == top or path.startswith(f"{top}/") for top in tops)
+
+
+def _not_enabled(item: Running, profile: Profile, inventory: Inventory, scan_paths: Sequence[str]) -> str:
+    path = item.environment.get("LLAMA_ARG_MODEL", "")
+    if path and not _within(path, scan_paths):
+        return f"its file {path} lies in no folder that is scanned"
     was = item.environment.get("MAGI_TIER")
     now = next((x.tier for x in inventory.models if x.id == item.environment.get("MAGI_MODEL_ID")), was)
     changed = f" (its file is {now} now, and was {was})" if now != was else ""

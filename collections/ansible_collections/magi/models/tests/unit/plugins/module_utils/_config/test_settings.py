@@ -43,6 +43,33 @@ def test_the_source_that_counts_most_wins(inventory, environment, extra, name, v
     assert resolve(inventory, environment, extra)[0][name] == value
 
 
+@pytest.mark.parametrize(
+    ("environment", "extra", "name", "value"),
+    [
+        ({"MODEL_SCAN_PATH": "models:/a:../b:~/c"}, {}, "scan_paths", ["/work/ada/models", "/a", "/work/b", "~/c"]),
+        ({"REGISTRY_PATH": "./r.json"}, {}, "registry_path", "/work/ada/r.json"),
+        ({"LLAMA_SERVER_PATH": "llama-server"}, {}, "llama_server_path", "/work/ada/llama-server"),
+        ({}, {"model_server_report_path": "report.json"}, "report_path", "/work/ada/report.json"),
+        (
+            {},
+            {"model_server_scan_paths": ["models", "$HOME/models"]},
+            "scan_paths",
+            ["/work/ada/models", "$HOME/models"],
+        ),
+    ],
+)
+def test_a_relative_path_of_the_command_line_or_the_environment_starts_at_the_working_directory(
+    environment, extra, name, value
+):
+    assert resolve({}, environment, extra, None, "/work/ada")[0][name] == value
+
+
+@pytest.mark.parametrize("name", ["scan_paths", "registry_path", "llama_server_path", "home"])
+def test_a_relative_path_of_an_inventory_is_refused_where_it_is_a_path_on_the_host(name):
+    with pytest.raises(SettingError, match=f"^Setting model_server_{name} must be an absolute path, but inventory"):
+        resolve({f"model_server_{name}": ["models"] if name == "scan_paths" else "models"}, {}, {}, None, "/work/ada")
+
+
 def test_origins_name_the_source():
     _settings, origins = resolve(
         {"model_server_host": "::1"},
@@ -94,8 +121,8 @@ WRONG = {
     "control characters": "1\x00",
     "other digits": "\u0663",
 }
-TAKEN = {("bool", "a switch"), *((kind, "endless") for kind in ("path", "paths", "slug", "str"))}
-TAKEN |= {(kind, "other digits") for kind in ("path", "paths", "str")}
+TAKEN = {("bool", "a switch"), *((kind, "endless") for kind in ("path", "slug", "str"))}
+TAKEN |= {(kind, "other digits") for kind in ("path", "str")}
 
 
 @pytest.mark.parametrize("wrong", WRONG)

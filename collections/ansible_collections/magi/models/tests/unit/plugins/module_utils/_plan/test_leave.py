@@ -66,6 +66,23 @@ def test_what_the_profile_does_not_enable_is_stopped_also_without_its_file():
     assert not value.degraded
 
 
+@pytest.mark.parametrize("scan_paths", [["/models/"], ["/srv", "/srv/../models"], [C.path], ["/"]])
+def test_a_file_below_a_folder_that_is_scanned_is_missing(scan_paths):
+    now = host(runs(FIRST["a-q2_k"]), runs(FIRST["c-q4_k_m"]))
+    value = plan("*", models=[A], on=now, scan_paths=scan_paths)
+    assert actions(value)["c-q4_k_m"] == ("keep", f"its file {C.path} is gone")
+
+
+@pytest.mark.parametrize("scan_paths", [["/srv/models"], ["/models-2", "/mod"]])
+def test_a_file_in_no_folder_that_is_scanned_is_not_missing(scan_paths):
+    """Who names other folders means other models."""
+    value = plan(
+        "*", models=[model("e-q2_k", path="/srv/e.gguf")], on=host(runs(FIRST["c-q4_k_m"])), scan_paths=scan_paths
+    )
+    assert actions(value)["c-q4_k_m"] == ("stop", f"its file {C.path} lies in no folder that is scanned")
+    assert not value.degraded
+
+
 def test_a_file_that_changed_its_tier_is_named():
     value = plan({"tier": "Q4"}, models=[model("c-q4_k_m", "Q3"), D], on=host(runs(FIRST["c-q4_k_m"])))
     said = "not enabled by profile test (its file is Q3 now, and was Q4)"

@@ -6,22 +6,17 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Listener
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
-from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_report, problems, summary_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     host,
-    inventory,
-    profile,
+    plan,
     running,
-    settings,
 )
 
-PLAN = build_plan(
-    host_name="gpu1", profile=profile("a-q2_k", "gone"), inventory=inventory(), host=host(), settings=settings()
-)
+PLAN = plan("a-q2_k", "gone")
 (INSTANCE,) = PLAN.instances
 OURS = Listener("127.0.0.1", 8080, 100, "llama-server", "a-q2_k")
 

@@ -5,16 +5,13 @@ from dataclasses import replace
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
-from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.rollout import Rollout, held_back, roll_out
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     host,
-    inventory,
-    profile,
+    plan,
     running,
-    settings,
 )
 
 IDLE, BUSY = False, True
@@ -50,7 +47,7 @@ def test_the_batch_before_a_host(name, before):
     assert Rollout(("a", "b", "c", "d"), (2, 1, 1)).before(name) == before
 
 
-PLAN = build_plan(host_name="x", profile=profile("a-q2_k"), inventory=inventory(), host=host(), settings=settings())
+PLAN = plan("a-q2_k")
 (INSTANCE,) = PLAN.instances
 
 
