@@ -58,7 +58,20 @@ def test_when_a_server_started_is_told_whatever_the_time_zone(fleet: Fleet):
 def test_the_unit_of_a_host_with_a_gpu_is_hardened(fleet: Fleet):
     """Scored offline: no test host has a GPU."""
     program = fleet.group_vars["model_server_llama_server_path"]
-    plan = Plan("host1", "p", "systemd", "/etc/magi", program, Generation(), (), (), 0, 0, gpu=True)
+    plan = Plan(
+        "host1",
+        "p",
+        "systemd",
+        "/etc/magi",
+        program,
+        Generation(),
+        (),
+        (),
+        0,
+        0,
+        gpu=True,
+        gpu_groups=("render", "video"),
+    )
     values = llama_instances.values(plan, {}, ["/models"])
     (unit,) = llama_instances.render(plan, Systemd(Path(plan.home)), [str(llama_instances.ROLE_TEMPLATES)], values)
     lines = unit["content"].splitlines()
