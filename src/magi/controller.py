@@ -36,7 +36,8 @@ class Server:
     """The address that it binds."""
     port: int | None
     url: str | None
-    """As its own host reaches it."""
+    url_from: str | None
+    """From where ``url`` can be asked: controller, or host (from nowhere else)."""
     pid: int | None
     state: str
     is_ready: bool

@@ -7,6 +7,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status, status_lines
 
 
@@ -16,7 +17,10 @@ class ActionModule(ControllerAction):
     SPEC = {"hosts": {"type": "dict", "required": True}}
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
-        found = arguments["hosts"].items()
-        status = build_status({name: Host.from_dict(x["host"]) if "host" in x else None for name, x in found})
+        looked = {name: (seen.get("looked") or {}).get("host") for name, seen in arguments["hosts"].items()}
+        status = build_status(
+            {name: Host.from_dict(host) if host else None for name, host in looked.items()},
+            {name: Way(**arguments["hosts"][name]["settings"]["way"]) for name, host in looked.items() if host},
+        )
         self.show(["", *status_lines(status), ""])
         return {"status": status}

@@ -10,6 +10,7 @@ from typing import Any
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import host_result
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import HOST
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
     build_report,
     not_deployed,
@@ -50,7 +51,8 @@ class ActionModule(ControllerAction):
         lines = summary_lines(report)
         ready = next((server for server in report["servers"] if server["is_ready"]), None)
         if ready:
-            lines += ["", f"Try it on {ready['host']}:", f"  {curl(ready['url'])}"]
+            where = f" on {ready['host']} itself" if ready["url_from"] == HOST else ""
+            lines += ["", f"Try it{where}:", f"  {curl(ready['url'])}"]
         self.show(["", *lines, ""])
         if arguments["path"]:
             write_atomic(arguments["path"], json.dumps(report, indent=2).encode() + b"\n", 0o644)

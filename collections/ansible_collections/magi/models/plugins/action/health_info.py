@@ -13,7 +13,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import (
     health_lines,
     health_problems,
 )
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import answers
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way, answers
 
 
 def examined(seen: Mapping[str, Any]) -> Examined:
@@ -22,6 +22,7 @@ def examined(seen: Mapping[str, Any]) -> Examined:
         Host.from_dict(looked) if looked else None,
         answers((seen.get("asked") or {}).get("results") or ()),
         (seen.get("probed") or {}).get("probes") or {},
+        Way(**seen["settings"]["way"]) if looked else Way(),
     )
 
 

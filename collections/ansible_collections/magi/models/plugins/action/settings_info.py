@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._config.settings import (
@@ -15,6 +16,7 @@ from ansible_collections.magi.models.plugins.module_utils._config.settings impor
 )
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.profiles import profile_folders
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way
 
 
 class ActionModule(ControllerAction):
@@ -46,4 +48,10 @@ class ActionModule(ControllerAction):
             },
             os.getcwd(),
         )
-        return {"settings": settings, "origins": origins}
+        return {"settings": settings, "origins": origins, "way": asdict(self.way(task_vars))}
+
+    def way(self, task_vars: Mapping[str, Any]) -> Way:
+        """Return how Ansible gets to the host."""
+        given = (task_vars.get(name) for name in ("ansible_host", "ansible_connection"))
+        address, connection = (value and str(self._templar.template(value)) for value in given)
+        return Way(address or task_vars["inventory_hostname"], connection or "ssh")

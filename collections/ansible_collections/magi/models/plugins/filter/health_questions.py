@@ -6,22 +6,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import questions
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way, questions
 
 
 def health_questions(
     host: Mapping[str, Any],
-    address: str,
-    connection: str = "ssh",
+    way: Mapping[str, str],
     health_from: str = "auto",
     names: Iterable[str] | None = None,
     each: bool = True,
 ) -> list[dict[str, str]]:
     """Return where to ask the instances of a host for their health; see the filter's documentation."""
     chosen = None if names is None else {*names}
-    return [
-        item.to_dict() for item in questions(Host.from_dict(host), address, connection, health_from, chosen, each=each)
-    ]
+    return [item.to_dict() for item in questions(Host.from_dict(host), Way(**way), health_from, chosen, each=each)]
 
 
 class FilterModule:

@@ -18,8 +18,10 @@ extends_documentation_fragment:
   - magi.models.attributes.info_module
 options:
   hosts:
-    description: By host, the result of M(magi.models.model_host_info), from P(magi.models.registered#filter).
-      One without is shown as not reachable.
+    description:
+      - By host, the results of its tasks by name, from P(magi.models.registered#filter).
+      - The names are C(settings) for M(magi.models.settings_info) and C(looked) for M(magi.models.model_host_info). A
+        host that was not looked at is shown as not reachable.
     type: dict
     required: true
 """
@@ -27,13 +29,14 @@ options:
 EXAMPLES = r"""
 - name: Show what runs
   magi.models.deployment_info:
-    hosts: "{{ ansible_play_hosts_all | magi.models.registered(hostvars, 'looked') }}"
+    hosts: "{{ ansible_play_hosts_all | magi.models.registered(hostvars, settings='settled', looked='looked') }}"
   run_once: true
 """
 
 RETURN = r"""
 status:
   description: What runs, in the shape of a report, with total_servers, ready_servers, servers and summary.
+    Each server has its C(url), and in C(url_from) whether that works from the C(controller) or on its C(host) alone.
   returned: always
   type: dict
 """

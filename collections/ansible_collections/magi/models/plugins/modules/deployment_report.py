@@ -74,8 +74,8 @@ report:
       type: int
       returned: always
     servers:
-      description: Each server with model_id, instance, display_name, tier, task, host, address, port, url (as its own
-        host reaches it), pid, started_at, state, is_ready and action.
+      description: Each server with model_id, instance, display_name, tier, task, host, address, port, url, url_from
+        (C(controller), or C(host) where nobody else can ask it), pid, started_at, state, is_ready and action.
       type: list
       elements: dict
       returned: always

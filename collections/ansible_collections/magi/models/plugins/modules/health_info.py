@@ -21,8 +21,9 @@ options:
   hosts:
     description:
       - By host, the results of its tasks by name, from P(magi.models.registered#filter).
-      - The names are C(looked) for M(magi.models.model_host_info), C(asked) for M(ansible.builtin.uri) in a loop over
-        P(magi.models.health_questions#filter), and C(probed) for M(magi.models.llama_probe).
+      - The names are C(settings) for M(magi.models.settings_info), C(looked) for M(magi.models.model_host_info),
+        C(asked) for M(ansible.builtin.uri) in a loop over P(magi.models.health_questions#filter), and C(probed) for
+        M(magi.models.llama_probe).
     type: dict
     required: true
 """
@@ -30,7 +31,9 @@ options:
 EXAMPLES = r"""
 - name: Show the health
   magi.models.health_info:
-    hosts: "{{ ansible_play_hosts_all | magi.models.registered(hostvars, looked='looked', asked='asked') }}"
+    hosts: >-
+      {{ ansible_play_hosts_all | magi.models.registered(hostvars, settings='settled', looked='looked',
+             asked='asked') }}
   register: health
   run_once: true
 

@@ -39,4 +39,8 @@ origins:
   description: Where each came from, such as C(environment MODEL_HOST) or C(inventory model_server_host).
   returned: success
   type: dict
+way:
+  description: How Ansible gets to the host, with its C(address) in the inventory and the C(connection).
+  returned: success
+  type: dict
 """

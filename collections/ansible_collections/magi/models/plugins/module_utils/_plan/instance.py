@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from ansible_collections.magi.models.plugins.module_utils._base.addresses import reachable
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import key_file_path
@@ -18,12 +17,6 @@ from ansible_collections.magi.models.plugins.module_utils._models.model import F
 from ansible_collections.magi.models.plugins.module_utils._plan.options import environment_and_args
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, files_of
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
-
-
-def local_url(host: str, port: int) -> str:
-    """Return where a server bound to ``host`` answers, as its own host reaches it."""
-    address = reachable(host)
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
 def make_instance(
@@ -91,7 +84,6 @@ def make_instance(
         options=options,
         environment={**environment, "MAGI_CONFIG_HASH": digest},
         extra_args=extra_args,
-        url=local_url(address, port),
         config_hash=digest,
         aliases=item.entry.aliases,
         resources=resources,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 
-from ansible_collections.magi.models.plugins.module_utils._base.addresses import local_url
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Running
@@ -88,7 +87,6 @@ def kept_instance(item: Running) -> Instance:
         port=port,
         options={},
         environment=environment,
-        url=local_url(address, port),
         aliases=tuple(environment.get("LLAMA_ARG_ALIAS", "").split(",")[1:]),
         config_hash=item.config_hash or "",
     )

@@ -41,8 +41,6 @@ class Instance:
     environment: Mapping[str, str]
     extra_args: tuple[str, ...] = ()
     """Arguments for options that have no variable in this build."""
-    url: str = ""
-    """Where it is reached on its own host, without a slash at the end."""
     config_hash: str = ""
     aliases: tuple[str, ...] = ()
     """Further names by which clients may ask for it."""

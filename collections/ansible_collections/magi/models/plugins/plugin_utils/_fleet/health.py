@@ -12,7 +12,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import St
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause, find_cause, wrong_server
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, Way
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status, status_lines
 
@@ -27,6 +27,7 @@ class Examined:
     """By instance, what its clients are told."""
     probes: Mapping[str, str] = field(default_factory=dict)
     """By instance, why it did not do its work; empty where it did."""
+    way: Way = field(default_factory=Way)
 
 
 def cause_of(now: Running, examined: Examined) -> Cause | None:
@@ -51,7 +52,10 @@ def cause_of(now: Running, examined: Examined) -> Cause | None:
 
 def build_health(hosts: Mapping[str, Examined]) -> dict[str, Any]:
     """Return what runs, as build_status does, with what does not serve and why in summary.failed."""
-    document = build_status({name: examined.host for name, examined in hosts.items()})
+    document = build_status(
+        {name: examined.host for name, examined in hosts.items()},
+        {name: examined.way for name, examined in hosts.items()},
+    )
     failed = []
     for server in document["servers"]:
         examined = hosts[server["host"]]

@@ -18,7 +18,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     wrong_server,
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Instance, Plan, overtaken
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, answers
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, Way, answers
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready
 
@@ -40,6 +40,7 @@ class HostResult:
     """Why the host as a whole was not deployed: host_unreachable, host_failed or held_back."""
     answers: Mapping[str, Answer] = field(default_factory=dict)
     """By instance, what clients are told that ask for its health; of those that were launched."""
+    way: Way = field(default_factory=Way)
 
 
 TASKS = ("settings", "registry", "profile", "planned", "applied", "after")
@@ -84,6 +85,7 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
         Generation(**applied["generation"]) if applied.get("generation") else None,
         problem,
         answers((seen.get("asked") or {}).get("results") or ()),
+        Way(**seen["settings"]["way"]),
     )
 
 

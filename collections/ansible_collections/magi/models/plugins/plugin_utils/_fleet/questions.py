@@ -19,6 +19,28 @@ _OVER_THE_NETWORK = ("ssh", "paramiko", "paramiko_ssh", "smart")
 
 
 @dataclass(frozen=True)
+class Way:
+    """How the controller gets to a host."""
+
+    address: str = ""
+    """The host's in the inventory."""
+    connection: str = "local"
+    """Ansible's connection plugin."""
+
+    @property
+    def over_the_network(self) -> bool:
+        return self.connection.rpartition(".")[2] in _OVER_THE_NETWORK
+
+    def url(self, bound: str, port: int) -> tuple[str, str]:
+        """Return the URL of a server that binds ``bound``, and from where it can be asked: CONTROLLER where the
+        controller can, HOST where the host alone can."""
+        if self.over_the_network and exposed(bound):
+            first = bound.split(",")[0].strip()
+            return local_url(first if _is_one(first) and exposed(first) else self.address, port), CONTROLLER
+        return local_url(bound, port), CONTROLLER if self.connection.rpartition(".")[2] == "local" else HOST
+
+
+@dataclass(frozen=True)
 class Question:
     """Where a server is asked, and from where."""
 
@@ -59,8 +81,7 @@ class Answer:
 
 def questions(
     host: Host,
-    address: str,
-    connection: str,
+    way: Way,
     health_from: str = "auto",
     names: Collection[str] | None = None,
     *,
@@ -68,8 +89,8 @@ def questions(
 ) -> list[Question]:
     """Return where to ask the instances of ``host`` that answer there; those of ``names`` alone where given.
 
-    ``address`` is the host's in the inventory, ``connection`` how Ansible gets there. Who asks is HOST or CONTROLLER if
-    ``health_from`` says so; for auto the controller asks what binds an address that others than the host reach.
+    Who asks is HOST or CONTROLLER if ``health_from`` says so; for auto the controller asks what binds an address that
+    others than the host reach.
 
     Without ``each``, of those that a host over the network asks itself, one of each address is: it has just asked all
     of them from there (``health``), and each more is a module's start, half a second of a processor.
@@ -80,13 +101,12 @@ def questions(
         if item.health != 200 or item.port is None or (names is not None and item.name not in names):
             continue
         bound = _bound(item, host)
-        over = connection.rpartition(".")[2] in _OVER_THE_NETWORK
-        outside = health_from == CONTROLLER or (health_from == "auto" and over and exposed(bound))
-        if over and not outside and not each and bound in addresses:
+        outside = health_from == CONTROLLER or (health_from == "auto" and way.over_the_network and exposed(bound))
+        if way.over_the_network and not outside and not each and bound in addresses:
             continue
         addresses.add(bound)
         # Its environment is the server's to rewrite: it never says which address we talk to.
-        at = (bound if bound in _kernel(item, host) and _is_one(bound) else address) if outside else bound
+        at = (bound if bound in _kernel(item, host) and _is_one(bound) else way.address) if outside else bound
         asked.append(Question(item.name, local_url(at, item.port), CONTROLLER if outside else HOST))
     return asked
 

@@ -35,6 +35,7 @@ def build_report(hosts: Sequence[HostResult]) -> dict[str, Any]:
         for instance in (*result.plan.instances, *result.plan.kept):
             outcome, now = done.get(instance.name), running.get(instance.name)
             cause = cause_of(instance, result)
+            url, url_from = result.way.url(instance.address, instance.port)
             launched += bool(outcome and outcome.launched)
             if now and now.fell_back:
                 remedy = f"load its driver (nvidia-modprobe -u), then magi stop {instance.name} and magi up"
@@ -51,7 +52,8 @@ def build_report(hosts: Sequence[HostResult]) -> dict[str, Any]:
                     "host": result.name,
                     "address": instance.address,
                     "port": instance.port,
-                    "url": instance.url,
+                    "url": url,
+                    "url_from": url_from,
                     "pid": now.pid if now else None,
                     "started_at": now.started_at if now else None,
                     "state": _state(now, cause is None, result).value,

@@ -8,15 +8,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.addresses import local_url
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready
 
 
-def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
-    """Return what runs, in the shape of a report: ``hosts`` by name, None for one that could not be asked."""
+def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> dict[str, Any]:
+    """Return what runs, in the shape of a report: ``hosts`` by name, None for one that could not be asked; ``ways`` how
+    to get to the others."""
     servers = []
     for name, host in hosts.items():
         if host is None:
@@ -24,6 +25,7 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
         for item in host.instances:
             serves = is_ready(item, host)
             address = item.environment.get("LLAMA_ARG_HOST")
+            url, url_from = ways[name].url(address, item.port) if address and item.port else (None, None)
             servers.append(
                 {
                     "model_id": item.environment.get("MAGI_MODEL_ID", item.name),
@@ -35,7 +37,8 @@ def build_status(hosts: Mapping[str, Host | None]) -> dict[str, Any]:
                     "host": name,
                     "address": address,
                     "port": item.port,
-                    "url": local_url(address, item.port) if address and item.port else None,
+                    "url": url,
+                    "url_from": url_from,
                     "pid": item.pid,
                     "started_at": item.started_at,
                     "state": shown_state(item, serves).value,

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._base.addresses import local_url
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
 from ansible_collections.magi.models.plugins.module_utils._plan.instance import config_hash
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import BINARY
@@ -30,10 +29,3 @@ def test_the_hash_covers_what_a_process_is_made_of(environment, arguments, files
 def test_threads_that_the_profile_decides_count():
     one, two = ({"LLAMA_ARG_THREADS": n} for n in "12")
     assert config_hash(one, (), FILES, BINARY) != config_hash(two, (), FILES, BINARY)
-
-
-@pytest.mark.parametrize(
-    ("address", "url"), [("0.0.0.0", "http://127.0.0.1:1"), ("::", "http://[::1]:1"), ("10.0.0.1", "http://10.0.0.1:1")]
-)
-def test_local_url(address, url):
-    assert local_url(address, 1) == url

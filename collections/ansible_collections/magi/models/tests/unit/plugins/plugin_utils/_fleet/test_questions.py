@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._host.values import Listener
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, Question, answers, questions
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import (
+    Answer,
+    Question,
+    Way,
+    answers,
+    questions,
+)
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import host, plan, running
 
 (INSTANCE,) = plan("a-q2_k").instances
@@ -12,7 +18,7 @@ def asked(bound, *, connection="ssh", health_from="auto", said=None, names=None,
     """Where an instance is asked whose process listens at ``bound`` and says of itself that it binds ``said``."""
     now = running(INSTANCE, health=health, environment={"LLAMA_ARG_HOST": said or bound})
     listeners = (Listener(bound, 8080, 100, "llama-server", "a-q2_k"),) if bound else ()
-    found = questions(host(now, listeners=listeners), "gpu1.lan", connection, health_from, names)
+    found = questions(host(now, listeners=listeners), Way("gpu1.lan", connection), health_from, names)
     return [(item.url, item.by) for item in found]
 
 
@@ -42,6 +48,26 @@ def asked(bound, *, connection="ssh", health_from="auto", said=None, names=None,
 )
 def test_a_server_is_asked_where_its_clients_are(given, where):
     assert asked(**given) == [where]
+
+
+@pytest.mark.parametrize(
+    ("bound", "connection", "where"),
+    [
+        ("127.0.0.1", "ssh", ("http://127.0.0.1:8080", "host")),
+        ("localhost", "ssh", ("http://localhost:8080", "host")),
+        ("::1", "ssh", ("http://[::1]:8080", "host")),
+        ("0.0.0.0", "ansible.builtin.ssh", ("http://gpu1.lan:8080", "controller")),
+        ("::", "paramiko", ("http://gpu1.lan:8080", "controller")),
+        ("10.0.0.5", "ssh", ("http://10.0.0.5:8080", "controller")),
+        ("127.0.0.1,10.0.0.5", "ssh", ("http://gpu1.lan:8080", "controller")),
+        # this machine, and a container that Ansible enters
+        ("127.0.0.1", "local", ("http://127.0.0.1:8080", "controller")),
+        ("0.0.0.0", "ansible.builtin.local", ("http://127.0.0.1:8080", "controller")),
+        ("0.0.0.0", "community.docker.docker", ("http://127.0.0.1:8080", "host")),
+    ],
+)
+def test_a_url_is_for_the_place_where_it_works(bound, connection, where):
+    assert Way("gpu1.lan", connection).url(bound, 8080) == where
 
 
 @pytest.mark.parametrize("more", [{"health": 503}, {"health": 0}, {"health": None}, {"names": []}, {"names": ["b"]}])
@@ -104,5 +130,5 @@ def test_a_loop_over_nothing_has_no_answers():
 def test_of_those_that_a_host_asks_itself_one_is_enough(bound, connection, each, asked):
     two = [running(item, health=200) for item in plan({"model": "a-q2_k", "instances": 2}).instances]
     listeners = tuple(Listener(bound, item.port, 100, "llama-server", item.name) for item in two)
-    found = questions(host(*two, listeners=listeners), "gpu1", connection, each=each)
+    found = questions(host(*two, listeners=listeners), Way("gpu1", connection), each=each)
     assert [item.instance for item in found] == asked

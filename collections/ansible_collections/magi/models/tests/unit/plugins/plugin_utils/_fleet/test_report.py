@@ -8,6 +8,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Ge
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_report, problems, summary_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
@@ -59,7 +60,9 @@ def test_ready_means_healthy_and_the_one_that_answers(value, cause):
     if cause:
         assert report["summary"]["failed"][0]["detail"].startswith("Host gpu1, instance a-q2_k: ")
     if value.after:  # a status says the same
-        assert {item["is_ready"] for item in build_status({"gpu1": value.after})["servers"]} <= {cause is None}
+        assert {item["is_ready"] for item in build_status({"gpu1": value.after}, {"gpu1": Way()})["servers"]} <= {
+            cause is None
+        }
 
 
 HELD = Cause("held_back", "not deployed")
@@ -126,6 +129,7 @@ def test_the_shape_of_a_report():
                 "address": "127.0.0.1",
                 "port": 8080,
                 "url": "http://127.0.0.1:8080",
+                "url_from": "controller",
                 "pid": 100,
                 "started_at": 5.0,
                 "state": "running",
@@ -197,18 +201,19 @@ def test_a_summary_says_what_is_missing_before_its_warnings():
 
 
 @pytest.mark.parametrize(
-    ("address", "port", "url"),
+    ("address", "port", "url", "url_from"),
     [
-        ("0.0.0.0", 8080, "http://127.0.0.1:8080"),
-        ("::", 8080, "http://[::1]:8080"),
-        (None, 8080, None),  # nothing is known of its process
-        ("127.0.0.1", None, None),
+        ("0.0.0.0", 8080, "http://gpu1.lan:8080", "controller"),
+        ("127.0.0.1", 8080, "http://127.0.0.1:8080", "host"),
+        (None, 8080, None, None),  # nothing is known of its process
+        ("127.0.0.1", None, None, None),
     ],
 )
-def test_a_status_says_where_each_server_answers_as_its_host_reaches_it(address, port, url):
+def test_a_status_says_where_each_server_is_asked(address, port, url, url_from):
     environment = {"LLAMA_ARG_HOST": address} if address else {}
-    (server,) = build_status({"gpu1": host(running(INSTANCE, environment=environment, port=port))})["servers"]
-    assert (server["address"], server["port"], server["url"]) == (address, port, url)
+    now = host(running(INSTANCE, environment=environment, port=port))
+    (server,) = build_status({"gpu1": now, "gone": None}, {"gpu1": Way("gpu1.lan", "ssh")})["servers"]
+    assert [server[key] for key in ("address", "port", "url", "url_from")] == [address, port, url, url_from]
 
 
 def test_requests_that_were_cut_are_warned_of():
