@@ -9,23 +9,14 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.example import example_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import host_result
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import HOST
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
     build_report,
     not_deployed,
     problems,
     summary_lines,
 )
-
-
-def curl(url: str) -> str:
-    """Return a command that asks the server at ``url`` a question.
-
-    The answer is limited: otherwise a small model that wanders off may fill its whole context, for many minutes.
-    """
-    question = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 64}
-    return f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{json.dumps(question)}'"
 
 
 class ActionModule(ControllerAction):
@@ -48,12 +39,8 @@ class ActionModule(ControllerAction):
         if self._task.check_mode:
             return {"problems": not_deployed(hosts)}
         report = build_report(hosts)
-        lines = summary_lines(report)
-        ready = next((server for server in report["servers"] if server["is_ready"]), None)
-        if ready:
-            where = f" on {ready['host']} itself" if ready["url_from"] == HOST else ""
-            lines += ["", f"Try it{where}:", f"  {curl(ready['url'])}"]
-        self.show(["", *lines, ""])
+        example = example_lines(report, hosts)
+        self.show(["", *summary_lines(report), "", *example, *([""] if example else [])])
         if arguments["path"]:
             write_atomic(arguments["path"], json.dumps(report, indent=2).encode() + b"\n", 0o644)
         return {"report": report, "problems": problems(report, hosts)}

@@ -1,0 +1,47 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A command to copy that asks a server what it is for. Pure."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import HOST
+
+_ASKED = {
+    # The answer is limited: otherwise a small model that wanders off may fill its whole context, for many minutes.
+    "chat": (
+        "chat/completions",
+        {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 64},
+    ),
+    "embedding": ("embeddings", {"input": "What is the capital of France?"}),
+    "rerank": ("rerank", {"query": "capital of France", "documents": ["Paris", "a red apple"]}),
+}
+"""By task: path below /v1 and body."""
+
+
+def example_lines(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> list[str]:
+    """Return the command for one ready server of ``report``, of a chat model where there is one; nothing without any.
+
+    It works where the report is read, or the first line says where else; ``$KEY`` in it is a key of the server.
+    ``hosts`` are those of the report.
+    """
+    ready = [server for server in report["servers"] if server["is_ready"]]
+    if not ready:
+        return []
+    server = next((item for item in ready if item["task"] == "chat"), ready[0])
+    path, body = _ASKED.get(server["task"], _ASKED["chat"])
+    host = next(item for item in hosts if item.name == server["host"])
+    where = f" on {host.name} itself" if server["url_from"] == HOST else ""
+    key = ""
+    for instance in host.plan.instances if host.plan else ():
+        if instance.name == server["instance"] and instance.api_key_file:
+            here = where or not host.way.over_the_network  # the key file is where the command runs
+            bearer = f"$(head -n 1 {shlex.quote(instance.api_key_file)})" if here else "$KEY"
+            key = f' -H "Authorization: Bearer {bearer}"'
+    asked = f"-H 'Content-Type: application/json' -d '{json.dumps(body)}'"
+    return [f"Try it{where}:", f"  curl -s {server['url']}/v1/{path}{key} {asked}"]

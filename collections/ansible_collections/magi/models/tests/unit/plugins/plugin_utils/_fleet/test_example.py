@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+
+import pytest
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.example import example_lines
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_report
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
+    host,
+    model,
+    plan,
+    running,
+    settings,
+)
+
+SSH = Way("gpu1.lan", "ssh")
+
+
+def shown(way=SSH, bound="127.0.0.1", tasks=("chat",), key_file=None, answers=True):
+    """Return the lines for a host that serves a model of each task, and the words of the command."""
+    models = [model(f"{task}-q4_k_m", task=task) for task in tasks]
+    options = {"api_key_file": key_file} if key_file else {}
+    made = plan(*(item.id for item in models), models=models, with_settings=settings(host=bound), options=options)
+    now = [running(item, health=200 if answers else 0, model_ids=(item.name,)) for item in made.instances]
+    results = [HostResult("gpu1", replace(made, host="gpu1"), (), host(*now), way=way)]
+    lines = example_lines(build_report(results), results)
+    return lines, shlex.split(lines[1]) if lines else []
+
+
+@pytest.mark.parametrize(
+    ("given", "first", "url"),
+    [
+        ({}, "Try it on gpu1 itself:", "http://127.0.0.1:8080"),
+        ({"bound": "0.0.0.0"}, "Try it:", "http://gpu1.lan:8080"),
+        ({"way": Way("localhost", "local")}, "Try it:", "http://127.0.0.1:8080"),
+    ],
+)
+def test_the_first_line_says_where_the_command_works(given, first, url):
+    lines, words = shown(**given)
+    assert lines[0] == first
+    assert words[2] == f"{url}/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "path", "body"),
+    [
+        (["embedding", "chat"], "chat/completions", {"messages", "max_tokens"}),
+        (["embedding"], "embeddings", {"input"}),
+        (["rerank"], "rerank", {"query", "documents"}),
+    ],
+)
+def test_a_model_is_asked_what_it_is_for(tasks, path, body):
+    _lines, words = shown(tasks=tasks)
+    assert words[2].endswith(f"/v1/{path}")
+    assert set(json.loads(words[-1])) == body
+
+
+@pytest.mark.parametrize(
+    ("given", "header"),
+    [
+        ({}, 'Bearer $(head -n 1 /etc/keys)"'),
+        ({"way": Way("localhost", "local")}, 'Bearer $(head -n 1 /etc/keys)"'),
+        ({"bound": "0.0.0.0"}, 'Bearer $KEY"'),
+    ],
+)
+def test_a_key_is_read_where_it_lies_and_never_shown(given, header):
+    lines, _words = shown(key_file="/etc/keys", **given)
+    assert header in lines[1]
+
+
+def test_without_a_ready_server_there_is_no_example():
+    assert shown(answers=False) == ([], [])
