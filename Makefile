@@ -6,6 +6,10 @@ SHELL := /bin/bash
 
 # If empty, MAGI_PROFILE, the inventory or the default (development) decides.
 PROFILE ?=
+# make up MODELS=~/models: folders with .gguf files; make up MODELS= goes back to the demo.
+ifeq ($(origin MODELS),command line)
+export MODEL_SCAN_PATH = $(MODELS)
+endif
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
@@ -48,10 +52,13 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 # --- this machine ------------------------------------------------------------------------------------------------
 
+# Whoever has named models or a llama-server need not do so again.
 prepare: $(VENV)/up.stamp
+	python -m magi.remember $(if $(filter command,$(origin MODELS)),MODEL_SCAN_PATH) \
+	  $(if $(filter command,$(origin LLAMA_SERVER_PATH)),LLAMA_SERVER_PATH)
 	ansible-playbook playbooks/prepare.yml
 
-up: prepare ## Deploy PROFILE (default: that of the settings) on this machine: llama-server, models, services, report
+up: prepare ## Deploy PROFILE (default: that of the settings) on this machine: llama-server, MODELS, services, report
 	ansible-playbook site.yml $(if $(PROFILE),-e profile=$(PROFILE))
 
 down: $(VENV)/up.stamp ## Stop and remove everything that `make up` started
@@ -64,7 +71,7 @@ status: $(VENV)/up.stamp ## Show what runs
 
 # The build that the tests were written for, whatever llama-server this machine has.
 pinned: $(VENV)/dev.stamp
-	MODEL_SCAN_PATH= ansible-playbook playbooks/prepare.yml -e llama_server_install_method=source \
+	MODEL_SCAN_PATH= MAGI_DOTENV=/dev/null ansible-playbook playbooks/prepare.yml -e llama_server_install_method=source \
 	  -e llama_server_path=$(HOME)/.cache/magi/llama.cpp/current/llama-server
 
 # Tests on this machine and tests on the hosts run at the same time. The latter bring up hosts and docker daemon; what was

@@ -68,8 +68,9 @@ class Playing:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return our environment without magi's settings."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("MODEL_", "MAGI_", "LLAMA_"))}
+    """Return our environment without magi's settings, also those of a file .env in our checkout."""
+    ours = ("MODEL_", "MAGI_", "LLAMA_", "REGISTRY_PATH")
+    return {**{key: value for key, value in os.environ.items() if not key.startswith(ours)}, "MAGI_DOTENV": os.devnull}
 
 
 def start(

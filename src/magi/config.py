@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,25 +34,22 @@ class Row:
     everywhere: bool
 
 
-def config(results: Iterable[tuple[str, Mapping[str, Any]]], dotenv: Collection[str]) -> dict[str, dict[str, Value]]:
-    """Return the settings by host and name from ``results``, pairs of host and result of the module settings_info.
-
-    ``dotenv`` has the names of the environment variables from a ``.env`` file.
-    """
+def config(results: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, dict[str, Value]]:
+    """Return the settings by host and name from ``results``, pairs of host and result of the module settings_info."""
     hosts = {}
     for host, result in results:
         origins = result.get("origins")
         if origins is not None:
             hosts[host] = {
-                setting: _value(setting, value, origins[setting], dotenv)
+                setting: _value(setting, value, origins[setting])
                 for setting, value in sorted(result["settings"].items())
             }
     return hosts
 
 
-def _value(setting: str, value: Any, origin: str, dotenv: Collection[str]) -> Value:
+def _value(setting: str, value: Any, origin: str) -> Value:
     source, _space, name = origin.partition(" ")
-    return Value(redacted(value, setting), ".env" if source == "environment" and name in dotenv else source, name)
+    return Value(redacted(value, setting), source, name)
 
 
 def redacted(value: Any, key: str = "") -> Any:

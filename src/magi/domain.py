@@ -53,6 +53,13 @@ if TYPE_CHECKING:
     )
     from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, select as select_models
     from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings as PlanSettings
+    from ansible_collections.magi.models.plugins.module_utils._config.settings import SETTINGS
+    from ansible_collections.magi.models.plugins.plugin_utils._ansible.dotenv import (
+        NAME as DOTENV,
+        DotenvError,
+        find_dotenv,
+        read_dotenv,
+    )
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import health_lines
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
     from ansible_collections.magi.models.plugins.plugin_utils._profiles.document import (
@@ -91,6 +98,8 @@ _TAKEN = {
     "module_utils._plan.options": "InstanceError resolve_options",
     "module_utils._plan.select": "Wanted select:select_models",
     "module_utils._plan.values": "PlanError Settings:PlanSettings",
+    "module_utils._config.settings": "SETTINGS",
+    "plugin_utils._ansible.dotenv": "NAME:DOTENV DotenvError find_dotenv read_dotenv",
     "plugin_utils._fleet.health": "health_lines",
     "plugin_utils._profiles.document": "Document DocumentError Remark Where read_document",
     "plugin_utils._profiles.load": "NAME:PROFILE_NAME Checked check_profile",

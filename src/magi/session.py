@@ -7,11 +7,12 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from magi import domain
 from magi.errors import UsageError
 from magi.events import Event, Run
 from magi.project import Project, find_project
@@ -30,18 +31,18 @@ def slug(what: str, text: str) -> str:
     return text
 
 
-def dotenv(folder: Path | None = None) -> dict[str, str]:
-    """Return what ``.env`` in the working directory sets and the real environment does not. Raises UsageError."""
-    path = (folder or Path.cwd()) / ".env"
-    if not path.is_file():
+def dotenv(folders: Sequence[Path]) -> dict[str, str]:
+    """Return what ``.env`` sets for Ansible, in the first of ``folders`` that has one, and the real environment does
+    not. Settings are left out: the playbooks read them there. Raises UsageError."""
+    path = domain.find_dotenv(folders, os.environ)
+    if path is None:
         return {}
-    from dotenv import dotenv_values
-
     try:
-        values = dotenv_values(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} can't be read ({error}): correct it, or remove it.") from None
-    return {key: value for key, value in values.items() if value is not None and key not in os.environ}
+        values = domain.read_dotenv(path, os.environ)
+    except domain.DotenvError as error:
+        raise UsageError(str(error)) from None
+    settings = {setting.environment for setting in domain.SETTINGS}
+    return {key: value for key, value in values.items() if key not in settings and key not in os.environ}
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,13 @@ class Session:
     @classmethod
     def of(cls, project: str | os.PathLike[str] | None = None, options: Options | None = None, **more: Any) -> Session:
         """Return a session of the project, with the environment that .env adds. Raises UsageError."""
-        options = replace(options or Options(), environment=dotenv())
+        options = options or Options()
         inventory = tuple(_inventory(item) for item in options.inventory)
         extra_vars = tuple(_extra_vars(item) for item in options.extra_vars)
-        return cls(find_project(project), replace(options, inventory=inventory, extra_vars=extra_vars), **more)
+        found = find_project(project)
+        environment = dotenv([Path.cwd(), found.root])
+        options = replace(options, inventory=inventory, extra_vars=extra_vars, environment=environment)
+        return cls(found, options, **more)
 
     def play(self, playbook: str, variables: Mapping[str, Any] | None = None) -> Run:
         """Run a playbook to its end. Raises what ``checked`` raises."""

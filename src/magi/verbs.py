@@ -69,7 +69,7 @@ def down(session: Session) -> Result:
 
 def config(session: Session) -> Result:
     """Say which settings hosts have, and where each comes from; no host is asked."""
-    return looks.settings(session.play("config"), session.options.environment)
+    return looks.settings(session.play("config"))
 
 
 def doctor(session: Session, *, strict: bool = False) -> Result:

@@ -16,21 +16,21 @@ def result(host="127.0.0.1", origin="default model_server_host", **more):
     [
         ("-e profile", Value("x", "-e", "profile")),
         ("environment MODEL_HOST", Value("x", "environment", "MODEL_HOST")),
-        ("environment REGISTRY_PATH", Value("x", ".env", "REGISTRY_PATH")),
+        (".env REGISTRY_PATH", Value("x", ".env", "REGISTRY_PATH")),
         ("inventory model_server_host", Value("x", "inventory", "model_server_host")),
         ("default model_server_host", Value("x", "default", "model_server_host")),
     ],
 )
 def test_each_value_says_where_it_came_from(origin, value):
-    assert config([("gpu1", result("x", origin))], {"REGISTRY_PATH"})["gpu1"]["host"] == value
+    assert config([("gpu1", result("x", origin))])["gpu1"]["host"] == value
 
 
 def test_other_results_are_passed_by():
-    assert config([("gpu1", {"ansible_facts": {}})], ()) == {}
+    assert config([("gpu1", {"ansible_facts": {}})]) == {}
 
 
 def test_hosts_that_differ_get_a_row_each():
-    hosts = config([("gpu1", result()), ("gpu2", result("::")), ("gpu3", result(home="/x"))], ())
+    hosts = config([("gpu1", result()), ("gpu2", result("::")), ("gpu3", result(home="/x"))])
     default = Value("127.0.0.1", "default", "model_server_host")
     assert rows(hosts) == [
         Row("home", Value("/x", "inventory", "home"), ("gpu3",), False),
@@ -40,7 +40,7 @@ def test_hosts_that_differ_get_a_row_each():
 
 
 def test_what_all_hosts_have_is_one_row():
-    assert [row.everywhere for row in rows(config([("gpu1", result()), ("gpu2", result())], ()))] == [True]
+    assert [row.everywhere for row in rows(config([("gpu1", result()), ("gpu2", result())]))] == [True]
 
 
 @pytest.mark.parametrize(

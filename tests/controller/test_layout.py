@@ -8,7 +8,18 @@ from ansible_collections.magi.models.tests.unit.plugins.test_layout import CONTR
 from .known import ROOT
 
 ACTING = {
-    *("__main__", "cli", "controller", "doctor.examination", "init", "profiles", "project", "runner", "session"),
+    *(
+        "__main__",
+        "cli",
+        "controller",
+        "doctor.examination",
+        "init",
+        "profiles",
+        "project",
+        "remember",
+        "runner",
+        "session",
+    ),
     *("state", "verbs"),
 }
 """The modules of magi that act on the world. All others only decide."""

@@ -97,13 +97,13 @@ def test_settings():
         return {
             "settings": {"port_range": [port, 8099], "strict": False, "options": {"hf_token": "canary", "a": True}},
             "origins": {
-                "port_range": "environment MODEL_PORT_RANGE",
+                "port_range": ".env MODEL_PORT_RANGE",
                 "strict": "default model_server_strict",
                 "options": "inventory model_server_options",
             },
         }
 
-    outcome = looks._settings([("gpu1", result(8080)), ("gpu2", result(8081))], {"MODEL_PORT_RANGE"})
+    outcome = looks._settings([("gpu1", result(8080)), ("gpu2", result(8081))])
     lines = [" ".join(line.split()) for line in outcome.lines[2:]]
     assert lines == [
         "options hf_token=…, a=true inventory model_server_options",

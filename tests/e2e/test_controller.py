@@ -331,7 +331,7 @@ def test_a_dotenv_in_the_working_directory_is_under_the_environment(two: Deploym
     (two.folder / ".env").write_text("MAGI_PROFILE=fast-only\n")
     given = ["plan", "--json", "-i", str(two.inventory()), "--project", str(ROOT)]
     for more, profile in ({}, "fast-only"), ({"MAGI_PROFILE": "production"}, "production"):
-        run = Ran(begin(state(two), *given, cwd=two.folder, **more))
+        run = Ran(begin(state(two), *given, cwd=two.folder, MAGI_DOTENV="", **more))
         assert run.code == 4, run.err
         assert run.document["hosts"]["localhost"]["profile"] == profile
 

@@ -102,12 +102,25 @@ def test_the_readme_s_commands_in_their_order(stranger: Stranger, tmp_path: Path
     mine = tmp_path / "my models"
     mine.mkdir()
     (mine / "mine.Q4_K_M.gguf").hardlink_to(MODELS / "SmolLM2-135M-Instruct.Q4_K_M.gguf")
+    assert f".env: MODEL_SCAN_PATH={mine}" in stranger.run(f"make up MODELS='{mine}'")
+    (server,) = stranger.servers().values()
+    assert server["instance"] == "mine.q4_k_m"
+    # Nobody needs to say so again, and nothing brings the demo back.
+    assert changed(stranger.run("make up")) == 0
+    assert "1/1 ready" in stranger.run("make status")
+    shown = stranger.run(". .venv/bin/activate && cd docs && magi plan --json")
+    assert [item["name"] for item in json.loads(shown)["hosts"]["localhost"]["instances"]] == ["mine.q4_k_m"]
+    assert stranger.servers()["mine.q4_k_m"]["pid"] == server["pid"]
+    stranger.run("make up MODELS=/nonexistent", code=2)
+    assert alive(server["pid"])
+    stranger.run("make up MODELS=")
+    assert len(stranger.servers()) == 4
     stranger.run(f"MODEL_SCAN_PATH='{mine}' make up")
-    assert list(stranger.servers()) == ["mine.q4_k_m"]
+    assert changed(stranger.run("make up")) == 0
+    (server,) = stranger.servers().values()
 
-    (pid,) = [server["pid"] for server in stranger.servers().values()]
     stranger.run("make down")
-    assert not alive(pid)
+    assert not alive(server["pid"])
     assert not (stranger.folder / "data" / "home").exists()
     assert changed(stranger.run("make down")) == 0
 

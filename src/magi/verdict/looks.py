@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -32,15 +32,15 @@ def _found(run: Run, key: str, view: Callable[[Results], Result]) -> Result:
     return replace(found, exit_code=kind.exit_code, problem=problem) if problem else found
 
 
-def settings(run: Run, dotenv: Collection[str]) -> Result:
-    """Return the merged settings of the hosts, with their sources; ``dotenv`` has the names from .env."""
-    return _found(run, "settings", lambda results: _settings(results, dotenv))
+def settings(run: Run) -> Result:
+    """Return the merged settings of the hosts, with their sources."""
+    return _found(run, "settings", _settings)
 
 
-def _settings(results: Results, dotenv: Collection[str]) -> Result:
+def _settings(results: Results) -> Result:
     from magi.domain import text_table  # slow to import: once Ansible is done
 
-    hosts = config.config(results, dotenv)
+    hosts = config.config(results)
     rows = [
         (
             row.setting if row.everywhere else f"{row.setting} ({', '.join(row.hosts)})",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
+from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic, writing
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.example import example_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import host_result
@@ -32,7 +32,8 @@ class ActionModule(ControllerAction):
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         if arguments["state"] == "absent":
             if arguments["path"]:
-                Path(arguments["path"]).unlink(missing_ok=True)
+                with writing(arguments["path"]):
+                    Path(arguments["path"]).unlink(missing_ok=True)
             return {}
         # One that nothing is known of is yet to begin, in a later batch of a play with serial.
         hosts = [host_result(*item) for item in arguments["hosts"].items() if item[1]]

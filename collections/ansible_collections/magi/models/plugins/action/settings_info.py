@@ -15,6 +15,7 @@ from ansible_collections.magi.models.plugins.module_utils._config.settings impor
     resolve,
 )
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.dotenv import DotenvError, find_dotenv, read_dotenv
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.profiles import profile_folders
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way
 
@@ -22,7 +23,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions impor
 class ActionModule(ControllerAction):
     """Settle the settings; see the module of the same name."""
 
-    ERRORS = (SettingError,)
+    ERRORS = (SettingError, DotenvError)
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         # Only the variable manager still knows what came from where; in task_vars all sources are merged.
@@ -38,6 +39,8 @@ class ActionModule(ControllerAction):
         variables |= {name for name in task_vars if name.startswith(merged)}
         names = variables | {setting.alias for setting in SETTINGS if setting.alias}
         folder = next((folder for folder in profile_folders(task_vars) if folder.is_dir()), None)
+        configuration = task_vars.get("ansible_config_file")
+        file = find_dotenv([os.getcwd(), *([os.path.dirname(configuration)] if configuration else [])], os.environ)
         settings, origins = resolve(
             values(variables & given.keys()),
             os.environ,
@@ -47,6 +50,8 @@ class ActionModule(ControllerAction):
                 **values(variables & (task_vars.keys() - given.keys())),
             },
             os.getcwd(),
+            read_dotenv(file, os.environ) if file else {},
+            str(file.parent) if file else "/",
         )
         return {"settings": settings, "origins": origins, "way": asdict(self.way(task_vars))}
 

@@ -209,13 +209,16 @@ def resolve(
     extra: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
     folder: str = "/",
+    dotenv: Mapping[str, str] | None = None,
+    dotenv_folder: str = "/",
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the settings and where each came from: extra vars over environment over inventory over default.
+    """Return the settings and where each came from: extra vars over environment over ``dotenv`` (what a file .env sets)
+    over inventory over default.
 
     ``inventory`` holds the role's variables that the inventory gives the host, ``extra`` those of ``-e``, and
     ``defaults`` what they are without either, by a play or the role (all templated already); each also the variables
     that are laid over one of MERGED. An empty environment variable counts as not set. A relative path of ``-e`` or the
-    environment starts at ``folder``.
+    environment starts at ``folder``, one of ``dotenv`` at ``dotenv_folder``.
 
     Raises SettingError naming the setting, its source and what it should be.
     """
@@ -227,13 +230,15 @@ def resolve(
             (f"-e {variable}", extra.get(variable)),
             (f"-e {setting.alias}", extra.get(setting.alias) if setting.alias else None),
             (f"environment {setting.environment}", environment.get(setting.environment or "") or None),
+            (f".env {setting.environment}", (dotenv or {}).get(setting.environment or "") or None),
             (f"inventory {variable}", inventory.get(variable)),
             (f"default {variable}", (defaults or {}).get(variable)),
         )
         layers = [(origin, value) for origin, value in candidates if value is not None][:1]
-        if setting.type in _PATHS and layers and layers[0][0].startswith(("-e ", "environment ")):
+        if setting.type in _PATHS and layers and layers[0][0].startswith(("-e ", "environment ", ".env ")):
             origin, value = layers[0]
-            layers = [(origin, _absolute(_split(value) if setting.type == "paths" else value, folder))]
+            start = dotenv_folder if origin.startswith(".env ") else folder
+            layers = [(origin, _absolute(_split(value) if setting.type == "paths" else value, start))]
         if setting.name in MERGED:
             plain_is_extra = bool(layers) and layers[0][0].startswith("-e ")
             below = [*_laid_over("default", variable, defaults or {}), *_laid_over("inventory", variable, inventory)]

@@ -64,6 +64,22 @@ def test_a_relative_path_of_the_command_line_or_the_environment_starts_at_the_wo
     assert resolve({}, environment, extra, None, "/work/ada")[0][name] == value
 
 
+@pytest.mark.parametrize(
+    ("inventory", "environment", "extra", "value", "origin"),
+    [
+        ({"model_server_host": "::1"}, {}, {}, "10.0.0.1", ".env MODEL_HOST"),
+        ({}, {"MODEL_HOST": "0.0.0.0"}, {}, "0.0.0.0", "environment MODEL_HOST"),
+        ({}, {"MODEL_HOST": ""}, {}, "10.0.0.1", ".env MODEL_HOST"),
+        ({}, {}, {"model_server_host": "::1"}, "::1", "-e model_server_host"),
+    ],
+)
+def test_a_file_env_is_over_the_inventory_and_under_the_environment(inventory, environment, extra, value, origin):
+    dotenv = {"MODEL_HOST": "10.0.0.1", "MODEL_SCAN_PATH": "models"}
+    values, origins = resolve(inventory, environment, extra, None, "/work/ada", dotenv, "/work/project")
+    assert (values["host"], origins["host"]) == (value, origin)
+    assert values["scan_paths"] == ["/work/project/models"]
+
+
 @pytest.mark.parametrize("name", ["scan_paths", "registry_path", "llama_server_path", "home"])
 def test_a_relative_path_of_an_inventory_is_refused_where_it_is_a_path_on_the_host(name):
     with pytest.raises(SettingError, match=f"^Setting model_server_{name} must be an absolute path, but inventory"):
