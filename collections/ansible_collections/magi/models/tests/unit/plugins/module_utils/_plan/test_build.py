@@ -211,7 +211,7 @@ def test_limits_of_the_profile_the_host_and_the_entry_reach_the_instance():
 
 def test_limits_that_the_manager_can_not_hold_are_warned_of():
     (warning,) = plan({"model": "a-q2_k", "resources": {"memory_max": "1G"}}, on=host(manager="supervisor")).warnings
-    assert warning.startswith("Host gpu1: supervisor can't hold the resources of a-q2_k")
+    assert warning.startswith("Host gpu1: supervisor can't apply the resources of a-q2_k")
 
 
 def test_a_relative_path_of_api_keys_is_refused():
