@@ -1,4 +1,4 @@
-"""What tests of several modules start from: plain values, and a server."""
+"""What tests of several modules share: plain values, and a server."""
 
 from __future__ import annotations
 
