@@ -15,7 +15,7 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files 
 
 
 def run(module, check=False, diff=False, verbosity=0, **options):
-    """Run a module with ``options``; its result."""
+    """Run a module with ``options``, and return its result."""
     control = {"_ansible_check_mode": check, "_ansible_diff": diff, "_ansible_verbosity": verbosity}
     arguments = json.dumps({"ANSIBLE_MODULE_ARGS": {**options, **control}})
     program = (
