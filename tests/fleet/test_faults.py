@@ -289,7 +289,7 @@ def test_a_full_disk_is_told_before_anything_is_touched(fleet: Fleet):
         assert f"Host host1: /etc/magi/generation.json: {full}" in run.text
         run = fleet.play("discover", *LIMIT, model_server_registry_path="/etc/magi/registry.json")
         assert run.code != 0
-        assert f"Host host1: Cannot write /etc/magi/registry.json: {full}" in run.text
+        assert f"Host host1: Can't write /etc/magi/registry.json: {full}" in run.text
         fleet.sh("host1", "rm /etc/magi/filler")
         fleet.profile("before", Q2, Q3)
         same = fleet.deploy("before", *LIMIT)

@@ -374,7 +374,7 @@ def main() -> None:
             make_folder(Path(path).parent)
             save(path, found.registry)
         except FileWriteError as error:
-            module.fail_json(msg=f"Cannot write {error.filename}: {why(error, 'model_server_registry_path')}.")
+            module.fail_json(msg=f"Can't write {error.filename}: {why(error, 'model_server_registry_path')}.")
     inventory, host = found.registry.inventory, None
     if options["host"]:
         try:

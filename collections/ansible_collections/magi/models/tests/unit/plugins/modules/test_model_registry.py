@@ -80,7 +80,7 @@ def test_verbose_runs_report_progress(options):
     [
         ({"scan_paths": ["/nowhere"]}, "None of the folders to scan exists: /nowhere"),
         ({"registry_path": "/dev/null/registry.json"}, "/dev/null"),
-        ({"registry_path": "/proc/registry.json"}, "Cannot write /proc/registry.json"),
+        ({"registry_path": "/proc/registry.json"}, "Can't write /proc/registry.json"),
     ],
 )
 def test_failures_are_one_sentence(options, change, expected):
