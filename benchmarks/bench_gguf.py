@@ -42,7 +42,7 @@ ROUTER_PATIENCE = 60  # seconds
 
 
 def load_oracle():
-    """tests/gguf/oracle.py, loaded by path: the folders of tests are no packages."""
+    """tests/gguf/oracle.py, loaded by path: test folders are not packages."""
     spec = importlib.util.spec_from_file_location("oracle", HERE.parent / "tests/gguf/oracle.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -89,7 +89,7 @@ def write_sparse(path: Path, header: bytes, layers: int) -> Path:
 
 
 def plain_walk(path: Path) -> int:
-    """The reader that one writes first: each string in a loop, no check, no tensor table. The price of Python."""
+    """The obvious reader: each string in a loop, no check, no tensor table. It shows what Python costs."""
     data = path.read_bytes()
     unpack, pos = struct.Struct("<Q").unpack_from, 24
     sizes = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A rollout compared with a plain role that does the same, with pings and with magi, and by the number of hosts.
+"""A rollout compared with a plain role that does the same, with pings and with magi, and for several numbers of hosts.
 
 All take turns on the same hosts: containers that boot systemd and are reached over SSH, with real llama-servers and
 real models (molecule/hosts/hosts.py). Prints tables, writes results/rollout.json and the tables in README.md.
@@ -110,7 +110,7 @@ class Fleet:
             "plain_role_llama_server": llama_server(),
             "model_server_readiness_check_interval": 1,
             "profile": profile,
-            # The host's cores, shared out to four instances as in the plan.
+            # The host's cores, divided among four instances as in the plan.
             "plain_role_threads": max(1, len(os.sched_getaffinity(0)) // 4),
         }
         self.values = ["-e", json.dumps(values)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tokens per second of all servers of a machine together: cores shared out by the plan, and llama-server's defaults.
+"""Tokens per second of all servers on a machine together: cores shared by the plan, and llama-server's defaults.
 
 Both ways take turns with the same instances of the same plan on this machine; the defaults only lack what the plan adds
 to share out the cores (LLAMA_ARG_THREADS, OMP_WAIT_POLICY). Prints a table, writes results/threads.json and the table

@@ -23,7 +23,7 @@ from .playbook import ROOT, clean_environment
 
 COLUMNS, LINES = 160, 60
 HIDDEN, SHOWN = "\x1b[?25l", "\x1b[?25h"
-"""What hides the cursor, and shows it again."""
+"""The codes that hide the cursor, and show it again."""
 
 
 def environment(state: Path, **more: str) -> dict[str, str]:
@@ -32,7 +32,7 @@ def environment(state: Path, **more: str) -> dict[str, str]:
 
 
 def _hears_a_hang_up() -> None:
-    """A signal that nohup ignores is ignored in all its child processes, so also in tests that it runs."""
+    """A signal that nohup ignores stays ignored in all its child processes, and so in tests that it runs."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
@@ -88,8 +88,8 @@ class Terminal:
         hang_up_when: Callable[[str], bool] = lambda screen: False,
         **more: str,
     ):
-        """``interrupt_when`` is called with the screen until it returns true: then Ctrl-C is pressed. The same goes for
-        ``hang_up_when``: then the terminal is gone."""
+        """``interrupt_when`` is called with the screen until it returns true, then Ctrl-C is pressed. The same goes for
+        ``hang_up_when``, after which the terminal is gone."""
         ours, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         self._screen = pyte.Screen(COLUMNS, LINES)

@@ -1,4 +1,4 @@
-"""Model files with hostile names and metadata. The standard library alone: test hosts run it too."""
+"""Model files with hostile names and metadata. Only the standard library: test hosts run it, too."""
 
 from __future__ import annotations
 

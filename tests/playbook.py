@@ -30,7 +30,7 @@ class Run:
 
     @property
     def text(self) -> str:
-        """The output without line breaks, for sentences that Ansible wrapped."""
+        """The output without line breaks, to find sentences that Ansible wrapped."""
         return re.sub(r"\s+", " ", self.output)
 
     def task(self, name: str) -> str:

@@ -6,7 +6,7 @@
     hosts.py down [--engine] removes them, and with --engine stops the docker daemon that `up` started
 
 `up` starts a docker daemon if none answers, and with --install gets docker.io and debootstrap if they are missing
-(Debian, root). Exit status 3: docker is not to be had here.
+(Debian, root). Exit status 3: docker is not available here.
 
 The state (SSH key, known_hosts, inventory) is in MAGI_TESTBED (default: ~/.cache/magi/testbed/run). Containers have
 that folder's digest as a label, so two test beds on one machine never touch each other (give the second one
@@ -103,7 +103,7 @@ def install(package: str) -> None:
 
 
 def engine_up(installs: bool) -> None:
-    """Make sure that a docker daemon answers; start one if that is up to us. A client alone (docker without dockerd)
+    """Make sure that a docker daemon answers; start one if we may. A client alone (docker without dockerd)
     does not count. Raises NoDockerError."""
     if succeeds("docker", "info"):
         return
@@ -125,7 +125,7 @@ def engine_up(installs: bool) -> None:
 
 
 def started(pid: int) -> int:
-    """When a process was started (field 22 of /proc/PID/stat), which tells a recycled pid from ours."""
+    """When a process was started (field 22 of /proc/PID/stat): this tells a recycled pid from ours."""
     with contextlib.suppress(OSError):
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return 0 if state == "Z" else int(fields[18])
@@ -197,7 +197,7 @@ def containers() -> dict[str, dict]:
 
 
 def create(name: str, address: str, arguments: list[str], digest: str) -> None:
-    """Start a host's container, on the second SSH port if the first is not to be had."""
+    """Start a host's container, on the second SSH port if the first fails."""
     for port in SSH_PORTS:
         argv = ["docker", "run", "--detach", "--name", f"magi-{BED}-{name}", "--hostname", name]
         argv += ["--label", f"{LABEL}={BED}", "--label", f"{LABEL}.digest={digest}"]
@@ -291,7 +291,7 @@ def inventory(hosts: dict[str, dict]) -> str:
 
 
 def up(count: int | None, network: str, models: Path, llama: Path, installs: bool) -> None:
-    """Bring up exactly `count` hosts; leave alone those that are right already."""
+    """Bring up exactly `count` hosts; leave alone those that already match."""
     engine_up(installs)
     image = host_image(installs)
     have = containers()

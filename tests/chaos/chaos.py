@@ -124,7 +124,7 @@ class Bed:
 
 
 def killed(bed: Bed, profile: str) -> Round:
-    """The controller is killed at some moment; the next run has to end what it left at work."""
+    """The controller is killed at some moment; the next run must end what it left running."""
     number = bed.dice.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
     happened = Round(f"{number.name} to a deployment of {profile}")
     playing = bed.begin(profile)
@@ -176,7 +176,7 @@ def together(bed: Bed, profile: str) -> Round:
 
 
 def swapped(bed: Bed, profile: str) -> Round:
-    """A model file is cut short, gone or another one for a moment; the server that has it open goes on."""
+    """A model file is cut short, gone or replaced for a moment; the server that has it open goes on."""
     host, name = bed.some_host(), bed.dice.choice(sorted(FILES))
     how = bed.dice.choice(["cut", "gone", "unmounted"])
     happened = Round(f"{FILES[name]} {how} on {host} during a deployment of {profile}")
@@ -234,7 +234,7 @@ FAULTS: dict[str, Callable[[Bed, str], Round]] = {
 
 
 def _wait(playing: Playing, seconds: float) -> None:
-    """Wait for ``seconds``, the moment that the dice chose, or until the run has ended."""
+    """Wait for ``seconds``, a random time, or until the run has ended."""
     try:
         playing.process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -242,7 +242,7 @@ def _wait(playing: Playing, seconds: float) -> None:
 
 
 class _gone:
-    """Within it, the run may have ended already."""
+    """In this block, the run may have ended already."""
 
     def __enter__(self) -> None: ...
 

@@ -96,7 +96,7 @@ def verbs() -> list[str]:
         (["up", "-e", '["canary"]'], "What -e gives has no variables: give a mapping of names and values."),
         (["up", "-e", "a='canary"], "-e a=… has quotes or braces that nothing closes: close them."),
         (["up", "--project", "/no/such"], "/no/such is not a magi project: make one with magi init"),
-        # As a variable it would be a template to Ansible.
+        # As a variable, Ansible would run it as a template.
         (["up", "{{ lookup('pipe', 'id') }}"], "The profile must be a name of letters, digits"),
         (["up", ""], "The profile must be a name"),
         (["plan", "../production"], "The profile must be a name"),
@@ -402,7 +402,7 @@ def test_whoever_stops_reading_gets_no_stack_trace(tmp_path: Path):
 
 
 def test_a_terminal_whose_program_has_ended_is_closed_without_a_pause(monkeypatch):
-    monkeypatch.setattr(PtyProcess, "delayafterclose", None, raising=False)  # what is set here is undone with the test
+    monkeypatch.setattr(PtyProcess, "delayafterclose", None, raising=False)  # monkeypatch undoes what is set here
     close_at_once()
     pauses: list[float] = []
     monkeypatch.setattr("ptyprocess.ptyprocess.time.sleep", pauses.append)

@@ -1,5 +1,5 @@
-"""The controller as an object: its values, and the order of its runs. End-to-end tests show what a run does; here a
-fake stands for each."""
+"""The controller as an object: its values, and the order of its runs. End-to-end tests show what a run does; here each
+is a fake."""
 
 from __future__ import annotations
 

@@ -47,14 +47,14 @@ def raw(kind: str, stdout: str = "", **data):
         (raw("playbook_on_no_hosts_matched", "skipping"), Event("no_hosts", text="skipping")),
         (raw("playbook_on_stats", ok={"gpu1": 3}), Event("stats", result={"ok": {"gpu1": 3}})),
         (raw("warning", "[WARNING]: x"), Event("message", text="[WARNING]: x")),
-        # An event without a name of ours is output, or nothing.
+        # An event without one of our names is output, or nothing.
         (raw("playbook_on_include", "included: x"), Event("message", text="included: x")),
         (raw("playbook_on_start"), None),
         (raw("playbook_on_include", " \r\n"), None),
         ({"event": "verbose", "stdout": None}, Event("message")),
         ({"event": "runner_on_ok", "event_data": None}, Event("ok")),
         ({}, None),
-        # A module may return something that is no mapping.
+        # A module may return something that is not a mapping.
         (raw("runner_on_ok", host="gpu1", res="text"), Event("ok", host="gpu1")),
     ],
 )

@@ -57,7 +57,7 @@ def test_servers_fail_with_their_host():
         "b": "held_back",
         "deployment": "held_back",
     }
-    # A server that ran there before and serves is no failure.
+    # A server that ran there before and still serves is not a failure.
     suite = ElementTree.fromstring(junit_xml(report(lost, servers=servers)))
     assert (suite.get("tests"), suite.get("failures")) == ("3", "1")
 

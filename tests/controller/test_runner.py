@@ -48,7 +48,7 @@ PLAYBOOK = "/srv/magi/playbooks/site.yml"
             {"profile": "p", "b": ["x y"]},
             ["-e", "a=1", "-e", "@f.yml", "-e", '{"b": ["x y"], "profile": "p"}'],
         ),
-        # No word of a user becomes an option or a second argument.
+        # No word from a user becomes an option or a second argument.
         (Options(limit="--check"), {}, ["--limit", "--check"]),
         (Options(extra_vars=("a='b c' --diff",)), {}, ["-e", "a='b c' --diff"]),
     ],
@@ -134,7 +134,7 @@ def test_what_a_killed_magi_left_is_removed_by_the_next(state):
 
 
 def test_runs_that_begin_together_remove_nothing_of_each_other(state):
-    """A folder that has just been made must not be taken for one of a run that has ended."""
+    """A folder that has just been made must not pass for that of a run that has ended."""
 
     def begin(number: int) -> bool:
         with run_folder("site") as (folder, log, _killed), passed_by_file(str(number)) as question:

@@ -1,4 +1,4 @@
-"""What a run means: a table of how runs end, with each exit code, and what can't be believed."""
+"""What a run means: a table of how runs end, with each exit code, and what can't be trusted."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ from .conftest import ROOT
 pytestmark = pytest.mark.e2e
 
 CORES = {"2.19": "3.11", "2.20": "3.12", "2.21": "3.13"}
-"""Each version of ansible-core with the Python that it runs on here: each takes others too."""
+"""Each version of ansible-core with the Python that it runs on here: each takes others, too."""
 NEEDED = ("supervisor", "pyyaml", "gguf", "hypothesis", "pytest", "pytest-mock", "pytest-timeout")
 UNIT = "collections/ansible_collections/magi/models/tests/unit"
-# No line of Ansible's has to do with what reads models, whose tests take long.
+# Reading models has nothing to do with Ansible, and its tests take long.
 TESTS = (UNIT, *(f"--ignore={UNIT}/plugins/module_utils/{name}" for name in ("_gguf", "_models")))
 DEPLOYMENT = "tests/e2e/test_main_job.py::test_from_files_to_answers_and_back"
 

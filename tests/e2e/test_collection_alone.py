@@ -46,7 +46,7 @@ def user(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Folder:
-    """A folder in which somebody works with the collection."""
+    """A folder for working with the collection."""
 
     path: Path
     home: Path
@@ -121,7 +121,7 @@ def test_a_profile_is_deployed_from_an_empty_folder(folder: Folder):
 
 
 def test_a_role_that_deploys_also_reports_and_fails(folder: Folder):
-    """The role in a play of one's own, with module_defaults for the modules beside it."""
+    """The role in a user's own play, with module_defaults for the modules beside it."""
     play = {
         "hosts": "model_servers",
         "gather_facts": False,

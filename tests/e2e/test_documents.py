@@ -101,7 +101,7 @@ def test_the_commands_of_the_controller(checkout: Checkout):
         assert f"remove {model}" in outputs["magi down"]
 
 
-# Driving the life of an application as Starlette does.
+# Runs an application's lifespan as Starlette does.
 LIFESPAN = """
 import asyncio
 from types import SimpleNamespace

@@ -77,7 +77,7 @@ def test_from_files_to_answers_and_back(deployment: Deployment):
     assert (checked.code, checked.changed) == (0, 0), checked.output
     assert deployment.tree() == state
 
-    # switch: what both profiles enable keeps its process and its port
+    # switch: a server that both profiles enable keeps its process and its port
     switched = deployment.play(profile="fast-only")
     assert switched.code == 0, switched.output
     assert f"stop {Q3}: not enabled by profile fast-only" in switched.output

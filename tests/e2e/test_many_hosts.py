@@ -1,4 +1,4 @@
-"""Hosts that do not answer hold up no other."""
+"""Hosts that do not answer hold up no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's commands, run in their order as a stranger would: in a fresh clone of what is committed."""
+"""The README's commands, run in order as a stranger would: in a fresh clone of what is committed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def stranger(tmp_path: Path):
     folder = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     # Only the virtual environment is not made again: CI has just made it the same way. Old time stamps keep make from
-    # updating it, which would bind it to the clone, and the clone won't stay.
+    # updating it and so binding it to the clone, which won't stay.
     (folder / ".venv").symlink_to(ROOT / ".venv")
     for name in ("pyproject.toml", "constraints.txt"):
         os.utime(folder / name, (0, 0))

@@ -94,7 +94,7 @@ def test_a_model_that_was_split_and_merged_is_served_from_either(deployment):
     whole = deployment.add_model("Q2_K", "whole.gguf")
     split = deployment.models / "split-Q2_K"
     subprocess.run([tool, "--split", "--split-max-tensors", "150", whole, split], check=True, capture_output=True)
-    merged = deployment.models / "merged-Q2_K-00001-of-00002.gguf"  # named as what it was merged from
+    merged = deployment.models / "merged-Q2_K-00001-of-00002.gguf"  # named like what it was merged from
     first = deployment.models / "split-Q2_K-00001-of-00002.gguf"
     subprocess.run([tool, "--merge", first, merged], check=True, capture_output=True)
     whole.unlink()

@@ -86,7 +86,7 @@ def test_ctrl_c_ends_a_deployment_with_a_sentence(two: Deployment):
     assert "Run it again: it goes on from there." in re.sub(r"\s+", " ", screen)
     assert screen.splitlines()[:3] == [
         "Stopping; Ansible gets 10 seconds to end.",
-        "magi up",  # the picture stands where it stood
+        "magi up",  # the picture is where it was
         f"✔ {STEPS[0]}",
     ]
     assert f"✗ {STEPS[3]}" in screen

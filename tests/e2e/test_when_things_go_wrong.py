@@ -1,4 +1,4 @@
-"""What can go wrong on one machine: what is said, what still serves, and that nothing is left half done."""
+"""What can go wrong on one machine: what we say, what still serves, and that nothing is left half done."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_server_that_does_not_start_is_explained_and_the_others_serve(two: Dep
     assert strict.code != 0
     assert "strict is set and the deployment is degraded" in strict.text
 
-    # It would only crash again: left stopped until something that it is made of changes, or somebody asks for it.
+    # It would only crash again: it stays stopped until something that it is made of changes, or somebody asks for it.
     assert f"quarantine {Q3}: failed with exactly this configuration" in strict.output
     assert strict.changed == 0
     assert two.servers()[Q3]["action"] == "quarantine"
@@ -309,7 +309,7 @@ def test_a_server_that_is_killed_while_it_starts_is_given_up_and_tried_again_by_
     assert run.code == 0, run.output
     assert f"start {Q2}: was failed (terminated by SIGKILL)" in run.output
 
-    # The program's file has the time that a start may take: it is written again, and nothing restarts.
+    # The program's file contains the time that a start may take: it is written again, and nothing restarts.
     pid = two.servers()[Q2]["pid"]
     longer = [two.play(profile="fast-only", model_server_max_startup_time=200) for _time in range(2)]
     assert [(run.code, run.changed) for run in longer] == [(0, 1), (0, 0)], longer[0].output
@@ -353,7 +353,7 @@ with exclusive(home, Worker("ada@desk, process 7", controller(), int(controller_
 
 @contextmanager
 def worker(home: Path, controller_pid: int):
-    """A process that holds the lock of a host as a deployment does whose controller has that pid."""
+    """A process that holds the lock of a host like a deployment whose controller has that pid."""
     command = [sys.executable, "-c", HOLD, str(home), str(controller_pid)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     try:
@@ -394,7 +394,7 @@ def test_what_a_killed_deployment_still_does_is_ended_by_the_next(two: Deploymen
 
 
 def test_servers_that_have_lost_their_manager_are_ended_and_started_anew(two: Deployment):
-    """And nobody else's process, whatever its environment says."""
+    """But never somebody else's process, whatever its environment says."""
     assert two.play().code == 0
     before = {name: server["pid"] for name, server in two.servers().items()}
     environment = {"MAGI_HOME": str(two.home), "MAGI_INSTANCE": Q2, "LLAMA_ARG_PORT": "²", "MAGI_API_KEY_FILE": "/none"}

@@ -1,5 +1,5 @@
-"""Why a server does not serve, where it is the host's service, library, processor or GPU: said by name, and mended by the
-next run."""
+"""A server does not serve because of the host's service, library, processor or GPU: the report names the cause, and after
+its remedy the next run serves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ pytestmark = pytest.mark.fleet
 
 FOLDER = "/srv/build"
 
-# Stands for a llama-server that something is wrong with on this host, and serves as the real one. It tells a service
-# from a call by hand by the instance's variable.
+# Stands for a llama-server that something is wrong with on this host; otherwise it serves like the real one. By the
+# instance's variable it tells a service from a call by hand.
 PROGRAM = """#!/bin/sh
 serves() { [ -n "$MAGI_INSTANCE" ]; }
 case "%(mode)s:$1" in

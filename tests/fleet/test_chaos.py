@@ -1,4 +1,4 @@
-"""One round of make chaos: the search for faults itself works, and a killed deployment leaves none."""
+"""One round of make chaos: the search for faults works, and a killed deployment leaves none."""
 
 from __future__ import annotations
 

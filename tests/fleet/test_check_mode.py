@@ -32,7 +32,7 @@ def test_check_mode_writes_nothing_and_foretells_the_real_diff(fleet: Fleet):
     def unchanged(playbooks: str, **more):
         assert run(playbooks, **more).changed == 0
         after = fleet.snapshot("host1")
-        # The lock file names its holder; a run that changes nothing takes it too.
+        # The lock file names its holder; a run that changes nothing takes it, too.
         assert {line for line in set(after) ^ set(before) if not line.startswith("/etc/magi/lock ")} == set()
         return after
 

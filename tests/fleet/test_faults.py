@@ -37,7 +37,7 @@ def test_a_slow_start_is_waited_for_to_the_deadline_and_no_longer(fleet: Fleet):
         pid = fleet.sh("host1", f"systemctl show --property=MainPID --value magi-llama@{Q2}")
         fleet.sh("host1", f"systemctl set-property --runtime magi-llama@{Q2}.service CPUQuota=")
         run = waiting.finish()
-        # The unit has the time that a start may take: it is written again, and nothing restarts.
+        # The unit contains the time that a start may take: it is written again, and nothing restarts.
         assert (run.code, run.changed) == (0, 1), run.output
         assert [key[1] for key in fleet.pids()] == [Q2, Q3]
         assert fleet.pids()["host1", Q2] == int(pid)
@@ -95,7 +95,7 @@ def test_each_crash_loop_ends_with_a_cause_of_its_own(fleet: Fleet):
     assert fleet.report()["ready_servers"] == 2
 
 
-# A whole model, in which no check finds a fault, of an architecture that the build knows and that has other keys.
+# A whole model in which no check finds a fault, with an architecture that the build knows but other keys.
 UNKNOWN = """
 import pathlib
 data = pathlib.Path("/models/SmolLM2-135M-Instruct.Q3_K_M.gguf").read_bytes()
@@ -289,7 +289,7 @@ def test_a_full_disk_is_told_before_anything_is_touched(fleet: Fleet):
         assert f"Host host1: /etc/magi/generation.json: {full}" in run.text
         run = fleet.play("discover", *LIMIT, model_server_registry_path="/etc/magi/registry.json")
         assert run.code != 0
-        assert f"Host host1: Cannot write /etc/magi/registry.json: {full}" in run.text
+        assert f"Host host1: Can't write /etc/magi/registry.json: {full}" in run.text
         fleet.sh("host1", "rm /etc/magi/filler")
         fleet.profile("before", Q2, Q3)
         same = fleet.deploy("before", *LIMIT)

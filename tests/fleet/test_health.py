@@ -1,4 +1,4 @@
-"""Health as clients see it from the controller, which a host can't tell."""
+"""Health as clients see it from the controller, which a host can't know."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.fleet
 
 HOST = ("--limit", "host1")
 PORT = 8150
-"""One that the containers of the hosts do not publish (molecule/hosts/hosts.py)."""
+"""A port that the hosts' containers do not publish (molecule/hosts/hosts.py)."""
 
 
 def test_a_server_that_only_its_own_host_reaches_is_not_ready(fleet: Fleet):
@@ -28,7 +28,7 @@ def test_a_server_that_only_its_own_host_reaches_is_not_ready(fleet: Fleet):
     asked = run.task("[5/5] Health check: from where clients are")
     assert f"{Q2} at http://{address}:8080, by controller" in asked
 
-    # What was kept is asked by the look at the host alone; magi health's playbook asks all, from where clients are.
+    # Only the look at the host asks a kept server; magi health's playbook asks all, from where clients are.
     again = fleet.deploy("one", *HOST)
     assert (again.code, again.changed) == (0, 0), again.output
     assert "from where clients are" not in again.output

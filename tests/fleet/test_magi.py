@@ -129,7 +129,7 @@ def test_a_host_s_journal_has_no_question_and_nothing_of_private_files(magi: Mag
     magi.document("up")
     magi.document("ask", Q3, "Is the word heliotrope private?", "--max-tokens", "4")
     journal = fleet.sh("host1", "journalctl --sync; journalctl --boot --output export --no-pager | tr '\\0' ' '")
-    assert "ansible-magi.models.model_registry" in journal  # what is not private is there
+    assert "ansible-magi.models.model_registry" in journal  # the rest, which is not private, is there
     assert "heliotrope" not in journal
     assert "LLAMA_ARG_MODEL" not in journal
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Loaded by path: the folders of tests are no packages.
+# Loaded by path: test folders are not packages.
 _spec = importlib.util.spec_from_file_location("oracle", Path(__file__).with_name("oracle.py"))
 oracle_module = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(oracle_module)
@@ -28,6 +28,6 @@ def mutations() -> int:
     return int(os.environ.get("MAGI_GGUF_MUTATIONS", "2000"))
 
 
-# A slow example is not a wrong one, least of all on a busy machine.
+# A slow example is not a failure, least of all on a busy machine.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -35,7 +35,7 @@ class ActionModule(ControllerAction):
                 with writing(arguments["path"]):
                     Path(arguments["path"]).unlink(missing_ok=True)
             return {}
-        # One that nothing is known of is yet to begin, in a later batch of a play with serial.
+        # A host without results has yet to begin, in a later batch of a play with serial.
         hosts = [host_result(*item) for item in arguments["hosts"].items() if item[1]]
         if self._task.check_mode:
             return {"problems": not_deployed(hosts)}

@@ -18,11 +18,11 @@ from ansible.utils.display import Display
 
 JOB_LIMIT = 3600  # seconds
 POLL = 0.2  # seconds
-LOST = 15  # after so many seconds without a word, ask the job itself
+LOST = 15  # seconds without a word, after which we ask the job itself
 
 
 def serving(name: str, hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the hosts on which the instance answers, by the results of the module model_host_info."""
+    """Return the hosts on which the instance answers, according to the results of the module model_host_info."""
     found = []
     for host, looked in hosts.items():
         instances = (looked.get("host") or {}).get("instances") or ()
@@ -34,7 +34,7 @@ def serving(name: str, hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
 class ActionModule(ActionBase):
     """Start the job, show each line of its stream as it is written, return the module's result.
 
-    Ansible returns a command's output only when the command has ended; so the module writes a file on the host, and
+    Ansible returns a command's output only when the command has ended, so the module writes a file on the host, and
     this reads it piece by piece. That works over every connection, without forwarding a port.
     """
 
@@ -71,12 +71,12 @@ class ActionModule(ActionBase):
         return {**result, **{key: value for key, value in done.items() if key not in hidden}}
 
     def _follow(self, path: str, status: Any) -> None:
-        """Show what is written into the file until it says that it ends, or the job has ended without saying so."""
+        """Show what the module writes into the file until it says that it ends, or the job ends without saying so."""
         offset, heard = 1, time.monotonic()
         quoted = shlex.quote(path)
         while True:
             look = f"touch {quoted}.seen; tail -c +{offset} {quoted} 2>/dev/null || true"
-            # Whole lines of ASCII: so characters are bytes, and a half-written line is read next time.
+            # Whole lines of ASCII: a character is a byte, and a half-written line is read next time.
             text = self._low_level_execute_command(look).get("stdout", "")
             lines = text[: text.rfind("\n") + 1].splitlines()
             offset += sum(len(line) + 1 for line in lines)

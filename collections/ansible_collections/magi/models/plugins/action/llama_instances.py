@@ -26,7 +26,7 @@ def render(
     """Return the files of a plan: path, content, mode, per_instance. A template that renders to nothing makes no file.
 
     A plain Jinja2 environment, not Ansible's: text from model files is only ever a value in it. Each template comes
-    from the first of ``folders`` that has it. Raises ValueError if a value can't be written into a file.
+    from the first of ``folders`` that has it. Raises ValueError for a value that a file can't hold.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders),
@@ -53,7 +53,7 @@ def render(
 
 
 def seconds(arguments: Mapping[str, Any], name: str) -> int:
-    """Return an option that the task shares with the module, with the module's default."""
+    """Return an option that the task shares with the module, or the module's default."""
     return int(arguments.get(name) or TIMING[name]["default"])
 
 
@@ -70,7 +70,7 @@ def values(plan: Plan, arguments: Mapping[str, Any], model_folders: Sequence[str
 
 
 class ActionModule(HostAction):
-    """Render a plan's files on the controller and give all of them to the module in one call."""
+    """Render a plan's files on the controller and give them all to the module in one call."""
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
@@ -80,7 +80,7 @@ class ActionModule(HostAction):
         work = job()
         if arguments.get("state", "present") == "present":
             if not arguments.get("plan"):
-                raise AnsibleActionFail("llama_instances needs a plan (from deployment_plan) to make it so.")
+                raise AnsibleActionFail("llama_instances needs a plan; give it one from deployment_plan.")
             given = arguments.pop("plan")
             plan = Plan.from_dict(given)
             try:

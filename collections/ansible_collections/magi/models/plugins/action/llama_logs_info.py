@@ -13,12 +13,12 @@ from ansible.utils.display import Display
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 
 POLL = 1  # seconds
-WINDOW = 1000  # lines to look at each time; if more come within a second, only the last are shown
+WINDOW = 1000  # lines to read each time; if more come within a second, only the last are shown
 
 
 def fresh(before: Sequence[str], after: Sequence[str]) -> Sequence[str]:
     """Return the lines of ``after`` that follow those of ``before``: two looks at the end of one log, which overlap
-    unless the log was started again. The first line of a look may be cut."""
+    unless the log began again. The first line of a look may be cut."""
     for overlap in range(min(len(before), len(after)), 0, -1):
         seen = before[-overlap:]
         if list(seen[1:]) == list(after[1:overlap]) and seen[0].endswith(after[0]):
@@ -27,9 +27,9 @@ def fresh(before: Sequence[str], after: Sequence[str]) -> Sequence[str]:
 
 
 class ActionModule(ActionBase):
-    """Read the log of an instance, show it and, to follow it, go on showing new lines.
+    """Read and show the log of an instance and, to follow it, keep showing new lines.
 
-    This works over every connection of Ansible; the output of a command that runs on would come only at its end.
+    This works over each of Ansible's connections; the output of a command that runs on would come only at its end.
     """
 
     TRANSFERS_FILES = False

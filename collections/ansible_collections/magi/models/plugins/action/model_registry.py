@@ -9,8 +9,8 @@ from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import go
 
 
 class ActionModule(HostAction):
-    """Read models and host; on demand, first end what a killed deployment still does there, so that a plan made of the
-    result holds."""
+    """Read models and host; if asked to, first end what a killed deployment still does there, so that a plan made from
+    the result holds."""
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)

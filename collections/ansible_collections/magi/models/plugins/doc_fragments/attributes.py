@@ -12,9 +12,9 @@ attributes:
   check_mode:
     description: Can run in C(check_mode) and return what it would change without changing anything.
   diff_mode:
-    description: Returns in diff mode what was or would be changed.
+    description: In diff mode, returns what it changed or would change.
   idempotent:
-    description: When run twice in a row with nothing changed in between, the second run changes nothing.
+    description: If nothing changes between two runs, the second run changes nothing.
 """
     INFO_MODULE = r"""
 options: {}

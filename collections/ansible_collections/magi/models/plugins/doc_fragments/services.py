@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The options of what looks at the services of a host."""
+"""The options of modules that look at a host's services."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ options:
     type: path
     default: supervisord
 notes:
-  - In the action group C(magi.models.services), so that C(module_defaults) can give O(home), O(manager) and
+  - This module is in the action group C(magi.models.services), so C(module_defaults) can set O(home), O(manager) and
     O(supervisord_path) once.
 """

@@ -11,10 +11,10 @@ version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - Runs before the deployment of each batch of a rollout. Looks at what became of the batches before.
-  - A host counts as failed when it was not deployed, or when one of its instances is not ready. Where more hosts of a
-    batch failed than O(max_fail_percentage) allows, the batches after it are held back.
-  - Fails nothing by itself, so that the report still comes; that fails, and names who was held back and why.
+  - Runs before the deployment of each batch of a rollout, and looks at the results of the batches before.
+  - A host counts as failed if it was not deployed, or if one of its instances is not ready. If more hosts of a batch
+    failed than O(max_fail_percentage) allows, the batches after it are held back.
+  - It never fails, so that the report still comes; the report fails, and says who was held back and why.
   - Runs on the controller; no host is touched.
 extends_documentation_fragment:
   - magi.models.attributes
@@ -49,7 +49,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 held_back:
-  description: Why this batch is held back; empty where it goes on.
+  description: Why this batch is held back; empty if it goes on.
   returned: always
   type: str
 """

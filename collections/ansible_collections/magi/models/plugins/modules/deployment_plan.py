@@ -11,9 +11,9 @@ version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - From a profile, the host's registry and the host as it is, makes the plan with its instances with ports, options and
-    threads, one action (start, restart, stop, keep or quarantine) with its reason for each, and warnings.
-  - Fails with one sentence when there is nothing to serve, an option is unknown to the host's llama-server, or a port
+  - Makes a plan from a profile, the host's registry and the host as it is. The plan has the instances with ports,
+    options and threads, an action for each (start, restart, stop, keep or quarantine) with its reason, and warnings.
+  - Fails with one sentence when there is nothing to serve, the host's llama-server does not know an option, or a port
     is taken. Runs on the controller; no host is touched.
 extends_documentation_fragment:
   - magi.models.attributes
@@ -58,11 +58,11 @@ plan:
     - The plan, with C(instances) (each with its C(address), C(port), C(options) and more), C(actions), C(degraded),
       C(warnings), C(notes) and the host's C(generation).
     - Each of C(actions) names an C(instance), its C(action) and the C(reason). An action is V(start), V(restart),
-      V(stop), V(keep), or V(quarantine) for one that stays stopped, since it failed for good with just these settings.
+      V(stop), V(keep), or V(quarantine) for one that stays stopped, since it failed for good with these very settings.
   returned: success
   type: dict
 wrong:
-  description: Where what the profile or the settings ask for is wrong, and nothing on the host, C(profile).
+  description: C(profile) if the profile or the settings are wrong, not the host.
   returned: failure
   type: str
 """

@@ -11,10 +11,10 @@ version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - Gathers what every host of the play was planned, did and answered into one report, shows it as a table, and writes
-    it as JSON on the controller.
-  - Says which hosts have a problem, so that a task after it can fail for these. A host has one when it was not
-    deployed, when no server is ready anywhere, or when it is degraded and strict was set.
+  - Gathers the plan of every host of the play, what it did and what it answered into one report, shows it as a table,
+    and writes it as JSON on the controller.
+  - Says which hosts have a problem, so that a later task can fail for these. A host has one if it was not deployed, if
+    no server is ready anywhere, or if it is degraded and strict is set.
   - Runs on the controller; no host is touched.
 extends_documentation_fragment:
   - magi.models.attributes
@@ -30,10 +30,10 @@ attributes:
     details: The file is written again each time and never counts as a change.
 options:
   path:
-    description: Where to write the report on the controller; nowhere if empty.
+    description: Where to write the report on the controller; if empty, it is not written.
     type: path
   state:
-    description: V(absent) removes the report of an earlier run, lest it be taken for that of a run that ended early.
+    description: V(absent) removes an earlier run's report, so that nobody takes it for one of a run that ended early.
     type: str
     choices: [present, absent]
     default: present
@@ -66,11 +66,11 @@ report:
   type: dict
   contains:
     total_servers:
-      description: Servers that the plans hold.
+      description: Number of servers in the plans.
       type: int
       returned: always
     ready_servers:
-      description: Servers that answered ready.
+      description: Number of servers that are ready.
       type: int
       returned: always
     servers:

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: deployment_rollout
-short_description: Decide in which order and batches hosts are deployed
+short_description: Decide the order and batches in which hosts are deployed
 version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - Hosts where nothing runs yet are one batch, the first; the others follow in batches of O(serial).
+  - Hosts where nothing runs yet are the first batch; the others follow in batches of O(serial).
   - Give the result to C(hosts) and C(serial) of the play that deploys, as C(site.yml) does.
   - Runs on the controller; no host is touched.
 extends_documentation_fragment:

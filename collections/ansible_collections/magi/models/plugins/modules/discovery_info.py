@@ -20,7 +20,7 @@ extends_documentation_fragment:
 options:
   hosts:
     description: By host, the result of M(magi.models.model_registry), from P(magi.models.registered#filter).
-      One without is shown as not reachable.
+      A host without one is shown as not reachable.
     type: dict
     required: true
 """

@@ -9,8 +9,8 @@ module: gguf_info
 short_description: Read the headers of GGUF files
 version_added: 0.1.0
 description:
-  - Tells what GGUF files are, from their headers alone, and whether llama-server could load them.
-  - A file that it could not load does not fail the module; its entry has RV(files[].code) and
+  - Says what GGUF files are, from their headers alone, and whether llama-server could load them.
+  - A file that llama-server could not load does not fail the module; its entry has RV(files[].code) and
     RV(files[].error).
 author:
   - The magi.models maintainers (@magi-models)
@@ -67,7 +67,7 @@ files:
       description:
         - The metadata by key. An array is a dictionary of C(type), C(length) and C(values), null if it is
           long.
-        - Strings are cut to 64 KiB. A number that JSON cannot hold (NaN, infinity) is a string.
+        - Strings are cut to 64 KiB. A number that JSON can't hold (NaN, infinity) is a string.
       returned: for a good file
       type: dict
     quantization:
@@ -81,7 +81,7 @@ files:
       type: str
       sample: Q4
     task:
-      description: What a model of it is for, V(chat), V(embedding) or V(rerank).
+      description: What the model is for, V(chat), V(embedding) or V(rerank).
       returned: for a good file
       type: str
       sample: chat
@@ -106,11 +106,11 @@ files:
       returned: for a good file
       type: int
     expected_size:
-      description: What the file must have at least, in bytes.
+      description: The least size of a whole file, in bytes.
       returned: for a good file
       type: int
     size:
-      description: What the file has, in bytes.
+      description: The file's size, in bytes.
       returned: for a good file
       type: int
     fingerprint:
@@ -145,7 +145,7 @@ RETURNED = (
 
 
 def describe(path: str) -> dict[str, Any]:
-    """Facts of one file, or why it is refused."""
+    """Return the facts of one file, or why it is refused."""
     try:
         header = read_header(path)
     except GGUFError as error:
@@ -166,7 +166,7 @@ def describe(path: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` with what JSON cannot hold (NaN, infinity) as a string."""
+    """Return ``value`` with what JSON can't hold (NaN, infinity) as a string."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):

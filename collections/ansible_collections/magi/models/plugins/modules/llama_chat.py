@@ -12,8 +12,8 @@ author:
   - The magi.models maintainers (@magi-models)
 description:
   - Asks a running instance for one completion, on the host that it runs on, and shows the answer as it comes.
-  - The API key of the instance, if it has one, is read from its file on the host and leaves it never.
-  - An answer that nobody reads any more is ended after half a minute.
+  - Reads the API key of the instance, if it has one, from its file on the host; the key never leaves the host.
+  - Ends an answer that nobody has read for half a minute.
 extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module
@@ -40,13 +40,13 @@ options:
     default: 512
   hosts:
     description:
-      - Ask on the first of these hosts alone that serves the instance. By host, the result of
+      - Ask only on the first of these hosts that serves the instance. By host, the result of
         M(magi.models.model_host_info), from P(magi.models.registered#filter).
       - Evaluated by the action plugin of the same name.
     type: dict
   stream_path:
     description:
-      - File that gets the answer as it comes, one JSON object a line with C(text) or C(reasoning), at last C(end).
+      - File for the answer as it comes, one JSON object a line with C(text) or C(reasoning), and finally C(end).
       - Chosen by the action plugin of the same name.
     type: path
 """
@@ -71,19 +71,19 @@ text:
   returned: success
   type: str
 reasoning:
-  description: What the model thought before it answered, where the server tells that apart.
+  description: What the model thought before it answered, if the server separates that.
   returned: success
   type: str
 finish_reason:
-  description: Why it ended; V(stop) by itself, V(length) at O(max_tokens).
+  description: Why it ended; V(stop) if the model ended it, V(length) at O(max_tokens).
   returned: success
   type: str
 tokens:
-  description: Tokens of the answer; null where the server does not say.
+  description: Tokens of the answer; null if the server does not say.
   returned: success
   type: int
 tokens_per_second:
-  description: How fast they came; null where the server does not say.
+  description: How fast they came; null if the server does not say.
   returned: success
   type: float
 """
@@ -105,7 +105,7 @@ UNREAD_SECONDS = 30
 
 
 class Stream:
-    """The file that the answer goes into as it comes; its reader touches it each time it looks."""
+    """The file for the answer as it comes; its reader touches another beside it at each look."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)

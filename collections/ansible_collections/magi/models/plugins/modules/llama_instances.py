@@ -11,7 +11,7 @@ version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - Applies, in one call for all instances of a host, the plan that M(magi.models.deployment_plan) made.
+  - Applies the plan that M(magi.models.deployment_plan) made, in one call for all instances of a host.
   - An action plugin renders the templates on the controller and calls the module of the same name on the host.
   - Refuses when another deployment changed the host since the plan was made, and names it.
 extends_documentation_fragment:
@@ -22,7 +22,7 @@ attributes:
     support: full
   diff_mode:
     support: full
-    details: Shows every file and every action, whether carried out or only foreseen.
+    details: Shows every file and every action, done or only planned.
   idempotent:
     support: full
 options:
@@ -31,8 +31,8 @@ options:
       - V(present) makes the host run the plan.
       - V(stopped) stops instances gracefully and keeps their definitions.
       - V(absent) stops all instances and removes everything that was deployed.
-      - V(fenced) ends what a deployment still does on the host whose controller is gone. Used by the action plugin of
-        M(magi.models.model_registry).
+      - V(fenced) ends what a deployment still does on the host although its controller is gone. The action plugin of
+        M(magi.models.model_registry) uses it.
     type: str
     choices: [present, stopped, absent, fenced]
     default: present
@@ -45,21 +45,20 @@ options:
     required: false
   templates_dir:
     description:
-      - Folder on the controller whose templates replace those of the role of the same name, for O(state=present).
+      - Folder on the controller whose templates replace the role's templates of the same name, for O(state=present).
       - Evaluated by the action plugin of the same name.
     type: path
   model_folders:
     description:
-      - Folders in which models lie, which the services may read also where they are in a home folder, for
-        O(state=present).
+      - Folders of models, which the services may read even in a home folder, for O(state=present).
       - Evaluated by the action plugin of the same name.
     type: list
     elements: path
     default: []
   names:
     description:
-      - The instances to stop, for O(state=stopped); all where not given.
-      - One that the host does not have is warned of, as another host may have it.
+      - The instances to stop, for O(state=stopped); all by default.
+      - Warns about one that the host does not have, as another host may have it.
     type: list
     elements: str
   concurrent_starts:
@@ -67,7 +66,7 @@ options:
     type: bool
     default: true
   max_startup_time:
-    description: Seconds that a server may take until it is ready.
+    description: Seconds that a server may take to become ready.
     type: int
     default: 120
   readiness_check_interval:
@@ -79,7 +78,7 @@ options:
     type: int
     default: 30
   also_remove:
-    description: Further files of ours to remove, for O(state=absent), such as the registry.
+    description: More files of ours to remove, for O(state=absent), such as the registry.
     type: list
     elements: path
     default: []
@@ -108,7 +107,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or in check mode would be, for each instance.
+  description: What was done for each instance, or would be done in check mode.
   returned: always
   type: list
   elements: dict
@@ -126,11 +125,11 @@ actions:
       type: str
       returned: always
     launched:
-      description: Whether it started and did not end; true where nothing had to start, false in quarantine.
+      description: Whether it started and did not end; true if nothing had to start, false in quarantine.
       type: bool
       returned: always
     cause:
-      description: Code of what went wrong, such as file_corrupt; empty where nothing did.
+      description: Code of what went wrong, such as file_corrupt; empty if nothing did.
       type: str
       returned: always
     detail:
@@ -143,8 +142,7 @@ actions:
       returned: always
     cut:
       description:
-        - Requests that were in flight when it was ended, as O(stop_timeout) had run out; null where it did not say how
-          many.
+        - Requests still in flight when O(stop_timeout) ran out and it was ended; null if it did not say how many.
       type: int
       returned: always
     log:
@@ -171,7 +169,7 @@ deadline:
   returned: always
   type: float
 generation:
-  description: The applied state that the host is in now.
+  description: The applied state of the host now.
   returned: always
   type: dict
 """

@@ -12,7 +12,7 @@ author:
   - The magi.models maintainers (@magi-models)
 description:
   - Returns the last lines that the last run of an instance printed, from systemd's journal or supervisor's file.
-  - With O(follow), shows new lines as they come, until it is interrupted or the host can't be reached any more.
+  - With O(follow), shows new lines as they come, until you interrupt it or the host can't be reached any more.
 extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module
@@ -23,7 +23,7 @@ options:
     type: str
     required: true
   lines:
-    description: How many of its last lines; supervisor's file is read for 64 KiB at most.
+    description: How many of its last lines; at most 64 KiB of supervisor's file are read.
     type: int
     default: 100
   follow:
@@ -43,7 +43,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 log:
-  description: The lines, oldest first; null where there is no such instance.
+  description: The lines, oldest first; null if there is no such instance.
   returned: success
   type: list
   elements: str

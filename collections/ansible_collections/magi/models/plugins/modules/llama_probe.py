@@ -11,9 +11,9 @@ version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - Asks all running instances at the same time, on their own host, for one token of completion, or one embedding or one
-    rerank where they were started for these. C(/health) answers 200 also where a GPU hangs.
-  - The API key of an instance, if it has one, is read from its file on the host and never leaves it.
+  - Asks all running instances at the same time, on their own host, for one token of completion, or for one embedding or
+    rerank if they were started for these. C(/health) answers 200 even if a GPU hangs.
+  - Reads the API key of an instance, if it has one, from its file on the host; the key never leaves the host.
 extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.services
@@ -29,7 +29,7 @@ attributes:
     details: This module changes nothing.
 options:
   timeout:
-    description: Seconds that an instance may take. One that works on other requests answers later.
+    description: Seconds that an instance may take. One that is busy with other requests answers later.
     type: int
     default: 60
 """
@@ -43,7 +43,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 probes:
-  description: By instance, why it did not do its work, and how to mend that; empty where it did.
+  description: By instance, why it did not do its work and the remedy; empty if it did.
   returned: success
   type: dict
 """

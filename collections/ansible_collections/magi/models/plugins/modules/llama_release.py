@@ -13,9 +13,9 @@ author:
 description:
   - Downloads a release archive (C(.tar.gz) or C(.zip)), verifies its SHA-256 before it unpacks anything,
     and tries the C(llama-server) that it finds in it, at any depth.
-  - Only then the link C(current) in O(dir) is switched to its folder, in one step.
-    Up to there nothing changes.
-  - Releases are kept side by side, so that running servers keep their files during an upgrade.
+  - Only then does it switch the link C(current) in O(dir) to the release's folder, in one step.
+    Until then nothing changes.
+  - Keeps releases side by side, so that running servers keep their files during an upgrade.
 options:
   url:
     description: Address of the archive.
@@ -34,11 +34,11 @@ options:
     type: path
     required: true
   keep:
-    description: How many releases to keep, the current one included. The oldest others are removed.
+    description: How many releases to keep, including the current one. The oldest others are removed.
     type: int
     default: 2
   path:
-    description: Where the binary is wanted, a symbolic link to the one in C(current).
+    description: Where to put the binary, a symbolic link to the one in C(current).
     type: path
     required: true
 extends_documentation_fragment: [magi.models.attributes]
@@ -63,7 +63,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 steps:
-  description: What was done, or would be done in check mode. Empty when the release is installed.
+  description: What was done, or would be done in check mode; empty if the release is installed.
   type: list
   elements: str
   returned: success

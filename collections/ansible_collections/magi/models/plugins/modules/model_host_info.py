@@ -6,21 +6,21 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: model_host_info
-short_description: Read what a plan or a report needs to know of a host
+short_description: Read what a plan or a report needs to know about a host
 version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
   - Reads, in one call, the llama-server binary and the options it takes, the instances as they run with their
     configuration hash, listeners with process and command, cores, memory and GPUs.
-  - Needs nothing but Python's standard library on the host.
+  - Needs only Python's standard library on the host.
 extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module
   - magi.models.services
 options:
   llama_server_path:
-    description: The llama-server binary; it is not looked at where this is not given.
+    description: The llama-server binary; without it, none is looked at.
     type: path
   port_range:
     description: First and last port (both included) whose listeners are looked up.
@@ -28,7 +28,7 @@ options:
     elements: int
     default: [8080, 8099]
   ports:
-    description: Further ports whose listeners are looked up, such as those that a profile fixes.
+    description: More ports whose listeners are looked up, such as those that a profile fixes.
     type: list
     elements: int
     default: []
@@ -37,14 +37,14 @@ options:
     type: dict
     default: {}
   option_sets:
-    description: Sets of options that the binary is to take, as M(magi.models.profile_info) returns them.
+    description: Sets of options to try on the binary, as M(magi.models.profile_info) returns them.
     type: list
     elements: dict
     default: []
   identify:
     description:
       - Ask each running instance at C(/health) whether it is ready, and at C(/v1/models) which model it serves.
-      - The last lines of the log are returned of one that is not ready, as they always are of one that failed.
+      - Returns the last lines of the log of one that is not ready, as it always does for one that failed.
     type: bool
     default: false
   wait_for:
@@ -53,7 +53,7 @@ options:
     elements: str
     default: []
   wait_seconds:
-    description: How long at most.
+    description: The longest wait, in seconds.
     type: float
     default: 0
   readiness_check_interval:
@@ -62,13 +62,13 @@ options:
     default: 2
   must_read:
     description:
-      - Files that the servers need, such as those of the models. What keeps their user from them, or from llama-server,
-        is returned as RV(host.unreadable).
+      - Files that the servers need, such as those of the models. RV(host.unreadable) says what keeps their user from
+        these, or from llama-server.
     type: list
     elements: str
     default: []
   model_folders:
-    description: The folders in which the models were found, which the servers see also where they are in a home folder.
+    description: The folders of the models, which the servers see even in a home folder.
     type: list
     elements: path
     default: []
@@ -103,7 +103,7 @@ host:
       type: str
       returned: always
     cores:
-      description: Cores that may be used (affinity and control group quota).
+      description: Cores that we may use (affinity and control group quota).
       type: int
       returned: always
     memory_bytes:
@@ -117,7 +117,7 @@ host:
       returned: always
     binary:
       description: Path, version, identity and options of llama-server, and the names of the C(devices) that it
-        computes on beside the CPU (null where the build can't list them); null where there is none that runs.
+        computes on beside the CPU (null if the build can't list them); null if there is none that runs.
       type: dict
       returned: always
     binary_error:
@@ -136,15 +136,15 @@ host:
       elements: dict
       returned: always
     generation:
-      description: The applied state, with number, digest, and who applied which profile when.
+      description: The applied state, with number, digest, and who applied which profile, and when.
       type: dict
       returned: always
     at_work:
-      description: The deployment that changes the host at this moment, with deployment (who), pid and more, or null.
+      description: The deployment that is changing the host right now, with deployment (who), pid and more, or null.
       type: dict
       returned: always
     silent_configs:
-      description: Configuration files that llama-server would read without being told.
+      description: Configuration files that llama-server would read without being told to.
       type: list
       elements: str
       returned: always

@@ -13,11 +13,11 @@ description:
     into models, companions (projectors, adapters, drafters) and rejected files, each with a reason.
   - Understands plain folders, the Hugging Face cache, LM Studio's folders and Ollama's store. Groups shards,
     pairs projectors with the models that they are made for, and recognises copies.
-  - Keeps the result in a registry file. While no file's size, modification time or inode has changed, and the
-    registry is sound, it is returned as it is, without reading any model.
-  - Models of an architecture that the host's llama-server does not know are among RV(rejected), where its file tells;
-    the registry file has them as models.
-  - A file that cannot be used never fails the module; it is listed under RV(rejected).
+  - Keeps the result in a registry file. As long as no file's size, modification time or inode changes and the
+    registry is sound, it returns that, without reading any model.
+  - Models with an architecture that the host's llama-server does not know are among RV(rejected), if the binary's file
+    tells; the registry file has them as models.
+  - A file that can't be used never fails the module; it is listed under RV(rejected).
 author:
   - The magi.models maintainers (@magi-models)
 extends_documentation_fragment:
@@ -32,13 +32,13 @@ attributes:
 options:
   scan_paths:
     description:
-      - Folders to scan, with all folders below them. A single GGUF file may be named too.
-      - One that does not exist is warned of. If none exists, the module fails.
+      - Folders to scan, with all folders below them, or single GGUF files.
+      - Warns about one that does not exist. If none exists, the module fails.
     type: list
     elements: path
     required: true
   registry_path:
-    description: The registry file. Its folder is created if need be. Written crash-safely, with mode V(0640).
+    description: The registry file, written crash-safely with mode V(0640). Its folder is created if needed.
     type: path
     required: true
   refresh:
@@ -53,7 +53,7 @@ options:
     default: false
   host:
     description:
-      - Look at the host in the same call, which saves another, and return RV(host).
+      - Look at the host in the same call, to save another, and return RV(host).
       - The options are those of M(magi.models.model_host_info).
     type: dict
     suboptions:
@@ -71,7 +71,7 @@ options:
         type: path
         default: supervisord
       llama_server_path:
-        description: The llama-server binary; it is not looked at where this is not given.
+        description: The llama-server binary; without it, none is looked at.
         type: path
       port_range:
         description: First and last port (both included) whose listeners are looked up.
@@ -79,7 +79,7 @@ options:
         elements: int
         default: [8080, 8099]
       ports:
-        description: Further ports whose listeners are looked up, such as those that a profile fixes.
+        description: More ports whose listeners are looked up, such as those that a profile fixes.
         type: list
         elements: int
         default: []
@@ -88,16 +88,16 @@ options:
         type: dict
         default: {}
       option_sets:
-        description: Sets of options that the binary is to take, as M(magi.models.profile_info) returns them.
+        description: Sets of options to try on the binary, as M(magi.models.profile_info) returns them.
         type: list
         elements: dict
         default: []
   llama_server_path:
-    description: The llama-server whose architectures count, without O(host); with it, that one's.
+    description: The llama-server whose architectures count if O(host) is not given; else the host's counts.
     type: path
   fence:
     description:
-      - With O(host), end what a deployment still does there when its controller, on this machine, is gone; then read.
+      - With O(host), first end what a deployment still does there although its controller, on this machine, is gone.
       - Done by the action plugin of the same name, and not in check mode.
     type: bool
     default: false
@@ -157,7 +157,7 @@ models:
       type: str
       sample: chat
     path:
-      description: What llama-server is given, the file or the first shard.
+      description: The file that llama-server gets, or the first shard.
       returned: always
       type: str
       sample: /models/DeepSeek-R1-Qwen3-8B-Q2_K.gguf
@@ -189,7 +189,7 @@ models:
       type: int
       sample: 131072
     shape:
-      description: What an estimate of its memory needs; null where the file does not say.
+      description: The numbers for an estimate of its memory; null where the file does not say.
       returned: always
       type: dict
       sample: {block_count: 36, embedding_length: 4096, head_count: 32, head_count_kv: 8, vocab_size: 151936}
@@ -210,18 +210,18 @@ models:
       type: str
       sample: a5da80e734e91162d95307a82b176fb7ba6f899dc26606e3defb6619ad938406
     sha256:
-      description: SHA-256 of the content; of several shards that of their digests. Null if never computed.
+      description: SHA-256 of the content; for several shards, that of their digests. Null if never computed.
       returned: always
       type: str
       sample: b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 companions:
-  description: Files that serve models and are none.
+  description: Files that serve models but are not models.
   returned: success
   type: list
   elements: dict
   contains:
     id:
-      description: The id that a model of this name had; not unique.
+      description: The id of a model with this name; not unique.
       returned: always
       type: str
       sample: mmproj-f16
@@ -236,7 +236,7 @@ companions:
       type: str
       sample: mmproj
     name:
-      description: The name that the file gives itself, else the file's.
+      description: The name that the file gives itself, else the file's name.
       returned: always
       type: str
       sample: Gemma 3 4B
@@ -261,13 +261,13 @@ companions:
       returned: always
       type: str
 rejected:
-  description: Files that cannot be served.
+  description: Files that can't be served.
   returned: success
   type: list
   elements: dict
   contains:
     id:
-      description: The id that a model of this name had; not unique.
+      description: The id of a model with this name; not unique.
       returned: always
       type: str
       sample: llama-70b
@@ -293,7 +293,7 @@ host:
   returned: with O(host)
   type: dict
 lost:
-  description: Sentences on folders that are missing, or had models at the last scan and are empty now.
+  description: Sentences about folders that are missing, or had models at the last scan and are empty now.
   returned: success
   type: list
   elements: str
@@ -322,7 +322,7 @@ table:
   type: list
   elements: str
 progress:
-  description: What was done in which time.
+  description: What was done, and how long it took.
   returned: with verbosity 1 and more
   type: list
   elements: str
@@ -357,7 +357,7 @@ def main() -> None:
     progress: list[str] = []
 
     def follow(line: str) -> None:
-        """A module cannot print while it runs: the log gets the lines at once, the caller in the end."""
+        """A module can't print while it runs: the log gets the lines at once, the caller at the end."""
         if module._verbosity > 0:
             progress.append(line)
             module.log(f"model_registry: {line}")
@@ -374,7 +374,7 @@ def main() -> None:
             make_folder(Path(path).parent)
             save(path, found.registry)
         except FileWriteError as error:
-            module.fail_json(msg=f"Cannot write {error.filename}: {why(error, 'model_server_registry_path')}.")
+            module.fail_json(msg=f"Can't write {error.filename}: {why(error, 'model_server_registry_path')}.")
     inventory, host = found.registry.inventory, None
     if options["host"]:
         try:

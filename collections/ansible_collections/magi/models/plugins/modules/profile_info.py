@@ -11,7 +11,7 @@ version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - Reads C(<dir>/<name>.yml) and checks every key and value of it.
+  - Reads C(<dir>/<name>.yml) and checks each of its keys and values.
   - Runs on the controller; no host is touched.
 extends_documentation_fragment:
   - magi.models.attributes
@@ -22,11 +22,11 @@ options:
     type: str
     required: true
   dir:
-    description: The folder of profiles. Where not given, C(profiles) beside the inventory of the host, else beside
-      C(ansible.cfg), else in the working directory.
+    description: The folder of profiles; by default C(profiles) beside the host's inventory, else beside C(ansible.cfg),
+      else in the working directory.
     type: path
   options:
-    description: Options of the host, which are laid over the profile's and under an entry's, for RV(option_sets).
+    description: Options of the host, laid over the profile's and under an entry's, for RV(option_sets).
     type: dict
     default: {}
 """

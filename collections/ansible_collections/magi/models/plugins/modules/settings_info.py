@@ -11,8 +11,8 @@ version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - Takes each C(model_server_*) setting from where it counts most, C(-e) over the environment of the controller over
-    the inventory over the role's default, and checks its type.
+  - Takes each C(model_server_*) setting from the source that wins, C(-e) over the controller's environment over the
+    inventory over the role's default, and checks its type.
   - Runs on the controller; no host is touched.
 extends_documentation_fragment:
   - magi.models.attributes

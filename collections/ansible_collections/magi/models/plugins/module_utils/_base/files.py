@@ -19,7 +19,7 @@ class FileWriteError(OSError):
     """A file could not be written, and has its old content; the message has path, cause and remedy."""
 
     def __str__(self) -> str:
-        return f"Cannot write {self.filename}: {why(self)}."
+        return f"Can't write {self.filename}: {why(self)}."
 
 
 def why(error: OSError, setting: str | None = "another path") -> str:

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Variables that users give to the process of an instance. Pure."""
+"""Variables that users give an instance's process. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET
 
 _FILE = re.compile(r"_(?:FILE|PATH|DIR)$")
-"""Ends the name of a variable that says where something is."""
+"""The end of a variable's name when its value says where something is."""
 
 
 def wrong_variables(value: Mapping[Any, Any]) -> Iterator[tuple[Any, str]]:
-    """Yield the name of each variable that can't be given, with a sentence that begins with it."""
+    """Yield the name of each variable that isn't allowed, with a sentence that begins with it."""
     for name, given in value.items():
         said = _why_not(str(name), given)
         if said:
@@ -24,25 +24,25 @@ def wrong_variables(value: Mapping[Any, Any]) -> Iterator[tuple[Any, str]]:
 
 def _why_not(name: str, given: Any) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        return "is no name of a variable, which has letters, digits and '_'"
+        return "is not a variable name; use letters, digits and '_'"
     if name.startswith("LLAMA_"):
-        return "is llama-server's own; give the option that it stands for, among the options"
+        return "is llama-server's own; set the option that it stands for, under options"
     if name.startswith("MAGI_") or name == "HOME":
         return "is set by the deployment; take it out"
     if SECRET.search(name) and not _FILE.search(name):
-        return "looks like a secret, which others on the host could read there; put it into a file, and name that"
+        return "looks like a secret, which others on the host could read; put it into a file and give that file's path"
     if given is not None and (isinstance(given, bool) or not isinstance(given, (str, int, float))):
         return f"must be a string or a number, not {given!r}; quote it"
     return ""
 
 
 def environment(value: Any) -> dict[str, str | None]:
-    """Return the variables as strings; None takes one back that was given before.
+    """Return the variables as strings; None takes back one that was given before.
 
-    Raises ValueError with what it should be.
+    Raises ValueError, which says what ``value`` should be.
     """
     if not isinstance(value, Mapping):
         raise ValueError("a mapping of variables")
     for _name, said in wrong_variables(value):
-        raise ValueError(f"a mapping of variables that a process may have ({said.rstrip('.')})")
+        raise ValueError(f"a mapping of variables for a process ({said.rstrip('.')})")
     return {str(name): None if given is None else str(given) for name, given in sorted(value.items())}

@@ -20,31 +20,31 @@ class Problem:
     """One thing that is wrong with a profile."""
 
     where: tuple[str | int, ...]
-    """Keys and indexes (from 0) that lead to it from the top of the document."""
+    """The keys and indexes (from 0) that lead to it from the top of the document."""
     message: str
-    """A sentence that names the entry (from 1), what is wrong and the remedy."""
+    """A sentence with the entry's number (from 1), what is wrong and the remedy."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of ``enabled_models``: a selector (a tier, a glob over ids or an exact id; a task with each of them, or
-    alone) and its settings."""
+    """One line of ``enabled_models``: a selector (a tier, a glob over ids or an exact id, with a task or without; or a
+    task alone) and its settings."""
 
     kind: str
     """``tier``, ``glob`` or ``model``."""
     pattern: str
     instances: int = 1
     port: int | None = None
-    """Fixed port of the first instance."""
+    """The fixed port of the first instance."""
     options: Mapping[str, Any] = field(default_factory=dict)
     resources: Mapping[str, str] = field(default_factory=dict)
     """memory_max, cpu_quota, nice: see resources."""
     environment: Mapping[str, str | None] = field(default_factory=dict)
     """Variables of the process; None takes one back."""
     aliases: tuple[str, ...] = ()
-    """Further names by which clients may ask for the model."""
+    """More names that clients may ask for the model by."""
     task: str | None = None
-    """What the model must be for: chat, embedding or rerank; None: whatever it is for."""
+    """What the model must be for: chat, embedding or rerank; None: any of them."""
 
     def __str__(self) -> str:
         selector = f"tier {self.pattern}" if self.kind == "tier" else self.pattern
@@ -53,7 +53,7 @@ class Entry:
         return f"task {self.task}" if selector == "*" else f"{selector}, task {self.task}"
 
     def matches(self, model_id: str, tier: str, task: str | None) -> bool:
-        """Whether it selects such a model; one whose ``task`` is None may be for any."""
+        """Whether it selects such a model; ``task`` is None if the model may be for any."""
         if None not in (self.task, task) and self.task != task:
             return False
         if self.kind == "tier":
@@ -107,7 +107,7 @@ TASKS = ("chat", "embedding", "rerank")
 """What a model may be for."""
 
 ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
-"""A further name of a model: llama-server takes several with commas between."""
+"""One more name of a model: llama-server takes several, with commas between them."""
 
 
 class _Reader:
@@ -120,8 +120,8 @@ class _Reader:
         self.problems.append(Problem(tuple(where), message))
 
     def mapping(self, where: tuple[str | int, ...], what: str, data: Any, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values of ``data`` by the keys of ``spec``; what is not given, or is wrong, has its default."""
-        # Slow to import, and most that import this module read no profile.
+        """Return the values of ``data`` by the keys of ``spec``; what is missing or wrong has its default."""
+        # Slow to import, and most of those who import this module read no profile.
         from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
         values = {key: rule.get("default") for key, rule in spec.items()}
@@ -182,7 +182,7 @@ class _Reader:
     def aliases(self, where: tuple[str | int, ...], what: str, given: Sequence[str]) -> tuple[str, ...]:
         for name in given:
             if not ALIAS.fullmatch(name):
-                self.refuse(where, f"{what}: alias {name!r} must be of letters, digits and . _ - : / @ alone.")
+                self.refuse(where, f"{what}: alias {name!r} must have only letters, digits and . _ - : / @.")
         return tuple(dict.fromkeys(given))
 
     def environment(self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any]) -> dict[str, str | None]:
@@ -210,7 +210,7 @@ def examine_profile(name: str, data: Any) -> tuple[Profile | None, tuple[Problem
         reader.refuse(("name",), f"its file says name: {valid['name']}; make the two equal.")
     entries = [reader.entry(index, entry) for index, entry in enumerate(valid["enabled_models"] or ())]
     if "enabled_models" not in data:
-        if not difflib.get_close_matches("enabled_models", map(str, data), 1, 0.5):  # a misspelt one was named above
+        if not difflib.get_close_matches("enabled_models", map(str, data), 1, 0.5):  # a misspelt one is reported above
             reader.refuse((), 'enabled_models is missing; enable a model, or "*" for all.')
     elif not entries and not reader.problems:
         reader.refuse(("enabled_models",), 'enabled_models is empty; enable a model, or "*" for all.')

@@ -11,7 +11,7 @@ from typing import Any
 _RESOURCES = {
     "memory_max": (
         r"[1-9][0-9]{0,14}K?|[1-9][0-9]{0,6}[MGT]|[1-9][0-9]?%|100%",  # systemd ignores what 64 bits can't hold
-        "bytes (with K, M, G or T for 1024 of each), or a percentage",
+        "bytes (K, M, G or T stand for powers of 1024), or a percentage",
     ),
     "cpu_quota": (r"[1-9][0-9]{0,6}%", "a percentage of one core, such as 150%"),
     "nice": (r"-?[0-9]|-?1[0-9]|-20", "a whole number from -20 to 19"),
@@ -21,7 +21,7 @@ _RESOURCES = {
 def resources(value: Any) -> dict[str, str]:
     """Return an instance's limits in systemd's form (systemd.resource-control(5), Nice= in systemd.exec(5)).
 
-    Raises ValueError, which says what it should be.
+    Raises ValueError, which says what ``value`` should be.
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"a mapping of {', '.join(_RESOURCES)}")

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The settings of a deployment: one table, and the one place that decides which source of a value wins."""
+"""The settings of a deployment: their table, and the one place that decides which source of a value wins."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PREFIX = "model_server_"
 
 
 class SettingError(ValueError):
-    """A setting has a value of the wrong type; the message names it, its source and what is expected."""
+    """A setting has a wrong value; the message names the setting, its source and what is expected."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting. The role's variable is ``model_server_<name>``; ``environment`` names the one that beats it."""
+    """One setting. The role's variable is ``model_server_<name>``; ``environment`` is the variable that beats it."""
 
     name: str
     type: str
@@ -63,8 +63,8 @@ SETTINGS = (
 )
 
 MERGED = tuple(setting.name for setting in SETTINGS if setting.type in ("environment", "options", "resources"))
-"""Mappings that several levels of an inventory may add to: each variable that begins with ``model_server_<name>_`` is
-laid over the plain one, in the order of their names."""
+"""Mappings that several levels of an inventory may add to: variables that begin with ``model_server_<name>_`` are laid
+over the plain one, in the order of their names."""
 
 _TRUE = {"1", "on", "true", "yes", "y", "enabled"}
 _FALSE = {"0", "off", "false", "no", "n", "disabled"}
@@ -161,7 +161,7 @@ def _missing(value: Any) -> str:
 
 
 def _serial(value: Any) -> list[int | str]:
-    """Sizes of batches: numbers of hosts or percentages, as Ansible's serial takes them."""
+    """Return the sizes of batches: numbers of hosts or percentages, as Ansible's serial takes them."""
     items = value if isinstance(value, (list, tuple)) else str(value).split(",")
     sizes: list[int | str] = []
     for item in items:
@@ -215,12 +215,19 @@ def resolve(
     """Return the settings and where each came from: extra vars over environment over ``dotenv`` (what a file .env sets)
     over inventory over default.
 
+<<<<<<< HEAD
     ``inventory`` holds the role's variables that the inventory gives the host, ``extra`` those of ``-e``, and
     ``defaults`` what they are without either, by a play or the role (all templated already); each also the variables
     that are laid over one of MERGED. An empty environment variable counts as not set. A relative path of ``-e`` or the
     environment starts at ``folder``, one of ``dotenv`` at ``dotenv_folder``.
+=======
+    ``inventory`` has the role's variables that the inventory gives the host, ``extra`` those of ``-e``, and
+    ``defaults`` those of a play or the role (all templated already); each also has the variables that are laid over one
+    of MERGED. An empty environment variable counts as not set. A relative path in ``-e`` or the environment starts at
+    ``folder``.
+>>>>>>> w-words
 
-    Raises SettingError naming the setting, its source and what it should be.
+    Raises SettingError.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}

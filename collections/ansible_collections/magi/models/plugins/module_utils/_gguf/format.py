@@ -70,7 +70,7 @@ TYPE_NAMES = {**{key: scalar[0] for key, scalar in SCALARS.items()}, STRING: "st
 
 @dataclass(frozen=True)
 class Array:
-    """An array of the metadata: element type, number of elements, and the elements if they are few."""
+    """An array in the metadata: element type, number of elements, and the elements if they are few."""
 
     type: str
     length: int
@@ -89,14 +89,14 @@ class Header:
     tensor_count: int
     parameter_count: int  # elements of all tensors
     bytes_by_type: Mapping[str, int]  # tensor type → bytes
-    weights_by_type: Mapping[str, int]  # tensor type → elements; without the embeddings, which are often of another
+    weights_by_type: Mapping[str, int]  # tensor type → elements; without the embeddings, whose type often differs
     parts: tuple[str, ...]  # what the names of tensors begin with, up to the first dot; sorted, at most 64
-    layers: int  # that have tensors
+    layers: int  # those that have tensors
     shapes: Mapping[str, tuple[int, ...]]  # of a projector's tensors; else empty
     tensor_names: tuple[str, ...]  # of a shard, to find shards that overlap; else empty
     alignment: int  # bytes
     data_offset: int  # bytes; where the tensors' data begins
-    expected_size: int  # bytes the file must have at least; padding behind the last tensor may be missing
+    expected_size: int  # bytes that the file must have at least; padding after the last tensor may be missing
     fingerprint: str  # SHA-256 of metadata and tensor table, without the elements of large arrays
     size: int  # bytes
     mtime_ns: int

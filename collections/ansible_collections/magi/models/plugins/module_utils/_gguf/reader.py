@@ -4,9 +4,9 @@
 
 The verdict follows llama.cpp ``ggml/src/gguf.cpp`` (``gguf_init_from_reader``) check for check, and those
 checks of ``src/llama-model-loader.cpp`` that need only the header: tensors within the file, types of the keys
-it asks for. Where this reader refuses more, ``tests/gguf/test_differential.py`` lists it.
-Everything in a file is hostile: a length is believed only once the file can hold it, and what is kept in
-memory is bounded whatever the file says.
+it asks for. ``tests/gguf/test_differential.py`` lists what this reader refuses beyond that.
+Everything in a file is hostile: a length is believed only once the file can hold it, and whatever the file says,
+memory is bounded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ansible_collections.magi.models.plugins.module_utils._gguf.format import (
     Value,
 )
 
-# Keys that llama-server reads with a fixed type; another one makes it throw or abort
+# Keys that llama-server reads with a fixed type; any other type makes it throw or abort
 # (src/llama-model-loader.cpp, GGUFMeta::GKV::get_kv and gguf_get_val_u16).
 _FIXED_TYPES: Mapping[bytes, str] = {
     b"general.architecture": "str",
@@ -50,8 +50,8 @@ _FIXED_TYPES: Mapping[bytes, str] = {
 
 _MAX_LENGTH = 1 << 30  # GGUF_MAX_STRING_LENGTH (bytes) and GGUF_MAX_ARRAY_ELEMENTS
 _MAX_KEY = 65535  # bytes; docs/gguf.md of ggml: a key is at most 2^16-1 bytes long
-_MAX_KEYS = 1 << 16  # ours, against hostile files: real ones have some 50
-_MAX_TENSORS = 1 << 18  # ours, likewise: real ones have up to some 20,000
+_MAX_KEYS = 1 << 16  # ours, against hostile files: real ones have about 50
+_MAX_TENSORS = 1 << 18  # ours, likewise: real ones have up to about 20,000
 _MAX_TENSOR_NAME = 63  # bytes; GGML_MAX_NAME - 1
 _MAX_DIMS = 4  # GGML_MAX_DIMS
 _INT64_MAX = (1 << 63) - 1
@@ -60,13 +60,13 @@ _DEFAULT_ALIGNMENT = 32  # bytes; GGUF_DEFAULT_ALIGNMENT
 
 _WINDOW = 1 << 20  # bytes read at a time: fits a CPU's cache, and bounds memory
 _KEEP_STRING = 1 << 16  # bytes of one value
-_KEEP_ELEMENTS = 1024  # of one array: per-layer values do, tokenizers don't
-_KEEP_TOTAL = 1 << 22  # bytes of all values of a file together
+_KEEP_ELEMENTS = 1024  # of one array: keeps per-layer values, not tokenizers
+_KEEP_TOTAL = 1 << 22  # bytes of all values in a file together
 
-# First and last type that another program gave itself; some of them were llama.cpp's once, which dropped them in 2024.
+# First and last type that another program added; some of them were llama.cpp's own until it dropped them in 2024.
 _FOREIGN_TYPES = ((4, 4, "Ollama"), (36, 36, "bitnet.cpp"), (97, 999, "ik_llama.cpp"))
-_MAX_PARTS = 64  # real files have up to some 20
-# Mostly of another type than the layers, and most of a small model (llama.cpp src/llama-arch.cpp LLM_TENSOR_NAMES).
+_MAX_PARTS = 64  # real files have up to about 20
+# Often of another type than the layers, and most of a small model (llama.cpp src/llama-arch.cpp LLM_TENSOR_NAMES).
 _EMBEDDINGS = (b"token_embd.weight", b"output.weight", b"per_layer_token_embd.weight")
 _TYPES = {kind[0]: kind for kind in TENSOR_TYPES.values()}
 
@@ -78,8 +78,8 @@ _TENSOR = [struct.Struct(f"<{dims}qiQ") for dims in range(_MAX_DIMS + 1)]  # sha
 class GGUFError(Exception):
     """A file that llama-server could not serve.
 
-    ``code`` is stable and for programs; the message is one sentence that names the file, what is wrong with
-    it, and the remedy.
+    ``code`` is stable and for programs; the message is one sentence: the file, what is wrong with it, and the
+    remedy.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -89,9 +89,9 @@ class GGUFError(Exception):
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read the header of the GGUF file at ``path``, in at most some megabytes of memory.
+    """Read the header of the GGUF file at ``path``, in a few megabytes of memory at most.
 
-    Raises GGUFError when llama-server could not load the file, when it cannot be read, is no regular file
+    Raises GGUFError when llama-server could not load the file, or when it can't be read, is not a regular file
     (nothing else is ever opened for reading: a FIFO would block), or changes meanwhile.
     """
     name = printable(os.fspath(path))
@@ -121,11 +121,11 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         raise GGUFError(refusal.code, f"{name} {refusal}.") from None
     except OSError as error:
         cause = error.strerror or str(error)
-        raise GGUFError("unreadable", f"{name} cannot be read: {cause}; check the path and its permissions.") from error
+        raise GGUFError("unreadable", f"{name} can't be read: {cause}; check the path and its permissions.") from error
 
 
 class _Refusal(Exception):
-    """Why a file is refused: a code, and the sentence's part behind the file's name."""
+    """Why a file is refused: a code, and the sentence's part after the file's name."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -134,7 +134,7 @@ class _Refusal(Exception):
 
 def _truncated(size: int, needed: int | None = None) -> _Refusal:
     needs = (
-        f"it needs at least {needed} bytes and has {size}" if needed else f"its header goes on behind its {size} bytes"
+        f"it needs at least {needed} bytes and has {size}" if needed else f"its header goes on beyond its {size} bytes"
     )
     return _Refusal("truncated", f"is incomplete: {needs}; wait for the download to end, or download it again")
 
@@ -146,7 +146,7 @@ def _corrupt(code: str, what: str) -> _Refusal:
 class _Cursor:
     """A position in a file, and a window of the file's bytes around it.
 
-    ``pos`` counts from the start of ``data``, which starts at byte ``base`` of the file. Reading by ``pread``
+    ``pos`` counts from the start of ``data``, which starts at byte ``base`` of the file. It reads with ``pread``
     and not through a mapping, so that a file cut short meanwhile is an error and not a SIGBUS.
     """
 
@@ -160,7 +160,7 @@ class _Cursor:
         return self.size - self.base - self.pos
 
     def window(self, length: int) -> None:
-        """Have the next ``length`` bytes, or all that are left, in ``data`` from ``pos`` on."""
+        """Make ``data`` hold the next ``length`` bytes, or all that are left, from ``pos`` on."""
         if self.pos + length > len(self.data) and self.base + len(self.data) < self.size:
             self.base, self.pos = self.base + self.pos, 0
             self.data = os.pread(self.fd, max(length, _WINDOW), self.base)
@@ -188,14 +188,14 @@ class _Cursor:
         """Read the length of a string, in bytes; the file can hold it."""
         length = self.u64()
         if length > _MAX_LENGTH:
-            raise _corrupt("length", f"{what} would be {length} bytes long, at most {_MAX_LENGTH} are allowed")
+            raise _corrupt("length", f"{what} would be {length} bytes long, more than the {_MAX_LENGTH} allowed")
         if length > self.remaining:
             raise _truncated(self.size)
         return length
 
 
 def _checked(metadata: Mapping[str, Value], key: str, otherwise: int) -> int:
-    """The value of a key of which _parse_metadata has refused all but whole numbers."""
+    """The value of a key for which _parse_metadata accepts only whole numbers."""
     return cast(int, metadata.get(key, otherwise))
 
 
@@ -206,10 +206,10 @@ def _parse(cursor: _Cursor, status: os.stat_result) -> Header:
     metadata = _parse_metadata(cursor, key_count, digest)
     is_shard = _checked(metadata, "split.count", 0) > 1
     if is_shard:
-        # The loader asks every shard for the one, the first for the other as well.
+        # The loader asks every shard for the first of these, and the first shard for the second, too.
         for key in ("split.no", "split.tensors.count")[: 2 if metadata.get("split.no") == 0 else 1]:
             if key not in metadata:
-                raise _corrupt("key_missing", f"it is a shard and has no key {key!r}")
+                raise _corrupt("key_missing", f"it is a shard but has no key {key!r}")
     alignment = _checked(metadata, "general.alignment", _DEFAULT_ALIGNMENT)
     if alignment & (alignment - 1) or not alignment:
         raise _corrupt("alignment", f"general.alignment is {alignment}, not a power of two")
@@ -254,21 +254,21 @@ def _parse_counts(cursor: _Cursor) -> tuple[int, int, int]:
     cursor.take(4)
     version = cursor.u32()
     if version & 0xFFFF == 0 and version:
-        raise _Refusal("byte_order", "is a GGUF file of the other byte order; convert it for this machine")
+        raise _Refusal("byte_order", "is a GGUF file in the other byte order; convert it for this machine")
     if version not in (2, 3):
         raise _Refusal(
             "version",
-            f"is a GGUF file of version {version}, and llama.cpp reads 2 and 3; convert the model anew",
+            f"is a GGUF file of version {version}, and llama.cpp reads only 2 and 3; convert the model again",
         )
     tensor_count, key_count = cursor.u64(), cursor.u64()
-    # The least that a tensor takes: length of the name, dimensions, type, offset; that a key takes: length,
-    # one byte, type, one byte of value.
+    # The least that a tensor takes: length of the name, dimensions, type, offset; and the least that a key takes:
+    # length, one byte, type, one byte of value.
     for what, count, most, least in (
         ("tensors", tensor_count, _MAX_TENSORS, 24),
         ("keys", key_count, _MAX_KEYS, 14),
     ):
         if count > most:
-            raise _corrupt("count", f"it claims to have {count} {what}, at most {most} are allowed")
+            raise _corrupt("count", f"it claims to have {count} {what}, more than the {most} allowed")
         if count * least > cursor.remaining:
             raise _truncated(cursor.size)
     return version, tensor_count, key_count
@@ -322,7 +322,7 @@ def _parse_metadata(cursor: _Cursor, count: int, digest: hashlib._Hash) -> dict[
 def _parse_array(cursor: _Cursor, key: str, budget: int) -> Array:
     type_id, length = cursor.u32(), cursor.u64()
     if length > _MAX_LENGTH:
-        raise _corrupt("length", f"the array {key[:80]!r} claims {length} elements, at most {_MAX_LENGTH} are allowed")
+        raise _corrupt("length", f"the array {key[:80]!r} has {length} elements, more than the {_MAX_LENGTH} allowed")
     keep = length <= _KEEP_ELEMENTS and 40 * length <= budget
     if type_id in SCALARS:
         name, layout = SCALARS[type_id]
@@ -354,10 +354,10 @@ _BATCH = 64  # strings per match
 
 @lru_cache(maxsize=1)
 def _short_strings() -> re.Pattern[bytes]:
-    """Matches exactly 64 strings of less than 64 bytes each, as GGUF stores them: u64 length, bytes.
+    """Match exactly 64 strings of less than 64 bytes each, as GGUF stores them: u64 length, bytes.
 
-    The regular expression engine walks a tokenizer two to three times as fast as a loop in Python does.
-    Alternatives are tried in turn, so the lengths that tokens mostly have come first.
+    The regular expression engine walks a tokenizer two to three times as fast as a Python loop.
+    It tries alternatives in turn, so the most common lengths of tokens come first.
     """
     lengths = sorted(range(64), key=lambda length: abs(length - 6.2))
     strings = (re.escape(bytes([length])) + rb"\0\0\0\0\0\0\0.{%d}" % length for length in lengths)
@@ -365,7 +365,7 @@ def _short_strings() -> re.Pattern[bytes]:
 
 
 def _skip_strings(cursor: _Cursor, count: int) -> None:
-    """Go past ``count`` strings: short ones in batches, others in a loop, few one by one with every check."""
+    """Skip ``count`` strings: short ones in batches, others in a loop, a few one by one with every check."""
     match, longest = _short_strings().match, _BATCH * 72
     while count:
         cursor.window(longest)
@@ -412,7 +412,7 @@ def _parse_tensors(cursor: _Cursor, count: int, alignment: int, digest: hashlib.
             if length > _MAX_TENSOR_NAME:
                 raise _corrupt(
                     "tensor_name",
-                    f"the name of a tensor has {length} bytes, at most {_MAX_TENSOR_NAME} are allowed",
+                    f"the name of a tensor has {length} bytes, more than the {_MAX_TENSOR_NAME} allowed",
                 )
             name = data[pos + 8 : pos + 8 + length]
             pos += 8 + length
@@ -420,7 +420,7 @@ def _parse_tensors(cursor: _Cursor, count: int, alignment: int, digest: hashlib.
             if dims > _MAX_DIMS:
                 raise _corrupt(
                     "tensor_dims",
-                    f"tensor {_shown(name)} has {dims} dimensions, at most {_MAX_DIMS} are allowed",
+                    f"tensor {_shown(name)} has {dims} dimensions, more than the {_MAX_DIMS} allowed",
                 )
             *shape, type_id, offset = _TENSOR[dims].unpack_from(data, pos + 4)
         except struct.error:
@@ -434,12 +434,12 @@ def _parse_tensors(cursor: _Cursor, count: int, alignment: int, digest: hashlib.
         if offset != expected:
             raise _corrupt(
                 "tensor_offset",
-                f"tensor {_shown(name)} lies at offset {offset}, where {expected} is expected",
+                f"tensor {_shown(name)} lies at offset {offset} instead of {expected}",
             )
         end = offset + nbytes
         expected = _pad(end, alignment)
         if expected > _SIZE_MAX:
-            raise _corrupt("tensor_size", f"tensor {_shown(name)} ends behind the largest possible size")
+            raise _corrupt("tensor_size", f"tensor {_shown(name)} ends beyond the largest possible size")
         tensors[name] = type_name, shape
         parameters += elements
         bytes_by_type[type_name] = bytes_by_type.get(type_name, 0) + nbytes
@@ -449,7 +449,7 @@ def _parse_tensors(cursor: _Cursor, count: int, alignment: int, digest: hashlib.
 
 
 def _weights_by_type(table: _Table) -> dict[str, int]:
-    """Elements by type, without the embeddings where there is anything else."""
+    """Elements by type, without the embeddings unless there is nothing else."""
     weights = {}
     for kind, nbytes in table.bytes_by_type.items():
         _name, block, block_bytes = _TYPES[kind]
@@ -463,7 +463,7 @@ def _weights_by_type(table: _Table) -> dict[str, int]:
 
 
 def _tensor_size(name: bytes, shape: list[int], type_id: int) -> tuple[int, int, str]:
-    """Elements and bytes of a tensor, and the name of its type, after the checks of gguf.cpp in its order."""
+    """Elements and bytes of a tensor, and the name of its type, after gguf.cpp's checks in gguf.cpp's order."""
     elements = 1
     for extent in shape:
         if extent < 0:
@@ -472,27 +472,27 @@ def _tensor_size(name: bytes, shape: list[int], type_id: int) -> tuple[int, int,
             raise _corrupt("tensor_shape", f"tensor {_shown(name)} has more than 2^63 elements: {shape}")
         elements *= extent
     if type_id not in TENSOR_TYPES:
-        known = f"0 to {TENSOR_TYPE_COUNT - 1} are known"
+        known = f"and only 0 to {TENSOR_TYPE_COUNT - 1} are known"
         if 0 <= type_id < TENSOR_TYPE_COUNT:
             known = "which was removed from GGUF"
         for first, last, writer in _FOREIGN_TYPES:
             if first <= type_id <= last:
                 raise _Refusal(
                     "foreign_format",
-                    f"was written by {writer} for itself: tensor {_shown(name)} has the type {type_id}, {known}; "
+                    f"is in {writer}'s own format: tensor {_shown(name)} has the type {type_id}, {known}; "
                     f"serve it with {writer}, or get the model in another quantization",
                 )
         raise _Refusal(
             "tensor_type",
-            f"cannot be read: tensor {_shown(name)} has the type {type_id}, {known}; "
-            "use a newer llama.cpp, or quantize the model anew",
+            f"can't be read: tensor {_shown(name)} has the type {type_id}, {known}; "
+            "use a newer llama.cpp, or quantize the model again",
         )
     type_name, block, block_bytes = TENSOR_TYPES[type_id]
     row = shape[0] if shape else 1
     if row % block:
         raise _corrupt(
             "tensor_shape",
-            f"tensor {_shown(name)} of type {type_name} has rows of {row} elements, no multiple of {block}",
+            f"tensor {_shown(name)} of type {type_name} has rows of {row} elements, not a multiple of {block}",
         )
     nbytes = elements // block * block_bytes
     if nbytes > _SIZE_MAX:

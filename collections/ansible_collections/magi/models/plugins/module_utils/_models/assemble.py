@@ -3,7 +3,7 @@
 """From the facts of GGUF files to models. Pure.
 
 A model is one servable GGUF file or one complete set of shards. Everything else is a companion (it serves a
-model: a projector, an adapter) or rejected, each with a code for programs and a sentence for people.
+model: a projector, an adapter) or rejected, with a code for programs and a sentence for people.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ansible_collections.magi.models.plugins.module_utils._models.shards import 
 
 @dataclass
 class _Shards:
-    """The files that are named as shards of one set: those with facts, and those that were refused."""
+    """The files named as shards of one set: those with facts, and those that were refused."""
 
     members: list[KnownFile] = field(default_factory=list)
     refused: list[Rejected] = field(default_factory=list)
@@ -57,7 +57,7 @@ def assemble(entries: Iterable[KnownFile], rejected: Iterable[Rejected] = ()) ->
     for (_folder, prefix, total), found in sorted(shards.items()):
         members = found.members
         if not any((entry.facts.split_count or 0) > 1 for entry in members) and (members or total == 1):
-            # Named as shards and none: the keys decide, as they do for llama.cpp.
+            # Named like shards but not shards: the keys decide, as they do for llama.cpp.
             units += [(prefix if len(members) == 1 else entry.file.name, [entry]) for entry in members]
             refused += found.refused
             continue
@@ -104,7 +104,7 @@ def assemble(entries: Iterable[KnownFile], rejected: Iterable[Rejected] = ()) ->
 
 
 def _is_older(entry: KnownFile, paired: Mapping[str, Pairing]) -> bool:
-    """Whether a companion is of an older revision, and no model that only that one has needs it."""
+    """Whether a companion is from an older revision, and no model that only that revision has needs it."""
     return entry.file.superseded and not (entry.file.path in paired and paired[entry.file.path].serves)
 
 
@@ -113,8 +113,8 @@ def _superseded(name: str, entry: KnownFile) -> Rejected:
         entry.file.path,
         name,
         "superseded",
-        "is of an older revision, and the one that refs/main names has it anew; remove it with hf cache prune, or name "
-        "its folder in scan_paths to serve it",
+        "is from an older revision, and the one that refs/main names replaces it; remove it with hf cache prune, or "
+        "name its folder in scan_paths to serve it",
     )
 
 
@@ -149,7 +149,7 @@ def _model(draft: Draft) -> Model:
 
 
 def _combined(digests: Sequence[str]) -> str:
-    """One file's digest as it is; the digest of several, in order."""
+    """One file's digest unchanged; for several, the digest of their digests in order."""
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -161,15 +161,15 @@ def _companion(kind: str, name: str, entry: KnownFile, pairing: Pairing | None) 
         if serves:
             use = f"it is served with {', '.join(serves)}"
         elif pairing:
-            use = f"it fits {', '.join(pairing.fits)} too; another projector is served with them"
+            use = f"it also fits {', '.join(pairing.fits)}, but another projector is served with them"
         else:
             use = f"it fits no model in its folder or below ({made_for(entry)})"
     elif kind == "drafter":
         what = "a drafter"
-        use = f"serve it with the model that it drafts for by the options model_draft and spec_type: {drafts_by(facts)}"
+        use = f"serve it with the model it drafts for, by the options model_draft and spec_type: {drafts_by(facts)}"
     else:
         what = "an adapter" if kind == "adapter" else "a control vector"
-        use = f"serve it with one by the option {'lora' if kind == 'adapter' else 'control_vector'}"
+        use = f"serve it with one; set the option {'lora' if kind == 'adapter' else 'control_vector'}"
     return Companion(
         id=slug(name),
         path=entry.file.path,
@@ -178,5 +178,5 @@ def _companion(kind: str, name: str, entry: KnownFile, pairing: Pairing | None) 
         architecture=facts.architecture,
         size_bytes=entry.file.size,
         models=serves,
-        reason=f"{printable(entry.file.path)} is {what} and not a model by itself: {use}.",
+        reason=f"{printable(entry.file.path)} is {what}, not a model by itself: {use}.",
     )

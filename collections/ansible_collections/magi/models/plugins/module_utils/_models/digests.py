@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Finding files with equal bytes."""
+"""Find files with equal bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._models.found import FoundFile
 
-_SAMPLE, _SAMPLES = 4096, 16  # bytes, and how often, that tell most different files apart
+_SAMPLE, _SAMPLES = 4096, 16  # bytes, and how many times: enough to tell most different files apart
 
 
 def find_digests(
@@ -20,10 +20,11 @@ def find_digests(
     every: bool,
     progress: Callable[[str], None],
 ) -> dict[str, str | None]:
-    """SHA-256 by path, of ``every`` file, or only of those that may be copies of each other.
+    """SHA-256 by path, of ``every`` file, or only of those that may be copies of each other; None for one that can't be
+    read.
 
-    ``alike`` has the files that may be: those of one size and header. Samples tell them from models that only share
-    these, and the rest is read in full, unless its digest is ``known``. None if that fails.
+    ``alike`` has groups of files with one size and header, which may be copies. Samples rule out models that only share
+    these, and the rest is read in full unless its digest is ``known``.
     """
     digests: dict[str, str | None] = {}
     for files in alike.values():
@@ -50,7 +51,7 @@ def _maybe_copies(inodes: list[list[FoundFile]]) -> list[list[FoundFile]]:
 
 
 def _sample(file: FoundFile) -> bytes | None:
-    """A digest of blocks spread over a file; None if it cannot be read."""
+    """A digest of blocks spread over a file; None if it can't be read."""
     digest = hashlib.sha256()
     try:
         with open(file.path, "rb", buffering=0) as stream:
@@ -63,7 +64,7 @@ def _sample(file: FoundFile) -> bytes | None:
 
 
 def sha256_of(path: str) -> str | None:
-    """SHA-256 of a file; None if it cannot be read to the end."""
+    """SHA-256 of a file; None if it can't be read to the end."""
     digest = hashlib.sha256()
     try:
         with Path(path).open("rb") as stream:

@@ -35,7 +35,7 @@ class Draft:
 
 
 def merge_duplicates(drafts: Sequence[Draft]) -> list[Draft]:
-    """Byte-identical models become one, the first by path, that lists the others as duplicates."""
+    """Byte-identical models become one, the first by path, which lists the others as duplicates."""
     kept: dict[tuple[str, ...], Draft] = {}
     for draft in sorted(drafts, key=lambda draft: (draft.first.file.superseded, draft.first.file.path)):
         first = kept.setdefault(tuple(entry.content for entry in draft.entries), draft)
@@ -47,8 +47,8 @@ def merge_duplicates(drafts: Sequence[Draft]) -> list[Draft]:
 def assign_ids(drafts: Sequence[Draft]) -> None:
     """Give each draft a unique id that depends on the set of files alone, not on their order.
 
-    All that would have one id get the name of the folder above in front, and of the one above that, and so
-    on; two that still agree get a piece of a hash of their path.
+    Drafts that would share an id get the name of the folder above in front, then of the one above that, and so
+    on; those that still agree get a piece of a hash of their path.
     """
     for draft in drafts:
         mentioned = quantization_in(draft.name)

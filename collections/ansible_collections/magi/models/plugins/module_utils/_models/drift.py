@@ -18,7 +18,7 @@ class Variant:
 
     size_bytes: int
     fingerprint: str
-    sha256: str | None  # where all hosts that have the model know it
+    sha256: str | None  # if all hosts that have the model know it
     hosts: tuple[str, ...]
 
 
@@ -40,7 +40,7 @@ class Drift:
 
 
 def find_drift(models: Mapping[str, Sequence[Model]]) -> list[Drift]:
-    """The drift among the models of each host, by id.
+    """The drift among the models of all hosts, by id.
 
     Models differ by size or header fingerprint, or by SHA-256 if all hosts that have the model know it.
     """

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What is kept of a header, and of the file that it is in: plain values that travel through JSON. Pure."""
+"""What is kept of a header and its file: plain values that travel through JSON. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SHAPE_KEYS: Mapping[str, str] = {
 
 
 # What a projector delivers, by its type: the tensor and the axis of its shape (llama.cpp tools/mtmd/clip.cpp
-# clip_n_mmproj_embd). Those that are older than the key projection_dim; it has another meaning, or is 0, in theirs.
+# clip_n_mmproj_embd). These types are older than the key projection_dim, which means something else there, or is 0.
 _WIDTH_TENSORS: Mapping[str, tuple[str, int]] = {
     "mlp": ("mm.2.weight", 1),
     "ldp": ("mm.model.mb_block.1.block.2.1.bias", 0),
@@ -51,7 +51,7 @@ class Facts:
     architecture: str | None
     kind: str | None  # general.type: model, adapter, mmproj, imatrix, …
     name: str | None
-    basename: str | None  # "SmolLM2", of its parts
+    basename: str | None  # "SmolLM2": a part of its name
     size_label: str | None  # "135M"
     finetune: str | None  # "Instruct"
     file_type: int | None
@@ -62,13 +62,13 @@ class Facts:
     context_length: int | None  # tokens
     shape: Mapping[str, int | None]
     pooling: int | None  # 0 none, 1 mean, 2 cls, 3 last, 4 rank (llama.cpp include/llama.h llama_pooling_type)
-    has_vision: bool  # a vision part within the model, as only Ollama writes it
+    has_vision: bool  # a vision part inside the model, which only Ollama writes
     layers: int  # that have tensors
     nextn_layers: int | None  # of those, the ones that only draft: multi-token prediction
-    deepstack: int | None  # layers that take a part of what a projector delivers; of a projector those it delivers for
+    deepstack: int | None  # layers that take part of a projector's output; in a projector, those it delivers for
     projector_types: Sequence[str]  # of a projector
     projector_width: int | None  # of a projector: what it delivers for one layer
-    has_text_encoder: bool  # of a file of clip
+    has_text_encoder: bool  # of a clip file
     split_number: int | None  # from 0
     split_count: int | None
     split_tensors: int | None  # of all shards together
@@ -111,7 +111,7 @@ class Facts:
         )
 
     def to_row(self) -> list[Any]:
-        """As plain values for JSON, without names: a registry holds a row for each file, and is read on each run."""
+        """Plain values for JSON, without names: a registry has a row for each file, and each run reads it."""
         return [list(value.values()) if name == "shape" else value for name, value in vars(self).items()]
 
     @classmethod
@@ -122,7 +122,7 @@ class Facts:
 
 
 def _integer(value: Any) -> int | None:
-    """A number of the metadata; of one per layer the largest."""
+    """A number from the metadata; the largest where there is one per layer."""
     if isinstance(value, Array) and value.values:
         numbers = [number for number in map(_integer, value.values) if number is not None]
         return max(numbers, default=None)

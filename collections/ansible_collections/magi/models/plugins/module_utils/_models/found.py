@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Files that were found, and what is known about them. Pure."""
+"""The files that a scan found, and what is known about them. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FoundFile:
     name: str  # what its model is called: the file's stem, or the name in a manifest
     folder: str  # files of one folder belong together (projectors, shards)
     qualifiers: tuple[str, ...]  # names of the folders above it, nearest first, to tell equal names apart
-    superseded: bool = False  # a newer revision of its repository has it anew
+    superseded: bool = False  # a newer revision of its repository replaces it
 
     @property
     def version(self) -> FileVersion:
@@ -31,7 +31,7 @@ class FoundFile:
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A found file and its facts; ``sha256`` if its content had to be compared or was asked for."""
+    """A found file and its facts; ``sha256`` if its content had to be compared, or the user asked for it."""
 
     file: FoundFile
     facts: Facts

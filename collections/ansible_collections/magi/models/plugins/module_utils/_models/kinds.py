@@ -1,8 +1,8 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a file is for: a model and its task, a companion of one, or nothing that llama-server serves. Pure.
+"""What a file is for: a model with a task, a model's companion, or nothing that llama-server serves. Pure.
 
-Architectures are those of llama.cpp src/llama-arch.cpp, and of the programs that write GGUF files for other servers.
+Architectures are those of llama.cpp src/llama-arch.cpp, and of programs that write GGUF files for other servers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ENCODERS = _names(
     """bert modern-bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert gemma-embedding
     llama-embed t5encoder"""
 )
-# What each drafts by: the value of llama-server's option spec_type.
+# How each drafts: the value of llama-server's option spec_type.
 _DRAFTERS = {
     "gemma4-assistant": "draft-mtp",
     "eagle": "draft-eagle3",
@@ -33,7 +33,7 @@ _DRAFTERS = {
     "dspark": "draft-dspark",
 }
 _DRAFTER_ENDINGS = ("-assistant", "-mtp", "_mtp", "-draft", "-eagle3", "-dflash")
-# Code: what the sentence says of it, and the architectures.
+# Code: what the sentence says about it, and the architectures.
 _OTHERS: dict[str, tuple[str, frozenset[str]]] = {
     "image_model": (
         "is part of a model for images or video ({}); use it with stable-diffusion.cpp or ComfyUI",
@@ -70,11 +70,11 @@ _OTHERS: dict[str, tuple[str, frozenset[str]]] = {
         _others("t5"),
     ),
     "foreign_format": (
-        "was written by Ollama for itself ({}); get the model as GGUF from its publisher, or serve it with Ollama",
+        "is in Ollama's own format ({}); get the model as GGUF from its publisher, or serve it with Ollama",
         _others("gptoss mllama qwen25vl glmocr deepseekocr glm4moelite"),
     ),
 }
-# What tensors are called in files that name no architecture (stable-diffusion.cpp, ComfyUI, Diffusers).
+# Names of tensors in files that name no architecture (stable-diffusion.cpp, ComfyUI, Diffusers).
 _IMAGE_PARTS = _names(
     """first_stage_model cond_stage_model conditioner double_blocks single_blocks joint_blocks transformer_blocks
     single_transformer_blocks input_blocks output_blocks down_blocks up_blocks diffusion_model unet vae time_embed
@@ -83,16 +83,16 @@ _IMAGE_PARTS = _names(
 
 
 def task_of(facts: Facts) -> str:
-    """``chat``, ``embedding`` or ``rerank``: by how the tokens are pooled, else by the architecture."""
+    """``chat``, ``embedding`` or ``rerank``: by how it pools tokens, else by the architecture."""
     if facts.pooling == 4:
         return "rerank"
     return "embedding" if facts.pooling in (1, 2, 3) or facts.architecture in _ENCODERS else "chat"
 
 
 def companion_kind(facts: Facts) -> str | None:
-    """``adapter``, ``mmproj``, ``control_vector``, ``drafter``, or None for what is none.
+    """``adapter``, ``mmproj``, ``control_vector``, ``drafter``, or None for what is none of these.
 
-    llama.cpp gguf-py/gguf/constants.py GGUFType; projectors older than general.type are of clip.
+    llama.cpp gguf-py/gguf/constants.py GGUFType; projectors older than general.type have the architecture clip.
     """
     if facts.kind == "adapter":
         return None if _other(facts.architecture or "") == "image_model" else "adapter"
@@ -106,11 +106,11 @@ def companion_kind(facts: Facts) -> str | None:
 
 
 def drafts_by(facts: Facts) -> str | None:
-    """The value of spec_type that a drafter needs; None for what is none."""
+    """The value of spec_type that a drafter needs; None for what is not a drafter."""
     name = facts.architecture or ""
     if name in _DRAFTERS:
         return _DRAFTERS[name]
-    if 0 < facts.layers <= (facts.nextn_layers or 0):  # the layers of a model that draft, in a file of their own
+    if 0 < facts.layers <= (facts.nextn_layers or 0):  # a model's drafting layers in a file of their own
         return "draft-mtp"
     if name.endswith(_DRAFTER_ENDINGS):
         return next((kind for ending, kind in _DRAFTERS.items() if name.endswith(ending)), "draft-mtp")
@@ -130,11 +130,11 @@ def set_aside(facts: Facts) -> tuple[str, str] | None:
     if name == "t5encoder" and facts.pooling is None:
         return "text_encoder", _OTHERS["text_encoder"][0].format(facts.architecture)
     if name == "clip":
-        return "text_encoder", "has a text encoder of CLIP, which llama-server does not serve; use it with clip.cpp"
+        return "text_encoder", "has a CLIP text encoder, which llama-server does not serve; use it with clip.cpp"
     if facts.has_vision or ({"v", "mm"} & set(facts.parts) and facts.architecture):
         return "foreign_format", (
-            "has its vision part in one file with the model, as Ollama writes it for itself; get the model and its "
-            "projector as GGUF from their publisher, or serve it with Ollama"
+            "has its vision part in one file with the model, Ollama's own format; get the model and its projector as "
+            "GGUF from their publisher, or serve it with Ollama"
         )
     if facts.tensor_count == 0 and (facts.split_count or 0) < 2:
         return "vocab_only", "holds a vocabulary and no weights"
@@ -142,7 +142,7 @@ def set_aside(facts: Facts) -> tuple[str, str] | None:
 
 
 def _other(architecture: str) -> str | None:
-    """The code of what is no language model; a version may follow its name, as in wan2.2 and flux.1-dev."""
+    """The code of what is not a language model; a version may follow its name, as in wan2.2 and flux.1-dev."""
     name = architecture.lower().replace("-", "_")
     for code, (_reason, architectures) in _OTHERS.items():
         if any(name.startswith(other) and not name[len(other) : len(other) + 1].isalpha() for other in architectures):
@@ -152,9 +152,9 @@ def _other(architecture: str) -> str | None:
 
 def _nameless(facts: Facts) -> tuple[str, str]:
     if _IMAGE_PARTS & set(facts.parts):
-        return "image_model", _OTHERS["image_model"][0].format("it names no architecture, its tensors tell")
+        return "image_model", _OTHERS["image_model"][0].format("its tensors say so")
     return (
         "no_architecture",
-        "names no architecture (general.architecture), so llama-server cannot load it; convert the model again with "
+        "names no architecture (general.architecture), so llama-server can't load it; convert the model again with "
         "convert_hf_to_gguf.py",
     )

@@ -1,10 +1,10 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Finding GGUF files below folders, in every layout that people keep them in.
+"""Find GGUF files below folders, in every layout that people keep them in.
 
 A plain tree; the Hugging Face cache (``models--org--repo/snapshots/<revision>/``, links into ``blobs/``);
-LM Studio (``publisher/repo/``); Ollama's store (``manifests/`` that name ``blobs/``). No file is opened here
-but Ollama's manifests and the caches' refs: names, links and ``stat`` tell the rest, which makes a warm scan fast.
+LM Studio (``publisher/repo/``); Ollama's store (``manifests/`` that name ``blobs/``). The only files opened here
+are Ollama's manifests and the caches' refs: names, links and ``stat`` tell the rest, which makes a warm scan fast.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ansible_collections.magi.models.plugins.module_utils._models.naming import 
 from ansible_collections.magi.models.plugins.module_utils._models.quantization import quantization_in
 from ansible_collections.magi.models.plugins.module_utils._models.remains import remains_of
 
-# Folders that hold what was thrown away, or belongs to a file system or a cache (lower-case).
+# Folders of things thrown away, and of file systems and caches (lower-case).
 _NOT_LOOKED_INTO = frozenset(
     {
         *(
@@ -42,7 +42,7 @@ _NOT_LOOKED_INTO = frozenset(
     }
 )
 _MAX_MANIFEST = 1 << 20  # bytes; real ones have less than one thousand
-_OLLAMA_TENSORS = "is a model in single tensors, which Ollama keeps for itself; get it as GGUF, or serve it with Ollama"
+_OLLAMA_TENSORS = "is a model in single tensors, Ollama's own format; get it as GGUF, or serve it with Ollama"
 _MAX_REF = 64  # bytes
 _MAX_DEPTH = 64  # folders
 _BLOB = re.compile(r"sha256[:-]([0-9a-f]{64})")
@@ -54,12 +54,12 @@ class Library:
 
     files: tuple[FoundFile, ...]
     rejected: tuple[Rejected, ...]
-    missing: tuple[str, ...]  # scan paths that do not exist or cannot be listed
+    missing: tuple[str, ...]  # scan paths that do not exist or can't be listed
 
 
 @dataclass
 class _Walk:
-    """The finds of a walk so far, and the folders it has seen, by device and inode."""
+    """What a walk has found so far, and the folders it has seen, by device and inode."""
 
     files: dict[tuple[str, str], FoundFile] = field(
         default_factory=dict
@@ -72,7 +72,7 @@ class _Walk:
 
 
 def find(scan_paths: Sequence[str]) -> Library:
-    """Find the GGUF files below ``scan_paths``. Whatever is there is reported and never raises."""
+    """Find the GGUF files below ``scan_paths``. Reports whatever it meets, and never raises."""
     walk, missing = _Walk(), []
     for path in scan_paths:
         top = Path(os.path.normpath(path)).absolute()  # links stay: users know this path
@@ -94,7 +94,7 @@ def find(scan_paths: Sequence[str]) -> Library:
 def _walk_folder(
     walk: _Walk, path: str, status: os.stat_result, above: tuple[tuple[int, int], ...], names: tuple[str, ...]
 ) -> None:
-    """Walk one folder and those below it; ``above`` are the folders it lies in; ``names`` has its own too."""
+    """Walk one folder and those below it; ``above`` are the folders it lies in; ``names`` includes its own name."""
     here = (status.st_dev, status.st_ino)
     if here in above:
         walk.reject(path, "link_loop", "is a link to a folder that it lies in; remove the link")
@@ -102,14 +102,14 @@ def _walk_folder(
     if len(above) >= _MAX_DEPTH:
         walk.reject(path, "too_deep", f"lies more than {_MAX_DEPTH} folders deep; scan it by its own path")
         return
-    if here in walk.seen:  # reached by another link, or by another scan path: its files are known
+    if here in walk.seen:  # reached by another link or scan path: its files are known
         return
     walk.seen.add(here)
     try:
         with os.scandir(path) as listing:
             entries = sorted(listing, key=lambda entry: (entry.is_symlink(), entry.name))
     except OSError as error:
-        walk.reject(path, "unreadable", f"cannot be listed: {error.strerror}; check its permissions")
+        walk.reject(path, "unreadable", f"can't be listed: {error.strerror}; check its permissions")
         return
     present = {entry.name for entry in entries}
     if {"manifests", "blobs"} <= present:
@@ -146,13 +146,13 @@ def _walk_folder(
 
 
 def _is_unfinished_blob(name: str, folder: str) -> bool:
-    """Whether a lower-case name is that of an unfinished download of Hugging Face, named after its content."""
+    """Whether this lower-case name is that of an unfinished Hugging Face download, named after its content."""
     in_cache = folder.endswith("/blobs") and "/models--" in folder
     return name.endswith(".incomplete") and (in_cache or "/.cache/huggingface/download" in folder)
 
 
 def _supersede(walk: _Walk, snapshots: str) -> None:
-    """Mark the files of older revisions of a Hugging Face repository that the one of ``refs/main`` has anew."""
+    """Mark the files of a Hugging Face repository's older revisions that the revision in ``refs/main`` replaces."""
     repository = snapshots.rpartition("/")[0]
     if "/models--" not in f"/{repository.rpartition('/')[2]}":
         return
@@ -178,13 +178,13 @@ def _take(
     qualifiers: tuple[str, ...],
     name: str | None = None,
 ) -> bool:
-    """Take a file into the library, or report why not. True if it is a folder, to be walked as well."""
+    """Take a file into the library, or report why not. True for a folder, which is walked, too."""
     path = os.fspath(entry)
     if not path.isascii():
         try:
             path.encode()
         except UnicodeEncodeError:
-            walk.reject(path, "name_not_utf8", "has a name that is not UTF-8 and cannot be passed on; rename it")
+            walk.reject(path, "name_not_utf8", "has a name that is not UTF-8 and can't be passed on; rename it")
             return False
     try:
         status = entry.stat()
@@ -215,11 +215,11 @@ def _reject_stat(walk: _Walk, path: str, error: OSError) -> None:
     elif error.errno == errno.ENOENT:
         walk.reject(path, "link_broken", "is a link to a file that does not exist; remove it, or restore the file")
     else:
-        walk.reject(path, "unreadable", f"cannot be read: {error.strerror}; check its permissions")
+        walk.reject(path, "unreadable", f"can't be read: {error.strerror}; check its permissions")
 
 
 def _qualifiers(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names that tell files of one name apart, best first: the folders above, or a Hugging Face repository."""
+    """Names that tell files with one name apart, best first: the folders above, or a Hugging Face repository."""
     if len(names) >= 3 and "snapshots" in names:
         at = names.index("snapshots")
         if names[at - 1].startswith("models--") and at + 1 < len(names):
@@ -247,8 +247,8 @@ def _walk_ollama(walk: _Walk, store: str) -> None:
         try:
             layers = _layers(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            cause = error.strerror if isinstance(error, OSError) else "it is no Ollama manifest"
-            walk.reject(path, "manifest", f"cannot be used: {cause}; pull the model again with ollama")
+            cause = error.strerror if isinstance(error, OSError) else "it is not an Ollama manifest"
+            walk.reject(path, "manifest", f"can't be used: {cause}; pull the model again with ollama")
             continue
         if layers is None:
             walk.reject(path, "foreign_format", _OLLAMA_TENSORS, f"{namespace}{model}-{tag}")
@@ -261,11 +261,11 @@ def _walk_ollama(walk: _Walk, store: str) -> None:
                 walk.reject(path, "blob_missing", f"names the blob {digest[:12]}…, which is missing; pull it again")
                 break
             suffix = "" if kind == "model" else f"-{kind}"
-            # A folder of its own for each manifest, below none: a projector is its model's alone.
+            # Each manifest has a folder of its own, below no other: a projector belongs to its model alone.
             folder = f"manifest {path}"
             _take(walk, Path(blob), folder, tuple(reversed(owner)), name=f"{namespace}{model}-{tag}{suffix}")
     for blob in _unfinished_blobs(f"{store}/blobs"):
-        walk.reject(blob, "partial_download", "is a model that Ollama did not get whole; pull it again with ollama")
+        walk.reject(blob, "partial_download", "is a model that Ollama got only in part; pull it again with ollama")
 
 
 def _unfinished_blobs(folder: str) -> list[str]:
@@ -283,7 +283,7 @@ def _files_below(folder: str) -> Iterator[str]:
 
 
 def _layers(path: str) -> list[tuple[str, str]] | None:
-    """Kind and digest of the layers that are GGUF files: model, projector, adapter; None for a model in other files."""
+    """Kind and digest of each layer that is a GGUF file: model, projector, adapter; None for a model in other files."""
     status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_MANIFEST:
         raise ValueError(path)

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a scan finds: models, their companions, and what is rejected. Pure."""
+"""What a scan finds: models, their companions, and rejected files. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _Value = TypeVar("_Value")
 
 
 def _make(kind: type[_Value], values: Mapping[str, Any]) -> _Value:
-    """A value of a frozen dataclass, whose own way sets each field by a call: each run reads a thousand models."""
+    """Make a value of a frozen dataclass faster than its own __init__, which sets each field by a call: each run reads
+    a thousand models."""
     if values.keys() != kind.__dataclass_fields__.keys():  # type: ignore[attr-defined]
         raise TypeError(f"{kind.__name__} has other fields than {', '.join(values)}")
     made = object.__new__(kind)
@@ -25,7 +26,7 @@ def _make(kind: type[_Value], values: Mapping[str, Any]) -> _Value:
 
 @dataclass(frozen=True)
 class FileVersion:
-    """A file as it is now: when one of these changes, what has read it is to start again."""
+    """A file as it is now: when one of these changes, whatever has read it must start again."""
 
     path: str
     size: int  # bytes
@@ -51,7 +52,7 @@ class Model:
     mmproj: FileVersion | None  # the projector to serve it with
     duplicates: tuple[str, ...]  # paths of byte-identical copies
     fingerprint: str  # of the headers, see Header.fingerprint
-    sha256: str | None = None  # of the file, or of the shards' digests; only where asked for
+    sha256: str | None = None  # of the file, or of the shards' digests; only if asked for
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
@@ -81,7 +82,7 @@ class Model:
 class Companion:
     """A file that serves models: ``kind`` is ``mmproj``, ``adapter``, ``control_vector`` or ``drafter``."""
 
-    id: str  # what a model of this name has; not unique
+    id: str  # the id of a model with this name; not unique
     path: str
     kind: str
     name: str
@@ -95,21 +96,21 @@ class Companion:
 class Rejected:
     """A file that is not a model: a stable ``code`` and a sentence."""
 
-    id: str  # what a model of this name has; not unique
+    id: str  # the id of a model with this name; not unique
     path: str
     code: str
     reason: str
 
     @classmethod
     def of(cls, path: str, name: str, code: str, what: str) -> Rejected:
-        """``what`` continues the sentence that begins with the path; ``name`` is as a model's."""
+        """``what`` continues the sentence that begins with the path; ``name`` is like a model's."""
         shard = shard_of(name)
         return cls(slug(shard[0] if shard else name), path, code, f"{printable(path)} {what}.")
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """Everything that was found, sorted: models by id, the rest by path."""
+    """Everything that a scan found, sorted: models by id, the rest by path."""
 
     models: tuple[Model, ...] = ()
     companions: tuple[Companion, ...] = ()
@@ -125,7 +126,7 @@ class Inventory:
                 model.id,
                 model.path,
                 "unknown_architecture",
-                f"{printable(model.path)} is of the architecture {printable(model.architecture)}, which this host's "
+                f"{printable(model.path)} has the architecture {printable(model.architecture)}, which this host's "
                 f"llama-server ({printable(build)}) does not know; install a newer build.",
             )
             for model in unknown
@@ -146,7 +147,7 @@ class Inventory:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Inventory:
-        """The inverse of ``to_dict``; what else ``plain`` has is passed by."""
+        """The inverse of ``to_dict``; other keys of ``plain`` are ignored."""
         return cls(
             models=tuple(map(Model.from_dict, plain["models"])),
             companions=tuple(Companion(**{**item, "models": tuple(item["models"])}) for item in plain["companions"]),

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What files and models are called: slugs, stems, shards, families. Pure."""
+"""The names of files and models: slugs, stems, shards, families. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ansible_collections.magi.models.plugins.module_utils._models.facts import F
 from ansible_collections.magi.models.plugins.module_utils._models.quantization import without_quantization
 
 _SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})", re.DOTALL)
-# A general.name that nobody gave: what converters put there for want of one, a path, or a hash.
+# A general.name that nobody chose: what converters put there when they have none, a path, or a hash.
 _NO_NAME = re.compile(
     r"(ggml[-_ ])?models?|snapshots?|main|master|unknown|untitled|output|merged?|checkpoint[-_ ]?\d*|hf|gguf|tmp\w*|\W*"
     r"|[0-9a-f]{20,}|.*/.*/.*|[./].*|[A-Za-z]:\\.*",
@@ -23,7 +23,7 @@ MAX_ID = 120  # characters: an id becomes part of file names, of 255 bytes at mo
 
 
 def slug(text: str) -> str:
-    """``text`` as ``[a-z0-9][a-z0-9._-]*``; what has no such character at all becomes ``model``."""
+    """``text`` as ``[a-z0-9][a-z0-9._-]*``; text without any such character becomes ``model``."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     if not re.search("[a-z0-9]", plain):
         plain = f"model-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}" if text else "model"
@@ -46,17 +46,17 @@ def shard_of(name: str) -> tuple[str, int, int] | None:
 
 
 def family(name: str) -> str:
-    """What names of one model in several quantizations, or of its projector, have in common."""
+    """What the names of a model in several quantizations, and of its projector, have in common."""
     without = without_quantization(re.sub("mmproj", "", name, flags=re.IGNORECASE))
     words = re.sub(r"[^a-z0-9]+", "-", without.lower()).strip("-")
     return re.sub(r"(^|-)model$", "", words)
 
 
 def display_name_of(facts: Facts, name: str, quantization: str) -> str:
-    """``DeepSeek R1 Qwen3 8B (Q2_K)``: what the file says that it is, else its name, and the quantization.
+    """``DeepSeek R1 Qwen3 8B (Q2_K)``: what the file says it is, else its name, and the quantization.
 
-    The parts that the publisher gave (general.basename, size_label, finetune) come before general.name. Where the
-    file's ``name`` is of the same model and they say something else of it, such as a training run, the name is better.
+    The publisher's own parts (general.basename, size_label, finetune) beat general.name. Where the file's ``name`` is
+    of the same model but the parts add something else, such as a training run, the name is better.
     """
     stem_ = one_line(without_quantization(name).strip("-._ "))
     parts = " ".join(filter(None, (facts.basename, facts.size_label, facts.finetune))) if facts.basename else None

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Which projector goes with which model. Pure.
 
-llama-server ends with a projector of another model, or answers nonsense, so no projector is better than a guess.
+With another model's projector, llama-server ends or answers nonsense, so no projector is better than a guess.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ansible_collections.magi.models.plugins.module_utils._models.found import K
 from ansible_collections.magi.models.plugins.module_utils._models.naming import family
 from ansible_collections.magi.models.plugins.module_utils._models.quantization import FILE_TYPES, quantization_in
 
-# Types of projectors: the architectures that they are made for. The converters of llama.cpp (conversion/*.py) make both
-# of one model; the older ones are of tools/mtmd/README.md.
+# Types of projectors, and the architectures that they are made for. llama.cpp's converters (conversion/*.py) make both
+# from one model; the older ones come from tools/mtmd/README.md.
 _MADE_FOR: Mapping[str, str] = {
     "mlp": "llama qwen2 qwen3 phi2 phi3 gemma gemma2 stablelm minicpm deepseek granite internlm2 mistral3",
     "ldp": "llama",
@@ -83,7 +83,7 @@ _MADE_FOR: Mapping[str, str] = {
     "pockettts_spkenc": "pockettts",
     "pockettts_gen": "pockettts",
 }
-_PREFERENCE = ["F16", "BF16", "Q8_0", "F32"]  # projectors are small: F16 is what most are published and tested as
+_PREFERENCE = ["F16", "BF16", "Q8_0", "F32"]  # projectors are small, and most are published and tested as F16
 
 
 class Pairing(NamedTuple):
@@ -94,11 +94,11 @@ class Pairing(NamedTuple):
 
 
 def pair_projectors(drafts: Sequence[Draft], projectors: Sequence[KnownFile]) -> dict[str, Pairing]:
-    """Give each draft the projector that is made for it; return what each that fits any is for, by path.
+    """Give each draft the projector made for it; return the pairing of each projector that fits any, by path.
 
-    A projector fits a model by its type, which goes with an architecture, and by the width that it delivers. It is
-    looked for in the folder of the model and in those above, the deepest first. One whose name says whose it is goes to
-    no other model that it fits too.
+    A projector fits a model by its type, which goes with an architecture, and by the width that it delivers. It must
+    lie in the model's folder or in one above; the deepest wins. One whose name says which model it belongs to goes to
+    no other model, even if it fits.
     """
     claims = [(entry, _claimed(entry, drafts)) for entry in projectors]
     serves: dict[str, set[str]] = defaultdict(set)
@@ -121,7 +121,7 @@ def made_for(entry: KnownFile) -> str:
 
 
 def _claimed(entry: KnownFile, drafts: Iterable[Draft]) -> set[str]:
-    """The ids of the drafts that a projector may go to."""
+    """The ids of the drafts that may get this projector."""
     fitting = [draft for draft in drafts if _is_below(draft, entry) and _fits(entry, draft)]
     name = family(entry.file.name)
     named = [draft for draft in fitting if name and (draft.family.startswith(name) or name.startswith(draft.family))]
@@ -140,16 +140,16 @@ def _fits(entry: KnownFile, draft: Draft) -> bool:
     all_layers = takes * (1 + (model.deepstack or 0))
     if projector.deepstack is not None:
         return width * (1 + projector.deepstack) == all_layers
-    return width in (takes, all_layers)  # whether the key counts all layers depends on who wrote it
+    return width in (takes, all_layers)  # whether the key counts all layers depends on the program that wrote it
 
 
 def _types(entry: KnownFile) -> Sequence[str]:
-    return entry.facts.projector_types or ("mlp",)  # tools/mtmd/clip.cpp: those that are older than the key
+    return entry.facts.projector_types or ("mlp",)  # tools/mtmd/clip.cpp: projectors older than the key
 
 
 def _goes_with(kind: str, architecture: str) -> bool:
-    """Whether a projector of this type is made for this architecture; one that is newer than this list if the one's
-    name is the other's."""
+    """Whether a projector of this type is made for this architecture; for types newer than this list, whether their
+    names match."""
     if kind in _MADE_FOR:
         return architecture in _MADE_FOR[kind].split()
     plain, name = (re.sub(r"[^a-z0-9]", "", text.lower()) for text in (kind, architecture))
@@ -158,7 +158,7 @@ def _goes_with(kind: str, architecture: str) -> bool:
 
 
 def _rank(entry: KnownFile) -> int:
-    """The place of its precision among those that are preferred."""
+    """The place of its precision in the order of preference."""
     said = (
         FILE_TYPES.get(entry.facts.file_type) if entry.facts.file_type is not None else quantization_in(entry.file.name)
     )

@@ -49,8 +49,8 @@ FILE_TYPES: Mapping[int, str] = {
 _FILE_TYPE_GUESSED = 1024  # LLAMA_FTYPE_GUESSED, a flag
 # llama.cpp src/llama-model-loader.cpp guesses these when general.file_type is missing.
 _FILE_TYPE_OF_TENSORS = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "MXFP4": "MXFP4_MOE"}
-# What becomes of a tier's tensors whose rows are no multiple of 256, as all are in some small models
-# (llama.cpp src/llama-quant.cpp tensor_type_fallback).
+# What llama.cpp makes of a tier's tensors whose rows are not a multiple of 256, like all in some small models
+# (src/llama-quant.cpp tensor_type_fallback).
 _FALLBACKS: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("Q1", "Q2", "Q3"), frozenset({"Q4_0", "IQ4_NL"})),
     "Q4": frozenset({"Q5_0"}),
@@ -67,8 +67,8 @@ _QUANTIZATION = re.compile(
 
 
 def quantization_of(file_type: int | None, weights: Mapping[str, int], name: str) -> str:
-    """What most of the ``weights`` (elements by tensor type) are of, as general.file_type calls it, or the file's
-    ``name`` does, where they agree with that; a file without weights is what it says."""
+    """The type of most ``weights`` (elements by tensor type), as general.file_type or the file's ``name`` calls it if
+    that agrees; a file without weights is what these say."""
     said = []
     if file_type is not None:
         number = file_type & ~_FILE_TYPE_GUESSED

@@ -1,10 +1,10 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The registry: what a scan found, kept on disk so that the next one need not read a header again.
+"""The registry: what a scan found, kept on disk so that the next one needs to read no header again.
 
 On disk it is JSON with one model, file or rejection per line. ``checksum`` is the SHA-256 of the file's bytes
 with 64 zeros in its own place. ``files`` has a row for each file, a ``Memory``: its facts, and the size, mtime and
-inode they were read at; while these are the same, the facts are believed. ``aside`` is what was rejected unread.
+inode it had then; while these stay the same, the facts hold. ``aside`` is what was rejected unread.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Memory:
     size: int  # bytes
     mtime_ns: int
     inode: int
-    facts: str | None = None  # a row as JSON: only a scan makes Facts of it
+    facts: str | None = None  # a row as JSON: only a scan turns it into Facts
     sha256: str | None = None
     code: str | None = None
     reason: str | None = None
@@ -72,7 +72,7 @@ class Registry:
     aside: tuple[tuple[str, str], ...] = ()  # path and code of what the walk rejected
 
     def finds_the_same(self, other: Registry) -> bool:
-        """Whether what was found is the same, whatever is remembered of the single files."""
+        """Whether the finds are the same, whatever is remembered about single files."""
         return (self.scan_paths, self.inventory) == (other.scan_paths, other.inventory)
 
 
@@ -96,16 +96,16 @@ def dump(registry: Registry) -> bytes:
 
 def parse(data: bytes, path: str) -> Registry:
     """The inverse of ``dump``; ``path`` is for messages. Raises RegistryError."""
-    corrupt = RegistryError("corrupt", f"The registry {path} is corrupt; it is scanned again.")
+    corrupt = RegistryError("corrupt", f"The registry {path} is corrupt; scanning again.")
     try:
         match = _CHECKSUM.search(data, 0, _HEAD)
-        # A newer file is recognised before its checksum, which it may compute otherwise.
+        # A newer file is recognised before its checksum, which it may compute differently.
         version = re.search(rb'"schema_version": *(\d{1,9})\b', data[:_HEAD])
         if version and int(version[1]) != SCHEMA_VERSION:
             raise RegistryError(
                 "schema",
                 f"The registry {path} has schema version {int(version[1])} and this collection knows "
-                f"{SCHEMA_VERSION}; it is scanned again.",
+                f"{SCHEMA_VERSION}; scanning again.",
             )
         if not match:
             raise corrupt
@@ -127,7 +127,7 @@ def parse(data: bytes, path: str) -> Registry:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """No garbage is looked for meanwhile: there is none, and looking takes a fifth of the time that parsing does."""
+    """Stop garbage collection meanwhile: there is no garbage, and the search takes a fifth as long as parsing."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -142,13 +142,13 @@ def load(path: str) -> Registry:
     try:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SIZE:
-            raise RegistryError("corrupt", f"The registry {path} is not a registry file; it is scanned again.")
+            raise RegistryError("corrupt", f"The registry {path} is not a registry file; scanning again.")
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise RegistryError("missing", f"There is no registry at {path} yet; scanning and creating it.") from None
     except OSError as error:
         cause = error.strerror or error
-        raise RegistryError("unreadable", f"The registry {path} cannot be read ({cause}); scanning again.") from None
+        raise RegistryError("unreadable", f"The registry {path} can't be read ({cause}); scanning again.") from None
     return parse(data, path)
 
 

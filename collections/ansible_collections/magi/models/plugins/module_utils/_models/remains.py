@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Files that are not yet, or no longer, GGUF files, told by their names: half downloads, pieces, archives. Pure."""
+"""Files that are not yet, or no longer, GGUF files, by their names: half downloads, pieces, archives. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 
 _UNFINISHED = "is a download that still runs or was cut short; wait for it, or download it again"
-# What downloaders append while they work; aria2 keeps a control file of that name beside the real name.
+# What downloaders append while they work; aria2 keeps a control file with its ending beside the real file.
 _ENDINGS = (
     "part|partial|incomplete|download|downloading|downloadinprogress|crdownload|opdownload|filepart|tmp|temp|unfinished"
     "|aria2|!ut|!qb|!bt|bc!|!sync|td|xltd|st|ytdl|curl|wget"
@@ -30,7 +30,7 @@ _BEFORE = re.compile(r"(?P<unfinished>incomplete-|downloading_|\.syncthing\.|~sy
 
 
 class Remains(NamedTuple):
-    """What a file is: the name that its model has, a code, and what continues the sentence."""
+    """What a file is: its model's name, a code, and the rest of the sentence after the path."""
 
     name: str
     code: str
@@ -38,7 +38,7 @@ class Remains(NamedTuple):
 
 
 def remains_of(name: str) -> Remains | None:
-    """What the file of this name is; None for a GGUF file, and for one that has to do with none."""
+    """What the file with this name is; None for a GGUF file, and for one that has nothing to do with GGUF."""
     before = _BEFORE.match(name)
     plain = name[before.end() :] if before else name
     match = _GGUF.fullmatch(plain)
@@ -54,7 +54,7 @@ def remains_of(name: str) -> Remains | None:
         whole = plain[: match.start("rest")]
         start = whole + (piece["same"] or piece["plain"])
         shown = f"cat {shlex.quote(printable(start))}* > {shlex.quote(printable(whole))}"
-        return Remains(stem, "piece", f"is a piece of a model; join all pieces in their order: {shown}")
+        return Remains(stem, "piece", f"is a piece of a model; join all pieces in order: {shown}")
     if _PUT_ASIDE.fullmatch(rest):
-        return Remains(stem, "put_aside", "was put aside by its name; rename it to end in .gguf to serve it")
+        return Remains(stem, "put_aside", "has a name that sets it aside; rename it to end in .gguf to serve it")
     return None

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Looking at the disk: the registry if it still describes the disk, else a scan. Writes nothing."""
+"""Look at the disk: the registry if it still describes the disk, else a scan. Writes nothing."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class Discovery:
     source: str  # cache or scan
     reason: str | None  # why it was scanned
     before: Registry | None  # the file's content, if it could be used
-    write: bool  # whether the file is to be written
+    write: bool  # whether to write the file
     changed: bool  # whether its content changes
     warnings: tuple[str, ...]
     lost: tuple[str, ...] = ()
-    """Sentences on folders that are missing, or have been emptied since the last scan."""
+    """Sentences about folders that are missing, or were emptied since the last scan."""
 
 
 def discover(
@@ -72,7 +72,7 @@ def discover(
         warnings.append(str(error))
         reason = f"registry {error.code}"
     library = find(scan_paths)
-    lost = [f"The folder to scan {path} does not exist or cannot be listed; skipped." for path in library.missing]
+    lost = [f"The folder to scan {path} does not exist or can't be listed; skipped." for path in library.missing]
     lost += [
         f"The folder to scan {path} had models at the last scan and is empty now; check that its disk is mounted."
         for path in _emptied(before, library, scan_paths)
@@ -111,7 +111,7 @@ def _emptied(before: Registry | None, library: Library, scan_paths: Sequence[str
 def staleness(known: Registry, library: Library, scan_paths: Sequence[str], checksum: bool) -> str | None:
     """Why ``known`` no longer describes the files of ``library``, in words; None if it does."""
     if list(known.scan_paths) != list(scan_paths):
-        return "other folders are to be scanned"
+        return "the folders to scan changed"
     files = known.files
     new = [file for file in library.files if file.path not in files]
     gone = len(files) - len({file.path for file in library.files if file.path in files})
@@ -135,14 +135,14 @@ def scan(
 ) -> Registry:
     """Read the headers of ``library`` that ``known`` does not remember, and assemble the registry.
 
-    ``checksum`` adds the SHA-256 of each file; known ones stay without it, too.
+    ``checksum`` adds the SHA-256 of each file; known digests stay even without it.
     Raises ScanError when none of ``scan_paths`` exists.
     """
     if scan_paths and len(library.missing) == len(scan_paths):
         raise ScanError(f"None of the folders to scan exists: {', '.join(library.missing)}; correct scan_paths.")
     remembered = known.files if known else {}
     files: dict[str, Memory] = {}
-    unread: dict[str, FoundFile] = {}  # a blob of Ollama's may be found under several names
+    unread: dict[str, FoundFile] = {}  # an Ollama blob may be found under several names
     for file in library.files:
         memory = remembered.get(file.path)
         if memory is not None and memory.describes(file):
@@ -168,7 +168,7 @@ def scan(
 
 
 def _aside(library: Library) -> tuple[tuple[str, str], ...]:
-    """Path and code of what the names alone tell."""
+    """Path and code of what is set aside by name alone."""
     older = [(file.path, "superseded") for file in library.files if file.superseded]
     return tuple([(item.path, item.code) for item in library.rejected] + older)
 
@@ -183,11 +183,11 @@ def _read(file: FoundFile) -> Memory:
 
 
 def _read_all(files: Sequence[FoundFile], progress: Progress) -> list[Memory]:
-    """Read headers in order with all cores we may use; with one if no processes can be started."""
+    """Read headers in order on all cores we may use; on one if no processes can be started."""
     workers = min(cores(), len(files) // _MANY)
     if workers > 1 and "fork" in multiprocessing.get_all_start_methods():
         try:
-            # fork: the other start methods cannot import a module that Ansible sends as a zip file.
+            # fork: the other start methods can't import a module that Ansible sends as a zip file.
             with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
                 return _followed(pool.map(_read, files, chunksize=8), len(files), progress)
         except (OSError, BrokenProcessPool, ImportError) as error:

@@ -17,13 +17,13 @@ from ansible_collections.magi.models.plugins.module_utils._models.naming import 
 def misnamed(facts: Facts) -> tuple[str, str]:
     """Code and reason why a shard without a shard's name can't be served."""
     return "shard_misnamed", (
-        f"is one of {facts.split_count} shards but not named so (…-00001-of-{facts.split_count:05}.gguf); "
+        f"is one of {facts.split_count} shards but not named like one (…-00001-of-{facts.split_count:05}.gguf); "
         "give it back its name, so that llama-server finds the others"
     )
 
 
 def shard_fault(members: Sequence[KnownFile], total: int, refused: Sequence[Rejected] = ()) -> tuple[str, str] | None:
-    """Code and reason why shards of one name don't make a model, in the order of the checks; None if they do.
+    """Code and reason why shards with one name don't make a model, the first that a check finds; None if they do.
 
     llama.cpp src/llama-model-loader.cpp finds the others by the first one's name, and checks split.count,
     split.no, the names of the tensors and their number.
@@ -45,7 +45,7 @@ def shard_fault(members: Sequence[KnownFile], total: int, refused: Sequence[Reje
         if facts.split_count != total:
             return "shard_mixed", (
                 f"is mixed up: shard {number} says that it belongs to {counted(facts.split_count or 1, 'shard')}, "
-                f"its name says {total}; download the whole set again"
+                f"but its name says {total}; download the whole set again"
             )
         if facts.split_number != number - 1:
             said = "no number" if facts.split_number is None else f"number {facts.split_number + 1}"
@@ -53,7 +53,7 @@ def shard_fault(members: Sequence[KnownFile], total: int, refused: Sequence[Reje
                 f"is mixed up: the file named shard {number} says that it has {said}; give the shards back their names"
             )
     if len({entry.facts.split_tensors for entry in members} - {None}) != 1:
-        return "shard_mixed", "is mixed up: its shards are of different models; download the whole set again"
+        return "shard_mixed", "is mixed up: its shards belong to different models; download the whole set again"
     names = "".join(entry.facts.tensor_names for entry in members)
     each = Counter(names[start : start + 8] for start in range(0, len(names), 8))
     found, wanted = sum(each.values()), members[0].facts.split_tensors

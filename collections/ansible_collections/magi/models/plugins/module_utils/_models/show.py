@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What was found for people: the table of the models, and how two looks at a host differ. Pure."""
+"""What a scan found, shown to people: the table of the models, and how two looks at a host differ. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _reasons(inventory: Inventory) -> list[str]:
 
 
 def difference(before: Inventory | None, after: Inventory) -> dict[str, str]:
-    """The models before and after, one line each by id, as Ansible's diff mode shows them."""
+    """The models before and after, one line each, in order of id, for Ansible's diff mode."""
     return {"before": _text_of(before or Inventory()), "after": _text_of(after)}
 
 

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What to do with each instance, by comparing what runs with what is desired. Pure."""
+"""What to do with each instance: what runs, compared with what is desired. Pure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ansible_collections.magi.models.plugins.module_utils._plan.values import Ac
 def decide(
     instances: Iterable[Instance], running: Iterable[Running], others: Mapping[str, Action], *, retry: bool = False
 ) -> Iterable[Action]:
-    """Yield one action for each instance that is desired or there, comparing what *runs* with what is desired.
+    """Yield one action for each instance that is desired or exists, comparing what *runs* with what is desired.
 
-    ``others`` has those of instances that are there and not desired.
+    ``others`` has the actions of instances that exist and are not desired.
 
-    An instance that its service manager gave up on is left alone (quarantine) while nothing it is made of changes,
+    An instance that its service manager gave up on is left alone (quarantine) until something it is made of changes,
     unless ``retry``: a deployment would only crash it again, and wait for it.
     """
     there = {item.name: item for item in running}

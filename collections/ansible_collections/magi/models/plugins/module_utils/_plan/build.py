@@ -47,10 +47,10 @@ def build_plan(
 ) -> Plan:
     """Return the plan of the host ``host_name``.
 
-    ``scan_paths`` are absolute; ``lost`` are sentences on those that are missing or were emptied.
+    ``scan_paths`` are absolute; ``lost`` are sentences about those that are missing or were emptied.
 
     Raises PlanError when there is nothing to serve, the binary is missing or no port is left, and AskedForError when an
-    option is unknown or a port is fixed for two.
+    option is unknown or two entries fix the same port.
     """
     if host.binary is None:
         raise PlanError(f"Host {host_name}: {host.binary_error}")
@@ -157,7 +157,7 @@ def _instances(
 
 
 def _check_trial(host_name: str, wanted: Sequence[Wanted], host: Host, settings: Settings, profile: Profile) -> None:
-    """Raise InstanceError for options that the host's llama-server was asked to take (option_sets) and refused."""
+    """Raise InstanceError for options (option_sets) that the host's llama-server was given and refused."""
     tried = list(zip(option_sets(profile, settings.options), host.refused))
     for item in wanted:
         given = option_set(option_layers(profile, host_name, settings.options, item))
@@ -170,7 +170,7 @@ def _check_trial(host_name: str, wanted: Sequence[Wanted], host: Host, settings:
 
 
 def open_to_all(instances: Iterable[Instance]) -> list[str]:
-    """Return the names of those that anyone who reaches their port can use."""
+    """Return the names of the instances that anyone who reaches their port can use."""
     return [item.name for item in instances if exposed(item.address) and not item.options.get("api_key_file")]
 
 
@@ -184,11 +184,11 @@ def _warnings(host_name: str, instances: Sequence[Instance], host: Host, setting
     limited = [item.name for item in instances if item.resources]
     if limited and not host.can.limits:
         yield (
-            f"Host {host_name}: {host.manager} can't hold the resources of {', '.join(limited)}, which are left out "
-            "there: only systemd limits memory and processor time."
+            f"Host {host_name}: {host.manager} can't apply the resources of {', '.join(limited)}, and leaves them out: "
+            "only systemd limits memory and processor time."
         )
     for item in host.unreadable:
-        # One that serves goes on, since it has its file open, and could not be started again.
+        # One that serves goes on, since it has its file open, but couldn't be started again.
         names = [each.name for each in instances if each.model_path in item.paths]
         if names:
             yield f"Host {host_name}: {', '.join(names)} can't be started: {item.sentence(host.can.own_user)}"

@@ -27,7 +27,7 @@ def share_cores(cores: int, claims: Sequence[int | None]) -> list[int]:
 def share_threads(
     resolved: Sequence[Mapping[str, Any]], host: Host, beside: Sequence[Running] = ()
 ) -> list[int | None]:
-    """Return the threads that each instance gets of ``host``, by its options; None: they or a GPU decide.
+    """Return the threads of ``host`` that each instance gets; None: its options or a GPU decide.
 
     ``beside`` are instances that run on as they are.
     """
@@ -42,13 +42,13 @@ def _on_gpu(options: Mapping[str, Any], host: Host) -> bool:
 
 
 def _claim(options: Mapping[str, Any], host: Host) -> int | None:
-    """Cores that the instance takes by itself; None: it shares. One that computes on a GPU keeps one core busy."""
+    """The cores that the instance claims; None: it shares. One that computes on a GPU keeps one core busy."""
     if "threads" in options:
         return max(int(options["threads"]), 0) if str(options["threads"]).lstrip("-").isdigit() else 0
     return 1 if _on_gpu(options, host) else None
 
 
 def _claim_of(item: Running) -> int | None:
-    """Cores that an instance takes as it runs; None: it shares."""
+    """The cores that a running instance takes; None: it shares."""
     threads = item.environment.get("LLAMA_ARG_THREADS", "")
     return None if "MAGI_THREADS" in item.environment else int(threads) if threads.isdecimal() else 1

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""One instance: all that its process is started with, and the hash of it. Pure."""
+"""One instance: all that its process is started with, and the hash of that. Pure."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def make_instance(
 ) -> Instance:
     """Return the instance ``item`` with its resolved ``options`` on a port of ``host``, which has a binary.
 
-    ``threads`` are those shared out by us, None where there are none. Raises InstanceError and KeyFileError.
+    ``threads`` is the share we give it; None: we give none. Raises InstanceError and KeyFileError.
     """
     binary = cast(Binary, host.binary)
     # What we decide unless the profile does: never fetch anything, let the drain and Prometheus see the load, and do
-    # what the model is for: without its option, a server of an embedder or a reranker refuses each request.
+    # what the model is for: without its option, an embedder's or a reranker's server refuses each request.
     projector = item.model.mmproj and item.model.mmproj.path
     defaults = {"offline": True, "metrics": True, "mmproj": projector}
     defaults |= {"embedding": {"embeddings": True}, "rerank": {"reranking": True}}.get(item.model.task, {})
@@ -53,18 +53,19 @@ def make_instance(
         "LLAMA_ARG_ALIAS": ",".join([item.name, *item.entry.aliases]),
         "LLAMA_ARG_HOST": address,
         "LLAMA_ARG_PORT": str(port),
-        # Spinning in wait starves the other servers of the host: 2 against 193 tokens/s with four on two cores.
+        # Threads that spin while they wait starve the host's other servers: 2 instead of 193 tokens/s with four on two
+        # cores.
         "OMP_WAIT_POLICY": "passive",
         **variables,
         "MAGI_INSTANCE": item.name,
         "MAGI_HOME": host.home,
-        # For who asks later what runs; the label is not part of what the process is made of.
+        # For whoever asks later what runs; the label is not part of what the process is made of.
         "MAGI_MODEL_ID": item.model.id,
         "MAGI_TIER": item.model.tier,
         "MAGI_TASK": item.model.task,
         "MAGI_DISPLAY_NAME": printable(item.model.display_name),
     }
-    if resources:  # known to the process, so that a change of them is one of what it was started with
+    if resources:  # in the environment, so that changing them changes what the process was started with
         environment["MAGI_RESOURCES"] = " ".join(f"{name}={value}" for name, value in sorted(resources.items()))
     if variables:
         environment["MAGI_ENVIRONMENT"] = " ".join(f"{name}={value}" for name, value in sorted(variables.items()))
@@ -101,9 +102,9 @@ def config_hash(
     files: Iterable[FileVersion],
     binary: Binary,
 ) -> str:
-    """Return 16 hexadecimal digits over what a running process was made of: environment (without the shared-out
-    threads and the label), arguments, files of the model and its projector (path, size in bytes, mtime in nanoseconds),
-    the binary's path and identity.
+    """Return 16 hexadecimal digits, a hash of what a process is made of: its environment (without its share of the
+    threads and the label), arguments, the files of the model and its projector (path, size in bytes, mtime in
+    nanoseconds), the binary's path and identity.
     """
     content = {
         "environment": {key: value for key, value in environment.items() if key not in _NOT_HASHED},

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a profile, its host and an entry say of one instance, laid over each other. Pure."""
+"""What a profile, its host and an entry say about one instance, laid over each other. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.select import Wa
 
 
 def option_layers(profile: Profile, host: str, of_host: Mapping[str, Any], item: Wanted) -> Layers:
-    """Return what is said of the options of one instance: the profile's < ``of_host`` < its entry's."""
+    """Return the layers of one instance's options: the profile's < ``of_host`` < its entry's."""
     return (
         (f"Profile {profile.name}, options", profile.options),
         (f"Host {host}, model_server_options", of_host),
@@ -22,14 +22,14 @@ def option_layers(profile: Profile, host: str, of_host: Mapping[str, Any], item:
 
 
 def option_set(layers: Layers) -> dict[str, Any]:
-    """Return the options as they are given, without the file of API keys, which is looked at where it is used."""
+    """Return the options as they are given, without the API key file, which is checked where it is used."""
     given = resolve_options(None, layers)
     given.pop("api_key_file", None)
     return given
 
 
 def option_sets(profile: Profile, of_host: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the options as they are given for each entry, each set once: what the host's build is asked to take."""
+    """Return the options given for each entry, each set once: the host's build is asked whether it takes them."""
     found: list[dict[str, Any]] = []
     for entry in profile.entries:
         given = option_set((("", profile.options), ("", of_host), ("", entry.options)))

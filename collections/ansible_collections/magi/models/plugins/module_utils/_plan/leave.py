@@ -1,7 +1,7 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What becomes of instances that are there and not desired: most stop; some run on, since they are only not to be had
-now. Pure."""
+"""What happens to instances that exist and are not desired: most stop; some run on, because only their file is missing.
+Pure."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def leave(
     refused: Mapping[str, str],
     settings: Settings,
 ) -> dict[str, Action]:
-    """Return by name what to do with each of ``running``, of which none is desired.
+    """Return by name what to do with each of ``running``; none of them is desired.
 
     A server has its file open: while it runs, it needs neither its name nor its disk. So one that the profile would
-    enable, were its file there and whole, is kept unless settings.missing is stop; and so is one of ``refused``, with
-    why it can't be what the profile wants. A file that lies in none of ``scan_paths`` is not missing: nobody asks for
-    its folder any more.
+    enable if its file were there and whole is kept unless settings.missing is stop; and so is one of ``refused``, which
+    says why it can't be what the profile wants. A file in none of ``scan_paths`` is not missing: nobody asks for its
+    folder any more.
     """
     actions = {}
     for item in running:
@@ -43,7 +43,7 @@ def leave(
 
 
 def _gone(item: Running, profile: Profile, inventory: Inventory, scan_paths: Sequence[str]) -> str:
-    """Return why the model of an instance is not there, though the profile enables it; or an empty string."""
+    """Return why the model of an instance is missing, though the profile enables it; or an empty string."""
     model, tier, task = (item.environment.get(f"MAGI_{name}", "") for name in ("MODEL_ID", "TIER", "TASK"))
     path = item.environment.get("LLAMA_ARG_MODEL", "")
     there = any(path in (model.path, *model.duplicates) for model in inventory.models)

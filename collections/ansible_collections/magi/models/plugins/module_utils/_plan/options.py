@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The options of an instance: laid over each other, checked, and as variables and arguments. Pure."""
+"""The options of an instance: laid over each other, checked, and turned into variables and arguments. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class InstanceError(ValueError):
     """An instance can't be built from its settings; the message names where the setting is and the remedy."""
 
 
-# What the plan decides, and what must not be given as an option, each with the remedy.
+# What the plan decides, and what can't be given as an option, each with the remedy.
 _RESERVED = {
     "alias": "the instance's name is its alias",
     "api_key": "a key in a variable is readable; put it into a file and set api_key_file",
@@ -50,14 +50,14 @@ def _find(binary: Binary, key: str) -> Option | None:
 
 
 Layers = Iterable[tuple[str, Mapping[str, Any]]]
-"""Pairs of where options are and the options, the later over the earlier."""
+"""Pairs of where options are given and the options; later ones win."""
 
 
 def resolve_options(binary: Binary | None, layers: Layers) -> dict[str, Any]:
     """Return the options by canonical name, later layers over earlier ones; without a ``binary``, as they are given.
 
     ``no_x: true`` becomes ``x: false``; an option that is null is not set. Raises InstanceError for a reserved or
-    unknown option, naming the build and the nearest name it knows.
+    unknown option; its message names the build and the nearest name that it knows.
     """
     if binary is None:
         merged = {key.replace("-", "_"): value for _where, options in layers for key, value in options.items()}
@@ -105,8 +105,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def checked_string(what: str, text: str) -> str:
     """Return ``text`` if every service manager can hand it to a process unchanged, else raise InstanceError.
 
-    systemd reads no variable at all of a file with something that it does not take for UTF-8 (is_utf8). A variable with
-    control characters reaches the service on systemd 252, and was dropped by older ones (src/basic/env-util.c,
+    systemd reads no variable at all from a file that has anything it does not take for UTF-8 (is_utf8). systemd 252
+    passes a variable with control characters to the service; older ones dropped it (src/basic/env-util.c,
     ``env_value_is_valid``).
     """
     if _CONTROL.search(text) or not is_utf8(text):
@@ -131,7 +131,10 @@ def _as_string(where: str, name: str, value: Any) -> str:
 
 
 def _as_number(where: str, name: str, value: str, words: Sequence[str]) -> str:
-    """Return a number as llama-server reads it: it takes 32k for 32, for what it can't read at an end it passes by."""
+    """Return a number written out in digits: llama-server ignores what it can't read at the end, and takes 32k for 32.
+
+    Raises InstanceError.
+    """
     if value in words:
         return value
     plain = re.sub(r"(?<=\d)_(?=\d)", "", value.strip())

@@ -19,7 +19,7 @@ class Ports:
     of: Mapping[str, int]
     """By name of the instance."""
     refused: Mapping[str, str]
-    """By name why an instance can't have the port that the profile fixes for it."""
+    """By name, why an instance can't have the port that the profile fixes for it."""
     notes: tuple[str, ...]
 
 
@@ -27,9 +27,9 @@ def assign_ports(
     host_name: str, wanted: Sequence[Wanted], host: Host, settings: Settings, kept: Mapping[int, str]
 ) -> Ports:
     """Return the port of each instance: fixed by the profile, else the one it holds, else the first free one of the
-    range, in profile order. ``kept`` are ports of instances that run on beside them, with their names.
+    range, in profile order. ``kept`` has the ports of instances that run on beside them, with their names.
 
-    Only a fixed port is insisted on. Raises PlanError when none is left, AskedForError when one is fixed for two.
+    Only a fixed port can't move. Raises PlanError when none is left, AskedForError when one is fixed for two.
     """
     foreign = foreign_listeners(host.listeners, settings.host)
     first, last = settings.port_range
@@ -88,5 +88,5 @@ def assign_ports(
 
 def _owner(listener: Listener) -> str:
     if listener.pid is None:
-        return "a process that cannot be seen from here"
+        return "a process that can't be seen from here"
     return f"process {listener.pid} ({listener.command})"

@@ -30,9 +30,9 @@ def select(
     profile: Profile, models: Sequence[Model], aside: Sequence[Rejected | Companion], host: str
 ) -> tuple[list[Wanted], list[str]]:
     """Return the instances that ``profile`` enables among ``models``, in its order, and a sentence for each entry
-    that finds nothing. ``aside`` is what is no model, and may be what an entry means.
+    that finds nothing. ``aside`` has the files that are not models, one of which an entry may mean.
 
-    A sentence also says which file is set aside that a tier or a glob would have found, were it whole.
+    A sentence also names each file that is set aside and that a tier or a glob would select if it were whole.
     Tiers and globs enable each model once, and leave alone those that an exact entry names; naming a model exactly
     twice, or with ``instances: 2``, makes two instances.
     """
@@ -66,7 +66,7 @@ def select(
 
 
 def _unique(wanted: list[Wanted], ids: set[str]) -> list[Wanted]:
-    """Refuse two instances of one name: a second instance of ``x`` and a model whose id is ``x-2``."""
+    """Refuse two instances with one name: a second instance of ``x`` and a model whose id is ``x-2``."""
     seen: set[str] = set()
     for item in wanted:
         if item.name in seen or (item.name != item.model.id and item.name in ids):
@@ -112,7 +112,7 @@ _NO_MODELS = frozenset(
         *("link_loop", "not_regular", "too_deep"),
     }
 )
-"""Codes of what is no model, however whole it is."""
+"""Codes of files that are no models even when they are whole."""
 
 
 def _is_broken(item: Rejected | Companion) -> bool:
@@ -120,7 +120,7 @@ def _is_broken(item: Rejected | Companion) -> bool:
 
 
 def _means(entry: Entry, item: Rejected | Companion) -> bool:
-    """Whether ``entry`` would find the file, were it a model. Its name alone tells the tier."""
+    """Whether ``entry`` would select the file if it were a model. Its name alone tells the tier."""
     if entry.kind == "model":  # a broken file may lack the quantization that its id had
         return entry.pattern == item.id or entry.pattern.startswith(f"{item.id}-")
     return entry.matches(item.id, tier_of(quantization_in(stem(item.path)) or ""), None)

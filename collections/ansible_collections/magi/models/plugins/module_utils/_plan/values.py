@@ -15,11 +15,11 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import Ca
 
 
 class PlanError(ValueError):
-    """There is no plan; nothing was touched. The message names the host, what is wrong and the remedy."""
+    """There is no plan, and nothing was touched. The message names the host, what is wrong and the remedy."""
 
 
 class AskedForError(PlanError):
-    """What the profile or the settings ask for is wrong, and nothing on the host."""
+    """The profile or the settings are wrong, not the host."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Instance:
     """Arguments for options that have no variable in this build."""
     config_hash: str = ""
     aliases: tuple[str, ...] = ()
-    """Further names by which clients may ask for it."""
+    """More names that clients may ask for it by."""
     resources: Mapping[str, str] = field(default_factory=dict)
     """Limits that the service manager sets: memory_max, cpu_quota, nice."""
     threads: int | None = field(default=None)
-    """Threads shared out by us; None where the profile decides or a GPU does the work."""
+    """Its share of the threads; None where the profile decides or a GPU does the work."""
 
     @property
     def api_key_file(self) -> str | None:
@@ -74,7 +74,7 @@ class Action:
 
 
 def overtaken(by: Generation) -> Cause:
-    """Return the cause of an instance that does not serve where ``by`` came while it was waited for."""
+    """Return the cause of an instance that does not serve because ``by`` was applied while we waited for it."""
     return Cause(
         "changed_meanwhile",
         f"another deployment changed the host while this one waited: {by.applied_by or 'unknown'} applied profile "
@@ -84,19 +84,19 @@ def overtaken(by: Generation) -> Cause:
 
 @dataclass(frozen=True)
 class ActionResult:
-    """What became of an action."""
+    """The result of an action."""
 
     action: Action
     launched: bool = True
-    """Started and not ended; its readiness is the health check's matter. True for stop and keep, not for quarantine."""
+    """Started and not ended; the health check tells whether it is ready. True for stop and keep, not for quarantine."""
     cause: Cause | None = None
     """Why it does not serve."""
     log: tuple[str, ...] = ()
     ready: bool = False
     """It answers /health with 200; the health check waits for the others."""
     cut: int | None = 0
-    """Requests that were in flight when it was ended, since the time to wait for them had run out; None: it did not say
-    how many."""
+    """Requests still in flight when the time to wait for them ran out and it was ended; None: it did not say how
+    many."""
 
     @property
     def instance(self) -> str:
@@ -104,7 +104,7 @@ class ActionResult:
 
     @property
     def cut_off(self) -> str:
-        """A sentence on the requests that were cut; empty where none were."""
+        """A sentence about the requests that were cut; empty if none were."""
         if self.cut == 0:
             return ""
         if self.cut is None:
@@ -151,16 +151,16 @@ class Plan:
     models_discovered: int
     models_enabled: int
     kept: tuple[Instance, ...] = ()
-    """Those that run on as they are, since what they are made of can't be had now: their files stay, too."""
+    """Those that run on as they are, because what they are made of is missing now; their files stay, too."""
     degraded: tuple[str, ...] = ()
-    """What the profile asks for and this host can't give; a failure where strict is set."""
+    """What the profile asks for and this host can't give; a failure if strict is set."""
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     strict: bool = False
     gpu: bool = False
-    """Whether llama-server computes on one there."""
+    """Whether llama-server computes on a GPU there."""
     gpu_groups: tuple[str, ...] = ()
-    """The groups that own GPUs' nodes there."""
+    """The groups that own the GPUs' device nodes there."""
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "actions": [item.to_dict() for item in self.actions]}
@@ -193,11 +193,11 @@ class Settings:
     resources: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
     missing: str = "keep"
-    """What becomes of an instance whose model is not there: keep or stop."""
+    """What happens to an instance whose model is missing: keep or stop."""
     retry_quarantined: bool = False
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:
-        """Return them from all ``values`` that were settled."""
+        """Return those among ``values``, which are settled."""
         given = {item.name: values[item.name] for item in fields(cls) if item.name in values}
         return cls(**{**given, "port_range": tuple(given["port_range"])})

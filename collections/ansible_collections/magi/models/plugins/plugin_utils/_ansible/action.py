@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What our action plugins have in common."""
+"""What our action plugins share."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class HostAction(ActionBase):
         result: dict[str, Any] = self._execute_module(name, module_args=dict(arguments), task_vars=variables)
         if result.get("failed"):
             host = f"Host {variables['inventory_hostname']}: "
-            # Our modules fail with a message; if one could not even run, Ansible makes it of the exception's last line.
+            # Our modules fail with a message; if one can't even run, Ansible takes the exception's last line for it.
             python = None if _ran(result) else self._python(variables)
             if python and tuple(map(int, python.split(".")[:2])) < TARGET_PYTHON:
                 need = ".".join(map(str, TARGET_PYTHON))
                 result["msg"] = (
-                    f"{host}its Python is {python}, and {need} or later is needed: install it there and set "
+                    f"{host}its Python is {python}, and modules need {need} or later: install that there and set "
                     "ansible_python_interpreter."
                 )
             elif "msg" in result:

@@ -14,8 +14,8 @@ from typing import Any
 
 
 def controller() -> str:
-    """Return a string for this machine, its boot and our process namespace, within which pids mean something; empty
-    without /proc."""
+    """Return a string for this machine, its boot and our process namespace, within which a pid is unique; empty without
+    /proc."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
         namespace = os.readlink("/proc/self/ns/pid")
@@ -25,7 +25,7 @@ def controller() -> str:
 
 
 def user() -> str:
-    """Return the name of our user, or the number of one without a name, as containers have."""
+    """Return the name of our user, or the number of one without a name, as in containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # the latter from Python 3.13 on
@@ -33,8 +33,8 @@ def user() -> str:
 
 
 def job(**more: Any) -> dict[str, Any]:
-    """Return the arguments of the module llama_instances: ``more``, and the identity of this run. To an action, that is
-    its parent, the ansible-playbook process."""
+    """Return the arguments of the module llama_instances: ``more``, and the identity of this run, which for an action
+    is its parent, the ansible-playbook process."""
     pid = os.getppid()
     return {
         "files": [],
@@ -50,8 +50,8 @@ def job(**more: Any) -> dict[str, Any]:
 
 
 def gone(worker: Mapping[str, Any]) -> bool:
-    """Whether the controller of ``worker`` (a Worker as a mapping) ran here and has ended. False if that can't be
-    known, and if another process has its pid by now: then a person must look."""
+    """Whether the controller of ``worker`` (a Worker as a mapping) ran here and has ended. False if we can't know that,
+    or if another process has its pid by now: then a person must look."""
     if not worker["controller"] or worker["controller"] != controller():
         return False
     try:

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Whether all that was deployed serves: from a look at the hosts, and what clients are told. Pure."""
+"""Whether everything deployed serves: from a look at the hosts, and from what clients are told. Pure."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import b
 
 @dataclass(frozen=True)
 class Examined:
-    """What is known of a host."""
+    """What is known about a host."""
 
     host: Host | None = None
     """None: it could not be asked."""
     answers: Mapping[str, Answer] = field(default_factory=dict)
     """By instance, what its clients are told."""
     probes: Mapping[str, str] = field(default_factory=dict)
-    """By instance, why it did not do its work; empty where it did."""
+    """By instance, why it did not do its work; empty if it did."""
     way: Way = field(default_factory=Way)
 
 
 def cause_of(now: Running, examined: Examined) -> Cause | None:
-    """Return why an instance of an examined host does not serve, or None where it does."""
+    """Return why an instance of an examined host does not serve, or None if it does."""
     if now.state is State.STOPPED:
         return Cause("stopped", "it is stopped; magi up starts it")
     if now.state in (State.FAILED, State.BACKOFF):
@@ -51,7 +51,7 @@ def cause_of(now: Running, examined: Examined) -> Cause | None:
 
 
 def build_health(hosts: Mapping[str, Examined]) -> dict[str, Any]:
-    """Return what runs, as build_status does, with what does not serve and why in summary.failed."""
+    """Return what runs, as build_status does; summary.failed says what does not serve and why."""
     document = build_status(
         {name: examined.host for name, examined in hosts.items()},
         {name: examined.way for name, examined in hosts.items()},

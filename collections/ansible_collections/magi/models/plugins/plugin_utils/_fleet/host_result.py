@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""From the results of the tasks that deployed a host to its outcome."""
+"""From the results of a host's tasks to what its deployment came to. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness impor
 
 @dataclass(frozen=True)
 class HostResult:
-    """What became of a host. ``plan`` is None where the run ended before there was one."""
+    """The outcome for a host. ``plan`` is None if the run ended before there was one."""
 
     name: str
     plan: Plan | None = None
@@ -39,12 +39,12 @@ class HostResult:
     trouble: Cause | None = None
     """Why the host as a whole was not deployed: host_unreachable, host_failed or held_back."""
     answers: Mapping[str, Answer] = field(default_factory=dict)
-    """By instance, what clients are told that ask for its health; of those that were launched."""
+    """By launched instance, what clients are told when they ask for its health."""
     way: Way = field(default_factory=Way)
 
 
 TASKS = ("settings", "registry", "profile", "planned", "applied", "after")
-"""The tasks in which a host may fail, in their order."""
+"""The tasks in which a host may fail, in order."""
 
 
 def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
@@ -67,7 +67,7 @@ def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
 
 
 def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
-    """Return what became of the host ``name``; ``seen`` are the results of its tasks by name (see
+    """Return the outcome for the host ``name``; ``seen`` are the results of its tasks by name (see
     the module deployment_report)."""
     problem = trouble(name, seen)
     planned = (seen.get("planned") or {}).get("plan")
@@ -90,8 +90,8 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
 
 
 def cause_of(instance: Instance, result: HostResult) -> Cause | None:
-    """Return why the instance is not ready, or None when it is: it answers healthy, also to its clients
-    where they were asked for, and it is the one that answers."""
+    """Return why the instance is not ready, or None if it is: it is the one that answers, and it answers healthy, to
+    its clients, too, where they were asked."""
     outcome = next((item for item in result.results if item.instance == instance.name), None)
     if outcome and outcome.cause:
         return outcome.cause

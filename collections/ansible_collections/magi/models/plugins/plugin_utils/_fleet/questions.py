@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Where clients of a server are, and what they are told when they ask it for its health. Pure."""
+"""Where a server's clients are, and what they are told when they ask for its health. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import Ca
 
 CONTROLLER, HOST = "controller", "host"
 _OVER_THE_NETWORK = ("ssh", "paramiko", "paramiko_ssh", "smart")
-"""Connections of Ansible that lead to an address of the host."""
+"""Ansible's connections that go to an address of the host."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Way:
     """How the controller gets to a host."""
 
     address: str = ""
-    """The host's in the inventory."""
+    """The host's address in the inventory."""
     connection: str = "local"
     """Ansible's connection plugin."""
 
@@ -32,8 +32,8 @@ class Way:
         return self.connection.rpartition(".")[2] in _OVER_THE_NETWORK
 
     def url(self, bound: str, port: int) -> tuple[str, str]:
-        """Return the URL of a server that binds ``bound``, and from where it can be asked: CONTROLLER where the
-        controller can, HOST where the host alone can."""
+        """Return the URL of a server that binds ``bound``, and who can ask there: CONTROLLER if the controller can,
+        HOST if only the host can."""
         if self.over_the_network and exposed(bound):
             first = bound.split(",")[0].strip()
             return local_url(first if _is_one(first) and exposed(first) else self.address, port), CONTROLLER
@@ -55,24 +55,24 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back to a question."""
+    """The answer to a question."""
 
     question: Question
     status: int
-    """Of HTTP; -1: none came."""
+    """The HTTP status; -1: none came."""
     said: str = ""
 
     @property
     def cause(self) -> Cause | None:
-        """Why a server that answers on its own host does not count as ready, or None: its clients reach it too."""
+        """Why a server that answers on its own host does not count as ready, or None: its clients reach it, too."""
         asked = self.question
         if self.status == 200:
             return None
         where = "from the controller" if asked.by == CONTROLLER else "on its own host"
         what = f"HTTP status {self.status}" if self.status > 0 else self.said or "no answer"
         remedy = (
-            "let its port through the firewall and publish it where the host is a container, or, where no client is on "
-            "that side, set model_server_health_from to host"
+            "open its port in the firewall and publish it if the host is a container, or, if no client is on that "
+            "side, set model_server_health_from to host"
             if asked.by == CONTROLLER
             else "see what else has its port there"
         )
@@ -87,13 +87,13 @@ def questions(
     *,
     each: bool = True,
 ) -> list[Question]:
-    """Return where to ask the instances of ``host`` that answer there; those of ``names`` alone where given.
+    """Return where to ask the instances of ``host`` that answer there; only those in ``names`` if given.
 
-    Who asks is HOST or CONTROLLER if ``health_from`` says so; for auto the controller asks what binds an address that
-    others than the host reach.
+    HOST or CONTROLLER asks if ``health_from`` says so; with auto, the controller asks servers that bind an address
+    which others reach.
 
-    Without ``each``, of those that a host over the network asks itself, one of each address is: it has just asked all
-    of them from there (``health``), and each more is a module's start, half a second of a processor.
+    Without ``each``, a host over the network asks only one of its instances at each address: it has just asked all of
+    them from there (``health``), and each question starts a module, half a second of a processor.
     """
     asked: list[Question] = []
     addresses: set[str] = set()
@@ -105,19 +105,19 @@ def questions(
         if way.over_the_network and not outside and not each and bound in addresses:
             continue
         addresses.add(bound)
-        # Its environment is the server's to rewrite: it never says which address we talk to.
+        # A server can rewrite its environment, so that never says which address we talk to.
         at = (bound if bound in _kernel(item, host) and _is_one(bound) else way.address) if outside else bound
         asked.append(Question(item.name, local_url(at, item.port), CONTROLLER if outside else HOST))
     return asked
 
 
 def _kernel(item: Running, host: Host) -> list[str]:
-    """Return the addresses that the instance listens at, as the kernel tells them."""
+    """Return the addresses that the instance listens at, according to the kernel."""
     return [one.address for one in host.listeners if one.port == item.port and one.instance == item.name]
 
 
 def _bound(item: Running, host: Host) -> str:
-    """Return the address that the instance binds; what it says itself counts for no more than that it is exposed."""
+    """Return the address that the instance binds; what it says itself only tells whether it is exposed."""
     kernel = sorted(_kernel(item, host), key=exposed, reverse=True)
     if kernel:
         return kernel[0]
@@ -129,13 +129,13 @@ def _is_one(address: str) -> bool:
 
 
 def answers(results: Sequence[Mapping[str, Any]]) -> dict[str, Answer]:
-    """Return by instance what ansible.builtin.uri, in a loop over questions, returned."""
+    """Return by instance what ansible.builtin.uri returned in a loop over questions."""
     found = {}
     for result in results:
         item = result.get("item")
         if isinstance(item, Mapping) and not result.get("skipped"):
             said = " ".join(str(result.get("msg", "")).split()).partition("Request failed: ")
-            # (A sanity test of Ansible's takes the name of that function for a call.)
+            # (An Ansible sanity test takes that function's name for a call.)
             words = re.sub(r"^<url[o]pen error (?:\[Errno -?\d+\] )?(.*?)>?$", r"\1", said[2] or said[0]).rstrip(".")
             found[item["instance"]] = Answer(Question(**item), int(result.get("status") or -1), words)
     return found

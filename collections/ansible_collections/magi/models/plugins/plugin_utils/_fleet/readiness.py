@@ -8,10 +8,10 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Ho
 
 
 def is_ready(now: Running, host: Host) -> bool:
-    """Whether an instance of ``host`` serves: /health answers 200, and it is this instance that answers.
+    """Whether an instance of ``host`` serves: /health answers 200, and this instance is the one that answers.
 
-    /v1/models tells by its name; where that can't be asked (the API keys can't be read, or are not those that it
-    started with), the listener on its port must be its own process.
+    /v1/models tells by its name; where we can't ask that (we can't read the API keys, or it started with others), the
+    listener on its port must be its own process.
     """
     if now.health != 200:
         return False

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The report of a deployment: from what each host was planned, did and answers now to one document. Pure."""
+"""The report of a deployment: each host's plan, what it did and what it answers now, in one document. Pure."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _failed(host: str, instance: str | None, cause: Cause, log: Sequence[str] = 
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:
-    """Return the report for people: the summary, one line per server, what failed and why, what is missing."""
+    """Return the report for people: the summary, a line for each server, what failed and why, what is missing."""
     summary = report["summary"]
     lines = [
         f"Profile {summary['profile']}: {counted(summary['models_discovered'], 'model')} discovered, "
@@ -129,7 +129,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
 
 def problems(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> dict[str, str]:
     """Return by host the sentence to fail with: it was not deployed, no server is ready anywhere, or strict is set and
-    it is degraded. ``report`` is that of ``hosts``."""
+    it is degraded. ``report`` is the one for ``hosts``."""
     total, ready = report["total_servers"], report["ready_servers"]
     named = {item["host"] for item in report["summary"]["failed"]}
     degraded = {item["host"] for item in report["summary"]["degraded"]}

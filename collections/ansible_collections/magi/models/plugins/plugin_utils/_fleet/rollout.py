@@ -23,7 +23,7 @@ class Rollout:
         return {name: list(value) for name, value in asdict(self).items()}
 
     def before(self, host: str) -> tuple[str, ...]:
-        """Return the batch before that of ``host``; () where its own is the first."""
+        """Return the batch before that of ``host``; () if its own is the first."""
         start = 0
         batch: tuple[str, ...] = ()
         for size in self.batches:
@@ -35,11 +35,11 @@ class Rollout:
 
 
 def roll_out(serving: Mapping[str, bool], serial: Sequence[int | str]) -> Rollout:
-    """Return the rollout over hosts, given by name whether something runs there.
+    """Return the rollout over hosts; ``serving`` says by name whether something runs there.
 
-    All together where nothing runs yet, or ``serial`` is 100%. Else the hosts where nothing runs are the first batch,
+    All hosts are one batch if nothing runs yet, or ``serial`` is 100%. Else the hosts where nothing runs come first,
     since nobody misses them; the others follow in batches of ``serial``: numbers of hosts or percentages of these
-    others (at least one host), the last size again and again until none is left.
+    others (at least one host), repeating the last size until none is left.
     """
     idle = [name for name, runs in serving.items() if not runs]
     busy = [name for name, runs in serving.items() if runs]
@@ -55,11 +55,11 @@ def roll_out(serving: Mapping[str, bool], serial: Sequence[int | str]) -> Rollou
 
 
 def held_back(batch: Sequence[HostResult], max_fail_percentage: int) -> str:
-    """Return why a rollout stops behind this batch, or an empty string where it goes on.
+    """Return why a rollout stops after this batch, or an empty string if it goes on.
 
-    A host counts as failed when it was not deployed, or when one of its instances is not ready, in quarantine too: else
-    each run would take what broke one batch to the next. As with Ansible's max_fail_percentage, a batch may have that
-    many percent of failed hosts, and no more. One that was held back itself holds back the next.
+    A host counts as failed if it was not deployed, or if one of its instances is not ready or is in quarantine: else
+    each run would take what broke one batch to the next. As with Ansible's max_fail_percentage, at most that
+    percentage of a batch may fail. A batch that was held back itself holds back the next.
     """
     held = next((item.trouble.detail for item in batch if item.trouble and item.trouble.code == "held_back"), "")
     failed = [(result.name, why) for result in batch for why in _not_ready(result)[:1]]

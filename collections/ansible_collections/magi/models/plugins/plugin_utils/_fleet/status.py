@@ -89,6 +89,6 @@ def server_table(servers: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def shown_state(now: Running, ready: bool) -> State:
-    """Return the state that the service manager tells; one that answers runs, though for supervisor it starts all the
-    time that a start may take."""
+    """Return the service manager's state; a server that answers is running, though supervisor calls it starting for as
+    long as a start may take."""
     return State.RUNNING if ready and now.state is State.STARTING else now.state

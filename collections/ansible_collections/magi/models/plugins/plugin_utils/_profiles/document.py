@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""YAML and JSON files that people write: their data, and the line of each part."""
+"""YAML and JSON files that people write: their data, and the line where each part is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 Where = tuple[Any, ...]
-"""Keys and indexes (from 0) that lead to a part from the top of a document."""
+"""The keys and indexes (from 0) that lead to a part from the top of a document."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Remark:
 
     path: str
     line: int | None
-    """From 1; None if it is not about a line."""
+    """From 1; None if it is about no line."""
     message: str
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ def read_document(path: Path) -> Document:
         mark = error.problem_mark or error.context_mark
         what = " ".join(filter(None, (error.context, error.problem)))
         pattern = unquoted(text.splitlines()[mark.line]) if mark and mark.line < len(text.splitlines()) else None
-        what = f"it is not valid YAML: {what}" if pattern is None else f'{pattern}must be in quotes: "{pattern}"'
+        what = f"it is not valid YAML: {what}" if pattern is None else f'{pattern} must be in quotes: "{pattern}"'
         raise DocumentError(Remark(shown, mark.line + 1 if mark else None, f"{what}.")) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         what = " ".join(str(error).split())
@@ -77,9 +77,9 @@ def read_document(path: Path) -> Document:
 
 
 _UNQUOTED = re.compile(
-    r"""(?:^|[\s,\[{])        # behind a dash, a colon, a comma, a bracket
+    r"""(?:^|[\s,\[{])        # after a dash, a colon, a comma, a bracket
     (\*[^\s,\]}:\#]*          # *-q4_k_m: an alias for YAML
-    |[\[{][^\]}\s]*[\]}][^\s,\]}:\#]+ # [qd]*-q4_k_m: a list, and more behind it
+    |[\[{][^\]}\s]*[\]}][^\s,\]}:\#]+ # [qd]*-q4_k_m: a list, and more after it
     |[&!%@`|>][^\s,\]}:\#]*[*?\[][^\s,\]}:\#]*)  # !deep*: a tag, an anchor and so on
     (?=$|[\s,\]}:\#])""",
     re.VERBOSE,
@@ -87,7 +87,7 @@ _UNQUOTED = re.compile(
 
 
 def unquoted(line: str) -> str | None:
-    """Return the glob on a line that is no valid YAML, since its first character has a meaning there; None: it has
+    """Return the glob on a line that is not valid YAML because of the glob's first character; None if there is
     none."""
     found = _UNQUOTED.search(line)
     return found[1] if found else None
@@ -124,7 +124,7 @@ def _yaml(path: str, text: str) -> Document:
 
 
 def _parts(loader: yaml.SafeLoader, where: Where, node: yaml.Node, seen: set[int]) -> Iterator[tuple[Where, yaml.Node]]:
-    """Yield the place of each part with the node of its key or item; what an alias (*x) repeats is left out."""
+    """Yield the place of each part with the node of its key or item, without what an alias (*x) repeats."""
     yield where, node
     if id(node) in seen:
         return

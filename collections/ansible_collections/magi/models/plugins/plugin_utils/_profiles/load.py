@@ -19,7 +19,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._profiles.document imp
 
 
 class ProfileError(ValueError):
-    """A profile can't be used; the message has its name, file and line, what is wrong and the remedy."""
+    """A profile can't be used; the message names its file and line, what is wrong and the remedy."""
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -28,13 +28,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Checked:
-    """A profile's file, read and checked."""
+    """A profile file, read and checked."""
 
     path: Path
     profile: Profile | None
     """None if anything is wrong with it."""
     remarks: tuple[Remark, ...]
-    """What is wrong, in the order of the lines."""
+    """What is wrong, in order of lines."""
 
     @property
     def name(self) -> str:
@@ -42,8 +42,8 @@ class Checked:
 
 
 def check_profile(path: Path, further: Callable[[Profile], Iterable[tuple[Where, str]]] = lambda _: ()) -> Checked:
-    """Return a profile's file with all its mistakes. For a sound one, ``further`` returns more of them, as pairs of a
-    place in the document and a sentence."""
+    """Return a profile file with all its mistakes. If there are none, ``further`` may find more: pairs of a place in
+    the document and a sentence."""
     try:
         # Plain YAML, not Ansible's: a profile is data, and no template in it ever runs.
         document = read_document(path)
@@ -61,7 +61,7 @@ def check_profile(path: Path, further: Callable[[Profile], Iterable[tuple[Where,
 
 
 def load_profile(path: Path) -> Profile:
-    """Return the profile of a file. Raises ProfileError naming the file, the lines, what is wrong and the remedy."""
+    """Return the profile in a file. Raises ProfileError."""
     checked = check_profile(path)
     if checked.profile is None:
         raise ProfileError(f"Profile {checked.name}: {' '.join(map(str, checked.remarks))}")
@@ -69,7 +69,7 @@ def load_profile(path: Path) -> Profile:
 
 
 def find_profile(folder: Path, name: str) -> Path:
-    """Return the file of the profile ``name``. Raises ProfileError naming the profiles that are there."""
+    """Return the file of the profile ``name``. Raises ProfileError, which names the profiles that exist."""
     path = folder / f"{name}.yml"
     if path.is_file():
         return path

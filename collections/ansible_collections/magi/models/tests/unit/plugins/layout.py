@@ -1,4 +1,4 @@
-"""The rules of the house for files and what they import, and what breaks them in a tree of files."""
+"""The house rules for files and their imports, and what breaks them in a tree of files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ RANKS = {
     "_host": 5,
     **dict.fromkeys(("_ansible", "_fleet", "_profiles"), 6),
 }
-"""Each package, and a file that stands apart from its own. One imports its own package and lower ranks."""
+"""Each package, and each file that stands apart from its package. A file imports its own package and lower ranks."""
 
 ACTING = {
     *("concurrent.futures", "fcntl", "glob", "http.client", "mmap", "os", "pathlib", "select", "shutil", "signal"),
     *("socket", "subprocess", "tempfile", "threading", "urllib.request"),
 }
-"""What only effects import: it reads or changes the world."""
+"""What only effects may import: it reads or changes the world."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Source:
     name: str
     """``_package.file``, or ``file`` without a package."""
     imports: frozenset[str]
-    """Dotted names of modules, and of what is imported from them."""
+    """Dotted names of modules, and of what it imports from them."""
 
 
 def sources(root: Path) -> list[Source]:
@@ -51,7 +51,7 @@ def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
-                # a PurePath only takes names of files apart
+                # a PurePath only takes file names apart
                 yield f"{node.module}.{alias.name}"
                 if not alias.name.startswith("Pure"):
                     yield node.module
@@ -61,7 +61,7 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def own_imports(source: Source, names: Collection[str]) -> set[str]:
-    """Return which of the files ``names`` it imports."""
+    """Return those of the files ``names`` that it imports."""
     rooms = (OWN + "module_utils.", OWN + "plugin_utils.", "magi.")
     return {m[len(room) :] for m in source.imports for room in rooms if m.startswith(room)} & {*names}
 
@@ -71,7 +71,7 @@ def rank(name: str) -> int | None:
 
 
 def upward(files: Collection[Source]) -> list[str]:
-    """Return a sentence for each import that goes up, to a neighbour, or round in its package."""
+    """Return a sentence for each import that goes up, to a neighbour, or in a circle within its package."""
     names = {item.name for item in files}
     graph = {item.name: own_imports(item, names) for item in files}
     found = [f"{name} is in no package that has a rank." for name in sorted(names) if rank(name) is None]
@@ -87,7 +87,7 @@ def upward(files: Collection[Source]) -> list[str]:
 
 
 def _rings(graph: Mapping[str, Collection[str]]) -> Iterator[list[str]]:
-    """Yield one way round for each file that is the first of a circle of imports."""
+    """Yield one path for each file that is the first in a circle of imports."""
     for start in sorted(graph):
         ways = [[start]]
         seen: set[str] = set()
@@ -104,7 +104,7 @@ def _rings(graph: Mapping[str, Collection[str]]) -> Iterator[list[str]]:
 
 
 def impure(files: Collection[Source], effects: Collection[str]) -> list[str]:
-    """Return a sentence for each file that is none of ``effects`` and imports one, or what acts; an entry of
+    """Return a sentence for each file that is not one of ``effects`` but imports one, or imports what acts; an entry of
     ``effects`` is a file or a package."""
 
     def is_effect(name: str) -> bool:
@@ -124,7 +124,7 @@ def impure(files: Collection[Source], effects: Collection[str]) -> list[str]:
 
 
 def strangers(files: Collection[Source]) -> list[str]:
-    """Return a sentence for each import that a target may not have: it has Python's library and Ansible's."""
+    """Return a sentence for each import that a target may not have: only Python's library and Ansible's are there."""
     library = getattr(sys, "stdlib_module_names", None)  # from Python 3.10 on
     allowed = (OWN + "module_utils.", "ansible.module_utils.")
     return [

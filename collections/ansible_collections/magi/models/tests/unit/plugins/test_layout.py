@@ -1,4 +1,4 @@
-"""Rules of the house that a reader relies on."""
+"""House rules that a reader relies on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EFFECTS = {
     ),
     *("_services.choice", "_services.manager", "_services.supervisor", "_services.systemd"),
 }
-"""The files and packages that act on the world. All others decide, and nothing else."""
+"""The files and packages that act on the world. All others only decide."""
 
 
 def test_a_file_imports_only_what_is_below_it():

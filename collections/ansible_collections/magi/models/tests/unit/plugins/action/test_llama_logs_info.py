@@ -11,9 +11,9 @@ from ansible_collections.magi.models.plugins.action.llama_logs_info import fresh
         (["a", "b"], ["a", "b"], []),
         (["a", "b"], ["a", "b", "c"], ["c"]),
         (["a", "b", "c"], ["b", "c", "d", "e"], ["d", "e"]),  # the window moved
-        (["first", "b"], ["rst", "b", "c"], ["c"]),  # and cut its first line
+        (["first", "b"], ["rst", "b", "c"], ["c"]),  # and its first line is cut
         (["a", "a"], ["a", "a", "a"], ["a"]),
-        (["a", "b"], ["x", "y"], ["x", "y"]),  # started anew
+        (["a", "b"], ["x", "y"], ["x", "y"]),  # started again
         (["a", "b"], [], []),
     ],
 )

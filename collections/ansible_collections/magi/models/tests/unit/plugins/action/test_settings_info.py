@@ -1,4 +1,4 @@
-"""The action in Ansible's own variable manager and inventory: what it relies on of them is in no documentation."""
+"""The action with Ansible's own variable manager and inventory: it relies on parts that Ansible does not document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The filter in Ansible's own engine, with its own variables: what it relies on of them is in no documentation."""
+"""The filter in Ansible's own engine, with its own variables: it relies on parts that Ansible does not document."""
 
 from __future__ import annotations
 

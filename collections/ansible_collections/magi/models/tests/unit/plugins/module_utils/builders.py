@@ -1,4 +1,4 @@
-"""What tests of several modules start from: plain values, and a server."""
+"""What tests of several modules share: plain values, and a server."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def foreign(port, address="127.0.0.1"):
 
 
 class FakeServer:
-    """Answers each GET as it is told by path: a status and a body, a list of these one after the other (the last one
-    again and again), or a function that is given what goes out. Keeps what it was asked, and with which authorization.
+    """Answers each GET by its path: with a status and a body, with each of a list of these (the last one again and
+    again), or with a function that writes the answer. Keeps what it was asked, and with which authorization.
     """
 
     def __init__(self, answers):

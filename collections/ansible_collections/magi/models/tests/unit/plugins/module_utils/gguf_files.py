@@ -56,7 +56,7 @@ class Tensor:
     type: int = F32
     size: int = 0  # bytes of data; from the shape if 0 and the type is F32 or one of BLOCKS
     offset: int | None = None  # the running sum if None
-    dims: int | None = None  # what is claimed, if not true
+    dims: int | None = None  # what the table claims, if that is not true
 
     @property
     def nbytes(self) -> int:

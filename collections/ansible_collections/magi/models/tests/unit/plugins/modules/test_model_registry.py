@@ -15,7 +15,7 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files 
 
 
 def run(module, check=False, diff=False, verbosity=0, **options):
-    """Run a module with ``options``; its result."""
+    """Run a module with ``options``, and return its result."""
     control = {"_ansible_check_mode": check, "_ansible_diff": diff, "_ansible_verbosity": verbosity}
     arguments = json.dumps({"ANSIBLE_MODULE_ARGS": {**options, **control}})
     program = (
@@ -80,7 +80,7 @@ def test_verbose_runs_report_progress(options):
     [
         ({"scan_paths": ["/nowhere"]}, "None of the folders to scan exists: /nowhere"),
         ({"registry_path": "/dev/null/registry.json"}, "/dev/null"),
-        ({"registry_path": "/proc/registry.json"}, "Cannot write /proc/registry.json"),
+        ({"registry_path": "/proc/registry.json"}, "Can't write /proc/registry.json"),
     ],
 )
 def test_failures_are_one_sentence(options, change, expected):

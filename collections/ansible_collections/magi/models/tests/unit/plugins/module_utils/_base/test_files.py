@@ -51,7 +51,7 @@ def disk_full():
 def test_the_cause_comes_with_its_remedy(tmp_path, number, remedy):
     with pytest.raises(FileWriteError) as error, writing(tmp_path / "x"), writing(tmp_path):
         raise OSError(number, os.strerror(number))
-    assert str(error.value) == f"Cannot write {tmp_path}: {os.strerror(number)}{remedy}."
+    assert str(error.value) == f"Can't write {tmp_path}: {os.strerror(number)}{remedy}."
     assert error.value.errno == number
 
 

@@ -135,22 +135,18 @@ def test_variables_and_aliases_are_read_and_survive_the_way_through_json():
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("LLAMA_ARG_CTX_SIZE", 1, "is llama-server's own; give the option that it stands for"),
+        ("LLAMA_ARG_CTX_SIZE", 1, "is llama-server's own; set the option that it stands for"),
         ("MAGI_HOME", "x", "is set by the deployment"),
         ("HOME", "/x", "is set by the deployment"),
         ("HF_TOKEN", "x", "looks like a secret"),
-        (
-            "AWS_SECRET_ACCESS_KEY",
-            "x",
-            "looks like a secret, which others on the host could read there; put it into a file",
-        ),
-        ("a-b", "x", "is no name of a variable"),
-        ("1A", "x", "is no name of a variable"),
+        ("AWS_SECRET_ACCESS_KEY", "x", "looks like a secret, which others on the host could read; put it into a file"),
+        ("a-b", "x", "is not a variable name"),
+        ("1A", "x", "is not a variable name"),
         ("A", True, "must be a string or a number, not True; quote it"),
         ("A", [1], "must be a string or a number"),
     ],
 )
-def test_a_variable_that_can_not_be_given_is_named_with_its_place(name, value, said):
+def test_a_variable_that_is_not_allowed_is_named_with_its_place(name, value, said):
     profile, problems = examined([{"model": "a", "environment": {name: value}}], environment={name: value})
     assert profile is None
     assert said in problems["environment", name]

@@ -172,13 +172,13 @@ def test_limits_that_systemd_would_ignore_are_refused(name, value):
             {"a": 1, "b": 2},
             "inventory model_server_options + model_server_options_keys",
         ),
-        # in the order of their names, the plain one below all
+        # in the order of their names, the plain one at the bottom
         ({"_b": {"a": 3}, "_a": {"a": 2}, "": {"a": 1}}, {}, {}, {"a": 3}, None),
-        # what takes an option back does so too
+        # null takes an option back here, too
         ({"": {"a": 1}, "_x": {"a": None}}, {}, {}, {"a": None}, None),
         ({"_x": {"b": 2}}, {}, {"": {}}, {"b": 2}, "default model_server_options + model_server_options_x"),
         ({"_x": {"b": 2}}, {}, {}, {"b": 2}, "inventory model_server_options_x"),
-        # -e is over all that an inventory says
+        # -e beats all that an inventory says
         ({"": {"a": 1}, "_x": {"b": 1, "c": 1}}, {"": {"b": 2}}, {}, {"b": 2, "c": 1}, None),
         ({"": {"a": 1}, "_x": {"b": 1}}, {"_a": {"b": 2}}, {}, {"a": 1, "b": 2}, None),
     ],

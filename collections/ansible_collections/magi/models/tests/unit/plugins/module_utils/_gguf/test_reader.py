@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The verdict on every kind of bad GGUF file, and the facts of good ones.
 
-The bad kinds are those of llama.cpp tests/test-gguf.cpp, and what else must be survived. That llama.cpp
-agrees is shown by tests/gguf/, which asks it.
+The bad kinds are those of llama.cpp tests/test-gguf.cpp, and others that we must survive. tests/gguf/ shows that
+llama.cpp agrees, by asking it.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ BAD = {
     "data missing and no padding": ("truncated", build([], [Tensor("a", (0,))])[:-1]),
     "length bomb: string": ("length", build([string("key") + struct.pack("<IQ", 8, 1 << 63)])),
     "length bomb: string of 1 GiB": ("truncated", build([string("key") + struct.pack("<IQ", 8, 1 << 30)])),
-    # far into a long array, where strings are walked in bulk: such a position is no offset of a buffer any more
+    # far into a long array, where strings are walked in bulk: such a position is beyond any offset of a buffer
     **{
         f"length bomb: string {length:#x} far into an array": (
             "length",
@@ -147,7 +147,7 @@ GOOD = {
     "tensor without name": build([], [Tensor("", (8,))]),
     "tensor name of 63 bytes": build([], [Tensor("n" * 63, (8,))]),
     "alignment 1": build([(ALIGN, "u32", 1)], [Tensor("a", (3,)), Tensor("b", (3,))], align=1),
-    "padding behind the last tensor missing": build([], [Tensor("a", (1,))])[:-28],
+    "padding after the last tensor missing": build([], [Tensor("a", (1,))])[:-28],
     "more bytes than needed": build([], [Tensor("a", (1,))]) + b"more",
     "later shard without total": build([("split.count", "u16", 2), ("split.no", "u16", 1)]),
     "unknown file_type": build([("general.file_type", "u32", 4711)]),
@@ -191,7 +191,7 @@ def test_facts_of_a_model(tmp_path):
     assert (header.tensor_count, header.parameter_count) == (3, 512 + 32 + 9)
     assert header.bytes_by_type == {"Q4_K": 288, "F32": 164}
     assert (header.alignment, header.data_offset % 32) == (32, 0)
-    assert header.expected_size == len(data) - 28  # without the padding behind c
+    assert header.expected_size == len(data) - 28  # without the padding after c
     status = (tmp_path / "m.gguf").stat()
     assert (header.size, header.mtime_ns, header.inode) == (status.st_size, status.st_mtime_ns, status.st_ino)
 

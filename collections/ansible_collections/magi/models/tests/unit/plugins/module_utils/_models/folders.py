@@ -14,7 +14,7 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files 
 
 
 def look(tmp_path, registry_path, **options):
-    """One run of the module without the module."""
+    """What one run of the module does, without the module."""
     outcome = discover([str(tmp_path / "m")], registry_path, **options)
     if outcome.write:
         save(registry_path, outcome.registry)
@@ -34,7 +34,7 @@ def codes(registry):
 
 
 def fill_with_odd_things(folder):
-    """Whatever should not be in a folder of models, named as if it should. Returns the codes expected."""
+    """Put whatever should not be in a folder of models there, named like models. Returns the codes expected."""
     write(folder / "good-Q4_0.gguf", model("Good"))
     os.mkfifo(folder / "fifo.gguf")
     (folder / "zero.gguf").symlink_to("/dev/zero")

@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Scanning every layout with whatever lies in it."""
+"""Scanning every layout, whatever lies in it."""
 
 from __future__ import annotations
 

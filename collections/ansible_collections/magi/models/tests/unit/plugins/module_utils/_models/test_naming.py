@@ -31,7 +31,7 @@ RUN = {**PARTS, "name": "Smollm2 135M 8k Lc100K Mix1 Ep2", "finetune": "8k-lc100
         ({"name": "DeepSeek R1 Qwen3 8B"}, "x-Q2_K", "DeepSeek R1 Qwen3 8B"),
         ({"name": None}, "Qwen3-8B-Q4_K_M", "Qwen3-8B"),
         ({"name": None}, "Q4_K_M", "unnamed"),
-        # the parts before the name that a converter made of them
+        # the parts beat the name that a converter made of them
         (
             {"name": "x", "basename": "SmolLM2", "size_label": "135M", "finetune": "Instruct"},
             "a-Q4_0",
@@ -40,10 +40,10 @@ RUN = {**PARTS, "name": "Smollm2 135M 8k Lc100K Mix1 Ep2", "finetune": "8k-lc100
         ({"name": "x", "basename": "Mistral", "size_label": None, "finetune": None}, "model", "Mistral"),
         ({"name": "x", **PARTS, "finetune": "instruct"}, "SmolLM2-135M-Instruct.Q2_K", "smollm2 135M instruct"),
         ({"name": "A Name", "size_label": "7B"}, "model", "A Name"),
-        # a training run helps nobody
+        # the name of a training run helps nobody
         (RUN, "SmolLM2-135M-Instruct.Q2_K", "SmolLM2-135M-Instruct"),
         (RUN, "ggml-model-Q2_K", "smollm2 135M 8k-lc100k-mix1-ep2"),
-        # what is no name
+        # not names
         ({"name": "ggml-model"}, "Qwen3-8B-Q4_K_M", "Qwen3-8B"),
         ({"name": "Model"}, "Qwen3-8B-Q4_K_M", "Qwen3-8B"),
         ({"name": "/home/me/models/x"}, "Qwen3-8B-Q4_K_M", "Qwen3-8B"),

@@ -60,7 +60,7 @@ def test_f16_comes_before_others():
         ("qwen3vl_merger", 2560, "qwen3", 2560, False),  # text only
         ("qwen3vl_merger", 2048, "qwen3vl", 2560, False),
         ("gemma4", 2816, "qwen35", 4096, False),
-        ("gemma4", 2816, "gemma4", 2816, True),  # no type of llama.cpp's, and the architecture's name
+        ("gemma4", 2816, "gemma4", 2816, True),  # not a type of llama.cpp's, but the architecture's name
         ("gemma9v", 8, "gemma9", 8, True),  # newer than the list
         ("qwen9vl_merger", 8, "qwen9", 8, False),
         ("qwen9vl_merger", 8, "qwen9vlmoe", 8, True),
@@ -94,7 +94,7 @@ def test_deepstack_layers_count(delivers, width, takes, fits):
 @pytest.mark.parametrize(
     ("projectors", "expected"),
     [
-        # one for a model in two quantizations, and for another that it fits too
+        # one for a model in two quantizations, and for another that it also fits
         (["mmproj-F16"], {"gemma-Q4_0": "mmproj-F16", "gemma-Q8_0": "mmproj-F16", "med-Q4_0": "mmproj-F16"}),
         (["mmproj-model-f16"], dict.fromkeys(["gemma-Q4_0", "gemma-Q8_0", "med-Q4_0"], "mmproj-model-f16")),
         # names decide where they can

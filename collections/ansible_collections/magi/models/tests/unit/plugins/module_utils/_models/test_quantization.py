@@ -44,19 +44,19 @@ def test_every_file_type_of_llama_cpp_has_a_tier():
         (None, {"Q4_K": 90}, "x-Q2_K", "Q4_K_M"),
         (None, {"Q6_K": 90}, "x", "Q6_K"),
         (None, {"MXFP4": 90}, "x", "MXFP4_MOE"),
-        # the type of the file is wrong, its name is right, or none is
+        # the file's type is wrong and its name right, or neither is right
         (14, {"Q4_K": 10, "IQ2_S": 90}, "x-UD-IQ2_M", "IQ2_M"),
         (15, {"Q4_K": 10, "Q2_K": 90}, "x-UD-Q2_K_XL", "Q2_K_XL"),
         (7, {"Q4_K": 90}, "x-Q4_K_M", "Q4_K_M"),
         (15, {"Q8_0": 90}, "x-Q4_K_M", "Q8_0"),
         (15, {"IQ2_S": 90}, "x", "IQ2_S"),
         (57, {"Q2_K": 90}, "x-Q2_K", "Q2_K"),
-        # both name what the model was quantized to; rows that its blocks do not fit are of another type
+        # both say what the model was quantized to; rows that its blocks do not fit have another type
         (10, {"Q4_0": 80, "Q3_K": 20}, "x.Q2_K", "Q2_K"),
         (15, {"Q5_0": 80, "Q4_K": 20}, "x", "Q4_K_M"),
         (18, {"Q8_0": 80}, "x", "Q6_K"),
         (10, {"Q4_0": 80}, "x-Q4_0", "Q4_0"),
-        # no weights tell
+        # without weights to tell
         (7, {}, "x-Q2_K", "Q8_0"),
         (57, {}, "x", "unknown(57)"),
         (None, {}, "x-iq3_xxs", "IQ3_XXS"),

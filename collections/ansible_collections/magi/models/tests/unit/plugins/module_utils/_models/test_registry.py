@@ -35,7 +35,7 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files 
 
 
 def corruptions(data):
-    """Damaged registry files, and the code each must be recognised by."""
+    """Damaged registry files, and the code for each."""
     rng = random.Random(11)
     for size in {0, 1, len(data) // 2, len(data) - 1, *(rng.randrange(len(data)) for _number in range(20))}:
         yield data[:size], {"corrupt"}
@@ -96,7 +96,7 @@ def test_the_files_mode_is_kept_at_0640(tmp_path, registry_path):
 
 
 def test_kill_9_at_any_moment_leaves_a_valid_registry(tmp_path, registry_path):
-    """A writer that swaps two registries for ever is killed again and again, at random moments."""
+    """A writer that endlessly swaps two registries is killed again and again, at random moments."""
     write(tmp_path / "m/x.gguf", model())
     one = scanned(tmp_path / "m")
     two = replace(one, inventory=Inventory((replace(one.inventory.models[0], display_name="x" * 300_000),)))

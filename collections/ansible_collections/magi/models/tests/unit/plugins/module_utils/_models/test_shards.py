@@ -62,7 +62,7 @@ def test_a_set_with_a_refused_shard_is_one_rejected_entry_with_its_cause():
     [
         ("whole-Q4_K_M-00001-of-00001", {}),
         ("whole-Q4_K_M-00001-of-00001", {"split_number": 0, "split_count": 1, "split_tensors": 1}),
-        # llama-gguf-split --merge leaves these, and people the name of the first shard
+        # llama-gguf-split --merge leaves these keys, and people leave the name of the first shard
         ("whole-Q4_K_M-00001-of-00002", {"split_number": 0, "split_count": 0, "split_tensors": 1}),
     ],
 )

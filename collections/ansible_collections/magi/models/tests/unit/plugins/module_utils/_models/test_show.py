@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What was found, for people."""
+"""What a scan found, shown to people."""
 
 from __future__ import annotations
 

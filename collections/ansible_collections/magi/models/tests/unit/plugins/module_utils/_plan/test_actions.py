@@ -23,7 +23,7 @@ def failed(**more):
         (running(FIRST, state="starting"), "keep", "runs as desired"),
         (running(FIRST, keys_changed=True), "restart", "its API key file changed after it started"),
         (running(FIRST, state="stopped", pid=None), "start", "was stopped"),
-        # started from an older file: what is desired was not tried yet
+        # started from an older file: what is desired has not been tried yet
         (failed(config_hash=None), "start", "was failed (exit status 1)"),
         (failed(config_hash="x"), "start", "was failed (exit status 1)"),
         (failed(), "quarantine", "failed with exactly this configuration (exit status 1)"),
@@ -32,7 +32,7 @@ def failed(**more):
             "quarantine",
             "failed with exactly this configuration (exit status 1)",
         ),
-        # mended where no hash shows it
+        # repaired where no hash shows it
         (
             failed(log=("couldn't bind HTTP server socket, hostname: ::, port: 1",)),
             "start",

@@ -129,7 +129,7 @@ def test_a_projector_that_a_profile_replaces_is_not_what_the_server_is_made_of()
     [
         (["*"], False, ["2", "2", "2", "2"]),
         ([{"model": "a-q2_k", "options": {"threads": 6}}, "d-q4_1"], False, ["6", "2"]),
-        # an instance on a GPU keeps one core busy; one that is kept off it computes on the rest
+        # an instance on a GPU keeps one core busy; one kept off the GPU computes on the rest
         ([{"model": "a-q2_k", "options": {"n_gpu_layers": 0}}, "d-q4_1"], True, ["7", None]),
     ],
 )
@@ -203,7 +203,7 @@ def test_limits_of_the_profile_the_host_and_the_entry_reach_the_instance():
     assert first.environment["MAGI_RESOURCES"] == "memory_max=4G nice=1"
     assert second.resources == {"memory_max": "4G", "nice": "9"}
     assert not value.warnings
-    # limits that change restart the instance, and say so
+    # changed limits restart the instance, and the reason says so
     now = host(running(first, environment=dict(first.environment)), manager="systemd", can=Capabilities(limits=True))
     (action,) = plan({"model": "a-q2_k", "resources": {"nice": 2}}, on=now).actions
     assert (action.action, action.reason) == ("restart", "resources memory_max=4G nice=1 → nice=2")
@@ -211,7 +211,7 @@ def test_limits_of_the_profile_the_host_and_the_entry_reach_the_instance():
 
 def test_limits_that_the_manager_can_not_hold_are_warned_of():
     (warning,) = plan({"model": "a-q2_k", "resources": {"memory_max": "1G"}}, on=host(manager="supervisor")).warnings
-    assert warning.startswith("Host gpu1: supervisor can't hold the resources of a-q2_k")
+    assert warning.startswith("Host gpu1: supervisor can't apply the resources of a-q2_k")
 
 
 def test_a_relative_path_of_api_keys_is_refused():
@@ -230,7 +230,7 @@ def test_a_plan_survives_the_way_through_json():
 
 
 def test_an_instance_whose_file_can_not_be_read_any_more_is_warned_of():
-    """Kept it serves on: it has the file open."""
+    """An instance that is kept goes on serving: it has the file open."""
     shut = Unreadable("/models/a-q2_k.gguf", "-rw-------", ("/models/a-q2_k.gguf",))
     first = plan("a-q2_k", on=host())
     now = host(running(first.instances[0]), unreadable=(shut,), can=Capabilities(own_user=True))
@@ -252,7 +252,7 @@ def test_variables_of_the_profile_the_host_and_the_entry_reach_the_process():
     assert [first.environment.get(name) for name in "ABCD"] == ["3", "1", "2", None]
     assert [second.environment.get(name) for name in "ABCD"] == ["2", "1", "2", "1"]
     assert first.environment["OMP_WAIT_POLICY"] == "active"
-    # a change restarts the instance, and says what changed
+    # a change restarts the instance, and the reason says what changed
     now = host(running(second, environment=dict(second.environment)))
     (action,) = plan("d-q4_1", environment={"A": "9"}, on=now).actions
     assert action.action == "restart"

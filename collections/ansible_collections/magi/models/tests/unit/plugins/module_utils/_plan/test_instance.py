@@ -13,7 +13,7 @@ ENVIRONMENT = {"LLAMA_ARG_CTX_SIZE": "1", "LLAMA_ARG_THREADS": "2", "MAGI_THREAD
     ("environment", "arguments", "files", "binary", "same"),
     [
         (ENVIRONMENT, (), FILES, BINARY, True),
-        # the share of the cores changes with the neighbours, and is no reason to restart a server that people use
+        # the share of the cores changes with the neighbours: no reason to restart a server that people use
         ({**ENVIRONMENT, "LLAMA_ARG_THREADS": "8"}, (), FILES, BINARY, True),
         ({**ENVIRONMENT, "LLAMA_ARG_CTX_SIZE": "2"}, (), FILES, BINARY, False),
         (ENVIRONMENT, ("--no-warmup",), FILES, BINARY, False),

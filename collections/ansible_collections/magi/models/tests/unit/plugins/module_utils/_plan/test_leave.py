@@ -18,7 +18,7 @@ A, B, C, D = MODELS
 
 
 def runs(item, **more):
-    """Return an instance of a plan as the host shows it: with all of its environment."""
+    """Return an instance of a plan as the host shows it, with its whole environment."""
     return running(item, **{"environment": item.environment, **more})
 
 

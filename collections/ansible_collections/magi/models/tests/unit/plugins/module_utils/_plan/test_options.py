@@ -36,7 +36,7 @@ def resolve(*layers):
         ([{"warmup": True}], {"warmup": True}, {}, ("--warmup",)),
         ([{"spm_infill": False}], {"spm_infill": False}, {}, ()),
         ([{"logit_bias": "15043+1"}], {"logit_bias": "15043+1"}, {}, ("--logit-bias", "15043+1")),
-        # numbers as llama-server reads them, and the words that it takes for one
+        # numbers as llama-server reads them, and the words that it takes instead of one
         ([{"ctx_size": "32_768"}], {"ctx_size": "32768"}, {"LLAMA_ARG_CTX_SIZE": "32768"}, ()),
         ([{"temp": 1e-05}], {"temperature": "0.00001"}, {"LLAMA_ARG_TEMPERATURE": "0.00001"}, ()),
         ([{"n_predict": -1}], {"n_predict": "-1"}, {"LLAMA_ARG_N_PREDICT": "-1"}, ()),

@@ -18,7 +18,7 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders im
         # exact names add up
         (["a-q2_k", "a-q2_k"], ["a-q2_k", "a-q2_k-2"]),
         (["a-q2_k", {"model": "a-q2_k", "instances": 2}], ["a-q2_k", "a-q2_k-2", "a-q2_k-3"]),
-        # and an exact entry speaks for its model, wherever it stands
+        # an exact entry decides for its model, wherever it stands
         (["*", {"model": "c-q4_k_m", "options": {"ctx_size": 1}}], ["a-q2_k", "b-q3_k_m", "d-q4_1", "c-q4_k_m"]),
         ([{"model": "*-q2_k", "instances": 2}], ["a-q2_k", "a-q2_k-2"]),
     ],
@@ -32,7 +32,7 @@ def test_what_a_profile_enables_in_its_order(entries, expected):
     [
         ("nope", (), "Profile test, entry 2 (nope): no such model on gpu1; playbooks/discover.yml lists"),
         ("b-q3_k_s", (), "no such model on gpu1; did you mean b-q3_k_m? playbooks/discover.yml lists"),
-        # of another model, whose name only begins alike
+        # of another model, whose name only begins the same
         ("llama-70b-q4_k_m", [Rejected("llama-7", "/L.gguf", "x", "no.")], "no such model on"),
         ("llama-7-q4_k_m", [Rejected("llama-7", "/L.gguf", "x", "L is short.")], "L is short."),
         ({"tier": "Q8"}, (), "Profile test, entry 2 (tier Q8): matches no model on gpu1."),

@@ -18,7 +18,7 @@ class FakeTemplar:
 
 
 class FakeHost(HostAction):
-    """A host on which a module ends with ``result``, with a Python that says it is ``python``."""
+    """A host on which a module returns ``result``, with a Python that says it is ``python``."""
 
     def __init__(self, result: dict[str, Any], python: str):
         self.result, self.python, self.commands = result, python, []
@@ -39,7 +39,7 @@ class FakeHost(HostAction):
     ("result", "python", "message"),
     [
         ({"failed": True, "msg": "No room."}, "", "Host gpu1: No room."),
-        # Ansible words what a module raised, behind us
+        # Ansible words what a module raised, after we return
         ({"failed": True, "exception": "…"}, "Python 3.11.2", None),
         ({"failed": True, "exception": "…"}, "", None),
         (NO_JSON, "Python 3.11.2", f"Host gpu1: {NO_JSON['msg']}"),
@@ -47,8 +47,8 @@ class FakeHost(HostAction):
             (
                 result,
                 f"Welcome\nPython {python}\n",
-                f"Host gpu1: its Python is {python}, and 3.9 or later is needed: "
-                "install it there and set ansible_python_interpreter.",
+                f"Host gpu1: its Python is {python}, and modules need 3.9 or later: "
+                "install that there and set ansible_python_interpreter.",
             )
             for result in ({"failed": True, "exception": "…"}, NO_JSON)
             for python in ("3.8.18", "3.6.15", "2.7.18")

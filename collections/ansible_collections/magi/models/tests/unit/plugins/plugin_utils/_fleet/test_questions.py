@@ -15,7 +15,7 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders im
 
 
 def asked(bound, *, connection="ssh", health_from="auto", said=None, names=None, health=200):
-    """Where an instance is asked whose process listens at ``bound`` and says of itself that it binds ``said``."""
+    """Where an instance is asked whose process listens at ``bound`` and says that it binds ``said``."""
     now = running(INSTANCE, health=health, environment={"LLAMA_ARG_HOST": said or bound})
     listeners = (Listener(bound, 8080, 100, "llama-server", "a-q2_k"),) if bound else ()
     found = questions(host(now, listeners=listeners), Way("gpu1.lan", connection), health_from, names)
@@ -30,11 +30,11 @@ def asked(bound, *, connection="ssh", health_from="auto", said=None, names=None,
         ({"bound": "0.0.0.0"}, ("http://gpu1.lan:8080", "controller")),
         ({"bound": "::"}, ("http://gpu1.lan:8080", "controller")),
         ({"bound": "10.0.0.5"}, ("http://10.0.0.5:8080", "controller")),
-        # Ansible does not come over the network, so its address may be none
+        # Ansible does not come over the network, so the address may not be one
         ({"bound": "0.0.0.0", "connection": "local"}, ("http://127.0.0.1:8080", "host")),
         ({"bound": "10.0.0.5", "connection": "community.docker.docker"}, ("http://10.0.0.5:8080", "host")),
         ({"bound": "0.0.0.0", "connection": "ansible.builtin.ssh"}, ("http://gpu1.lan:8080", "controller")),
-        # somebody says who
+        # the setting says who asks
         ({"bound": "0.0.0.0", "health_from": "host"}, ("http://127.0.0.1:8080", "host")),
         (
             {"bound": "0.0.0.0", "health_from": "controller", "connection": "local"},
@@ -88,7 +88,7 @@ QUESTION = {"instance": "a-q2_k", "url": "http://gpu1.lan:8080", "by": "controll
                 "status": -1,
                 "msg": "Status code was -1 and not [200]: Request failed: <urlopen error [Errno 111] Connection refused>",
             },
-            "it is ready, but http://gpu1.lan:8080 can't be reached from the controller (Connection refused); let its",
+            "it is ready, but http://gpu1.lan:8080 can't be reached from the controller (Connection refused); open its",
         ),
         (
             {"status": -1, "msg": "Status code was -1 and not [200]: Request failed: <urlopen error timed out>"},

@@ -36,7 +36,7 @@ def result(now=None, health=200, outcome=None, listeners=(OURS,)):
     ("value", "cause"),
     [
         (result(running(INSTANCE, model_ids=("a-q2_k",))), None),
-        # it can't be asked (API keys that we may not read, or that were changed), but its own process holds the port
+        # we can't ask it (we may not read its API keys, or they changed), but its own process holds the port
         (result(running(INSTANCE)), None),
         (result(running(INSTANCE), listeners=()), "wrong_server"),
         (result(running(INSTANCE, model_ids=("other",))), "wrong_server"),
@@ -71,7 +71,7 @@ HELD = Cause("held_back", "not deployed")
 @pytest.mark.parametrize(
     ("trouble", "now", "ready"),
     [
-        # held back: what serves goes on serving, though nobody waited for it
+        # held back: a server goes on serving, though nobody waited for it
         (HELD, running(INSTANCE, health=200, model_ids=("a-q2_k",)), 1),
         (HELD, running(INSTANCE, health=200), 0),
         (HELD, running(INSTANCE, health=200, model_ids=()), 0),
@@ -205,7 +205,7 @@ def test_a_summary_says_what_is_missing_before_its_warnings():
     [
         ("0.0.0.0", 8080, "http://gpu1.lan:8080", "controller"),
         ("127.0.0.1", 8080, "http://127.0.0.1:8080", "host"),
-        (None, 8080, None, None),  # nothing is known of its process
+        (None, 8080, None, None),  # nothing is known about its process
         ("127.0.0.1", None, None, None),
     ],
 )

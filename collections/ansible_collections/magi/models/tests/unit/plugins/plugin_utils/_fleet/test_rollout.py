@@ -23,7 +23,7 @@ IDLE, BUSY = False, True
         # all together, in the inventory's order
         ([BUSY, IDLE, BUSY], ["100%"], "012", [3]),
         ([IDLE, IDLE, IDLE], [1], "012", [3]),
-        # what nobody misses goes first
+        # hosts that nobody misses go first
         ([BUSY, IDLE, BUSY, IDLE], [1], "1302", [2, 1, 1]),
         ([BUSY, IDLE, BUSY, IDLE], [5], "1302", [2, 2]),
         ([BUSY, BUSY, BUSY], [1], "012", [1, 1, 1]),
@@ -77,14 +77,14 @@ LOST = HostResult("lost", PLAN, trouble=Cause("host_unreachable", "it can't be r
         ([GOOD, BROKEN], 0, ["broken failed: a-q2_k (bad_option)"]),
         ([GOOD, LOST], 0, ["lost failed: it can't be reached"]),
         ([SLOW, LOST], 0, ["slow failed", "lost failed"]),
-        # a second run does not take to the next batch what broke this one
+        # a second run does not take what broke this batch to the next
         ([OLD], 0, ["old failed: a-q2_k (crashed)"]),
-        # as many as may fail, and one more
+        # as many failures as allowed, and one more
         ([GOOD, LOST], 50, []),
         ([GOOD, LOST], 49, ["lost"]),
         ([LOST, LOST], 50, ["lost"]),
         ([LOST], 100, []),
-        # one that was held back holds back the next, with the same words
+        # a batch that was held back holds back the next, in the same words
         ([HELD, HELD], 0, ["x failed: y"]),
     ],
 )
