@@ -15,50 +15,63 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 COLLECTION = ROOT / "collections" / "ansible_collections" / "magi" / "models"
+Q2 = "smollm2-135m-instruct.q2_k"
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
 
-# Which test runs which command of a document; test_every_command_is_run fails for a command that is not here.
+# Which file of the tests runs each command, and the text there that does.
 RUN_BY = {
-    "e2e/test_readme.py": {
-        "make up",
-        "make up PROFILE=fast-only",
-        "MODEL_SCAN_PATH=/my/models make up",
-        "make status",
-        "make down",
-        ". .venv/bin/activate",
-        "ansible-playbook site.yml -e profile=production",
+    "make up": ("e2e/test_readme.py", 'stranger.run("make up")'),
+    "make up MODELS=~/models": ("e2e/test_readme.py", "stranger.run(f\"make up MODELS='{mine}'\")"),
+    "make up PROFILE=fast-only": ("e2e/test_readme.py", 'stranger.run("make up PROFILE=fast-only")'),
+    "make status": ("e2e/test_readme.py", 'stranger.run("make status")'),
+    "make down": ("e2e/test_readme.py", 'stranger.run("make down")'),
+    ". .venv/bin/activate": ("e2e/test_readme.py", 'stranger.run(". .venv/bin/activate && ansible-playbook'),
+    "ansible-playbook site.yml -e profile=production": (
+        "e2e/test_readme.py",
+        "activate && ansible-playbook site.yml -e profile=production",
+    ),
+    "magi doctor": ("e2e/test_verbs.py", 'magi.json("doctor", '),
+    "magi config": ("e2e/test_verbs.py", 'magi.json("config", '),
+    f"magi logs {Q2} -n 20": ("e2e/test_verbs.py", '"logs", Q2, "-n", '),
+    f"magi logs {Q2} -f": ("e2e/test_verbs.py", '"logs", Q2, "-n", "1", "-f", '),
+    f'magi ask {Q2} "What is the capital of France?"': ("e2e/test_verbs.py", '"ask", Q2, question, '),
+    "magi profile list": ("controller/test_profile_verbs.py", '("profile", "list")'),
+    "magi profile show production": ("controller/test_profile_verbs.py", '("profile", "show", "production")'),
+    "magi profile validate": ("controller/test_profile_verbs.py", '("profile", "validate")'),
+    "magi profile new mine": ("e2e/test_verbs.py", 'magi.json("profile", "new", "mine", '),
+    "magi migrate legacy.yml --name old": (
+        "controller/test_profile_verbs.py",
+        '("migrate", "legacy.yml", "--name", "old")',
+    ),
+    # The whole block is taken from the document.
+    **dict.fromkeys(
+        (
+            *("magi up production", "magi plan fast-only", "magi status"),
+            *("magi health", "magi stop", "magi down"),
+        ),
+        ("e2e/test_documents.py", 'blocks("controller.md", "console")'),
+    ),
+    # As a check of syntax: its hosts are examples.
+    "cp -r inventories/example inventories/mine": (
+        "e2e/test_readme.py",
+        'run("cp -r inventories/example inventories/mine")',
+    ),
+    **{
+        f"ansible-playbook -i inventories/mine {playbook}": ("e2e/test_readme.py", f'"{playbook}",')
+        for playbook in (
+            *("playbooks/prepare.yml", "site.yml -e profile=production"),
+            "site.yml -e profile=production -e model_server_serial=1",
+        )
     },
-    "e2e/test_verbs.py, and tests/controller for those that ask no host": {
-        "magi doctor",
-        "magi config",
-        "magi logs smollm2-135m-instruct.q2_k -n 20",
-        "magi logs smollm2-135m-instruct.q2_k -f",
-        'magi ask smollm2-135m-instruct.q2_k "What is the capital of France?"',
-        "magi profile list",
-        "magi profile show production",
-        "magi profile validate",
-        "magi profile new mine",
-        "magi migrate legacy.yml --name old",
-    },
-    "e2e/test_documents.py": {
-        "magi up production",
-        "magi plan fast-only",
-        "magi status",
-        "magi health",
-        "magi stop",
-        "magi down",
-    },
-    "e2e/test_readme.py, as a check of syntax: its hosts are examples": {
-        "cp -r inventories/example inventories/mine",
-        "ansible-playbook -i inventories/mine playbooks/prepare.yml",
-        "ansible-playbook -i inventories/mine site.yml -e profile=production",
-        "ansible-playbook -i inventories/mine site.yml -e profile=production -e model_server_serial=1",
-    },
-    "fleet/test_chaos.py": {"make chaos"},
-    "CI": {"make test"},
-    "make test, as a part of it, which this file sees to": {"make lint", "make sanity"},
-    "make test, with other tests, which this file sees to": {"make unit", "make e2e", "make fleet"},
-    "this file": {"pre-commit install"},
+    "make chaos": ("fleet/test_chaos.py", '"tests.chaos.chaos"'),
+    "make test": ("../.ci/run", "exec make test"),
+    "make lint": ("test_docs.py", '@pytest.mark.parametrize("part", ["lint", '),
+    "make sanity": ("test_docs.py", '@pytest.mark.parametrize("part", ["lint", "sanity"])'),
+    **dict.fromkeys(
+        ("make unit", "make e2e", "make fleet"),
+        ("test_docs.py", '@pytest.mark.parametrize("target", ["unit", "e2e", "fleet"])'),
+    ),
+    "pre-commit install": ("test_docs.py", '"pre-commit"), "install"]'),
 }
 
 
@@ -70,8 +83,16 @@ def commands(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_is_run(path: Path):
-    known = set().union(*RUN_BY.values())
-    assert set(commands(path)) <= known
+    for command in commands(path):
+        test, text = RUN_BY[command]
+        source = (ROOT / "tests" / test).read_text()
+        assert text in source.partition("RUN_BY = {")[0] + source.partition("\n}\n")[2], (
+            f"{test} does not run {command}"
+        )
+
+
+def test_no_command_is_left_of_what_documents_no_longer_show():
+    assert {*RUN_BY} == {command for path in DOCUMENTS for command in commands(path)}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
