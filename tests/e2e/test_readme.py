@@ -108,7 +108,7 @@ def test_the_readme_s_commands_in_their_order(stranger: Stranger, tmp_path: Path
     # Nobody needs to say so again, and nothing brings the demo back.
     assert changed(stranger.run("make up")) == 0
     assert "1/1 ready" in stranger.run("make status")
-    shown = stranger.run(". .venv/bin/activate && cd docs && magi plan --json")
+    shown = stranger.run(". .venv/bin/activate && cd docs && magi plan --json 2>/dev/null")
     assert [item["name"] for item in json.loads(shown)["hosts"]["localhost"]["instances"]] == ["mine.q4_k_m"]
     assert stranger.servers()["mine.q4_k_m"]["pid"] == server["pid"]
     stranger.run("make up MODELS=/nonexistent", code=2)
