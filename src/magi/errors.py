@@ -35,7 +35,7 @@ class MagiError(Exception):
 
 
 class DeploymentFailed(MagiError):
-    """A host was not deployed, or no server is ready."""
+    """A host failed, so it was not deployed or not looked at; or no server is ready."""
 
 
 class UsageError(MagiError):

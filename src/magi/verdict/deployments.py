@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from magi import lines
-from magi.errors import DeploymentFailed, ExitCode, MagiError
+from magi.errors import DeploymentFailed, ExitCode
 from magi.events import Run, line
 from magi.instances import unknown
 from magi.result import Result
-from magi.verdict.lost import lost, not_reached, once, told
+from magi.verdict.lost import beside, lost, not_reached, once, told
 
 
 def prepared(run: Run) -> Result:
@@ -56,7 +56,7 @@ def planned(run: Run) -> Result:
         raise error
     changes = sum(item["action"] not in ("keep", "quarantine") for plan in plans.values() for item in plan["actions"])
     document = {"hosts": plans, "changes": changes, "unreachable": list(run.unreachable)}
-    return _beside(error, Result(document, ExitCode.CHANGES if changes else ExitCode.OK, told=lines.plan))
+    return beside(error, Result(document, ExitCode.CHANGES if changes else ExitCode.OK, told=lines.plan))
 
 
 def seen(run: Run) -> Result:
@@ -66,7 +66,7 @@ def seen(run: Run) -> Result:
     if status is None:
         raise error or DeploymentFailed("No host returned its status.")
     ready = status["ready_servers"] == status["total_servers"]
-    return _beside(error, Result(status, ExitCode.OK if ready else ExitCode.DEGRADED, told=lines.status))
+    return beside(error, Result(status, ExitCode.OK if ready else ExitCode.DEGRADED, told=lines.status))
 
 
 def healthy(run: Run) -> Result:
@@ -96,7 +96,7 @@ def discovered(run: Run) -> Result:
         "drift": run.last("drift") or [],
         "unreachable": list(run.unreachable),
     }
-    return _beside(error, Result(document, told=lines.models))
+    return beside(error, Result(document, told=lines.models))
 
 
 def ended(run: Run, names: Sequence[str] = (), done: str = "removed") -> Result:
@@ -114,9 +114,4 @@ def ended(run: Run, names: Sequence[str] = (), done: str = "removed") -> Result:
         error = unknown(names, {host: result["instances"] for host, result in results.items()})
         if error and not any(hosts.values()):
             raise error
-    return _beside(error, Result({"hosts": hosts}, told=lambda document: lines.actions(document, done)))
-
-
-def _beside(error: MagiError | None, found: Result) -> Result:
-    """Return what was found, with the outcome of the other hosts."""
-    return replace(found, exit_code=error.exit_code, problem=str(error)) if error else found
+    return beside(error, Result({"hosts": hosts}, told=lambda document: lines.actions(document, done)))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from magi import config, instances
 from magi.domain import counted, printable
-from magi.errors import HostUnreachable, MagiError
-from magi.events import Run, said
+from magi.errors import MagiError
+from magi.events import Run
 from magi.result import Result
-from magi.verdict.lost import not_reached
+from magi.verdict.lost import beside, lost
 
 Results = Iterable[tuple[str, Mapping[str, Any]]]
 """Host and result of each successful task."""
@@ -20,16 +20,13 @@ Results = Iterable[tuple[str, Mapping[str, Any]]]
 def _found(run: Run, key: str, view: Callable[[Results], Result]) -> Result:
     """Return the results through ``view``, and what happened to hosts that were lost in the run.
 
-    Raises MagiError or HostUnreachable if hosts were lost and no other returned ``key``.
+    Raises DeploymentFailed or HostUnreachable if hosts were lost and no other returned ``key``.
     """
-    failed = [f"Host {item.host}: {said(item.result).removeprefix(f'Host {item.host}: ')}" for item in run.failures]
-    problem = " ".join(filter(None, (not_reached(run), *failed)))
-    kind = HostUnreachable if run.unreachable else MagiError
+    error = lost(run)
     good = [(host, result) for host, how, result in run.results() if how == "ok"]
-    if problem and all(result.get(key) is None for _host, result in good):
-        raise kind(problem)
-    found = view(good)
-    return replace(found, exit_code=kind.exit_code, problem=problem) if problem else found
+    if error and all(result.get(key) is None for _host, result in good):
+        raise error
+    return beside(error, view(good))
 
 
 def settings(run: Run) -> Result:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from magi.errors import DeploymentFailed, HostUnreachable, MagiError, ProfileError, UsageError
 from magi.events import Event, Run, said
+from magi.result import Result
 
 USAGE: dict[str, type[UsageError]] = {"magi.models.settings_info": UsageError, "magi.models.profile_info": ProfileError}
 """A failure of these is not a host's fault."""
@@ -38,3 +40,8 @@ def lost(run: Run) -> MagiError | None:
     problem = once([not_reached(run), *map(told, run.failures)])
     kind = HostUnreachable if run.unreachable else DeploymentFailed
     return kind(problem) if problem else None
+
+
+def beside(error: MagiError | None, found: Result) -> Result:
+    """Return what was found on some hosts, with what happened to the others."""
+    return replace(found, exit_code=error.exit_code, problem=str(error)) if error else found
