@@ -61,7 +61,7 @@ if TYPE_CHECKING:
         read_dotenv,
     )
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import health_lines
-    from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach, way_to_root
     from ansible_collections.magi.models.plugins.plugin_utils._profiles.document import (
         Document,
         DocumentError,
@@ -103,7 +103,7 @@ _TAKEN = {
     "plugin_utils._fleet.health": "health_lines",
     "plugin_utils._profiles.document": "Document DocumentError Remark Where read_document",
     "plugin_utils._profiles.load": "NAME:PROFILE_NAME Checked check_profile",
-    "plugin_utils._fleet.reach": "way_to_reach",
+    "plugin_utils._fleet.reach": "way_to_reach way_to_root",
     "plugin_utils._fleet.report": "summary_lines:report_lines",
     "plugin_utils._fleet.status": "status_lines",
 }

@@ -20,8 +20,13 @@ def once(sentences: Iterable[str]) -> str:
 
 def told(failure: Event) -> str:
     """Return the message of a failure, with the host if the message lacks it."""
+    from magi.domain import way_to_root
+
     sentence = said(failure.result)
-    return f"Host {failure.host}: {sentence}" if failure.action in USAGE else sentence
+    if failure.action in USAGE:
+        return f"Host {failure.host}: {sentence}"
+    way = way_to_root(sentence)
+    return f"Host {failure.host}: {sentence.rstrip('.')}; {way} and run again." if way else sentence
 
 
 def not_reached(run: Run) -> str:
@@ -31,7 +36,8 @@ def not_reached(run: Run) -> str:
     from magi.domain import way_to_reach
 
     reasons = "; ".join(f"{host}: {why.rstrip('.')}" for host, why in run.unreachable.items())
-    remedy = way_to_reach(reasons, "bring them back")
+    ways = dict.fromkeys(way_to_reach(why, "bring them back") for why in run.unreachable.values())
+    remedy = "; ".join(ways)
     return f"Not reached: {reasons}. {remedy[0].upper()}{remedy[1:]} and run again."
 
 

@@ -19,7 +19,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Instance, Plan, overtaken
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, Way, answers
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach, way_to_root
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready
 
 
@@ -60,6 +60,8 @@ def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
             remedy = way_to_reach(said, "bring it back")
             return Cause("host_unreachable", f"it can't be reached ({said}); {remedy} and run again")
         if result.get("failed"):
+            way = way_to_root(said)
+            said = f"{said}; {way} and run again" if way else said
             return Cause("host_failed", said or "a task failed without a message; see the output above")
     if not (seen.get("planned") or {}).get("plan"):
         return Cause("host_failed", "it failed before its plan was made; see its own message above")
