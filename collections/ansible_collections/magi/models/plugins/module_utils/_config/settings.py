@@ -213,14 +213,14 @@ def resolve(
     dotenv_folder: str = "/",
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the settings and where each came from: extra vars over environment over ``dotenv`` (what a file .env sets)
-        over inventory over default.
+    over inventory over default.
 
     ``inventory`` has the role's variables that the inventory gives the host, ``extra`` those of ``-e``, and
     ``defaults`` those of a play or the role (all templated already); each also has the variables that are laid over
     one of MERGED. An empty environment variable counts as not set. A relative path in ``-e`` or the environment starts
     at ``folder``, one in ``dotenv`` at ``dotenv_folder``.
 
-        Raises SettingError.
+    Raises SettingError.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
