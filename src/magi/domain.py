@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
     from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
     from ansible_collections.magi.models.plugins.module_utils._models.drift import Drift, drift_lines
-    from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model, Rejected
+    from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model
     from ansible_collections.magi.models.plugins.module_utils._models.naming import (
         slug as model_slug,
         stem as file_stem,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
     from ansible_collections.magi.models.plugins.module_utils._models.show import inventory_lines
     from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan, open_to_all
-    from ansible_collections.magi.models.plugins.module_utils._plan.layers import option_layers
+    from ansible_collections.magi.models.plugins.module_utils._plan.layers import option_layers, variables_of
     from ansible_collections.magi.models.plugins.module_utils._plan.options import (
         InstanceError,
         resolve_options,
@@ -89,12 +89,12 @@ _TAKEN = {
     "module_utils._llama.cause": "find_cause",
     "module_utils._llama.options": "Binary",
     "module_utils._models.drift": "Drift drift_lines",
-    "module_utils._models.model": "Inventory Model Rejected",
+    "module_utils._models.model": "Inventory Model",
     "module_utils._models.naming": "slug:model_slug stem:file_stem",
     "module_utils._models.registry": "RegistryError load:load_registry",
     "module_utils._models.show": "inventory_lines",
     "module_utils._plan.build": "build_plan open_to_all",
-    "module_utils._plan.layers": "option_layers",
+    "module_utils._plan.layers": "option_layers variables_of",
     "module_utils._plan.options": "InstanceError resolve_options",
     "module_utils._plan.select": "Wanted select:select_models",
     "module_utils._plan.values": "PlanError Settings:PlanSettings",

@@ -16,17 +16,17 @@ from magi.state.catalog import Known, from_registry, learn, load, save
 
 from .known import BINARY, Q2, Q3, host
 
-REGISTRY = {"models": [Q2], "rejected": [], "registry_path": "/var/lib/magi/model_registry.json"}
+REGISTRY = {"models": [Q2], "rejected": [], "companions": [], "registry_path": "/var/lib/magi/model_registry.json"}
 SETTINGS = {"settings": {"options": {"n_gpu_layers": "all"}}, "origins": {}}
 HOST = {"host": {"binary": asdict(BINARY), "cores": 8}}
 
 
 def test_each_stage_adds_what_it_saw():
     hosts = learn({}, [("gpu1", SETTINGS), ("gpu1", REGISTRY), ("gpu2", {"models": {"gpu1": []}, "drift": []})])
-    assert hosts == {"gpu1": Known("gpu1", (Q2,), (), {"n_gpu_layers": "all"})}
+    assert hosts == {"gpu1": Known("gpu1", (Q2,), options={"n_gpu_layers": "all"})}
     hosts = learn(hosts, [("gpu1", HOST), ("gpu1", {"host": {"binary": None}})])
-    assert hosts["gpu1"] == Known("gpu1", (Q2,), (), {"n_gpu_layers": "all"}, BINARY)
-    assert learn({}, [("gpu2", {**REGISTRY, **HOST})])["gpu2"] == Known("gpu2", (Q2,), (), {}, BINARY)
+    assert hosts["gpu1"] == Known("gpu1", (Q2,), options={"n_gpu_layers": "all"}, binary=BINARY)
+    assert learn({}, [("gpu2", {**REGISTRY, **HOST})])["gpu2"] == Known("gpu2", (Q2,), binary=BINARY)
 
 
 def test_no_secret_is_remembered():

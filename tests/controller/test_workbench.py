@@ -17,7 +17,7 @@ from magi.state.questions import passed_by_file
 from .known import BINARY, Q2, Q3
 
 PROJECT = Project(Path("/srv/project"))
-REGISTRY = {"models": [Q2], "rejected": [], "registry_path": "/r.json"}
+REGISTRY = {"models": [Q2], "rejected": [], "companions": [], "registry_path": "/r.json"}
 HOST = {"host": {"binary": asdict(BINARY)}}
 
 

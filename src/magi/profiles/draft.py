@@ -57,8 +57,11 @@ def draft(name: str, hosts: Sequence[Known]) -> str:
         "  #   instances: 2",
         "  #   port: 8080",
         "  #   options: {ctx_size: 8192}",
+        "  #   aliases: [chat]  # further names by which clients may ask for it",
         "# For every instance; the long options of llama-server, with underscores:",
         "# options: {parallel: 2}",
+        "# And their variables, such as which GPUs they see:",
+        '# environment: {CUDA_VISIBLE_DEVICES: "0"}',
         "# true: fail if a model is missing or a server does not start.",
         "strict: false",
     ]

@@ -1,4 +1,4 @@
-"""The instances that a profile enables on each host, with their options."""
+"""The instances that a profile enables on each host, with their options and variables."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 from magi.domain import (
     InstanceError,
-    Model,
+    Inventory,
     PlanError,
     Profile,
-    Rejected,
     Wanted,
     option_layers,
     resolve_options,
     select_models,
+    variables_of,
 )
 from magi.errors import ProfileError
 from magi.state.catalog import Known
@@ -31,6 +31,8 @@ class Resolved:
     port: int | None
     """None: the first free one of the host's range."""
     options: Mapping[str, Any]
+    environment: Mapping[str, str]
+    aliases: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,19 @@ def resolve(profile: Profile, host: Known) -> Resolution:
         return resolve_options(host.binary, option_layers(profile, host.name, host.options, item))
 
     try:
-        wanted, missing = select_models(
-            profile, tuple(map(Model.from_dict, host.models)), tuple(Rejected(**x) for x in host.rejected), host.name
-        )
+        there = Inventory.from_dict({"models": host.models, "rejected": host.rejected, "companions": host.companions})
+        wanted, missing = select_models(profile, there.models, (*there.rejected, *there.companions), host.name)
         instances = tuple(
-            Resolved(item.name, item.model.id, item.model.tier, item.port, options_of(item)) for item in wanted
+            Resolved(
+                item.name,
+                item.model.id,
+                item.model.tier,
+                item.port,
+                options_of(item),
+                variables_of(profile, host.environment, item),
+                item.entry.aliases,
+            )
+            for item in wanted
         )
     except (PlanError, InstanceError) as error:
         raise ProfileError(f"Host {host.name}: {error}") from None

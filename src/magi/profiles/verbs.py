@@ -47,10 +47,17 @@ def show(bench: Workbench, name: str) -> Result:
         build = f"llama-server {item.build}" if item.build else "options as given: its llama-server is not known yet"
         lines += ["", f"{item.host} ({build}):"]
         rows = [
-            (one.instance, one.tier, one.port or "free", ", ".join(f"{k}={v}" for k, v in one.options.items()) or "-")
+            (
+                *(one.instance, one.tier, one.port or "free"),
+                *(", ".join(f"{k}={v}" for k, v in part.items()) or "-" for part in (one.options, one.environment)),
+                ", ".join(one.aliases) or "-",
+            )
             for one in item.instances
         ]
-        lines += text_table(("instance", "tier", "port", "options"), rows) if rows else ["nothing is enabled"]
+        titles = ("instance", "tier", "port", "options", "environment", "aliases")
+        used = [number for number in range(len(titles)) if number < 4 or any(row[number] != "-" for row in rows)]
+        shown = [[row[number] for number in used] for row in rows]
+        lines += text_table([titles[number] for number in used], shown) if rows else ["nothing is enabled"]
         lines += [f"  {printable(sentence)}" for sentence in item.missing]
     if not hosts:
         lines += [

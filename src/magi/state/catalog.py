@@ -18,7 +18,7 @@ from magi.project import Project
 from magi.runner.options import Options
 from magi.state.folder import state_folder
 
-SCHEMA = 3
+SCHEMA = 4
 MODE = 0o600  # paths and names of models are nobody else's business
 
 
@@ -30,8 +30,11 @@ class Known:
     models: tuple[Mapping[str, Any], ...] = ()
     """As returned by the module model_registry."""
     rejected: tuple[Mapping[str, Any], ...] = ()
+    companions: tuple[Mapping[str, Any], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     """The host's model_server_options, secrets redacted."""
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    """The host's model_server_environment."""
     binary: Binary | None = None
     """Its llama-server with the options that it takes; None: nobody has looked yet."""
     instances: tuple[str, ...] = ()
@@ -43,7 +46,9 @@ class Known:
             data["name"],
             tuple(data["models"]),
             tuple(data["rejected"]),
+            tuple(data["companions"]),
             data["options"],
+            data["environment"],
             data["binary"] and Binary.from_dict(data["binary"]),
             tuple(data["instances"]),
         )
@@ -58,9 +63,9 @@ def learn(known: Mapping[str, Known], results: Iterable[tuple[str, Mapping[str, 
     for name, result in results:
         found: dict[str, Any] = {}
         if "registry_path" in result and "models" in result:
-            found.update(models=tuple(result["models"]), rejected=tuple(result["rejected"]))
+            found.update({part: tuple(result[part]) for part in ("models", "rejected", "companions")})
         if isinstance(result.get("settings"), Mapping) and "origins" in result:
-            found.update(options=redacted(result["settings"].get("options") or {}))
+            found.update({part: redacted(result["settings"].get(part) or {}) for part in ("options", "environment")})
         if isinstance(result.get("host"), Mapping) and (result["host"].get("binary") or {}).get("options"):
             found.update(binary=Binary.from_dict(result["host"]["binary"]))
         if isinstance(result.get("host"), Mapping) and "instances" in result["host"]:
@@ -103,7 +108,8 @@ def from_registry(path: Path) -> dict[str, Known]:
         }.get(error.code, "is not a registry, or is corrupt")
         raise UsageError(f"The registry {path} {why}; name another with --registry, or run magi discover.") from None
     found = registry.inventory.to_dict()
-    return {path.name: Known(path.name, tuple(found["models"]), tuple(found["rejected"]))}
+    models, rejected, companions = (tuple(found[part]) for part in ("models", "rejected", "companions"))
+    return {path.name: Known(path.name, models, rejected, companions)}
 
 
 def path_of(project: Project, inventory: Sequence[str]) -> Path:

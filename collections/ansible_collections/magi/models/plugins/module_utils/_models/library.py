@@ -42,6 +42,8 @@ _NOT_LOOKED_INTO = frozenset(
     }
 )
 _MAX_MANIFEST = 1 << 20  # bytes; real ones have less than one thousand
+MANIFEST = "manifest "
+"""How the folder of a file begins that a manifest of Ollama's names."""
 _OLLAMA_TENSORS = "is a model in single tensors, Ollama's own format; get it as GGUF, or serve it with Ollama"
 _MAX_REF = 64  # bytes
 _MAX_DEPTH = 64  # folders
@@ -262,7 +264,7 @@ def _walk_ollama(walk: _Walk, store: str) -> None:
                 break
             suffix = "" if kind == "model" else f"-{kind}"
             # Each manifest has a folder of its own, below no other: a projector belongs to its model alone.
-            folder = f"manifest {path}"
+            folder = f"{MANIFEST}{path}"
             _take(walk, Path(blob), folder, tuple(reversed(owner)), name=f"{namespace}{model}-{tag}{suffix}")
     for blob in _unfinished_blobs(f"{store}/blobs"):
         walk.reject(blob, "partial_download", "is a model that Ollama got only in part; pull it again with ollama")

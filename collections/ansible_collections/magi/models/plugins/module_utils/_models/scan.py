@@ -22,7 +22,7 @@ from ansible_collections.magi.models.plugins.module_utils._models.assemble impor
 from ansible_collections.magi.models.plugins.module_utils._models.digests import find_digests
 from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
 from ansible_collections.magi.models.plugins.module_utils._models.found import FoundFile, KnownFile
-from ansible_collections.magi.models.plugins.module_utils._models.library import Library, find
+from ansible_collections.magi.models.plugins.module_utils._models.library import MANIFEST, Library, find
 from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
 from ansible_collections.magi.models.plugins.module_utils._models.naming import slug
 from ansible_collections.magi.models.plugins.module_utils._models.registry import (
@@ -122,7 +122,7 @@ def staleness(known: Registry, library: Library, scan_paths: Sequence[str], chec
     if checksum and any(memory.facts and not memory.sha256 for memory in files.values()):
         return "checksums were not computed yet"
     if _aside(library) != known.aside:
-        return "what is set aside has changed"
+        return "what is set aside, or named by Ollama, has changed"
     return None
 
 
@@ -168,9 +168,11 @@ def scan(
 
 
 def _aside(library: Library) -> tuple[tuple[str, str], ...]:
-    """Path and code of what is set aside by name alone."""
+    """Path and code of what is set aside by name alone, and which manifest names which blob: a new tag changes no
+    file."""
     older = [(file.path, "superseded") for file in library.files if file.superseded]
-    return tuple([(item.path, item.code) for item in library.rejected] + older)
+    named = [(file.path, file.folder) for file in library.files if file.folder.startswith(MANIFEST)]
+    return tuple([(item.path, item.code) for item in library.rejected] + older + named)
 
 
 def _read(file: FoundFile) -> Memory:

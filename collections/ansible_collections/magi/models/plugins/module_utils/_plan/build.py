@@ -17,7 +17,12 @@ from ansible_collections.magi.models.plugins.module_utils._models.model import I
 from ansible_collections.magi.models.plugins.module_utils._plan.actions import decide
 from ansible_collections.magi.models.plugins.module_utils._plan.capacity import share_threads
 from ansible_collections.magi.models.plugins.module_utils._plan.instance import make_instance
-from ansible_collections.magi.models.plugins.module_utils._plan.layers import option_layers, option_set, option_sets
+from ansible_collections.magi.models.plugins.module_utils._plan.layers import (
+    option_layers,
+    option_set,
+    option_sets,
+    variables_of,
+)
 from ansible_collections.magi.models.plugins.module_utils._plan.leave import kept_instance, leave
 from ansible_collections.magi.models.plugins.module_utils._plan.options import (
     InstanceError,
@@ -145,11 +150,9 @@ def _instances(
         ]
         for item, options, threads in zip(wanted, resolved, share_threads(resolved, host, beside)):
             resources = {**profile.resources, **settings.resources, **item.entry.resources}
-            given = {**profile.environment, **settings.environment, **item.entry.environment}
             variables = {
                 name: checked_string(f"{item.where}: the variable {name}", value)
-                for name, value in given.items()
-                if value is not None
+                for name, value in variables_of(profile, settings.environment, item).items()
             }
             yield make_instance(item, options, resources, variables, threads, ports[item.name], settings.host, host)
     except (InstanceError, KeyFileError) as error:

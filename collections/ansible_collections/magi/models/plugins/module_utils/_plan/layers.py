@@ -21,6 +21,12 @@ def option_layers(profile: Profile, host: str, of_host: Mapping[str, Any], item:
     )
 
 
+def variables_of(profile: Profile, of_host: Mapping[str, str | None], item: Wanted) -> dict[str, str]:
+    """Return one instance's environment: the profile's < ``of_host`` < its entry's; null takes a variable away."""
+    given = {**profile.environment, **of_host, **item.entry.environment}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def option_set(layers: Layers) -> dict[str, Any]:
     """Return the options as they are given, without the API key file, which is checked where it is used."""
     given = resolve_options(None, layers)

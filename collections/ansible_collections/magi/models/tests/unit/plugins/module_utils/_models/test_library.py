@@ -196,8 +196,20 @@ def test_a_change_of_refs_main_is_noticed(tmp_path, registry_path):
     assert look(tmp_path, registry_path).registry.inventory.models[0].path.endswith("aaaa/x-Q4_0.gguf")
     (tmp_path / "m/models--org--x/refs/main").write_text("bbbb")
     found = look(tmp_path, registry_path)
-    assert (found.source, found.reason) == ("scan", "what is set aside has changed")
+    assert (found.source, found.reason) == ("scan", "what is set aside, or named by Ollama, has changed")
     assert found.registry.inventory.models[0].path.endswith("bbbb/x-Q4_0.gguf")
+
+
+def test_a_new_tag_of_a_blob_is_noticed(tmp_path, registry_path):
+    """ollama cp and ollama rm write and remove manifests alone."""
+    store = tmp_path / "m" / "models"
+    (store / "blobs").mkdir(parents=True)
+    ollama(store, "library/gemma3/4b", [("model", "1" * 64, model("Gemma", "gemma3"))])
+    assert ids(look(tmp_path, registry_path).registry) == ["gemma3-4b-q4_k_m"]
+    ollama(store, "library/mine/latest", [("model", "1" * 64, None)])
+    (store / "manifests/registry.ollama.ai/library/gemma3/4b").unlink()
+    assert ids(look(tmp_path, registry_path).registry) == ["mine-latest-q4_k_m"]
+    assert look(tmp_path, registry_path).source == "cache"
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,10 @@ CHANGES = {
         ),
         "files: 1 changed",
     ),
-    "partial": (lambda folder: write(folder / "p.gguf.part", b""), "what is set aside has changed"),
+    "partial": (
+        lambda folder: write(folder / "p.gguf.part", b""),
+        "what is set aside, or named by Ollama, has changed",
+    ),
 }
 
 
