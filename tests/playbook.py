@@ -30,8 +30,8 @@ class Run:
 
     @property
     def text(self) -> str:
-        """The output without line breaks, to find sentences that Ansible wrapped."""
-        return re.sub(r"\s+", " ", self.output)
+        """The output without line breaks and YAML's doubled quotes, to find sentences that Ansible wrapped."""
+        return re.sub(r"\s+", " ", self.output).replace("''", "'")
 
     def task(self, name: str) -> str:
         """The output of the task with ``name`` in its title."""
