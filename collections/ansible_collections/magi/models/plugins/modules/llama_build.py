@@ -130,7 +130,7 @@ def main() -> None:
     path, cache = Path(wanted.pop("path")), Path(wanted.pop("cache_dir"))
     try:
         build = Build(path, cache, **wanted)
-        result["log"] = str(build.log)
+        result["log"] = str(build.watch.log)
         steps = build.steps()
         lacking = missing(steps)
         result.update(

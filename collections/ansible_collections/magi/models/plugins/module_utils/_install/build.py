@@ -4,15 +4,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import importlib.util
 import json
 import os
 import re
 import shutil
 import sys
-import time
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._base.command import run_into
@@ -20,9 +17,8 @@ from ansible_collections.magi.models.plugins.module_utils._base.cores import cor
 from ansible_collections.magi.models.plugins.module_utils._install.archive import unpack, verify
 from ansible_collections.magi.models.plugins.module_utils._install.binary import build_of, check_link, link, points_to
 from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError, Step
+from ansible_collections.magi.models.plugins.module_utils._install.watch import Watch
 
-UNWATCHED_SECONDS = 60
-"""If nobody touches its file for so long, nobody watches a build any more."""
 PACKAGES = {"cmake": "cmake", "ninja": "ninja-build", "c++": "g++", "pip": "python3-pip"}
 """The Debian package of each tool."""
 
@@ -60,7 +56,7 @@ class Build:
         self.root = cache / self.number
         self.archive = self.root / f"{re.sub('[-_.]+', '_', package)}-{version}.tar.gz"
         self.source, self.build, self.bin = (self.root / name for name in ("source", "build", "bin"))
-        self.log, self.watched = self.root / "build.log", self.root / ".watched"
+        self.watch = Watch(self.root / "build.log", f"the build of llama.cpp {self.number}")
         self.recipe = {"package": f"{package}=={version}", "cmake_flags": cmake_flags}
 
     def steps(self) -> list[Step]:
@@ -88,30 +84,13 @@ class Build:
 
     def run(self) -> None:
         """Do the steps that are left, once no other build of this version runs. Raises InstallError."""
-        with self._lock():
-            self.log.unlink(missing_ok=True)
+        with self.watch.alone(self.root) as self._locked:
             for step in self.steps():
                 step.do()
 
-    @contextlib.contextmanager
-    def _lock(self):
-        """Keep two builds of one version apart. The later one waits while somebody watches it."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        self.watched.touch()
-        with (self.root / ".lock").open("w") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    self._check_watched()
-                    time.sleep(1)
-            self._locked = file.fileno()
-            yield
-
     def _download(self) -> None:
         """Let pip download the package, from the index this host is set up with, and verify its hash."""
-        self._say(f"downloading {self.package} {self.version}")
+        self.watch.say(f"downloading {self.package} {self.version}")
         requirements = self.root / "requirements.txt"
         requirements.write_text(f"{self.package}=={self.version} --hash=sha256:{self.sha256}\n")
         # Not `--no-binary :all:`: pip would build cmake itself from source to read the package's metadata.
@@ -126,7 +105,7 @@ class Build:
 
     def _unpack(self) -> None:
         """Verify the archive and unpack the llama.cpp tree."""
-        self._say(f"unpacking {self.archive.name}")
+        self.watch.say(f"unpacking {self.archive.name}")
         verify(self.archive, self.sha256, "remove it to download it again, or correct the checksum")
         new = self.root / ".source.new"
         shutil.rmtree(new, ignore_errors=True)
@@ -142,7 +121,7 @@ class Build:
             shutil.rmtree(self.build, ignore_errors=True)
             self.build.mkdir(parents=True)
             recipe.write_text(json.dumps(self.recipe))
-        self._say("configuring")
+        self.watch.say("configuring")
         flags = ["-G", "Ninja", f"-DLLAMA_BUILD_NUMBER={self.number}", "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON"]
         self._run(
             ["cmake", *flags, *self.recipe["cmake_flags"], "-S", self.source, "-B", self.build],
@@ -155,7 +134,7 @@ class Build:
         self._configure()
         known = re.findall(r"^build (\S+): phony", (self.build / "build.ninja").read_text(), re.MULTILINE)
         targets = [name for name in self.targets if name in known] or self.targets[:1]
-        self._say(f"building {' '.join(targets)}")
+        self.watch.say(f"building {' '.join(targets)}")
         self._run(
             ["ninja", "-C", self.build, "-j", str(cores()), *targets],
             f"llama.cpp {self.number} could not be built: see the log, free memory or disk if it names them, "
@@ -179,26 +158,15 @@ class Build:
         """Point path at the built program."""
         link(self.path, self.bin / self.targets[0])
 
-    def _say(self, text: str) -> None:
-        with self.log.open("a") as log:
-            log.write(f"== {text}\n")
-
     def _run(self, argv: list, error: str) -> None:
         """Run a command with its output in the log; stop it when nobody watches any more."""
         try:
             # The command inherits the lock: even if this module is killed, no second build joins it.
-            status = run_into(self.log, argv, self._locked, self._check_watched)
+            status = run_into(self.watch.log, argv, self._locked, self.watch.check)
         except OSError as failure:
             raise InstallError(f"{error} ({failure})") from failure
         if status:
             raise InstallError(error)
-
-    def _check_watched(self) -> None:
-        """The action plugin touches the file; without that, nobody would ever stop an abandoned build."""
-        if time.time() - self.watched.stat().st_mtime > UNWATCHED_SECONDS:
-            raise InstallError(
-                f"the build of llama.cpp {self.number} stopped because nobody watched it: run again to continue"
-            )
 
 
 def _pip() -> list[str]:
