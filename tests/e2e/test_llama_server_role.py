@@ -447,6 +447,15 @@ def test_source_failure_is_one_clear_sentence(role, tmp_path, files, message):
         assert "main.cpp" in run.output.split("The end of")[1], "the compiler's own words are shown"
 
 
+@pytest.mark.skipif(shutil.which("hipcc") is not None, reason="this machine has ROCm")
+def test_source_for_a_gpu_without_its_toolkit_says_what_to_install(role, tmp_path):
+    package = source_package(tmp_path / "cache", {"llama.cpp/CMakeLists.txt": CMAKE})
+    run = role(**package, llama_server_backend="rocm")
+    assert "building llama.cpp for rocm needs hipcc" in run.message, run.output
+    assert "install AMD's ROCm 6.1 or later, or set llama_server_backend" in run.message
+    assert not (tmp_path / "cache/7/source").exists()
+
+
 def test_source_with_another_checksum_is_not_unpacked(role, tmp_path):
     package = source_package(tmp_path / "cache", {"llama.cpp/CMakeLists.txt": CMAKE})
     run = role(**package | {"llama_server_source_sha256": "0" * 64})

@@ -23,4 +23,6 @@ class ActionModule(WatchingAction):
         tail = result.pop("log_tail", [])
         if result.get("failed") and tail:
             Display().display("\n".join([f"The end of {result.get('log')}:", *tail]), color="red")
+        if result.get("said"):
+            Display().display(f"{task_vars['inventory_hostname']}: {result['said']}")
         return result

@@ -28,6 +28,14 @@ options:
     description: Platform in the name of the archive, such as V(ubuntu-x64). Empty for that of the host.
     type: str
     default: ""
+  backend:
+    description:
+      - What llama.cpp computes with. An archive that is pinned or whose O(platform) is given is taken as it is.
+      - V(auto) is the best one for the GPUs of the host that the release has an archive for
+        and whose llama-server finds a GPU, else V(cpu), unless O(or_build) and the host can build for its GPU.
+    type: str
+    choices: [auto, cpu, cuda, rocm, vulkan]
+    default: cpu
   api:
     description: Address of the repository in GitHub's API, or of what answers like it.
     type: str
@@ -105,6 +113,7 @@ said:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._install.backend import BACKENDS
 from ansible_collections.magi.models.plugins.module_utils._install.release import Releases, Wanted
 from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError, Unavailable
 
@@ -119,6 +128,7 @@ def main() -> None:
         argument_spec={
             "tag": {"type": "str", "required": True},
             "platform": {"type": "str", "default": ""},
+            "backend": {"type": "str", "choices": [*BACKENDS], "default": "cpu"},
             "api": {"type": "str", "default": "https://api.github.com/repos/ggml-org/llama.cpp"},
             "url": {"type": "str", "default": ""},
             "sha256": {"type": "str", "default": ""},
@@ -130,7 +140,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     given = dict(module.params)
-    path, folder, or_build = Path(given.pop("path")), Path(given.pop("dir")), given.pop("or_build")
+    path, folder, or_build = Path(given.pop("path")), Path(given.pop("dir")), given["or_build"]
     patience = LESS_PATIENCE if or_build else PATIENCE
     try:
         releases = Releases(path, folder, keep=given.pop("keep"), patience=patience, wanted=Wanted(**given))

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.cores import cores
+from ansible_collections.magi.models.plugins.module_utils._base.gpus import gpus
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET
 from ansible_collections.magi.models.plugins.module_utils._host.lock import read_generation, read_worker
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
     gpu_groups,
-    gpus,
     listening_sockets,
     memory_bytes,
     orphans,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,15 +27,15 @@ class Archive:
     sha256: str
 
 
-def platform(system: str, machine: str) -> str:
-    """Return the platform in the names of archives (llama.cpp .github/workflows/release.yml), ``ubuntu-x64``, for a
-    kernel and a machine as uname(1) names them. Raises Unavailable."""
-    try:
-        return f"{_SYSTEMS[system]}-{_MACHINES[machine.lower()]}"
-    except KeyError:
-        raise Unavailable(
-            f"llama.cpp publishes no archive for {system} on {machine}", "set llama_server_install_method to source"
-        ) from None
+def platform(system: str, machine: str, backend: str = "cpu") -> str:
+    """Return the platform in the names of archives (llama.cpp .github/workflows/release.yml), with ``*`` for a version:
+    ``ubuntu-x64``, ``ubuntu-vulkan-x64``, ``ubuntu-cuda-*-x64``. Kernel and machine are named as by uname(1). A Mac has
+    one archive, which uses its GPU. Raises Unavailable."""
+    kind = {"cpu": "", "vulkan": "vulkan-"}.get(backend, f"{backend}-*-")
+    if system not in _SYSTEMS or machine.lower() not in _MACHINES or (system != "Linux" and kind):
+        what = f"{system} on {machine}" + (f" for {backend}" if kind else "")
+        raise Unavailable(f"llama.cpp publishes no archive for {what}", "set llama_server_install_method to source")
+    return f"{_SYSTEMS[system]}-{kind}{_MACHINES[machine.lower()]}"
 
 
 def read(answer: bytes) -> list[dict[str, Any]]:
@@ -50,14 +50,27 @@ def read(answer: bytes) -> list[dict[str, Any]]:
         raise Unavailable("what answers there does not list a release", "set llama_server_release_api") from None
 
 
-def pick(files: list[dict[str, Any]], tag: str, wanted: str) -> tuple[Archive, ...]:
-    """Return the archives of the platform ``wanted`` among the files of a release. Raises Unavailable without one."""
+def pick(
+    files: Sequence[Mapping[str, Any]], tag: str, wanted: str, suits: Callable[[tuple[int, ...]], bool] = lambda _: True
+) -> tuple[Archive, ...]:
+    """Return the archives of the platform ``wanted`` among the files of a release: the one of the newest version that
+    ``suits``, where the platform has versions, and with it the CUDA libraries that upstream packs apart. Raises
+    Unavailable without one."""
     by_name = {item["name"]: item for item in files}
-    for kind in ("tar.gz", "zip"):
-        name = f"llama-{tag}-bin-{wanted}.{kind}"
-        if name in by_name:
-            return (_archive(by_name[name]),)
-    raise Unavailable(f"release {tag} has no archive for {wanted}", PIN)
+    pattern = re.escape(f"llama-{tag}-bin-{wanted}").replace(r"\*", r"(\d+)\.(\d+)") + r"\.(?:zip|tar\.gz)"
+    # Of a .zip and a .tar.gz the latter, which a dictionary meets last.
+    matches = [
+        match for name in sorted(by_name, key=lambda n: n.endswith(".tar.gz")) if (match := re.fullmatch(pattern, name))
+    ]
+    found = {tuple(map(int, match.groups())): match[0] for match in matches}
+    if not found:
+        raise Unavailable(f"release {tag} has no archive for {wanted.replace('-*', '')}", PIN)
+    suited = [version for version in found if suits(version)]
+    if not suited:
+        listed = ", ".join(sorted(found.values()))
+        raise Unavailable(f"none of {listed} suits the driver or libraries of this host", "update these")
+    name = found[max(suited)]
+    return tuple(_archive(by_name[item]) for item in (name, f"cudart-{name}") if item in by_name)
 
 
 def _archive(item: Mapping[str, Any]) -> Archive:

@@ -35,6 +35,15 @@ def obstacle(path: Path) -> str:
     return "" if build_of(path) is not None else "it does not tell its build"
 
 
+_DEVICES = {"cuda": "CUDA", "rocm": "ROCm", "vulkan": "Vulkan"}
+
+
+def sees_gpu(path: Path, backend: str) -> bool:
+    """Whether the llama.cpp program at path finds a GPU by this backend (``--list-devices``)."""
+    done = _run(path, "--list-devices")
+    return not isinstance(done, str) and bool(re.search(rf"^ +{_DEVICES[backend]}\d+: ", done.stdout, re.MULTILINE))
+
+
 def _run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str] | str:
     """Run the program at path; a string says why it can't be run."""
     try:

@@ -15,7 +15,22 @@ from pathlib import Path
 from ansible_collections.magi.models.plugins.module_utils._base.command import run_into
 from ansible_collections.magi.models.plugins.module_utils._base.cores import cores
 from ansible_collections.magi.models.plugins.module_utils._install.archive import unpack, verify
-from ansible_collections.magi.models.plugins.module_utils._install.binary import build_of, check_link, link, points_to
+from ansible_collections.magi.models.plugins.module_utils._install.backend import (
+    CPU,
+    TOOLKITS,
+    Choice,
+    buildable,
+    missing,
+    of_flags,
+    search_path,
+)
+from ansible_collections.magi.models.plugins.module_utils._install.binary import (
+    build_of,
+    check_link,
+    link,
+    points_to,
+    sees_gpu,
+)
 from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError, Step
 from ansible_collections.magi.models.plugins.module_utils._install.watch import Watch
 
@@ -23,17 +38,12 @@ PACKAGES = {"cmake": "cmake", "ninja": "ninja-build", "c++": "g++", "pip": "pyth
 """The Debian package of each tool."""
 
 
-def missing(steps: list[Step]) -> list[str]:
-    """Return the Debian packages of tools that these steps need and this host lacks."""
-    tools = [tool for step in steps for tool in step.tools]
-    return [PACKAGES[tool] for tool in tools if not (_pip() if tool == "pip" else shutil.which(tool))]
-
-
 class Build:
     """The cache folder of one llama.cpp version, and the steps that fill it.
 
     path: where the link to the first one of the targets is wanted. package and version: of the source package; the
-    version begins with the llama.cpp build number. sha256: of that package, in hexadecimal digits.
+    version begins with the llama.cpp build number. sha256: of that package, in hexadecimal digits. backend: what to
+    compute with (backend.BACKENDS), unless cmake_flags name one themselves.
     Raises InstallError where the version does not.
     """
 
@@ -47,6 +57,7 @@ class Build:
         sha256: str,
         cmake_flags: list[str],
         targets: list[str],
+        backend: str = CPU,
     ) -> None:
         self.path, self.cache, self.targets = path, cache, targets
         self.package, self.version, self.sha256 = package, version, sha256
@@ -57,13 +68,15 @@ class Build:
         self.archive = self.root / f"{re.sub('[-_.]+', '_', package)}-{version}.tar.gz"
         self.source, self.build, self.bin = (self.root / name for name in ("source", "build", "bin"))
         self.watch = Watch(self.root / "build.log", f"the build of llama.cpp {self.number}")
-        self.recipe = {"package": f"{package}=={version}", "cmake_flags": cmake_flags}
+        given = of_flags(cmake_flags)
+        self.choice = Choice(given) if given != CPU else buildable(backend)
+        more = TOOLKITS[self.choice.backend].flags if self.choice.backend != given else ()
+        self.recipe = {"package": f"{package}=={version}", "cmake_flags": [*cmake_flags, *more]}
 
     def steps(self) -> list[Step]:
         """Return the steps that are left, in order. Raises InstallError if the path can't become a link."""
         runs = build_of(self.path) == int(self.number)
-        found = runs and self.cache.resolve() not in self.path.resolve().parents
-        if found:
+        if runs and self.cache.resolve() not in self.path.resolve().parents and self._computes():
             return []
         steps = []
         if not self._built():
@@ -71,12 +84,25 @@ class Build:
                 if not self.archive.is_file():
                     steps.append(Step(f"download {self.package} {self.version}", self._download, ("pip",)))
                 steps.append(Step("unpack", self._unpack))
-            steps.append(Step("build", self._compile, ("cmake", "ninja", "c++")))
+            what = "build" if self.choice.backend == CPU else f"build for {self.choice.backend}"
+            steps.append(Step(what, self._compile, ("cmake", "ninja", "c++")))
         if not points_to(self.path, self.bin / self.targets[0]):
             steps.append(Step("link", self._link))
         if steps:
             check_link(self.path)
         return steps
+
+    def missing(self, steps: list[Step]) -> list[str]:
+        """Return the Debian packages that these steps need and this host lacks. Raises InstallError for those that are
+        no packages."""
+        tools = [tool for step in steps for tool in step.tools]
+        lacking = [PACKAGES[tool] for tool in tools if not (_pip() if tool == "pip" else shutil.which(tool))]
+        return [*lacking, *(missing(self.choice.backend) if "cmake" in tools else ())]
+
+    def _computes(self) -> bool:
+        """Whether what is at the path computes with what is wanted. A file of somebody's own is not questioned."""
+        backend = self.choice.backend
+        return backend == CPU or not self.path.is_symlink() or sees_gpu(self.path, backend)
 
     def _built(self) -> bool:
         same = _read_json(self.bin / "recipe.json") == self.recipe
@@ -84,6 +110,7 @@ class Build:
 
     def run(self) -> None:
         """Do the steps that are left, once no other build of this version runs. Raises InstallError."""
+        os.environ["PATH"] = search_path(self.choice.backend)
         with self.watch.alone(self.root) as self._locked:
             for step in self.steps():
                 step.do()

@@ -14,7 +14,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 JOB_LIMIT_SECONDS = 4 * 3600
-POLL_SECONDS = (1, 2, 5)  # then the last one again and again
+POLL_SECONDS = (1, 2, 5)  # then the last one, repeatedly
 _COMPILED = re.compile(r"^\[(\d+)/(\d+)\] .*?([^/\s]+)$")  # ninja: "[12/217] Building CXX object src/x.cpp.o"
 
 

@@ -42,10 +42,52 @@ def test_each_machine_gets_its_own(system, machine, name):
     assert found.url == f"https://example.org/{found.name}"
 
 
-@pytest.mark.parametrize(("system", "machine"), [("Linux", "riscv64"), ("FreeBSD", "amd64")])
-def test_a_machine_without_an_archive_is_named(system, machine):
-    with pytest.raises(Unavailable, match=f"no archive for {system} on {machine}"):
-        platform(system, machine)
+@pytest.mark.parametrize(
+    ("system", "machine", "backend", "what"),
+    [
+        ("Linux", "riscv64", "cpu", "Linux on riscv64"),
+        ("FreeBSD", "amd64", "cpu", "FreeBSD on amd64"),
+        ("Darwin", "arm64", "cuda", "Darwin on arm64 for cuda"),
+    ],
+)
+def test_a_machine_without_an_archive_is_named(system, machine, backend, what):
+    with pytest.raises(Unavailable, match=f"no archive for {what}"):
+        platform(system, machine, backend)
+
+
+@pytest.mark.parametrize(
+    ("machine", "backend", "have", "names"),
+    [
+        ("x86_64", "vulkan", (), ["ubuntu-vulkan-x64"]),
+        ("aarch64", "vulkan", (), ["ubuntu-vulkan-arm64"]),
+        ("x86_64", "rocm", (10, 1), ["ubuntu-rocm-10.0-x64"]),
+        ("x86_64", "cuda", (13, 4), ["ubuntu-cuda-13.4-x64"]),
+        ("x86_64", "cuda", (14, 0), ["ubuntu-cuda-13.4-x64"]),
+        ("x86_64", "cuda", (13, 0), ["ubuntu-cuda-12.8-x64"]),
+        ("aarch64", "cuda", (13, 4), ["ubuntu-cuda-13.4-arm64"]),
+    ],
+)
+def test_each_gpu_gets_the_newest_that_suits_it(machine, backend, have, names):
+    found = pick(FILES, "b1", platform("Linux", machine, backend), lambda built: built <= have)
+    assert [item.name for item in found] == [f"llama-b1-bin-{name}.tar.gz" for name in names]
+
+
+def test_the_libraries_of_cuda_come_along():
+    files = [*FILES, *listed("cudart-llama-b1-bin-ubuntu-cuda-12.8-x64.tar.gz")]
+    found = pick(files, "b1", "ubuntu-cuda-*-x64", lambda built: built == (12, 8))
+    names = [item.name for item in found]
+    assert names == [f"{kind}llama-b1-bin-ubuntu-cuda-12.8-x64.tar.gz" for kind in ("", "cudart-")]
+
+
+def test_a_driver_that_is_too_old_for_all_of_them_is_told_so():
+    with pytest.raises(Unavailable, match=r"none of llama-b1-bin-ubuntu-cuda-12.8-x64.tar.gz, .* suits the driver"):
+        pick(FILES, "b1", "ubuntu-cuda-*-x64", lambda built: built <= (12, 2))
+
+
+def test_of_two_kinds_the_tar_is_taken():
+    names = ("llama-b1-bin-ubuntu-x64.tar.gz", "llama-b1-bin-ubuntu-x64.zip")
+    for order in (names, names[::-1]):
+        assert pick(listed(*order), "b1", "ubuntu-x64")[0].name == names[0]
 
 
 def test_an_older_release_may_be_a_zip():

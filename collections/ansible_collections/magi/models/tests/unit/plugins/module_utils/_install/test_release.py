@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._install import backend
+from ansible_collections.magi.models.plugins.module_utils._install import release as module
 from ansible_collections.magi.models.plugins.module_utils._install.release import Releases, Wanted
 from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError, Unavailable
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.release_server import PROGRAM, archive, serving
@@ -21,9 +26,9 @@ def release(tmp_path: Path, tag: str, program: bytes = PROGRAM, name: str = "lla
     return Releases(tmp_path / "bin/llama-server", tmp_path / "releases", Wanted(tag, "", **wanted), keep=2)
 
 
-def published(tmp_path: Path, upstream, tag: str = "b7", platform: str = "") -> Releases:
+def published(tmp_path: Path, upstream, tag: str = "b7", platform: str = "", **more) -> Releases:
     """One that names its archive and checksum itself."""
-    wanted = Wanted(tag, platform, api=upstream.api)
+    wanted = Wanted(tag, platform, api=upstream.api, **more)
     return Releases(tmp_path / "bin/llama-server", tmp_path / "releases", wanted, keep=2, patience=1)
 
 
@@ -198,7 +203,7 @@ def test_a_beginning_that_was_wrong_is_fetched_anew(tmp_path, upstream):
 
 
 def test_a_pinned_checksum_alone_is_of_upstream_s_archive():
-    (found,) = Wanted("b7", "ubuntu-vulkan-x64", sha256="A" * 64).pinned()
+    ((found,),) = (offer.archives for offer in Wanted("b7", "ubuntu-vulkan-x64", sha256="A" * 64).pinned())
     assert (
         found.url == "https://github.com/ggml-org/llama.cpp/releases/download/b7/llama-b7-bin-ubuntu-vulkan-x64.tar.gz"
     )
@@ -220,3 +225,131 @@ def test_a_release_is_not_built(tmp_path, upstream):
     upstream.publish("b7", archive("b7"))
     published(tmp_path, upstream).run()
     assert not published(tmp_path, upstream).built()
+
+
+# -- for GPUs ----------------------------------------------------------------------------------------
+
+
+def program(*devices: str) -> bytes:
+    """A llama-server that finds these GPUs."""
+    lines = "".join(f"  {name}: A GPU (81559 MiB, 80000 MiB free)\\n" for name in devices)
+    return f'#!/bin/sh\ncase $1 in --list-devices) printf "Available devices:\\n{lines}";; *) echo "version: 7 (abc)";; esac\n'.encode()
+
+
+MACHINE = {"x86_64": "x64", "aarch64": "arm64"}[os.uname().machine]
+CUDA, VULKAN = f"ubuntu-cuda-12.8-{MACHINE}", f"ubuntu-vulkan-{MACHINE}"
+
+
+@pytest.fixture
+def nvidia(monkeypatch):
+    """A host with a GPU of NVIDIA, whose driver knows CUDA 12.9."""
+    monkeypatch.setattr(backend, "gpus", lambda: ("/dev/nvidia0",))
+    monkeypatch.setattr(module, "version", lambda name: (12, 9) if name == "cuda" else None)
+    monkeypatch.setattr(backend, "program", lambda name: None)
+
+
+def test_a_gpu_is_used_with_the_libraries_that_come_along(tmp_path, upstream, nvidia):
+    upstream.publish("b7", archive("b7", program("CUDA0")), CUDA)
+    upstream.publish("b7", archive("b7", b"library", "libcudart.so.12"), name=f"cudart-llama-b7-bin-{CUDA}.tar.gz")
+    upstream.publish("b7", archive("b7", program("Vulkan0")), VULKAN)
+    upstream.publish("b7", archive("b7"))
+    releases = published(tmp_path, upstream, backend="auto")
+    releases.run()
+    assert (tmp_path / "bin/llama-server").read_bytes() == program("CUDA0")
+    assert (tmp_path / "bin/llama-server").resolve().with_name("libcudart.so.12").read_bytes() == b"library"
+    assert f"llama-b7-bin-{CUDA}.tar.gz and cudart-llama-b7-bin-{CUDA}.tar.gz" in releases.said()
+    assert published(tmp_path, upstream, backend="auto").steps() == []
+
+
+@pytest.mark.parametrize(
+    ("files", "taken", "why"),
+    [
+        (
+            {CUDA: program(), VULKAN: program("Vulkan0"), "": PROGRAM},
+            VULKAN,
+            r"for vulkan, since .*finds no GPU by cuda",
+        ),
+        (
+            {VULKAN: program("Vulkan0"), "": PROGRAM},
+            VULKAN,
+            r"for vulkan, since release b7 has no archive for ubuntu-cuda",
+        ),
+        (
+            {CUDA.replace("12.8", "13.4"): program("CUDA0"), VULKAN: program(), "": PROGRAM},
+            "",
+            r"for cpu, since none of .*13.4.* suits the driver .*, and .*finds no GPU by vulkan",
+        ),
+        ({CUDA: program("Vulkan0"), "": PROGRAM}, "", "for cpu, since .*no archive for ubuntu-vulkan.*no GPU by cuda"),
+    ],
+)
+def test_what_finds_no_gpu_is_passed_over(tmp_path, upstream, nvidia, files, taken, why):
+    for platform, content in files.items():
+        upstream.publish("b7", archive("b7", content), platform)
+    releases = published(tmp_path, upstream, backend="auto")
+    releases.run()
+    assert (tmp_path / "bin/llama-server").read_bytes() == files[taken]
+    assert re.search(why, releases.said()), releases.said()
+    asked = list(upstream.asked)
+    assert published(tmp_path, upstream, backend="auto").steps() == []
+    assert upstream.asked == asked
+
+
+def test_another_driver_is_another_wish(tmp_path, upstream, nvidia, monkeypatch):
+    upstream.publish("b7", archive("b7", program("CUDA0")), CUDA.replace("12.8", "13.4"))
+    upstream.publish("b7", archive("b7"))
+    published(tmp_path, upstream, backend="auto").run()
+    assert (tmp_path / "bin/llama-server").read_bytes() == PROGRAM
+    monkeypatch.setattr(module, "version", lambda name: (13, 4))
+    published(tmp_path, upstream, backend="auto").run()
+    assert (tmp_path / "bin/llama-server").read_bytes() == program("CUDA0")
+
+
+def test_a_host_with_the_tools_builds_for_its_gpu_rather_than_take_what_has_none(
+    tmp_path, upstream, nvidia, monkeypatch
+):
+    upstream.publish("b7", archive("b7"))
+    monkeypatch.setattr(backend, "program", lambda name: "/usr/bin/nvcc" if name == "cuda" else None)
+    with pytest.raises(Unavailable, match="no archive for ubuntu-cuda"):
+        published(tmp_path, upstream, backend="auto", or_build=True).run()
+    published(tmp_path, upstream, backend="auto").run()
+    assert (tmp_path / "bin/llama-server").read_bytes() == PROGRAM
+
+
+def test_what_is_asked_for_is_taken_as_it_is(tmp_path, upstream, monkeypatch):
+    """An image may be made on a host without the GPU."""
+    monkeypatch.setattr(module, "version", lambda name: None)
+    upstream.publish("b7", archive("b7", program()), CUDA)
+    published(tmp_path, upstream, backend="cuda").run()
+    assert (tmp_path / "bin/llama-server").read_bytes() == program()
+
+
+@pytest.mark.parametrize(
+    ("flags", "asked", "built"), [([], "cpu", True), (["-DGGML_CUDA=ON"], "cuda", True), ([], "cuda", False)]
+)
+def test_what_was_built_counts_for_its_own_backend(tmp_path, upstream, flags, asked, built):
+    cache = tmp_path / "cache/7/bin"
+    cache.mkdir(parents=True)
+    (cache / "llama-server").write_bytes(PROGRAM)
+    (cache / "llama-server").chmod(0o755)
+    (cache / "recipe.json").write_text(json.dumps({"cmake_flags": flags}))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/llama-server").symlink_to(cache / "llama-server")
+    assert published(tmp_path, upstream, backend=asked).built() == built
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        ({"backend": "auto"}, f"llama-b7-bin-ubuntu-{MACHINE}.tar.gz"),
+        ({"backend": "vulkan"}, f"llama-b7-bin-{VULKAN}.tar.gz"),
+        ({"backend": "cuda", "platform": CUDA}, f"llama-b7-bin-{CUDA}.tar.gz"),
+    ],
+)
+def test_a_pinned_checksum_is_of_the_archive_for_its_backend(nvidia, more, name):
+    ((archive,),) = (offer.archives for offer in Wanted("b7", sha256="a" * 64, **more).pinned())
+    assert archive.name == name
+
+
+def test_a_pinned_archive_with_a_version_in_its_name_has_to_be_named():
+    with pytest.raises(InstallError, match=r"set llama_server_release_platform, such as ubuntu-cuda-12\.8-"):
+        Wanted("b7", sha256="a" * 64, backend="cuda").pinned()
