@@ -59,6 +59,24 @@ def test_a_sound_system_has_no_findings_but_good_ones():
     ]
 
 
+@pytest.mark.parametrize(
+    ("devices", "options"),
+    [
+        (("CUDA0",), {}),
+        (None, {}),  # an old build, which can't list them
+        ((), {"n_gpu_layers": 0}),
+        ((), {"device": "none"}),
+    ],
+)
+def test_a_gpu_that_is_used_or_left_alone_on_purpose_is_no_finding(devices, options):
+    host = examined(
+        gpus=("/dev/nvidia0",),
+        binary=replace(BINARY, devices=devices),
+        settings={**SETTINGS, "options": options},
+    )
+    assert "gpu" not in [item.check for item in found(host)]
+
+
 def running(**more):
     return (Running("a", State.RUNNING, 7, 8080, **more),)
 
@@ -136,6 +154,13 @@ def running(**more):
             WARNING,
             "memory",
             "the memory 2.0 GiB",
+        ),
+        (
+            examined(gpus=("/dev/nvidia0",), binary=Binary("/x", "1", "1", devices=())),
+            WARNING,
+            "gpu",
+            "llama-server at /x finds no GPU, though there is one (/dev/nvidia0), and computes on the CPU; set "
+            "llama_server_backend (auto, cuda, rocm or vulkan)",
         ),
         (
             examined(at_work=Worker("joe@box, process 1", pid=1)),

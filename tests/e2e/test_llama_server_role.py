@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.release_server import archive, serving
 
 pytestmark = pytest.mark.e2e
 
@@ -266,6 +268,109 @@ def test_a_file_of_somebody_else_is_not_replaced(role, releases, tmp_path):
     assert not (tmp_path / "releases").exists()
 
 
+# -- auto -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def auto(role, built):
+    """Run the role by the method auto against a local server that stands in for GitHub; llama.cpp is built already."""
+
+    def run(*arguments: str, **variables) -> Run:
+        own = {"llama_server_release_api": upstream.api, "llama_server_cache_dir": str(CACHE)}
+        return role(*arguments, llama_server_install_method="auto", **(own | variables))
+
+    with serving() as upstream:
+        run.upstream = upstream
+        yield run
+
+
+@pytest.fixture
+def real(built) -> bytes:
+    return archive("b11434", (built / "llama-server").read_bytes())
+
+
+def test_auto_takes_the_release(auto, real, tmp_path):
+    name = auto.upstream.publish("b11434", real)
+    before = snapshot(tmp_path)
+    bare = auto("--check")
+    assert (bare.rc, bare.changed) == (0, 1), bare.output
+    assert snapshot(tmp_path) == before
+
+    auto.upstream.drip = 0.05
+    install = auto()
+    assert (install.rc, install.changed) == (0, 1), install.output
+    said = f"localhost: llama.cpp b11434 is upstream's release ({name}), checked against the published SHA-256."
+    assert said in install.output.splitlines()
+    assert "(build 11434," in install.output
+    assert current(tmp_path).startswith("b11434-")
+    progress = rf"^localhost: llama.cpp b11434 \d+:\d\d downloading {name}: \d+ % of \d+ MB$"
+    assert re.search(progress, install.output, re.MULTILINE)
+
+    before, asked = snapshot(tmp_path), list(auto.upstream.asked)
+    again = auto()
+    assert (again.rc, again.changed) == (0, 0)
+    assert again.tasks <= 4
+    assert "is upstream's release" not in again.output
+    assert snapshot(tmp_path) == before
+    assert auto.upstream.asked == asked, "an unchanged run asks nobody"
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"digests": "sha256:" + "0" * 64}, "has SHA-256"),
+        ({"cuts": [1000, 0]}, "ended after"),
+        ({"silent": "/repos"}, "does not answer"),
+    ],
+    ids=["wrong digest", "half a download", "silent"],
+)
+def test_auto_builds_where_the_release_can_not_be_had(auto, real, built, tmp_path, how, reason):
+    name = auto.upstream.publish("b11434", real)
+    for key, value in how.items():
+        setattr(auto.upstream, key, {name: value} if key == "digests" else value)
+    run = auto()
+    assert (run.rc, run.changed) == (0, 1), run.output
+    (line,) = re.findall(r"^localhost: llama.cpp b11434 is built from source, since (.*)\.$", run.output, re.MULTILINE)
+    assert reason in line
+    assert ("[WARNING]: " in run.output and "has SHA-256" in run.output) == (reason == "has SHA-256")
+    assert (tmp_path / "bin/llama-server").resolve() == built / "llama-server"
+
+    asked = list(auto.upstream.asked)
+    again = auto()
+    assert (again.rc, again.changed) == (0, 0)
+    assert again.tasks <= 4
+    assert auto.upstream.asked == asked, "what is built is not looked for again"
+
+
+def test_auto_without_a_network_is_quick(auto, built, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    start = time.monotonic()
+    run = auto(llama_server_release_api=f"http://127.0.0.1:{port}")
+    assert (run.rc, run.changed) == (0, 1), run.output
+    assert "is built from source, since" in run.output
+    assert time.monotonic() - start < 20
+    assert (tmp_path / "bin/llama-server").resolve() == built / "llama-server"
+
+
+def test_auto_upgrades_what_it_took(auto, real, built, tmp_path):
+    auto.upstream.publish("b11434", real)
+    assert auto().rc == 0
+    auto.upstream.publish("b11435", archive("b11435", b"#!/bin/sh\necho 'version: 11435 (abc)'\n"))
+    run = auto(llama_server_release_tag="b11435")
+    assert (run.rc, run.changed) == (0, 1), run.output
+    assert current(tmp_path).startswith("b11435-")
+
+
+def test_release_is_an_error_where_auto_is_a_build(role, tmp_path):
+    with serving() as upstream:
+        upstream.publish("b1", archive("b1"))
+        run = role(llama_server_install_method="release", llama_server_release_api=upstream.api)
+    assert run.rc != 0
+    assert "/releases/tags/b11434 does not answer (HTTP 404 Not Found): check the network" in run.message
+    assert not (tmp_path / "bin").exists()
+
+
 # -- source ---------------------------------------------------------------------------------------
 
 SOURCE = {"llama_server_install_method": "source"}
@@ -340,6 +445,15 @@ def test_source_failure_is_one_clear_sentence(role, tmp_path, files, message):
     assert not (tmp_path / "cache/7/bin").exists()
     if message.startswith("llama.cpp 7"):
         assert "main.cpp" in run.output.split("The end of")[1], "the compiler's own words are shown"
+
+
+@pytest.mark.skipif(shutil.which("hipcc") is not None, reason="this machine has ROCm")
+def test_source_for_a_gpu_without_its_toolkit_says_what_to_install(role, tmp_path):
+    package = source_package(tmp_path / "cache", {"llama.cpp/CMakeLists.txt": CMAKE})
+    run = role(**package, llama_server_backend="rocm")
+    assert "building llama.cpp for rocm needs hipcc" in run.message, run.output
+    assert "install AMD's ROCm 6.1 or later, or set llama_server_backend" in run.message
+    assert not (tmp_path / "cache/7/source").exists()
 
 
 def test_source_with_another_checksum_is_not_unpacked(role, tmp_path):

@@ -176,7 +176,7 @@ def _host(host: Examined, profile: Profile | None) -> Iterator[Finding]:
         yield finding(WARNING, "models", warning)
     if host.host is None or host.settings is None:
         return
-    for check in (_binary, _readable, _ports, _memory, _running, _deployment):
+    for check in (_binary, _gpu, _readable, _ports, _memory, _running, _deployment):
         for severity, name, message in check(host, host.host, profile):
             yield finding(severity, name, message)
 
@@ -190,6 +190,20 @@ def _binary(_examined: Examined, host: Host, _profile: Profile | None) -> _Found
         yield PROBLEM, "binary", host.binary_error
     else:
         yield OK, "binary", f"llama-server {host.binary.version} at {host.binary.path}"
+
+
+def _gpu(examined: Examined, host: Host, _profile: Profile | None) -> _Found:
+    """A build that can't use the GPU which there is, unless the host's options leave the GPU alone."""
+    options = {str(key).replace("-", "_"): str(value) for key, value in (examined.settings or {})["options"].items()}
+    meant = options.get("n_gpu_layers") == "0" or options.get("device") == "none"
+    if host.gpus and host.binary and host.binary.devices == () and not meant:
+        yield (
+            WARNING,
+            "gpu",
+            f"llama-server at {host.binary.path} finds no GPU, though there is one ({', '.join(host.gpus)}), and "
+            "computes on the CPU; set llama_server_backend (auto, cuda, rocm or vulkan) and run magi prepare, or "
+            "n_gpu_layers: 0 in model_server_options if that is meant.",
+        )
 
 
 def _readable(examined: Examined, host: Host, _profile: Profile | None) -> _Found:

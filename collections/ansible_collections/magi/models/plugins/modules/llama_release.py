@@ -16,19 +16,38 @@ description:
   - Only then does it switch the link C(current) in O(dir) to the release's folder, in one step.
     Until then nothing changes.
   - Keeps releases side by side, so that running servers keep their files during an upgrade.
+  - Without O(sha256), the release itself names the archive for this host and its SHA-256, through GitHub's API.
+    A release that was installed this way is recognised without asking again.
+  - Shows the progress of a download. One that is cut off goes on where it was.
 options:
-  url:
-    description: Address of the archive.
-    type: str
-    required: true
-  sha256:
-    description: SHA-256 of the archive, 64 hexadecimal digits.
-    type: str
-    required: true
   tag:
     description: Name of the release.
     type: str
     required: true
+  platform:
+    description: Platform in the name of the archive, such as V(ubuntu-x64). Empty for that of the host.
+    type: str
+    default: ""
+  backend:
+    description:
+      - What llama.cpp computes with. An archive that is pinned or whose O(platform) is given is taken as it is.
+      - V(auto) is the best one for the GPUs of the host that the release has an archive for
+        and whose llama-server finds a GPU, else V(cpu), unless O(or_build) and the host can build for its GPU.
+    type: str
+    choices: [auto, cpu, cuda, rocm, vulkan]
+    default: cpu
+  api:
+    description: Address of the repository in GitHub's API, or of what answers like it.
+    type: str
+    default: https://api.github.com/repos/ggml-org/llama.cpp
+  url:
+    description: Address of the archive. Needs O(sha256). Empty for the one of the release.
+    type: str
+    default: ""
+  sha256:
+    description: SHA-256 of the archive, 64 hexadecimal digits. Empty for the one that the release publishes.
+    type: str
+    default: ""
   dir:
     description: Folder of the releases, one folder C(<tag>-<start of the SHA-256>) each.
     type: path
@@ -41,6 +60,13 @@ options:
     description: Where to put the binary, a symbolic link to the one in C(current).
     type: path
     required: true
+  or_build:
+    description:
+      - Whether llama.cpp is built where the release can't be had. Then that is no error but RV(unavailable),
+        and known within seconds where there is no network.
+      - A llama-server of the same build at O(path) that is not from a release counts as well, and is left as it is.
+    type: bool
+    default: false
 extends_documentation_fragment: [magi.models.attributes]
 attributes:
   check_mode:
@@ -52,6 +78,12 @@ attributes:
 """
 
 EXAMPLES = r"""
+- name: Install a release
+  magi.models.llama_release:
+    tag: b11434
+    dir: /opt/magi/llama.cpp
+    path: /usr/local/bin/llama-server
+
 - name: Install a release from a mirror
   magi.models.llama_release:
     url: https://mirror.example.com/llama-b11434-bin-ubuntu-x64.tar.gz
@@ -68,35 +100,60 @@ steps:
   elements: str
   returned: success
   sample: [install b11434-9f86d081884c, switch to b11434-9f86d081884c, link, remove b11300-2c26b46b68ff]
+unavailable:
+  description: Why the release can't be had, with O(or_build); else an empty string. Then nothing was changed.
+  type: str
+  returned: success
+said:
+  description: What was installed and from where, or why not, as one line; empty when nothing was to do.
+  type: str
+  returned: success
 """
 
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._install.release import Releases
-from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError
+from ansible_collections.magi.models.plugins.module_utils._install.backend import BACKENDS
+from ansible_collections.magi.models.plugins.module_utils._install.release import Releases, Wanted
+from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError, Unavailable
+
+PATIENCE = 60
+"""Seconds to wait for a silent server."""
+LESS_PATIENCE = 5
+"""The same where there is another way."""
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "url": {"type": "str", "required": True},
-            "sha256": {"type": "str", "required": True},
             "tag": {"type": "str", "required": True},
+            "platform": {"type": "str", "default": ""},
+            "backend": {"type": "str", "choices": [*BACKENDS], "default": "cpu"},
+            "api": {"type": "str", "default": "https://api.github.com/repos/ggml-org/llama.cpp"},
+            "url": {"type": "str", "default": ""},
+            "sha256": {"type": "str", "default": ""},
             "dir": {"type": "path", "required": True},
             "keep": {"type": "int", "default": 2},
             "path": {"type": "path", "required": True},
+            "or_build": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
-    wanted = dict(module.params)
-    path, folder = Path(wanted.pop("path")), Path(wanted.pop("dir"))
+    given = dict(module.params)
+    path, folder, or_build = Path(given.pop("path")), Path(given.pop("dir")), given["or_build"]
+    patience = LESS_PATIENCE if or_build else PATIENCE
     try:
-        releases = Releases(path, folder, **wanted)
-        steps = releases.steps()
-        if not module.check_mode:
-            for step in steps:
-                step.do()
+        releases = Releases(path, folder, keep=given.pop("keep"), patience=patience, wanted=Wanted(**given))
+        steps = [] if or_build and releases.built() else releases.steps()
+        if steps and not module.check_mode:
+            releases.run()
+    except Unavailable as error:
+        if not or_build:
+            module.fail_json(msg=str(error))
+        if error.suspicious:
+            module.warn(f"{error.reason}.")
+        said = f"llama.cpp {given['tag']} is built from source, since {error.reason}."
+        module.exit_json(changed=False, steps=[], unavailable=error.reason, said=said)
     except InstallError as error:
         module.fail_json(msg=str(error))
     except OSError as error:
@@ -104,9 +161,11 @@ def main() -> None:
     module.exit_json(
         changed=bool(steps),
         steps=[str(step) for step in steps],
+        unavailable="",
+        said=releases.said() if steps else "",
         diff={
             "before": f"llama.cpp release: {releases.replaced or 'none'}\n",
-            "after": f"llama.cpp release: {releases.name}\n",
+            "after": f"llama.cpp release: {releases.name or releases.replaced or 'none'}\n",
         },
     )
 

@@ -154,14 +154,3 @@ def memory_bytes() -> int:
 def gpu_groups() -> tuple[str, ...]:
     """Return the existing groups to which distributions give the nodes of GPUs."""
     return tuple(sorted({"render", "video"} & {group.gr_name for group in grp.getgrall()}))
-
-
-DEVICES = Path("/dev")
-
-
-def gpus() -> tuple[str, ...]:
-    """Return the device nodes of GPUs: NVIDIA's (on a Jetson nvhost-gpu or nvgpu, in WSL2 dxg), AMD's compute node, or
-    a render node; () without a GPU."""
-    patterns = ("nvidia[0-9]*", "nvhost-gpu", "nvgpu", "dxg", "kfd")
-    found = sorted(str(path) for pattern in patterns for path in DEVICES.glob(pattern))
-    return tuple(found or sorted(str(path) for path in (DEVICES / "dri").glob("renderD*")))

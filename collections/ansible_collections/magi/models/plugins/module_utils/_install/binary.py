@@ -17,14 +17,47 @@ _BUILD = re.compile(r"\(build (\d+)|^version: (\d+) \((?!build)", re.MULTILINE)
 
 def build_of(path: Path) -> int | None:
     """Build number of the llama.cpp program at path; None if it is missing, doesn't run or has no number."""
+    done = _run(path, "--version")
+    found = None if isinstance(done, str) or done.returncode else _BUILD.search(done.stdout + done.stderr)
+    return int(found[1] or found[2]) if found else None
+
+
+def obstacle(path: Path) -> str:
+    """Why the llama.cpp program at path does not run here, in a few words; an empty string if it does."""
+    done = _run(path, "--version")
+    if isinstance(done, str):
+        return done
+    if done.returncode:
+        said = (done.stderr + done.stdout).strip().splitlines()
+        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
+        # glibc names each version that it lacks in a line of its own
+        return " ".join(said[0].removeprefix(f"{path}: ").split())[:200] if said else how
+    return "" if build_of(path) is not None else "it does not tell its build"
+
+
+_DEVICES = {"cuda": "CUDA", "rocm": "ROCm", "vulkan": "Vulkan"}
+
+
+def sees_gpu(path: Path, backend: str) -> bool:
+    """Whether the llama.cpp program at path finds a GPU by this backend (``--list-devices``)."""
+    done = _run(path, "--list-devices")
+    return not isinstance(done, str) and bool(re.search(rf"^ +{_DEVICES[backend]}\d+: ", done.stdout, re.MULTILINE))
+
+
+def _run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str] | str:
+    """Run the program at path; a string says why it can't be run."""
     try:
-        done = subprocess.run(
-            [path, "--version"], capture_output=True, check=False, text=True, errors="replace", timeout=60
+        return subprocess.run(
+            [path, *arguments], capture_output=True, check=False, text=True, errors="replace", timeout=60
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = _BUILD.search(done.stdout + done.stderr)
-    return int(found[1] or found[2]) if found and done.returncode == 0 else None
+    except subprocess.TimeoutExpired:
+        return "it hangs"
+    except FileNotFoundError:
+        return (
+            "the loader that it names is missing: it was built for another system" if path.exists() else "it is missing"
+        )
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def check_link(path: Path) -> None:

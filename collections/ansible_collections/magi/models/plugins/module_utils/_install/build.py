@@ -4,40 +4,46 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import importlib.util
 import json
 import os
 import re
 import shutil
 import sys
-import time
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._base.command import run_into
 from ansible_collections.magi.models.plugins.module_utils._base.cores import cores
 from ansible_collections.magi.models.plugins.module_utils._install.archive import unpack, verify
-from ansible_collections.magi.models.plugins.module_utils._install.binary import build_of, check_link, link, points_to
+from ansible_collections.magi.models.plugins.module_utils._install.backend import (
+    CPU,
+    TOOLKITS,
+    Choice,
+    buildable,
+    missing,
+    of_flags,
+    search_path,
+)
+from ansible_collections.magi.models.plugins.module_utils._install.binary import (
+    build_of,
+    check_link,
+    link,
+    points_to,
+    sees_gpu,
+)
 from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError, Step
+from ansible_collections.magi.models.plugins.module_utils._install.watch import Watch
 
-UNWATCHED_SECONDS = 60
-"""If nobody touches its file for so long, nobody watches a build any more."""
 PACKAGES = {"cmake": "cmake", "ninja": "ninja-build", "c++": "g++", "pip": "python3-pip"}
 """The Debian package of each tool."""
-
-
-def missing(steps: list[Step]) -> list[str]:
-    """Return the Debian packages of tools that these steps need and this host lacks."""
-    tools = [tool for step in steps for tool in step.tools]
-    return [PACKAGES[tool] for tool in tools if not (_pip() if tool == "pip" else shutil.which(tool))]
 
 
 class Build:
     """The cache folder of one llama.cpp version, and the steps that fill it.
 
     path: where the link to the first one of the targets is wanted. package and version: of the source package; the
-    version begins with the llama.cpp build number. sha256: of that package, in hexadecimal digits.
+    version begins with the llama.cpp build number. sha256: of that package, in hexadecimal digits. backend: what to
+    compute with (backend.BACKENDS), unless cmake_flags name one themselves.
     Raises InstallError where the version does not.
     """
 
@@ -51,6 +57,7 @@ class Build:
         sha256: str,
         cmake_flags: list[str],
         targets: list[str],
+        backend: str = CPU,
     ) -> None:
         self.path, self.cache, self.targets = path, cache, targets
         self.package, self.version, self.sha256 = package, version, sha256
@@ -60,14 +67,16 @@ class Build:
         self.root = cache / self.number
         self.archive = self.root / f"{re.sub('[-_.]+', '_', package)}-{version}.tar.gz"
         self.source, self.build, self.bin = (self.root / name for name in ("source", "build", "bin"))
-        self.log, self.watched = self.root / "build.log", self.root / ".watched"
-        self.recipe = {"package": f"{package}=={version}", "cmake_flags": cmake_flags}
+        self.watch = Watch(self.root / "build.log", f"the build of llama.cpp {self.number}")
+        given = of_flags(cmake_flags)
+        self.choice = Choice(given) if given != CPU else buildable(backend)
+        more = TOOLKITS[self.choice.backend].flags if self.choice.backend != given else ()
+        self.recipe = {"package": f"{package}=={version}", "cmake_flags": [*cmake_flags, *more]}
 
     def steps(self) -> list[Step]:
         """Return the steps that are left, in order. Raises InstallError if the path can't become a link."""
         runs = build_of(self.path) == int(self.number)
-        found = runs and self.cache.resolve() not in self.path.resolve().parents
-        if found:
+        if runs and self.cache.resolve() not in self.path.resolve().parents and self._computes():
             return []
         steps = []
         if not self._built():
@@ -75,12 +84,25 @@ class Build:
                 if not self.archive.is_file():
                     steps.append(Step(f"download {self.package} {self.version}", self._download, ("pip",)))
                 steps.append(Step("unpack", self._unpack))
-            steps.append(Step("build", self._compile, ("cmake", "ninja", "c++")))
+            what = "build" if self.choice.backend == CPU else f"build for {self.choice.backend}"
+            steps.append(Step(what, self._compile, ("cmake", "ninja", "c++")))
         if not points_to(self.path, self.bin / self.targets[0]):
             steps.append(Step("link", self._link))
         if steps:
             check_link(self.path)
         return steps
+
+    def missing(self, steps: list[Step]) -> list[str]:
+        """Return the Debian packages that these steps need and this host lacks. Raises InstallError for those that are
+        no packages."""
+        tools = [tool for step in steps for tool in step.tools]
+        lacking = [PACKAGES[tool] for tool in tools if not (_pip() if tool == "pip" else shutil.which(tool))]
+        return [*lacking, *(missing(self.choice.backend) if "cmake" in tools else ())]
+
+    def _computes(self) -> bool:
+        """Whether what is at the path computes with what is wanted. A file of somebody's own is not questioned."""
+        backend = self.choice.backend
+        return backend == CPU or not self.path.is_symlink() or sees_gpu(self.path, backend)
 
     def _built(self) -> bool:
         same = _read_json(self.bin / "recipe.json") == self.recipe
@@ -88,30 +110,14 @@ class Build:
 
     def run(self) -> None:
         """Do the steps that are left, once no other build of this version runs. Raises InstallError."""
-        with self._lock():
-            self.log.unlink(missing_ok=True)
+        os.environ["PATH"] = search_path(self.choice.backend)
+        with self.watch.alone(self.root) as self._locked:
             for step in self.steps():
                 step.do()
 
-    @contextlib.contextmanager
-    def _lock(self):
-        """Keep two builds of one version apart. The later one waits while somebody watches it."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        self.watched.touch()
-        with (self.root / ".lock").open("w") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    self._check_watched()
-                    time.sleep(1)
-            self._locked = file.fileno()
-            yield
-
     def _download(self) -> None:
         """Let pip download the package, from the index this host is set up with, and verify its hash."""
-        self._say(f"downloading {self.package} {self.version}")
+        self.watch.say(f"downloading {self.package} {self.version}")
         requirements = self.root / "requirements.txt"
         requirements.write_text(f"{self.package}=={self.version} --hash=sha256:{self.sha256}\n")
         # Not `--no-binary :all:`: pip would build cmake itself from source to read the package's metadata.
@@ -126,7 +132,7 @@ class Build:
 
     def _unpack(self) -> None:
         """Verify the archive and unpack the llama.cpp tree."""
-        self._say(f"unpacking {self.archive.name}")
+        self.watch.say(f"unpacking {self.archive.name}")
         verify(self.archive, self.sha256, "remove it to download it again, or correct the checksum")
         new = self.root / ".source.new"
         shutil.rmtree(new, ignore_errors=True)
@@ -142,7 +148,7 @@ class Build:
             shutil.rmtree(self.build, ignore_errors=True)
             self.build.mkdir(parents=True)
             recipe.write_text(json.dumps(self.recipe))
-        self._say("configuring")
+        self.watch.say("configuring")
         flags = ["-G", "Ninja", f"-DLLAMA_BUILD_NUMBER={self.number}", "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON"]
         self._run(
             ["cmake", *flags, *self.recipe["cmake_flags"], "-S", self.source, "-B", self.build],
@@ -155,7 +161,7 @@ class Build:
         self._configure()
         known = re.findall(r"^build (\S+): phony", (self.build / "build.ninja").read_text(), re.MULTILINE)
         targets = [name for name in self.targets if name in known] or self.targets[:1]
-        self._say(f"building {' '.join(targets)}")
+        self.watch.say(f"building {' '.join(targets)}")
         self._run(
             ["ninja", "-C", self.build, "-j", str(cores()), *targets],
             f"llama.cpp {self.number} could not be built: see the log, free memory or disk if it names them, "
@@ -179,26 +185,15 @@ class Build:
         """Point path at the built program."""
         link(self.path, self.bin / self.targets[0])
 
-    def _say(self, text: str) -> None:
-        with self.log.open("a") as log:
-            log.write(f"== {text}\n")
-
     def _run(self, argv: list, error: str) -> None:
         """Run a command with its output in the log; stop it when nobody watches any more."""
         try:
             # The command inherits the lock: even if this module is killed, no second build joins it.
-            status = run_into(self.log, argv, self._locked, self._check_watched)
+            status = run_into(self.watch.log, argv, self._locked, self.watch.check)
         except OSError as failure:
             raise InstallError(f"{error} ({failure})") from failure
         if status:
             raise InstallError(error)
-
-    def _check_watched(self) -> None:
-        """The action plugin touches the file; without that, nobody would ever stop an abandoned build."""
-        if time.time() - self.watched.stat().st_mtime > UNWATCHED_SECONDS:
-            raise InstallError(
-                f"the build of llama.cpp {self.number} stopped because nobody watched it: run again to continue"
-            )
 
 
 def _pip() -> list[str]:

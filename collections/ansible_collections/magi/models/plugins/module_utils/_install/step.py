@@ -12,6 +12,15 @@ class InstallError(Exception):
     """A step failed; the message is one sentence with the remedy."""
 
 
+class Unavailable(InstallError):
+    """What is wanted can't be had on this host, so that another way may be tried."""
+
+    def __init__(self, reason: str, remedy: str, *, suspicious: bool = False) -> None:
+        """reason: the sentence without its remedy. suspicious: people should know, even if another way works."""
+        super().__init__(f"{reason}: {remedy}")
+        self.reason, self.suspicious = reason, suspicious
+
+
 @dataclass(frozen=True)
 class Step:
     """Decided, shown and done as one thing: nobody parses its text to know what to do."""

@@ -20,6 +20,7 @@ EFFECTS = {
         "_base.command",
         "_base.cores",
         "_base.files",
+        "_base.gpus",
         "_base.private_module",
         "_gguf.reader",
         "_install",

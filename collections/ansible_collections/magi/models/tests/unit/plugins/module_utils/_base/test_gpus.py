@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._host import procfs
+from ansible_collections.magi.models.plugins.module_utils._base import gpus
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,8 @@ from ansible_collections.magi.models.plugins.module_utils._host import procfs
     ],
 )
 def test_gpus_by_their_nodes(tmp_path, monkeypatch, there, found):
-    monkeypatch.setattr(procfs, "DEVICES", tmp_path)
+    monkeypatch.setattr(gpus, "DEVICES", tmp_path)
     for name in there:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert procfs.gpus() == tuple(str(tmp_path / name) for name in found)
+    assert gpus.gpus() == tuple(str(tmp_path / name) for name in found)
