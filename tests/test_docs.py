@@ -51,6 +51,21 @@ RUN_BY = {
         ),
         ("e2e/test_documents.py", 'blocks("controller.md", "console")'),
     ),
+    # The whole walk is taken from the document, but for the package, which is no release yet.
+    "pipx install magi-models": ("e2e/test_wheel.py", '"install"'),
+    **dict.fromkeys(
+        (
+            *("magi init fleet --host gpu1 --host gpu2", "cd fleet"),
+            *("ssh-keygen -t ed25519 -f ~/.ssh/id_ed25519", "ssh-copy-id ops@gpu1", "ssh-copy-id ops@gpu2"),
+            *("magi prepare", "magi up development"),
+            "openssl rand -hex 32 >api-key",
+            "ssh ops@gpu1 'sudo install -m 600 /dev/stdin /etc/magi-keys' <api-key",
+            "ssh ops@gpu2 'sudo install -m 600 /dev/stdin /etc/magi-keys' <api-key",
+            'curl -s http://gpu1:8080/v1/chat/completions -H "Authorization: Bearer $(cat api-key)" '
+            """-d '{"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 64}'""",
+        ),
+        ("fleet/test_from_nothing.py", '(ROOT / "docs" / "fleet.md").read_text()'),
+    ),
     # As a check of syntax: its hosts are examples.
     "cp -r inventories/example inventories/mine": (
         "e2e/test_readme.py",

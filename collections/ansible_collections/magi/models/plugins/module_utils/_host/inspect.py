@@ -43,6 +43,8 @@ from ansible_collections.magi.models.plugins.module_utils._services.manager impo
 )
 from ansible_collections.magi.models.plugins.module_utils._services.values import Status
 
+_VARIABLE = "model_server_llama_server_path (LLAMA_SERVER_PATH)"
+
 
 def read_binary(path: str, environment: Mapping[str, str] | None = None) -> tuple[Binary | None, str]:
     """Return the llama-server at ``path`` with its options, or None and a sentence that says why not.
@@ -67,7 +69,7 @@ def read_binary(path: str, environment: Mapping[str, str] | None = None) -> tupl
 def _why_not(path: str, error: Exception) -> str:
     """Return a sentence on a llama-server that did not run."""
     if isinstance(error, FileNotFoundError) and not os.path.exists(path):
-        return f"there is no llama-server at {path}; install it (role llama_server), or set model_server_llama_server_path (LLAMA_SERVER_PATH)."
+        return f"there is no llama-server at {path}; install it (role llama_server), or set {_VARIABLE}."
     from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause  # see choice.chosen
 
     said = str(error)
@@ -81,7 +83,7 @@ def _why_not(path: str, error: Exception) -> str:
         if cause.code in ("library_missing", "illegal_instruction"):
             return f"llama-server at {path}: {cause.detail}."
         said = f"exit status {error.returncode}: {' '.join(printed.split())[-200:] or 'it printed nothing'}"
-    return f"llama-server at {path} does not run ({said}); reinstall it, or set model_server_llama_server_path (LLAMA_SERVER_PATH)."
+    return f"llama-server at {path} does not run ({said}); reinstall it, or set {_VARIABLE}."
 
 
 def _shut(manager: ServiceManager, path: str) -> str:
@@ -93,12 +95,12 @@ def _shut(manager: ServiceManager, path: str) -> str:
     if mode == "hidden":
         return (
             f"the servers may not execute {path}: {at} lies in a home folder, which services do not see; move it, or "
-            "set model_server_llama_server_path (LLAMA_SERVER_PATH) to the path that it really has."
+            f"set {_VARIABLE} to the path that it really has."
         )
     who = "o" if manager.capabilities.own_user else "u"
     return (
         f"the servers may not execute {path}, since {at} is {mode}: chmod {who}+x {at}, or move llama-server and set "
-        "model_server_llama_server_path (LLAMA_SERVER_PATH)."
+        f"{_VARIABLE}."
     )
 
 
