@@ -8,6 +8,8 @@ from __future__ import annotations
 class ModuleDocFragment:
     DOCUMENTATION = r"""
 options: {}
+requirements:
+  - python >= 3.9 where it runs, and nothing but its standard library
 attributes:
   check_mode:
     description: Can run in C(check_mode) and return what it would change without changing anything.
