@@ -78,7 +78,8 @@ class ActionModule(ActionBase):
             look = f"touch {quoted}.seen; tail -c +{offset} {quoted} 2>/dev/null || true"
             # Whole lines of ASCII: a character is a byte, and a half-written line is read next time.
             text = self._low_level_execute_command(look).get("stdout", "")
-            lines = text[: text.rfind("\n") + 1].splitlines()
+            # Where sudo asks for a password, the connection has a terminal, which adds an empty line.
+            lines = [line for line in text[: text.rfind("\n") + 1].splitlines() if line]
             offset += sum(len(line) + 1 for line in lines)
             for line in lines:
                 if "end" in json.loads(line):
