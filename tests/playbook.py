@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from magi.init import PROFILES
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,6 +68,13 @@ class Playing:
             raise
         assert "Traceback" not in self.output, self.output
         return Run(code, self.output)
+
+
+def copy_profiles(folder: Path) -> None:
+    """Copy the profiles that come with magi into a folder: a checkout may have somebody's own, too."""
+    folder.mkdir()
+    for name in PROFILES:
+        shutil.copy(ROOT / "profiles" / f"{name}.yml", folder)
 
 
 def clean_environment() -> dict[str, str]:

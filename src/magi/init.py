@@ -13,6 +13,8 @@ from magi.errors import UsageError
 from magi.result import Result
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+PROFILES = ("development", "fast-only", "production")
+"""The profiles that come with magi; a checkout may have more, which are somebody's own."""
 _SKELETON = Path(__file__).with_name("skeleton")
 
 
@@ -51,7 +53,8 @@ def files(hosts: Sequence[str]) -> dict[str, str]:
     # magi brings its own collection; ansible-playbook looks for it where ansible-galaxy puts it.
     configuration = re.sub(r"^collections_path = .*\n", "", configuration, flags=re.MULTILINE)
     found = {"ansible.cfg": re.sub(r"^inventory = .*", f"inventory = {inventory}", configuration, flags=re.MULTILINE)}
-    found |= {f"profiles/{path.name}": path.read_text() for path in sorted(project.carried("profiles").glob("*.yml"))}
+    carried = project.carried("profiles")
+    found |= {f"profiles/{name}.yml": (carried / f"{name}.yml").read_text(encoding="utf-8") for name in PROFILES}
     if hosts:
         example = (_SKELETON / "hosts.yml").read_text(encoding="utf-8")
         named = "".join(f"    {host}:\n" for host in dict.fromkeys(hosts))

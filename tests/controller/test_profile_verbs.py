@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model
@@ -11,13 +10,14 @@ from ansible_collections.magi.models.plugins.module_utils._models.registry impor
 
 from magi.cli import main
 
+from ..playbook import copy_profiles
 from .known import Q2, Q3, ROOT
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """A folder with the shipped profiles, a registry, a legacy configuration and magi's state."""
-    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    copy_profiles(tmp_path / "profiles")
     save(str(tmp_path / "registry.json"), Registry(("/models",), Inventory((Model.from_dict(Q2), Model.from_dict(Q3)))))
     (tmp_path / "legacy.yml").write_text(f"models:\n  A: {{name: {Q2['id']}, port: 8080}}\n  B: {{name: gone}}\n")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ..playbook import ROOT, Playing, Run, start
+from ..playbook import ROOT, Playing, Run, copy_profiles, start
 
 CACHE = Path.home() / ".cache" / "magi"
 LLAMA_SERVER = CACHE / "llama.cpp" / "current" / "llama-server"
@@ -135,7 +135,7 @@ def real_parts() -> None:
 def deployment(tmp_path: Path):
     value = Deployment(tmp_path)
     value.models.mkdir()
-    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    copy_profiles(tmp_path / "profiles")
     yield value
     value.environment = {}
     if Path(value.group["vars"]["model_server_home"]).exists():

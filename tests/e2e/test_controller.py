@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import signal
 import stat
 import subprocess
@@ -21,7 +20,7 @@ from magi import Controller
 from magi.errors import DeploymentFailed, HostUnreachable, ProfileError
 
 from ..command import Ran, begin
-from ..playbook import clean_environment
+from ..playbook import clean_environment, copy_profiles
 from ..waiting import until
 from .conftest import ROOT, Deployment, ask
 
@@ -403,7 +402,7 @@ def test_two_controllers_in_one_process(in_process: Deployment):
     other = Deployment(in_process.folder / "other", {"model_server_port_range": [18160, 18179]})
     other.models.mkdir(parents=True)
     other.add_model("Q2_K")
-    shutil.copytree(ROOT / "profiles", other.folder / "profiles")
+    copy_profiles(other.folder / "profiles")
 
     async def both() -> None:
         controllers = [Controller(inventory=item.inventory(), project=ROOT) for item in (in_process, other)]

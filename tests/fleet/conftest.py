@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ..playbook import ROOT, Playing, Run, start
+from ..playbook import ROOT, Playing, Run, copy_profiles, start
 
 HOSTS = ROOT / "molecule" / "hosts" / "hosts.py"
 Q2, Q3, Q41, Q4 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m", "q4_1", "q4_k_m"))
@@ -186,7 +185,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory):
     path = subprocess.run([HOSTS, "inventory"], capture_output=True, text=True, check=True).stdout.strip()
     group = json.loads(Path(path).read_text())["model_servers"]
     folder = tmp_path_factory.mktemp("fleet")
-    shutil.copytree(ROOT / "profiles", folder / "profiles")
+    copy_profiles(folder / "profiles")
     value = Fleet(
         folder,
         group["hosts"],
