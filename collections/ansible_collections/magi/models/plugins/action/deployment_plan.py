@@ -13,7 +13,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Ho
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
 from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, Plan, PlanError, Settings
-from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction, HostAction
 
 _SHOWN = (ActionKind.START, ActionKind.RESTART, ActionKind.STOP, ActionKind.KEEP)
 
@@ -31,11 +31,22 @@ def plan_lines(plan: Plan) -> list[str]:
     return lines + [f"  note: {printable(note)}" for note in plan.notes]
 
 
-class ActionModule(ControllerAction):
+class ActionModule(ControllerAction, HostAction):
     """Decide what a host should run; see the module of the same name."""
+
+    _requires_connection = True
 
     SPEC = {name: {"type": "dict", "required": True} for name in ("profile", "registry", "host", "settings")}
     ERRORS = (PlanError,)
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        try:
+            return super().run(tmp, task_vars)
+        except AnsibleActionFail:
+            claim = (self._task.args.get("registry") or {}).get("claim")
+            if claim:
+                self.end_claim(self._task.args["host"]["home"], claim, task_vars)
+            raise
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         try:

@@ -77,7 +77,12 @@ class ActionModule(HostAction):
         arguments = dict(self._task.args)
         templates_dir = arguments.pop("templates_dir", None)
         model_folders = arguments.pop("model_folders", None) or []
+        held_back = arguments.pop("held_back", "")
+        claim = arguments.pop("claim", None)
+        unreached = arguments.pop("unreached", [])
         work = job()
+        if held_back:
+            return self._held_back(arguments["plan"]["home"], claim, task_vars)
         if arguments.get("state", "present") == "present":
             if not arguments.get("plan"):
                 raise AnsibleActionFail("llama_instances needs a plan; give it one from deployment_plan.")
@@ -91,6 +96,8 @@ class ActionModule(HostAction):
                     values(plan, arguments, model_folders),
                 )
             except (ValueError, jinja2.TemplateError) as error:
+                if claim:
+                    self.end_claim(plan.home, claim, task_vars)
                 raise AnsibleActionFail(f"Host {plan.host}: a service file can't be written: {error}.") from None
             arguments.update(home=plan.home, manager=plan.manager)
             work = job(
@@ -102,7 +109,15 @@ class ActionModule(HostAction):
                 actions=given["actions"],
                 generation=given["generation"],
                 profile=plan.profile,
+                claim=claim,
+                unreached=unreached,
             )
         result.update(self.on_host("llama_instances", {**arguments, "job": work}, task_vars))
         result["deadline"] = time.time() + seconds(arguments, "max_startup_time") - result.pop("waited", 0)
         return result
+
+    def _held_back(
+        self, home: str, claim: Mapping[str, Any] | None, task_vars: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        ended = self.end_claim(home, claim, task_vars) if claim else {}
+        return ended if ended.get("failed") or ended.get("unreachable") else {"skipped": True, "changed": False}

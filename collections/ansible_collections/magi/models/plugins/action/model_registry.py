@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
-from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import gone, job
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import gone, identity, job
 
 
 class ActionModule(HostAction):
@@ -15,16 +17,30 @@ class ActionModule(HostAction):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        found = self.on_host("model_registry", arguments, task_vars)
-        worker = found.get("host", {}).get("at_work")
-        if not (worker and arguments.get("fence") and gone(worker)) or self._task.check_mode:
+        if arguments.get("claim"):
+            arguments["claim"] = {**arguments["claim"], "seconds": int(arguments["claim"]["seconds"]), **identity()}
+        found = self._read(arguments, task_vars)
+        if not arguments.get("fence") or self._task.check_mode:
             return {**result, **found}
-        fence = {"state": "fenced", "home": arguments["host"]["home"], "job": job(worker=worker)}
+        worker = found.get("host", {}).get("at_work")
+        worker = worker if worker and gone(worker) else None
+        claims = [claim for claim in found.get("claims", ()) if not claim["ended"] and gone(claim)]
+        if not worker and not claims:
+            return {**result, **found}
+        fence = {"state": "fenced", "home": arguments["host"]["home"], "job": job(worker=worker, claims=claims)}
         ended = self.on_host("llama_instances", fence, task_vars)
         if ended.get("failed"):
+            if found.get("claim"):
+                self.end_claim(arguments["host"]["home"], found["claim"], task_vars)
             return {**result, **ended}
-        found = self.on_host("model_registry", arguments, task_vars)
+        found = self._read(arguments, task_vars)
+        if not worker:  # it had not begun
+            return {**result, **found}
         said = (
             f"{worker['deployment']} was killed; its work on this host has been ended, and this run goes on from there."
         )
         return {**result, **found, "changed": True, "warnings": [*found.get("warnings", []), said]}
+
+    def _read(self, arguments: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        found = self.on_host("model_registry", arguments, task_vars)
+        return {**found, "claimed_at": time.time()} if found.get("claim") else found

@@ -14,7 +14,8 @@ description:
   - Makes a plan from a profile, the host's registry and the host as it is. The plan has the instances with ports,
     options and threads, an action for each (start, restart, stop, keep or quarantine) with its reason, and warnings.
   - Fails with one sentence when there is nothing to serve, the host's llama-server does not know an option, or a port
-    is taken. Runs on the controller; no host is touched.
+    is taken. Then it ends the deployment's claim to the host, if there is one (M(magi.models.model_registry)).
+  - Runs on the controller; nothing else on a host is touched.
 extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: deployment_rollout
-short_description: Decide the order and batches in which hosts are deployed
+short_description: Decide whether hosts are deployed, in which order and batches
 version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
   - Hosts where nothing runs yet are the first batch; the others follow in batches of O(serial).
+  - If several deployments claimed the same hosts at once (option O(magi.models.model_registry#module:claim)), one goes
+    on, namely the one that came first to the first host by name that both have. The others are refused, for all their
+    hosts.
   - Give the result to C(hosts) and C(serial) of the play that deploys, as C(site.yml) does.
   - Runs on the controller; no host is touched.
 extends_documentation_fragment:
@@ -23,6 +26,10 @@ options:
       option O(magi.models.model_registry#module:host). P(magi.models.registered#filter) gathers them.
     type: dict
     required: true
+  among:
+    description: Names of the hosts to deploy; all where not given.
+    type: list
+    elements: str
   serial:
     description: Sizes of batches, each a number of hosts or a percentage of those where something runs. With V(100%)
       alone, all hosts are one batch.
@@ -51,4 +58,13 @@ batches:
   returned: always
   type: list
   elements: int
+refused:
+  description: Why nothing is to be deployed, since another deployment goes on, or changes one of the hosts; else empty.
+  returned: always
+  type: str
+unreached:
+  description: Hosts that were to be claimed and could not be.
+  returned: always
+  type: list
+  elements: str
 """

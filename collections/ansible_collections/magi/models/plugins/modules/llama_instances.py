@@ -33,8 +33,9 @@ options:
       - V(absent) stops all instances and removes everything that was deployed.
       - V(fenced) ends what a deployment still does on the host although its controller is gone. The action plugin of
         M(magi.models.model_registry) uses it.
+      - V(released) ends the deployment's claim to the host. Action plugins use it.
     type: str
-    choices: [present, stopped, absent, fenced]
+    choices: [present, stopped, absent, fenced, released]
     default: present
   plan:
     description: The plan, for O(state=present).
@@ -55,6 +56,25 @@ options:
     type: list
     elements: path
     default: []
+  claim:
+    description:
+      - The claim to the host, from M(magi.models.model_registry), for O(state=present). Without it still there, nothing
+        is changed, and behind this call it has ended.
+      - Evaluated by the action plugin of the same name.
+    type: dict
+  unreached:
+    description:
+      - The hosts that the deployment could not claim, from M(magi.models.deployment_rollout), for O(state=present).
+      - Evaluated by the action plugin of the same name.
+    type: list
+    elements: str
+    default: []
+  held_back:
+    description:
+      - Why the host is not deployed, if it is not; then nothing but O(claim) ends.
+      - Evaluated by the action plugin of the same name.
+    type: str
+    default: ""
   names:
     description:
       - The instances to stop, for O(state=stopped); all by default.
@@ -188,24 +208,30 @@ from ansible_collections.magi.models.plugins.module_utils._host.apply import (
     present,
     stopped,
 )
+from ansible_collections.magi.models.plugins.module_utils._host.claims import end_claim, forget_claims
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import read_host
 from ansible_collections.magi.models.plugins.module_utils._host.lock import ConflictError
-from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
+from ansible_collections.magi.models.plugins.module_utils._host.values import Claim, Generation, Worker
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action
 from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
+_STATES = ("present", "stopped", "absent", "fenced", "released")
+
 
 def main() -> None:
     module = PrivateModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["present", "stopped", "absent", "fenced"], "default": "present"},
+            "state": {"type": "str", "choices": [*_STATES], "default": "present"},
             "plan": {"type": "dict"},
             **SERVICE_OPTIONS,
             "home": {"type": "path"},
             "templates_dir": {"type": "path"},
             "model_folders": {"type": "list", "elements": "path", "default": []},
+            "claim": {"type": "dict"},
+            "unreached": {"type": "list", "elements": "str", "default": []},
+            "held_back": {"type": "str", "default": ""},
             "names": {"type": "list", "elements": "str"},
             "concurrent_starts": {"type": "bool", "default": True},
             **TIMING,
@@ -232,6 +258,8 @@ def main() -> None:
         max_startup_time=params["max_startup_time"],
         readiness_check_interval=params["readiness_check_interval"],
         stop_timeout=params["stop_timeout"],
+        claim=Claim.from_dict(given["claim"]) if given.get("claim") else None,
+        unreached=given.get("unreached", ()),
     )
     check = module.check_mode
     host = None
@@ -242,8 +270,14 @@ def main() -> None:
             if not check:
                 host = read_host(manager, job.home, ask=True)
         elif params["state"] == "fenced":
-            fence(job.home, Worker(**given["worker"]))
+            if given["worker"]:
+                fence(job.home, Worker(**given["worker"]))
+            forget_claims(job.home, tuple(map(Claim.from_dict, given["claims"])))
             result = Result(True)
+        elif params["state"] == "released":
+            if job.claim:
+                end_claim(job.home, job.claim)
+            result = Result(False)
         elif params["state"] == "stopped":
             result = stopped(manager, job, params["names"], check_mode=check)
         else:

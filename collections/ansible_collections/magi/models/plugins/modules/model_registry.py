@@ -18,6 +18,8 @@ description:
   - Models with an architecture that the host's llama-server does not know are among RV(rejected), if the binary's file
     tells; the registry file has them as models.
   - A file that can't be used never fails the module; it is listed under RV(rejected).
+  - The first look of a deployment at a host also claims it, so that one of two deployments at once refuses
+    (M(magi.models.deployment_rollout)).
 author:
   - The magi.models maintainers (@magi-models)
 extends_documentation_fragment:
@@ -95,9 +97,19 @@ options:
   llama_server_path:
     description: The llama-server whose architectures count if O(host) is not given; else the host's counts.
     type: path
+  claim:
+    description:
+      - With O(host), claim the host for a deployment, before it is looked at, until M(magi.models.llama_instances) has
+        changed it. Not in check mode.
+      - C(profile) is the name of the profile, C(hosts) are the names of all hosts of the deployment. The claim holds
+        for C(seconds), should nobody end it. The action plugin of the same name adds who deploys.
+      - It is in a file below C(/run), or in O(host.home) where the connection may not write there.
+    type: dict
+    default: {}
   fence:
     description:
-      - With O(host), first end what a deployment still does there although its controller, on this machine, is gone.
+      - With O(host), first end what a deployment still does there although its controller, on this machine, is gone,
+        and its claim.
       - Done by the action plugin of the same name, and not in check mode.
     type: bool
     default: false
@@ -292,6 +304,19 @@ host:
   description: The host as M(magi.models.model_host_info) returns it.
   returned: with O(host)
   type: dict
+claim:
+  description: Our claim to the host.
+  returned: with O(claim), except in check mode
+  type: dict
+claims:
+  description: Claims of other deployments that came before, also those of deployments that ended a short while ago.
+  returned: with O(claim), except in check mode
+  type: list
+  elements: dict
+claimed_at:
+  description: When the claim was made, by the clock of the controller, in seconds since the epoch.
+  returned: with O(claim), except in check mode
+  type: float
 lost:
   description: Sentences about folders that are missing, or had models at the last scan and are empty now.
   returned: success
@@ -328,11 +353,14 @@ progress:
   elements: str
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, make_folder, why
+from ansible_collections.magi.models.plugins.module_utils._host.claims import end_claim, make_claim
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import HOST_OPTIONS, inspect_host
+from ansible_collections.magi.models.plugins.module_utils._host.values import Claim
 from ansible_collections.magi.models.plugins.module_utils._llama.architectures import unknown_architectures
 from ansible_collections.magi.models.plugins.module_utils._models.registry import save
 from ansible_collections.magi.models.plugins.module_utils._models.scan import ScanError, discover
@@ -349,6 +377,7 @@ def main() -> None:
             "checksum": {"type": "bool", "default": False},
             "host": {"type": "dict", "options": HOST_OPTIONS},
             "llama_server_path": {"type": "path"},
+            "claim": {"type": "dict", "default": {}},
             "fence": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -375,12 +404,18 @@ def main() -> None:
             save(path, found.registry)
         except FileWriteError as error:
             module.fail_json(msg=f"Can't write {error.filename}: {why(error, 'model_server_registry_path')}.")
-    inventory, host = found.registry.inventory, None
+    inventory, host, claimed = found.registry.inventory, None, {}
     if options["host"]:
+        home = options["host"]["home"]
         try:
+            if options["claim"] and not module.check_mode:  # first: what another changes later is refused
+                mine, before = make_claim(home, Claim.from_dict(options["claim"]))
+                claimed = {"claim": asdict(mine), "claims": [asdict(item) for item in before]}
             must_read = [file.path for model in inventory.models for file in model.files]
             host = inspect_host(**options["host"], must_read=must_read, model_folders=options["scan_paths"])
-        except (ServiceError, ValueError) as error:
+        except (FileWriteError, ServiceError, ValueError) as error:
+            if claimed:
+                end_claim(home, mine)
             module.fail_json(msg=str(error))
     binary = host.binary.path if host and host.binary else options["llama_server_path"]
     if binary:  # not in the registry: another build may know more
@@ -396,6 +431,7 @@ def main() -> None:
         "registry_path": path,
         "table": inventory_lines(inventory),
         "changed": found.changed,
+        **claimed,
     }
     if host:
         result["host"] = host.to_dict()

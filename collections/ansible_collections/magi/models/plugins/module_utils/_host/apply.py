@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.files import (
     writing,
 )
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
+from ansible_collections.magi.models.plugins.module_utils._host.claims import check_claim, claims_file, end_claim
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import LOG_LINES, Survey, read_instances
 from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     ConflictError,
@@ -34,7 +35,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     write_generation,
 )
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
-from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker, memory_limit
+from ansible_collections.magi.models.plugins.module_utils._host.values import Claim, Generation, Worker, memory_limit
 from ansible_collections.magi.models.plugins.module_utils._host.wait import await_ready
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     Cause,
@@ -52,6 +53,9 @@ from ansible_collections.magi.models.plugins.module_utils._services.manager impo
 
 FIRST_LOOK = 10
 """Seconds that a launch waits for its servers; most are ready by then, and the health check waits for the others."""
+
+PATIENCE = 30
+"""Seconds that a deployment waits for another to give way, if neither is sure to be first (check_claim)."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,10 @@ class Job:
     max_startup_time: int
     readiness_check_interval: int
     stop_timeout: int
+    claim: Claim | None = None
+    """The claim of the deployment to this host; None: it makes none."""
+    unreached: Sequence[str] = ()
+    """Hosts of the deployment that it could not claim."""
 
 
 @dataclass(frozen=True)
@@ -134,13 +142,17 @@ def present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
     Raises ConflictError, FileWriteError, KeyFileError and ServiceError. If a server does not start, its ActionResult
     says why.
     """
-    check_key_files(job)
     if check_mode:
+        check_key_files(job)
         check_generation(job.home, job.generation)
         return _present(manager, job, check_mode=True)
-    with exclusive(job.home, _worker(job)):
-        check_generation(job.home, job.generation)
-        result = _present(manager, job, check_mode=False)
+    with _claimed(job):
+        check_key_files(job)
+        with exclusive(job.home, _worker(job)):
+            if job.claim:  # from here on, others see the lock
+                check_claim(job.home, job.claim, job.unreached)
+            check_generation(job.home, job.generation)
+            result = _present(manager, job, check_mode=False)
     begun = time.monotonic()
     names = [item.instance for item in result.actions if item.loads and item.instance in job.instances]
     actions = _settle(manager, result.actions, names, job, min(FIRST_LOOK, job.max_startup_time))
@@ -151,6 +163,19 @@ def present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
             for item in actions
         )
     return replace(result, actions=actions, waited=time.monotonic() - begun)
+
+
+@contextlib.contextmanager
+def _claimed(job: Job) -> Iterator[None]:
+    """Within it, the deployment has the host that it claimed; behind it no more. Raises ConflictError."""
+    if job.claim is None:
+        yield
+        return
+    try:
+        check_claim(job.home, job.claim, job.unreached, PATIENCE)
+        yield
+    finally:
+        end_claim(job.home, job.claim)
 
 
 def _worker(job: Job) -> Worker:
@@ -413,7 +438,7 @@ def absent(manager: ServiceManager, job: Job, *, check_mode: bool, also: Iterabl
         for name in names:
             manager.forget(name)
         manager.remove()
-        for path in (home / "generation.json", *also, home / "lock"):
+        for path in (home / "generation.json", *also, claims_file(job.home), home / "lock"):
             with writing(path):
                 path.unlink(missing_ok=True)
     for folder in (home, *(path.parent for path in also if path.parent.name == "magi")):
@@ -425,7 +450,7 @@ def absent(manager: ServiceManager, job: Job, *, check_mode: bool, also: Iterabl
 def _removing(manager: ServiceManager, job: Job, also: Iterable[Path]) -> tuple[Result, Survey]:
     survey = read_instances(manager, job.home)
     home = Path(job.home)
-    state = any(path.exists() for path in (home / "generation.json", home / "lock", *also))
+    state = any(path.exists() for path in (home / "generation.json", home / "lock", claims_file(job.home), *also))
     ours = [*manager.owned(), *manager.common()]
     actions = tuple(Action(item.name, ActionKind.REMOVE, "teardown") for item in survey.instances)
     diff = [_diff(str(path), _content(path) or "", "") for path in ours] + _actions_diff(actions)

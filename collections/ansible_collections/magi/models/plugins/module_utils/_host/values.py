@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -118,6 +119,58 @@ class Worker:
     """On the host."""
     start_time: int = 0
     """When ``pid`` was started, in clock ticks since the host's boot (proc(5), stat): a pid may be used again."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The claim of a deployment to a host, from its first look at it until it has changed it."""
+
+    deployment: str
+    """For people: user, controller and process."""
+    controller: str
+    """As in Worker."""
+    controller_pid: int
+    controller_started: int
+    """When ``controller_pid`` was started (start_time); 0 if unknown."""
+    profile: str
+    hosts: tuple[str, ...]
+    """All hosts of the deployment, by the names that it has for them; () once it has ended here."""
+    seconds: int
+    """How long it holds, should nobody end it."""
+    at: float = 0
+    """When it was made, by the host's clock, in seconds since the epoch."""
+    ended: bool = False
+    """It is kept for a while: others tell by it who came first."""
+
+    def same(self, other: Claim) -> bool:
+        """Whether both are of one deployment."""
+        return self._identity == other._identity
+
+    @property
+    def _identity(self) -> tuple[str, str, int, int]:
+        return self.deployment, self.controller, self.controller_pid, self.controller_started
+
+    def holds(self, now: float) -> bool:
+        return abs(now - self.at) < self.seconds
+
+    def decider(self, other: Claim) -> str | None:
+        """Return the host whose first comer goes on, of two deployments: the first of those that both name."""
+        return min({*self.hosts} & {*other.hosts}, default=None)
+
+    @property
+    def sentence(self) -> str:
+        """Why another deployment is refused, without a full stop."""
+        since, until = (
+            time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when)) for when in (self.at, self.at + self.seconds)
+        )
+        return (
+            f"another deployment is at work: {self.deployment}, with profile {self.profile} since {since}; this one "
+            f"changes nothing: wait for the other, then run again (if it was killed, its claim ends at {until})"
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Claim:
+        return cls(**{**data, "hosts": tuple(data["hosts"])})
 
 
 @dataclass(frozen=True)

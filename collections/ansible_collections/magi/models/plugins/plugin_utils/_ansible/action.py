@@ -12,6 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import job
 
 TARGET_PYTHON = (3, 9)
 """The oldest Python for our modules."""
@@ -40,6 +41,10 @@ class HostAction(ActionBase):
             elif "msg" in result:
                 result["msg"] = host + str(result["msg"])
         return result
+
+    def end_claim(self, home: str, claim: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Say on the host that the deployment of ``claim`` has ended there; return the result."""
+        return self.on_host("llama_instances", {"state": "released", "home": home, "job": job(claim=claim)}, task_vars)
 
     def _python(self, variables: Mapping[str, Any]) -> str | None:
         """Return the version of the Python that Ansible uses on the host; None if unknown."""

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
+
 
 def controller() -> str:
     """Return a string for this machine, its boot and our process namespace, within which a pid is unique; empty without
@@ -32,32 +34,40 @@ def user() -> str:
         return f"uid {os.getuid()}"
 
 
-def job(**more: Any) -> dict[str, Any]:
-    """Return the arguments of the module llama_instances: ``more``, and the identity of this run, which for an action
-    is its parent, the ansible-playbook process."""
+def identity() -> dict[str, Any]:
+    """Return who deploys: for an action, that is its parent, the ansible-playbook process."""
     pid = os.getppid()
+    return {
+        "deployment": f"{user()}@{socket.gethostname()}, process {pid}",
+        "controller": controller(),
+        "controller_pid": pid,
+        "controller_started": start_time(pid),
+    }
+
+
+def job(**more: Any) -> dict[str, Any]:
+    """Return the arguments of the module llama_instances: ``more``, and the identity of this run."""
     return {
         "files": [],
         "instances": [],
         "actions": [],
         "generation": {},
         "profile": "",
-        "deployment": f"{user()}@{socket.gethostname()}, process {pid}",
-        "controller": controller(),
-        "controller_pid": pid,
+        **identity(),
         **more,
     }
 
 
-def gone(worker: Mapping[str, Any]) -> bool:
-    """Whether the controller of ``worker`` (a Worker as a mapping) ran here and has ended. False if we can't know that,
-    or if another process has its pid by now: then a person must look."""
-    if not worker["controller"] or worker["controller"] != controller():
+def gone(item: Mapping[str, Any]) -> bool:
+    """Whether the controller of ``item`` (a Worker or a Claim as a mapping) ran here and has ended. False if we can't
+    know that; for a Worker, also if another process has its pid by now: then a person must look."""
+    if not item["controller"] or item["controller"] != controller():
         return False
     try:
-        os.kill(worker["controller_pid"], 0)
+        os.kill(item["controller_pid"], 0)
     except ProcessLookupError:
         return True
     except PermissionError:
         pass
-    return False
+    started = item.get("controller_started")
+    return bool(started) and started != start_time(item["controller_pid"])

@@ -52,6 +52,9 @@ def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
     held = (seen.get("gate") or {}).get("held_back")
     if held:
         return Cause("held_back", held)
+    refused = (seen.get("rollout") or {}).get("refused")
+    if refused:
+        return Cause("host_failed", refused)
     for result in (seen.get(task) or {} for task in TASKS):
         said = " ".join(str(result.get("msg", "")).split()).rstrip(".")
         for words in ("Task failed: ", "Module failed: ", f"Host {name}: "):  # Ansible's own come first

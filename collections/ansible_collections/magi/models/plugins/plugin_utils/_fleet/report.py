@@ -101,6 +101,16 @@ def _failed(host: str, instance: str | None, cause: Cause, log: Sequence[str] = 
     }
 
 
+def _kind(failed: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what failed entries for people have in common that are one line: all hosts that are not reached, and those
+    that were not deployed for one and the same reason."""
+    if failed["instance"] is not None:
+        return failed["cause"], failed["host"], failed["instance"]
+    if failed["cause"] == "host_unreachable":
+        return (failed["cause"],)
+    return failed["cause"], failed["detail"].removeprefix(f"Host {failed['host']}: ")
+
+
 def summary_lines(report: Mapping[str, Any]) -> list[str]:
     """Return the report for people: the summary, a line for each server, what failed and why, what is missing."""
     summary = report["summary"]
@@ -113,15 +123,15 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         lines += ["", *server_table(report["servers"])]
     if summary["failed"]:
         lines += ["", "Not ready:"]
-        lost = [item for item in summary["failed"] if item["cause"] == "host_unreachable" and item["instance"] is None]
-        if len(lost) > 1:
-            names = ", ".join(item["host"] for item in lost)
-            lines.append(f"  host_unreachable: {len(lost)} hosts ({names}). The first: {printable(lost[0]['detail'])}")
+        alike: dict[Any, list[Mapping[str, Any]]] = {}
         for item in summary["failed"]:
-            if len(lost) > 1 and item in lost:
-                continue
-            lines.append(f"  {item['cause']}: {printable(item['detail'])}")
-            lines += [f"    | {printable(line)}" for line in item.get("log", ())[-5:]]
+            alike.setdefault(_kind(item), []).append(item)
+        for first, *others in alike.values():
+            where = ""
+            if others:
+                where = f"{len(others) + 1} hosts ({', '.join(item['host'] for item in (first, *others))}). The first: "
+            lines.append(f"  {first['cause']}: {where}{printable(first['detail'])}")
+            lines += [f"    | {printable(line)}" for line in first.get("log", ())[-5:]]
     said = [f"Degraded: {printable(item['detail'])}" for item in summary["degraded"]]
     said += [f"Warning: {printable(item)}" for item in summary["warnings"]]
     return [*lines, *([""] if said else []), *said]

@@ -29,6 +29,7 @@ EFFECTS = {
     *("_llama.architectures", "_llama.chat", "_llama.client", "_llama.drain", "_llama.probe"),
     *(
         "_host.apply",
+        "_host.claims",
         "_host.inspect",
         "_host.lock",
         "_host.procfs",

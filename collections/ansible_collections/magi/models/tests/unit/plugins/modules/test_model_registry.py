@@ -147,3 +147,33 @@ def test_a_home_that_can_not_be_written_is_one_sentence(check):
     job = {**JOB, "actions": [{"instance": "a", "action": "start", "reason": "new"}]}
     found = run(llama_instances, check=check, home="/dev/null/magi", manager="supervisor", job=job)
     assert found.get("msg") == (None if check else "/dev/null/magi: Not a directory.")
+
+
+CLAIM = {
+    "deployment": "me@here",
+    "controller": "",
+    "controller_pid": 0,
+    "controller_started": 0,
+    "profile": "p",
+    "hosts": ["x"],
+    "seconds": 600,
+}
+
+
+def test_a_deployment_claims_its_host_and_a_look_does_not(options, tmp_path):
+    options["host"] = {"home": str(tmp_path / "home"), "manager": "supervisor"}
+
+    def look(**more):
+        found = run(model_registry, **options, **more)
+        return found.get("claim", {}).get("deployment"), [item["deployment"] for item in found.get("claims", ())]
+
+    assert look() == (None, [])
+    assert look(claim=CLAIM, check=True) == (None, [])
+    assert look(claim=CLAIM) == ("me@here", [])
+    assert look(claim={**CLAIM, "deployment": "ada@desk"}) == ("ada@desk", ["me@here"])
+    # one that can't look at the host has it no more
+    options["host"]["port_range"] = [1]
+    assert run(model_registry, **options, claim=CLAIM)["failed"]
+    options["host"].pop("port_range")
+    found = run(model_registry, **options, claim={**CLAIM, "deployment": "ada@desk"})
+    assert [item["ended"] for item in found["claims"]] == [True]

@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._base import files
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
-from ansible_collections.magi.models.plugins.module_utils._host import apply, lock, procfs
+from ansible_collections.magi.models.plugins.module_utils._host import apply, claims, lock, procfs
 from ansible_collections.magi.models.plugins.module_utils._host.apply import Job, ServiceFile, absent, present, stopped
 from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     ConflictError,
@@ -18,7 +18,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     read_generation,
     write_generation,
 )
-from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
+from ansible_collections.magi.models.plugins.module_utils._host.values import Claim, Generation
 from ansible_collections.magi.models.plugins.module_utils._llama.drain import drain
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
@@ -375,3 +375,48 @@ def test_a_folder_that_can_not_be_written_is_noticed_before_anything_stops(tmp_p
     assert error.value.filename == str(tmp_path / "units")
     assert services.asked == []
     assert read_generation(str(tmp_path)).number == 0
+
+
+CLAIM = Claim("me@here", "", 0, 0, "p", ("x",), 600)
+
+
+@pytest.fixture
+def claimed(tmp_path, monkeypatch) -> Path:
+    """A home that we have claimed, and after us somebody else."""
+    monkeypatch.setattr(claims, "RUN", tmp_path / "none")
+    for who in (CLAIM, Claim("ada@desk", "", 0, 0, "q", ("x",), 600)):
+        claims.make_claim(str(tmp_path / "home"), who)
+    return tmp_path / "home"
+
+
+def left(home: Path) -> list[str]:
+    return [item.deployment for item in claims.make_claim(str(home), CLAIM)[1] if not item.ended]
+
+
+@pytest.mark.parametrize("fails", [None, "generation", "keys"])
+def test_a_claim_ends_when_the_host_is_changed_and_when_it_is_refused(claimed, fails):
+    keys = {"a": {"name": "a", "address": "127.0.0.1", "port": 1, "api_key_file": "/nowhere"}}
+    more = {"generation": {"generation": Generation(5)}, "keys": {"instances": keys}}.get(fails, {})
+    work = job(claimed, claim=CLAIM, **more)
+    with pytest.raises((ConflictError, KeyFileError)) if fails else contextlib.nullcontext():
+        present(FakeServices(claimed), work, check_mode=False)
+    with pytest.raises(ConflictError, match="another deployment is at work: ada@desk, with profile q"):
+        claims.check_claim(str(claimed), CLAIM, ())
+
+
+@pytest.mark.parametrize("unreached", [(), ("x",)])
+def test_without_its_claim_nothing_is_changed(claimed, monkeypatch, unreached):
+    monkeypatch.setattr(apply, "PATIENCE", 0)
+    if not unreached:
+        claims.forget_claims(str(claimed), [CLAIM])
+    services = FakeServices(claimed)
+    with pytest.raises(ConflictError, match="another deployment is at work: ada@desk, with profile q"):
+        present(services, job(claimed, claim=CLAIM, unreached=unreached), check_mode=False)
+    assert services.asked == []
+    assert left(claimed) == ["ada@desk"]
+
+
+def test_a_teardown_takes_the_claims_along(claimed):
+    absent(FakeServices(claimed), job(claimed), check_mode=False)
+    with pytest.raises(ConflictError, match="has lost its claim to the host"):
+        claims.check_claim(str(claimed), CLAIM, ())

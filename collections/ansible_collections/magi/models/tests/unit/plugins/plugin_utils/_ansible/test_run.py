@@ -4,7 +4,7 @@ import getpass
 import os
 
 import pytest
-from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import job, user
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import gone, identity, job, user
 
 
 @pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found: 12345"), OSError("No username set")])
@@ -16,3 +16,20 @@ def test_a_user_without_a_name_deploys_under_its_number(monkeypatch, error):
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     assert user() == "uid 12345"
     assert job()["deployment"].startswith("uid 12345@")
+
+
+@pytest.mark.parametrize(
+    ("change", "is_gone"),
+    [
+        ({}, False),
+        ({"controller_pid": 2**22 + 1}, True),
+        # another process has its number by now
+        ({"controller_started": 1}, True),
+        ({"controller_started": 0}, False),
+        # elsewhere, nobody can tell
+        ({"controller": "elsewhere", "controller_pid": 2**22 + 1}, False),
+        ({"controller": "", "controller_pid": 2**22 + 1}, False),
+    ],
+)
+def test_whether_a_deployment_is_gone(change, is_gone):
+    assert gone({**identity(), **change}) is is_gone

@@ -243,6 +243,16 @@ def test_hosts_that_can_not_be_reached_are_one_line():
     ]
 
 
+def test_hosts_that_one_and_the_same_keeps_from_being_deployed_are_one_line():
+    hosts = [
+        HostResult(f"h{i}", trouble=Cause("host_failed", said)) for i, said in enumerate(["no room", "busy", "busy"])
+    ]
+    assert [line for line in summary_lines(build_report(hosts)) if "host_failed" in line] == [
+        "  host_failed: Host h0: no room.",
+        "  host_failed: 2 hosts (h1, h2). The first: Host h1: busy.",
+    ]
+
+
 def test_a_server_that_fell_back_to_the_cpu_is_not_simply_ready():
     now = running(INSTANCE, model_ids=("a-q2_k",), fell_back="ggml_cuda_init: failed to initialize CUDA: no device")
     hosts = [strict(result(now), degraded=())]
