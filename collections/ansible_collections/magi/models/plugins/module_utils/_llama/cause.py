@@ -165,7 +165,8 @@ def fell_back(lines: Iterable[str]) -> str:
     """Return the line in which a server says that it can't use the GPU, or an empty string (ggml/src/ggml-*,
     common/arg.cpp). Vulkan says nothing at llama-server's usual verbosity, unless the layers for the GPU are given."""
     said = r"no usable GPU found|failed to initialize (?:CUDA|ROCm|HIP|MUSA|Vulkan|SYCL)"
-    return next((line.strip()[:300] for line in lines if re.search(said, line)), "")
+    found = next((line.strip() for line in lines if re.search(said, line)), "")
+    return re.sub(r"^[\d.]+ [A-Z] ", "", found)[:300]  # without time and level
 
 
 def not_on_device(devices: str, said: str) -> Cause:

@@ -30,6 +30,11 @@ _CHOOSES = re.compile(
 """Variables with which a server may see other GPUs, or the same ones by other names."""
 
 
+def _hides(variable: str, value: str) -> bool:
+    """Whether a variable is there to keep a server off all GPUs."""
+    return variable.endswith("VISIBLE_DEVICES") and value.strip() in ("", "-1")
+
+
 def devices(
     options: Mapping[str, Any],
     variables: Mapping[str, str],
@@ -48,7 +53,7 @@ def devices(
     back, and is not moved to the CPU.
     """
     binary = host.binary
-    if binary is None or not for_gpu(options):
+    if binary is None or not for_gpu(options) or any(_hides(*given) for given in variables.items()):
         return Devices()
     names = {name for option in binary.options for name in option.names}
     ours = "device" in names and not {"device", "rpc"} & options.keys()
@@ -109,6 +114,7 @@ def missing(name: str, options: Mapping[str, Any], host: Host, found: Devices) -
     if host.gpus and "n_gpu_layers" in options:
         return (
             f"{name} has n_gpu_layers and computes on the CPU: this llama-server lists no GPU, though there is "
-            f"{host.gpus[0]}; install a build for it, or take n_gpu_layers away."
+            f"{host.gpus[0]}; set llama_server_backend (auto, cuda, rocm or vulkan) and run magi prepare, or take "
+            "n_gpu_layers away."
         )
     return ""

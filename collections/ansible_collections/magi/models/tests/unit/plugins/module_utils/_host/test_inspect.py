@@ -22,7 +22,7 @@ from ansible_collections.magi.models.plugins.module_utils._services.systemd impo
 from ansible_collections.magi.models.plugins.module_utils._services.values import Status
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import FakeServer
 
-FELL = "0.00.003.565 E ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected"
+FELL = "ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected"
 
 
 def write_instance(home, **environment):

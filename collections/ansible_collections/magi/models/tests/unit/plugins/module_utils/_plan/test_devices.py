@@ -94,6 +94,12 @@ def test_one_that_may_see_other_devices_is_told_none(of_profile, of_host, entry,
     assert named(value) == [(expected, "CUDA0")]
 
 
+@pytest.mark.parametrize("value", ["", "-1"])
+@pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES"])
+def test_one_that_is_to_see_no_device_is_meant_for_none(name, value):
+    assert named(plan({"model": "a-q2_k", "environment": {name: value}}, on=gpu_host())) == [(None, None)]
+
+
 (INSTANCE,) = plan("a-q2_k", on=gpu_host()).instances
 (UNNAMED,) = plan("a-q2_k", on=gpu_host(own_choice=())).instances
 
@@ -196,7 +202,7 @@ def test_one_that_is_to_start_keeps_its_device_or_says_that_it_computes_on_the_c
 @pytest.mark.parametrize(("layers", "said"), [(99, True), ("all", True), (0, False)])
 def test_layers_for_a_gpu_that_the_build_can_not_use_are_said(layers, said):
     value = plan({"model": "a-q2_k", "options": {"n_gpu_layers": layers}}, on=lost_host(said=""))
-    assert [("install a build for it" in sentence) for sentence in value.degraded] == [True] * said
+    assert [("set llama_server_backend" in sentence) for sentence in value.degraded] == [True] * said
 
 
 @pytest.mark.parametrize(("devices", "refused"), [((), False), (("CUDA0",), True)])
