@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         Running,
         foreign_listeners,
     )
-    from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
+    from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause, not_on_device
     from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
     from ansible_collections.magi.models.plugins.module_utils._models.drift import Drift, drift_lines
     from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
         find_dotenv,
         read_dotenv,
     )
-    from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import health_lines
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach, way_to_root
     from ansible_collections.magi.models.plugins.plugin_utils._profiles.document import (
         Document,
@@ -86,7 +85,7 @@ _TAKEN = {
     "module_utils._base.text": "SECRET counted printable",
     "module_utils._config.profile": "Profile",
     "module_utils._host.values": "Host Running foreign_listeners",
-    "module_utils._llama.cause": "find_cause",
+    "module_utils._llama.cause": "find_cause not_on_device",
     "module_utils._llama.options": "Binary",
     "module_utils._models.drift": "Drift drift_lines",
     "module_utils._models.model": "Inventory Model",
@@ -100,7 +99,6 @@ _TAKEN = {
     "module_utils._plan.values": "PlanError Settings:PlanSettings",
     "module_utils._config.settings": "SETTINGS",
     "plugin_utils._ansible.dotenv": "NAME:DOTENV DotenvError find_dotenv read_dotenv",
-    "plugin_utils._fleet.health": "health_lines",
     "plugin_utils._profiles.document": "Document DocumentError Remark Where read_document",
     "plugin_utils._profiles.load": "NAME:PROFILE_NAME Checked check_profile",
     "plugin_utils._fleet.reach": "way_to_reach way_to_root",

@@ -20,17 +20,10 @@ def report(document: Document) -> Sequence[str]:
 
 
 def status(document: Document) -> Sequence[str]:
-    """Return what runs."""
+    """Return what runs, and why the rest does not where that is known; also of a health."""
     from magi.domain import status_lines
 
     return status_lines(document)
-
-
-def health(document: Document) -> Sequence[str]:
-    """Return what serves its clients, and why the rest does not."""
-    from magi.domain import health_lines
-
-    return health_lines(document)
 
 
 def looked(document: Document) -> list[str]:

@@ -179,10 +179,10 @@ def running(**more):
             "a is failed: llama-server refuses the argument --x",
         ),
         (
-            examined(instances=running(fell_back="ggml_cuda_init: failed to initialize CUDA")),
-            WARNING,
+            examined(instances=running(fell_back="ggml_cuda_init: failed", environment={"MAGI_GPU": "CUDA0"})),
+            PROBLEM,
             "instances",
-            "a computes on the CPU, though there is a GPU (ggml_cuda_init: failed to initialize CUDA); load its driver",
+            "a: it computes on the CPU and not on CUDA0, which it did not find at its start (ggml_cuda_init: failed",
         ),
         (
             examined(instances=(Running("a", State.ORPHANED, 7),)),

@@ -120,7 +120,7 @@ def health(
 
     output = Output(given.as_json)
     result = carry_out(output, session(given), lambda s: verbs.health(s, deep=deep), "magi health")
-    return show(output, result, lambda console, document: _tables().health(document))
+    return show(output, result, lambda console, document: _tables().status(document))
 
 
 @takes(Given, "check")

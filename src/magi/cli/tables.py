@@ -76,18 +76,12 @@ def report(document: Mapping[str, Any]) -> RenderableType:
 
 
 def status(document: Mapping[str, Any]) -> RenderableType:
-    """Return what runs."""
+    """Return what runs, and why the rest does not where that is known; also of a health."""
+    from magi.domain import printable
+
     parts: list[RenderableType] = [servers(document["servers"]), Text()] if document["servers"] else []
     parts.append(ready_line(document))
     parts += [Text(f"✗ {name}: not reachable", style="red") for name in document["summary"]["unreachable"]]
-    return Group(*parts)
-
-
-def health(document: Mapping[str, Any]) -> RenderableType:
-    """Return what serves its clients, and why the rest does not."""
-    from magi.domain import printable
-
-    parts = [status(document)]
     for item in document["summary"]["failed"]:
         parts.append(Text(f"✗ {item['cause']}: ", style="red").append(printable(item["detail"]), style="default"))
     return Group(*parts)

@@ -19,6 +19,7 @@ from magi.domain import (
     exposed,
     find_cause,
     foreign_listeners,
+    not_on_device,
     open_to_all,
     printable,
     way_to_reach,
@@ -263,12 +264,8 @@ def _running(examined: Examined, host: Host, _profile: Profile | None) -> _Found
             cause = find_cause(item.log, item.exit_status, item.memory_max)
             yield PROBLEM, "instances", f"{item.name} is {item.state}: {cause.detail}; then run magi up again."
         elif item.fell_back:
-            yield (
-                WARNING,
-                "instances",
-                f"{item.name} computes on the CPU, though there is a GPU ({item.fell_back}); load its driver "
-                f"(nvidia-modprobe -u), then magi stop {item.name} and magi up.",
-            )
+            cause = not_on_device(item.environment.get("MAGI_GPU", "the GPU"), item.fell_back)
+            yield PROBLEM, "instances", f"{item.name}: {cause.detail}."
         elif item.state is State.ORPHANED:
             yield PROBLEM, "instances", f"{item.name} (process {item.pid}) outlived its service manager; run magi up."
 

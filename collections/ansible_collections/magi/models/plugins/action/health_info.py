@@ -10,10 +10,10 @@ from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import (
     Examined,
     build_health,
-    health_lines,
     health_problems,
 )
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way, answers
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import status_lines
 
 
 def examined(seen: Mapping[str, Any]) -> Examined:
@@ -34,5 +34,5 @@ class ActionModule(ControllerAction):
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         hosts = {name: examined(seen) for name, seen in arguments["hosts"].items()}
         document = build_health(hosts)
-        self.show(["", *health_lines(document), ""])
+        self.show(["", *status_lines(document), ""])
         return {"health": document, "problems": health_problems(document, hosts)}

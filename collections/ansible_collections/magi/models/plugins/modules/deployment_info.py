@@ -37,6 +37,7 @@ RETURN = r"""
 status:
   description: What runs, in the shape of a report, with total_servers, ready_servers, servers and summary.
     Each server has its C(url), and in C(url_from) whether that works from the C(controller) or on its C(host) alone.
+    summary.failed says why servers that answer are not ready, C(wrong_server) or C(not_on_device).
   returned: always
   type: dict
 """

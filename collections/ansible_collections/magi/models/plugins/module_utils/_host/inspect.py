@@ -33,7 +33,11 @@ from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
 from ansible_collections.magi.models.plugins.module_utils._host.trial import try_options
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running, Unreadable
 from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_health, ask_models, port_of
-from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_devices, parse_help
+from ansible_collections.magi.models.plugins.module_utils._llama.help import (
+    default_devices,
+    parse_devices,
+    parse_help,
+)
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary, Option
 from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
@@ -63,7 +67,8 @@ def read_binary(path: str, environment: Mapping[str, str] | None = None) -> tupl
         return None, f"{path} does not list llama-server's options; is it llama-server?"
     found = re.search(r"version:\s*(.+)", version)
     line = found.group(1).strip() if found else "unknown version"
-    return Binary(path, line, f"{line} {status.st_size} {status.st_mtime_ns}", options, _devices(path, environment)), ""
+    identity = f"{line} {status.st_size} {status.st_mtime_ns}"
+    return Binary(path, line, identity, options, **_devices(path, environment)), ""
 
 
 def _why_not(path: str, error: Exception) -> str:
@@ -104,10 +109,16 @@ def _shut(manager: ServiceManager, path: str) -> str:
     )
 
 
-def _devices(path: str, environment: Mapping[str, str] | None) -> tuple[str, ...] | None:
+def _devices(path: str, environment: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return what a Binary has on GPUs."""
+    from ansible_collections.magi.models.plugins.module_utils._llama.cause import fell_back  # see choice.chosen
+
     with contextlib.suppress(OSError, subprocess.SubprocessError):  # an older build, or a hanging driver
-        return parse_devices(_run(environment, path, "--list-devices"))
-    return None
+        said = _run(environment, path, "--list-devices")
+        devices = parse_devices(said)
+        no_gpu = "" if devices else fell_back(said.splitlines())
+        return {"devices": devices, "default_devices": default_devices(said), "no_gpu": no_gpu}
+    return {}
 
 
 def _run(environment: Mapping[str, str] | None, *command: str) -> str:
@@ -189,12 +200,6 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
     sockets = listening_sockets()
     asked = {name: asked_at(home, name, item.pid, sockets) for name, item in status.items()}
 
-    nodes = bool(ask and gpus())
-
-    def computes_on_gpu(environment: Mapping[str, str]) -> bool:
-        layers, device = (environment.get(f"LLAMA_ARG_{name}") for name in ("N_GPU_LAYERS", "DEVICE"))
-        return nodes and layers != "0" and device != "none"
-
     def read(name: str) -> Running:
         item, where = status[name], asked[name]
         told = process_environment(item.pid) if item.pid else {}
@@ -218,11 +223,16 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
             tuple(manager.logs(name, LOG_LINES)) if silent else (),
             health,
             ask_models(where) if health == 200 else None,
-            _fell_back(manager, name) if health == 200 and computes_on_gpu(where) else "",
+            _fell_back(manager, name) if item.pid and _may_fall(where) else "",
         )
 
     with ThreadPoolExecutor(8) as pool:
         return Survey(tuple(pool.map(read, sorted(status))), asked)
+
+
+def _may_fall(environment: Mapping[str, str]) -> bool:
+    """Whether an instance should compute on a GPU, and would start without it, too: no device is named."""
+    return "MAGI_GPU" in environment and "LLAMA_ARG_DEVICE" not in environment
 
 
 def _fell_back(manager: ServiceManager, name: str) -> str:

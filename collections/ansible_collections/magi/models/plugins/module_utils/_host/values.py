@@ -82,7 +82,8 @@ class Running:
     model_ids: tuple[str, ...] | None = None
     """The ids that a healthy one lists at /v1/models; None: not asked or no answer."""
     fell_back: str = ""
-    """The line in which it said that it could not use the GPU that there is, and so computes on the CPU."""
+    """The line in which it said at its start that it could not use the GPU that it should, and so computes on the
+    CPU."""
 
     @property
     def memory_max(self) -> str | None:
@@ -119,6 +120,10 @@ class Worker:
     """On the host."""
     start_time: int = 0
     """When ``pid`` was started, in clock ticks since the host's boot (proc(5), stat): a pid may be used again."""
+
+
+_NODES = {"CUDA": r"/dev/(nvidia|nvhost|nvgpu|dxg)", "ROCm": r"/dev/(kfd|dxg)"}
+"""By backend, the nodes of the GPUs that it is for."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,14 @@ class Host:
     def gpu(self) -> bool:
         """Whether llama-server uses a GPU here: the host has a node of one, and the build a device for it."""
         return bool(self.gpus and self.binary and (self.binary.devices is None or self.binary.devices))
+
+    @property
+    def lost_gpu(self) -> str:
+        """The line in which llama-server says that it can't use the GPU of which the host has a node; else empty."""
+        if self.binary is None or self.binary.devices != ():
+            return ""
+        nodes = next((nodes for backend, nodes in _NODES.items() if backend in self.binary.no_gpu), None)
+        return self.binary.no_gpu if nodes and any(re.match(nodes, node) for node in self.gpus) else ""
 
     def to_dict(self) -> dict[str, Any]:
         states = [{**asdict(item), "state": item.state.value} for item in self.instances]  # Ansible takes plain strings

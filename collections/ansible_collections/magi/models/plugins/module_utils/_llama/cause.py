@@ -43,6 +43,12 @@ _TABLE = (
         "the service's user may not read {0}; make the file and its folders readable",
     ),
     (
+        r"invalid device: (\S+)",
+        "device_missing",
+        "llama-server did not find the device {0} at its start; see that the GPU's driver works (nvidia-smi, rocminfo) "
+        "and run magi up again, or correct the option device, or set n_gpu_layers: 0 for the CPU",
+    ),
+    (
         r"error while handling environment variable \"(LLAMA_ARG_API_KEY_FILE)\"",
         "bad_api_key_file",
         "its API key file can't be read; correct the option api_key_file",
@@ -157,9 +163,19 @@ def _not_set_up(number: int, lines: Sequence[str], status: str) -> Cause:
 
 def fell_back(lines: Iterable[str]) -> str:
     """Return the line in which a server says that it can't use the GPU, or an empty string (ggml/src/ggml-*,
-    common/arg.cpp)."""
+    common/arg.cpp). Vulkan says nothing at llama-server's usual verbosity, unless the layers for the GPU are given."""
     said = r"no usable GPU found|failed to initialize (?:CUDA|ROCm|HIP|MUSA|Vulkan|SYCL)"
-    return next((line.strip()[:300] for line in lines if re.search(said, line)), "")
+    found = next((line.strip() for line in lines if re.search(said, line)), "")
+    return re.sub(r"^[\d.]+ [A-Z] ", "", found)[:300]  # without time and level
+
+
+def not_on_device(devices: str, said: str) -> Cause:
+    """Return the cause of a server that computes on the CPU, though its host has ``devices``; ``said`` is its line."""
+    return Cause(
+        "not_on_device",
+        f"it computes on the CPU and not on {devices}, which it did not find at its start ({said}); see that the GPU's "
+        "driver works (nvidia-smi, rocminfo), then magi up starts it again",
+    )
 
 
 REPEATED = frozenset(

@@ -45,7 +45,7 @@ def parse_help(text: str) -> tuple[Option, ...]:
     return tuple(options)
 
 
-_DEVICE = re.compile(r"^  (\S+): .* \(\d+ MiB, \d+ MiB free\)$", re.MULTILINE)
+_DEVICE = re.compile(r"^  (\S+): (.*) \(\d+ MiB, \d+ MiB free\)$", re.MULTILINE)
 
 
 _ON_THE_CPU = {"BLAS", "ZenDNN", "zDNN"}
@@ -56,4 +56,24 @@ def parse_devices(text: str) -> tuple[str, ...] | None:
     """Return the names of the GPUs that ``llama-server --list-devices`` lists; None if it lists nothing at all
     (llama.cpp common/arg.cpp, ``common_print_available_devices``: every device but the CPU itself)."""
     _before, found, listed = text.partition("Available devices:\n")
-    return tuple(name for name in _DEVICE.findall(listed) if name not in _ON_THE_CPU) if found else None
+    return tuple(name for name, _ in _DEVICE.findall(listed) if name not in _ON_THE_CPU) if found else None
+
+
+_GPU = re.compile(r"(CUDA|MTL|MUSA|ROCm|SYCL|Vulkan)\d+")
+
+
+def default_devices(text: str) -> tuple[str, ...]:
+    """Return the GPUs that llama-server takes without ``--device``, in its order; empty where the list that
+    ``--list-devices`` printed does not tell.
+
+    llama.cpp src/llama.cpp, ``llama_prepare_model_devices``: all discrete GPUs; where there is none, the integrated
+    ones; of two backends' names for one card, the first. The list does not say what is integrated, or which names are
+    one card. So it tells where there is one device; where all are the same product, and so of one kind; and where all
+    are CUDA's, which are integrated on boards that have no other.
+    """
+    listed = [(name, product) for name, product in _DEVICE.findall(text) if name not in _ON_THE_CPU]
+    backends = {match and match[1] for match in (_GPU.fullmatch(name) for name, _ in listed)}
+    if None in backends or len(backends) != 1:
+        return ()
+    alike = len({product for _, product in listed}) == 1 or backends == {"CUDA"}
+    return tuple(name for name, _ in listed) if alike else ()

@@ -35,10 +35,19 @@ class Binary:
     options: tuple[Option, ...] = ()
     devices: tuple[str, ...] | None = None
     """Names of the GPUs that this build can compute on here (``CUDA0``); None: it can't list them."""
+    default_devices: tuple[str, ...] = ()
+    """Those that it takes by itself, in its order; empty where its list does not tell."""
+    no_gpu: str = ""
+    """The line in which it said that it can't use a GPU, while it listed them."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Binary:
         lists = ("names", "flags", "words")
         options = tuple(Option(**{**item, **{key: tuple(item[key]) for key in lists}}) for item in data["options"])
         devices = data["devices"]
-        return cls(**{**data, "options": options, "devices": None if devices is None else tuple(devices)})
+        known = {
+            "options": options,
+            "devices": None if devices is None else tuple(devices),
+            "default_devices": tuple(data["default_devices"]),
+        }
+        return cls(**{**data, **known})

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._host.values import Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import REPEATED, find_cause
+from ansible_collections.magi.models.plugins.module_utils._plan.devices import meant_for
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Instance
 
 
@@ -39,6 +40,9 @@ def decide(
             yield Action(instance.name, ActionKind.RESTART, _difference(now, instance))
         elif now.keys_changed:
             yield Action(instance.name, ActionKind.RESTART, "its API key file changed after it started")
+        elif now.fell_back and meant_for(instance.environment):
+            gpus = meant_for(instance.environment)
+            yield Action(instance.name, ActionKind.RESTART, f"computes on the CPU, and {gpus} can be used")
         else:
             yield Action(instance.name, ActionKind.KEEP, "runs as desired")
     for name in sorted(there):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
@@ -16,6 +17,13 @@ from ansible_collections.magi.models.plugins.module_utils._llama.keys import Key
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.actions import decide
 from ansible_collections.magi.models.plugins.module_utils._plan.capacity import share_threads
+from ansible_collections.magi.models.plugins.module_utils._plan.devices import (
+    Devices,
+    devices,
+    meant_for,
+    missing,
+    stays,
+)
 from ansible_collections.magi.models.plugins.module_utils._plan.instance import make_instance
 from ansible_collections.magi.models.plugins.module_utils._plan.layers import (
     option_layers,
@@ -32,6 +40,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.options import (
 from ansible_collections.magi.models.plugins.module_utils._plan.ports import assign_ports
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, check_aliases, files_of, select
 from ansible_collections.magi.models.plugins.module_utils._plan.values import (
+    Action,
     AskedForError,
     Instance,
     Plan,
@@ -71,22 +80,24 @@ def build_plan(
         else:
             usable.append(item)
     names = {item.name for item in usable}
+    options = _options(host_name, usable, host, settings, profile)
+    now = {item.name: item for item in host.instances}
+    reasons = {name: stays(options[name], host, now.get(name)) for name in names}
+    stay = {name: reason for name, reason in reasons.items() if reason}
+
+    def leave_as_they_are(whom: Mapping[str, str]) -> dict[str, Action]:
+        there = [item for item in host.instances if item.name in whom]
+        return leave(there, profile, inventory, scan_paths, whom, replace(settings, missing="keep"))
+
+    usable = [item for item in usable if item.name not in stay]
     undesired = [item for item in host.instances if item.name not in names]
-    leaving = leave(undesired, profile, inventory, scan_paths, {}, settings)
-    kept = {item.port: item.name for item in undesired if item.port and leaving[item.name].action is ActionKind.KEEP}
+    leaving = {**leave(undesired, profile, inventory, scan_paths, {}, settings), **leave_as_they_are(stay)}
+    stopping = {name for name, item in leaving.items() if item.action is not ActionKind.KEEP}
+    kept = {x.port: x.name for x in host.instances if x.port and x.name in leaving.keys() - stopping}
     ports = assign_ports(host_name, usable, host, settings, kept)
     degraded += [f"Host {host_name}: {reason}." for reason in ports.refused.values()]
     usable = [item for item in usable if item.name not in ports.refused]
-    leaving.update(
-        leave(
-            [item for item in host.instances if item.name in ports.refused],
-            profile,
-            inventory,
-            scan_paths,
-            ports.refused,
-            replace(settings, missing="keep"),
-        )
-    )
+    leaving.update(leave_as_they_are(ports.refused))
     runs_on = [item for item in host.instances if item.name in leaving and leaving[item.name].action is ActionKind.KEEP]
     degraded += [f"Host {host_name}: {x.name} runs on as it is: {leaving[x.name].reason}." for x in runs_on]
     degraded += [f"Host {host_name}: {sentence}" for sentence in lost]
@@ -98,17 +109,20 @@ def build_plan(
             f"({counted(len(inventory.models), 'model')} discovered), so there is nothing to serve. "
             + " ".join(degraded)
         )
+    gpus = {item.name: _devices(item, options[item.name], host, settings, profile) for item in usable}
+    lacking = [missing(item.name, options[item.name], host, gpus[item.name]) for item in usable]
+    degraded += [f"Host {host_name}: {sentence}" for sentence in lacking if sentence]
     strict = settings.strict or profile.strict
     if strict and degraded:
         raise PlanError(f"Host {host_name}: strict is set and {' '.join(degraded)}")
 
     notes = list(ports.notes)
-    instances = tuple(_instances(host_name, usable, ports.of, host, settings, profile, runs_on))
+    instances = tuple(_instances(host_name, usable, options, gpus, ports.of, host, settings, profile, runs_on))
     actions = tuple(decide(instances, host.instances, leaving, retry=settings.retry_quarantined))
+    environments = [*(item.environment for item in instances), *(item.environment for item in runs_on)]
     unchanged = {item.instance for item in actions if item.action is ActionKind.KEEP}
-    running = {item.name: item for item in host.instances}
     for instance in instances:
-        old = running[instance.name].environment.get("LLAMA_ARG_THREADS") if instance.name in unchanged else None
+        old = now[instance.name].environment.get("LLAMA_ARG_THREADS") if instance.name in unchanged else None
         if instance.threads and old and old != str(instance.threads):
             notes.append(
                 f"{instance.name} keeps {old} threads until its next restart; its share is now {instance.threads}."
@@ -129,14 +143,35 @@ def build_plan(
         warnings=tuple(_warnings(host_name, instances, host, settings)),
         notes=tuple(notes),
         strict=strict,
-        gpu=host.gpu,
+        gpu=host.gpu or bool(host.lost_gpu) or any(map(meant_for, environments)),
         gpu_groups=host.gpu_groups,
     )
+
+
+def _options(
+    host_name: str, wanted: Sequence[Wanted], host: Host, settings: Settings, profile: Profile
+) -> dict[str, dict[str, Any]]:
+    """Return by name the resolved options of each instance."""
+    try:
+        _check_trial(host_name, wanted, host, settings, profile)
+        return {
+            item.name: resolve_options(host.binary, option_layers(profile, host_name, settings.options, item))
+            for item in wanted
+        }
+    except InstanceError as error:
+        raise AskedForError(f"Host {host_name}: {error}") from None
+
+
+def _devices(item: Wanted, options: Mapping[str, Any], host: Host, settings: Settings, profile: Profile) -> Devices:
+    now = next((there for there in host.instances if there.name == item.name), None)
+    return devices(options, variables_of(profile, settings.environment, item), host, settings.environment, now)
 
 
 def _instances(
     host_name: str,
     wanted: Sequence[Wanted],
+    options: Mapping[str, dict[str, Any]],
+    gpus: Mapping[str, Devices],
     ports: Mapping[str, int],
     host: Host,
     settings: Settings,
@@ -144,17 +179,16 @@ def _instances(
     beside: Sequence[Running],
 ) -> Iterable[Instance]:
     try:
-        _check_trial(host_name, wanted, host, settings, profile)
-        resolved = [
-            resolve_options(host.binary, option_layers(profile, host_name, settings.options, item)) for item in wanted
-        ]
-        for item, options, threads in zip(wanted, resolved, share_threads(resolved, host, beside)):
+        resolved = [options[item.name] for item in wanted]
+        for item, given, threads in zip(wanted, resolved, share_threads(resolved, host, beside)):
             resources = {**profile.resources, **settings.resources, **item.entry.resources}
-            variables = {
-                name: checked_string(f"{item.where}: the variable {name}", value)
-                for name, value in variables_of(profile, settings.environment, item).items()
-            }
-            yield make_instance(item, options, resources, variables, threads, ports[item.name], settings.host, host)
+            variables = variables_of(profile, settings.environment, item)
+            for name, value in variables.items():
+                checked_string(f"{item.where}: the variable {name}", value)
+            own = gpus[item.name]
+            given = {**given, "device": own.named} if own.named else given
+            port = ports[item.name]
+            yield make_instance(item, given, resources, variables, threads, port, settings.host, host, own.there)
     except (InstanceError, KeyFileError) as error:
         raise AskedForError(f"Host {host_name}: {error}") from None
 
@@ -165,6 +199,8 @@ def _check_trial(host_name: str, wanted: Sequence[Wanted], host: Host, settings:
     for item in wanted:
         given = option_set(option_layers(profile, host_name, settings.options, item))
         said = next((said for options, said in tried if options == given), "")
+        if host.binary and not host.binary.devices and "invalid device" in said:
+            continue  # the GPU is gone; the option is not wrong
         if said:
             raise InstanceError(
                 f"{item.where}: llama-server ({host.binary.version if host.binary else ''}) refuses its options, with "

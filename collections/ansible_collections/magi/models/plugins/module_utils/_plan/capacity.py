@@ -33,19 +33,24 @@ def share_threads(
     """
     shares = share_cores(host.cores, [*(_claim(options, host) for options in resolved), *map(_claim_of, beside)])
     return [
-        None if "threads" in options or _on_gpu(options, host) else share for options, share in zip(resolved, shares)
+        None if "threads" in options or on_gpu(options, host) else share for options, share in zip(resolved, shares)
     ]
 
 
-def _on_gpu(options: Mapping[str, Any], host: Host) -> bool:
-    return host.gpu and str(options.get("n_gpu_layers", "auto")) != "0" and options.get("device") != "none"
+def for_gpu(options: Mapping[str, Any]) -> bool:
+    """Whether an instance with ``options`` computes on a GPU where there is one."""
+    return str(options.get("n_gpu_layers", "auto")) != "0" and options.get("device") != "none"
+
+
+def on_gpu(options: Mapping[str, Any], host: Host) -> bool:
+    return host.gpu and for_gpu(options)
 
 
 def _claim(options: Mapping[str, Any], host: Host) -> int | None:
     """The cores that the instance claims; None: it shares. One that computes on a GPU keeps one core busy."""
     if "threads" in options:
         return max(int(options["threads"]), 0) if str(options["threads"]).lstrip("-").isdigit() else 0
-    return 1 if _on_gpu(options, host) else None
+    return 1 if on_gpu(options, host) else None
 
 
 def _claim_of(item: Running) -> int | None:

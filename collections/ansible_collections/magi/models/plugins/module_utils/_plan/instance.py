@@ -28,10 +28,12 @@ def make_instance(
     port: int,
     address: str,
     host: Host,
+    gpu: str = "",
 ) -> Instance:
     """Return the instance ``item`` with its resolved ``options`` on a port of ``host``, which has a binary.
 
-    ``threads`` is the share we give it; None: we give none. Raises InstanceError and KeyFileError.
+    ``threads`` is the share we give it; None: we give none. ``gpu`` are the devices of the host, for one that is to
+    compute on a GPU. Raises InstanceError and KeyFileError.
     """
     binary = cast(Binary, host.binary)
     # What we decide unless the profile does: never fetch anything, let the drain and Prometheus see the load, and do
@@ -71,6 +73,8 @@ def make_instance(
         environment["MAGI_ENVIRONMENT"] = " ".join(f"{name}={value}" for name, value in sorted(variables.items()))
     if threads is not None:
         environment |= {"LLAMA_ARG_THREADS": str(threads), "MAGI_THREADS": "shared"}
+    if gpu:
+        environment["MAGI_GPU"] = gpu
     files = files_of(item.model) if projector == options.get("mmproj") else item.model.files
     digest = config_hash(environment, extra_args, files, binary)
     return Instance(
@@ -92,8 +96,8 @@ def make_instance(
     )
 
 
-# What may change while a server that people use runs on: the share of the cores, and the label.
-_NOT_HASHED = ("LLAMA_ARG_THREADS", "MAGI_THREADS", "MAGI_DISPLAY_NAME")
+# What may change while a server that people use runs on: the share of the cores, the label, the GPUs of the host.
+_NOT_HASHED = ("LLAMA_ARG_THREADS", "MAGI_THREADS", "MAGI_DISPLAY_NAME", "MAGI_GPU")
 
 
 def config_hash(
@@ -102,8 +106,8 @@ def config_hash(
     files: Iterable[FileVersion],
     binary: Binary,
 ) -> str:
-    """Return 16 hexadecimal digits, a hash of what a process is made of: its environment (without its share of the
-    threads and the label), arguments, the files of the model and its projector (path, size in bytes, mtime in
+    """Return 16 hexadecimal digits, a hash of what a process is made of: its environment (without what may change
+    while it runs), arguments, the files of the model and its projector (path, size in bytes, mtime in
     nanoseconds), the binary's path and identity.
     """
     content = {

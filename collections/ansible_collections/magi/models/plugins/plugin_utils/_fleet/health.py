@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
-from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
-from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause, find_cause, wrong_server
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause, find_cause
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, Way
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status, status_lines
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import wrong_though_healthy
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status, not_serving
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,9 @@ def cause_of(now: Running, examined: Examined) -> Cause | None:
     if now.health != 200:
         said = f"answers HTTP status {now.health}" if now.health else "does not answer"
         return Cause("not_ready", f"it {said} at /health; see its log (magi logs)")
-    if examined.host is None or not is_ready(now, examined.host):
-        return wrong_server(now.name, now.model_ids or ())
+    wrong = examined.host and wrong_though_healthy(now, examined.host)
+    if wrong:
+        return wrong
     answer = examined.answers.get(now.name)
     if answer and answer.cause:
         return answer.cause
@@ -66,19 +66,11 @@ def build_health(hosts: Mapping[str, Examined]) -> dict[str, Any]:
         if answer:
             server["asked"] = {"url": answer.question.url, "by": answer.question.by, "status": answer.status}
         if cause:
-            detail = f"Host {server['host']}, instance {now.name}: {cause.detail}."
-            failed.append({"instance": now.name, "host": server["host"], "cause": cause.code, "detail": detail})
+            failed.append(not_serving(server["host"], now.name, cause))
     ready = sum(server["is_ready"] for server in document["servers"])
     document["ready_servers"] = document["summary"]["servers_ready"] = ready
     document["summary"]["failed"] = failed
     return document
-
-
-def health_lines(document: Mapping[str, Any]) -> list[str]:
-    """Return the health for people."""
-    failed = document["summary"]["failed"]
-    said = [f"  {item['cause']}: {printable(item['detail'])}" for item in failed]
-    return [*status_lines(document), *(["", "Not ready:", *said] if failed else [])]
 
 
 def health_problems(document: Mapping[str, Any], hosts: Mapping[str, Examined]) -> dict[str, str]:

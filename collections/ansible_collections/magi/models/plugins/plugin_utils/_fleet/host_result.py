@@ -15,12 +15,11 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     find_cause,
     not_ready,
     quarantined,
-    wrong_server,
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Instance, Plan, overtaken
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, Way, answers
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach, way_to_root
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready, wrong_though_healthy
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,8 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
 
 
 def cause_of(instance: Instance, result: HostResult) -> Cause | None:
-    """Return why the instance is not ready, or None if it is: it is the one that answers, and it answers healthy, to
-    its clients, too, where they were asked."""
+    """Return why the instance is not ready, or None if it is: it is the one that answers, on the device that it should
+    use, and it answers healthy, to its clients, too, where they were asked."""
     outcome = next((item for item in result.results if item.instance == instance.name), None)
     if outcome and outcome.cause:
         return outcome.cause
@@ -118,4 +117,4 @@ def cause_of(instance: Instance, result: HostResult) -> Cause | None:
     if now.health != 200:
         seconds = result.after.looked_at - now.started_at if now.started_at else result.max_startup_time
         return not_ready(seconds, now.health or 0)
-    return wrong_server(instance.name, now.model_ids or ())
+    return wrong_though_healthy(now, result.after)

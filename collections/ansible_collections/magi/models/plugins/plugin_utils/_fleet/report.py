@@ -37,10 +37,6 @@ def build_report(hosts: Sequence[HostResult]) -> dict[str, Any]:
             cause = cause_of(instance, result)
             url, url_from = result.way.url(instance.address, instance.port)
             launched += bool(outcome and outcome.launched)
-            if now and now.fell_back:
-                remedy = f"load its driver (nvidia-modprobe -u), then magi stop {instance.name} and magi up"
-                where = f"{instance.name} computes on the CPU of {result.name}, though that has a GPU"
-                degraded.append({"host": result.name, "detail": f"{where} ({now.fell_back}): {remedy}."})
             servers.append(
                 {
                     "model_id": instance.model_id,

@@ -10,20 +10,24 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
+from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready, wrong_though_healthy
 
 
 def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> dict[str, Any]:
     """Return what runs, in the shape of a report: ``hosts`` by name, None for one that could not be asked; ``ways`` how
-    to get to the others."""
-    servers = []
+    to get to the others. summary.failed says why servers that look healthy are not ready."""
+    servers, failed = [], []
     for name, host in hosts.items():
         if host is None:
             continue
         for item in host.instances:
             serves = is_ready(item, host)
+            wrong = wrong_though_healthy(item, host) if item.health == 200 else None
+            failed += [not_serving(name, item.name, wrong)] if wrong else []
             address = item.environment.get("LLAMA_ARG_HOST")
             url, url_from = ways[name].url(address, item.port) if address and item.port else (None, None)
             servers.append(
@@ -54,13 +58,20 @@ def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> d
         "summary": {
             "profile": ", ".join(sorted({host.generation.profile for host in known} - {""})) or None,
             "servers_ready": ready,
+            "failed": failed,
             "unreachable": [name for name, host in hosts.items() if not host],
         },
     }
 
 
+def not_serving(host: str, instance: str, cause: Cause) -> dict[str, str]:
+    """Return the entry of summary.failed for an instance that does not serve."""
+    detail = f"Host {host}, instance {instance}: {cause.detail}."
+    return {"instance": instance, "host": host, "cause": cause.code, "detail": detail}
+
+
 def status_lines(status: Mapping[str, Any]) -> list[str]:
-    """Return what runs for people."""
+    """Return what runs for people, and why something is not ready where that is known."""
     summary = status["summary"]
     if status["servers"]:
         profile = summary["profile"] or "none"
@@ -68,7 +79,9 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
         lines += server_table(status["servers"])
     else:
         lines = ["Nothing runs."]
-    return lines + [f"{name}: not reachable, or it could not be asked" for name in summary["unreachable"]]
+    lines += [f"{name}: not reachable, or it could not be asked" for name in summary["unreachable"]]
+    said = [f"  {item['cause']}: {printable(item['detail'])}" for item in summary["failed"]]
+    return [*lines, *(["", "Not ready:", *said] if said else [])]
 
 
 def server_table(servers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -80,7 +80,7 @@ def running(instance, **more):
         "pid": 100,
         "port": instance.port,
         "config_hash": instance.config_hash,
-        "environment": {k: v for k, v in instance.environment.items() if k.startswith("LLAMA_ARG_")},
+        "environment": {k: v for k, v in instance.environment.items() if k.startswith(("LLAMA_ARG_", "MAGI_"))},
     }
     found = Running(**{**values, **more})
     return replace(found, state=State(found.state))

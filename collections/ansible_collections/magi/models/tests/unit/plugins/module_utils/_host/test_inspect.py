@@ -22,6 +22,8 @@ from ansible_collections.magi.models.plugins.module_utils._services.systemd impo
 from ansible_collections.magi.models.plugins.module_utils._services.values import Status
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import FakeServer
 
+FELL = "ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected"
+
 
 def write_instance(home, **environment):
     """Write the file of the instance a; return its path."""
@@ -47,15 +49,16 @@ class FakeServices:
 
 
 @pytest.mark.parametrize(
-    ("listing", "devices"),
+    ("listing", "devices", "said"),
     [
-        ("echo 'Available devices:'; echo '  CUDA0: NVIDIA L4 (22563 MiB, 22325 MiB free)'", ("CUDA0",)),
-        ("echo 'Available devices:'; echo '  (none)'", ()),
-        ("echo 'error: invalid argument: --list-devices' >&2; exit 1", None),  # an older build
-        ("echo 'Available devices:'; kill -SEGV $$", None),  # a driver that crashes it
+        ("echo 'Available devices:'; echo '  CUDA0: NVIDIA L4 (22563 MiB, 22325 MiB free)'", ("CUDA0",), ""),
+        ("echo 'Available devices:'; echo '  (none)'", (), ""),
+        (f"echo '{FELL}' >&2; echo 'Available devices:'; echo '  (none)'", (), FELL),
+        ("echo 'error: invalid argument: --list-devices' >&2; exit 1", None, ""),  # an older build
+        ("echo 'Available devices:'; kill -SEGV $$", None, ""),  # a driver that crashes it
     ],
 )
-def test_a_binary_tells_its_devices_and_is_no_worse_for_not_knowing(tmp_path, listing, devices):
+def test_a_binary_tells_its_devices_and_is_no_worse_for_not_knowing(tmp_path, listing, devices, said):
     program = tmp_path / "llama-server"
     program.write_text(
         "#!/bin/sh\ncase $1 in --version) echo 'version: 1';; "
@@ -63,7 +66,8 @@ def test_a_binary_tells_its_devices_and_is_no_worse_for_not_knowing(tmp_path, li
     )
     program.chmod(0o755)
     binary, error = inspect.read_binary(str(program))
-    assert (binary.devices, binary.version, error) == (devices, "1", "")
+    assert (binary.devices, binary.default_devices, binary.no_gpu) == (devices, devices or (), said)
+    assert (binary.version, error) == ("1", "")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +117,23 @@ def test_where_no_process_shows_its_environment_its_file_tells_unless_it_is_newe
     os.utime(write_instance(tmp_path, MAGI_CONFIG_HASH="cafe"), (written, written))
     (found,) = read_instances(FakeServices(Status(State.RUNNING, 7, 100.0)), str(tmp_path)).instances
     assert (found.config_hash, found.environment) == (config_hash, {"MAGI_CONFIG_HASH": "cafe"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "pid", "told"),
+    [
+        ({"MAGI_GPU": "CUDA0"}, 7, FELL),
+        ({"MAGI_GPU": "CUDA0", "LLAMA_ARG_DEVICE": "CUDA0"}, 7, ""),  # it would not have started
+        ({}, 7, ""),  # not meant for a GPU
+        ({"MAGI_GPU": "CUDA0"}, None, ""),
+    ],
+)
+def test_what_a_server_said_of_its_gpu_is_read_where_it_may_fall_to_the_cpu(tmp_path, environment, pid, told):
+    write_instance(tmp_path, **environment)
+    services = FakeServices(Status(State.RUNNING, pid, 100.0))
+    services.beginning = lambda name, lines: ["I srv init", FELL]
+    (found,) = read_instances(services, str(tmp_path)).instances
+    assert found.fell_back == told
 
 
 HOSTILE = {

@@ -8,7 +8,7 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps, reachable
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import parse_listeners
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Listener, foreign_listeners
-from ansible_collections.magi.models.plugins.module_utils._llama.help import parse_devices, parse_help
+from ansible_collections.magi.models.plugins.module_utils._llama.help import default_devices, parse_devices, parse_help
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     BINARY,
     HELP,
@@ -68,6 +68,50 @@ def test_every_variable_of_the_help_is_found():
 )
 def test_devices_are_read_from_their_list(listed, devices):
     assert parse_devices(listed) == devices
+
+
+@pytest.mark.parametrize(
+    ("listed", "own_choice"),
+    [
+        ({}, ()),
+        ({"CUDA0": "NVIDIA H100 80GB HBM3"}, ("CUDA0",)),
+        ({"Vulkan0": "Intel(R) UHD Graphics", "BLAS": "OpenBLAS"}, ("Vulkan0",)),
+        # one backend, one product: all discrete, or all integrated
+        ({"ROCm0": "Radeon RX 7900 XTX", "ROCm1": "Radeon RX 7900 XTX"}, ("ROCm0", "ROCm1")),
+        # a card beside a processor's graphics, which llama-server leaves out; the list does not say which is which
+        ({"ROCm0": "Radeon RX 7900 XTX", "ROCm1": "AMD Radeon Graphics"}, ()),
+        ({"Vulkan0": "Radeon RX 7900 XTX", "Vulkan1": "NVIDIA L4"}, ()),
+        # NVIDIA's integrated GPUs are alone on their boards
+        ({"CUDA0": "NVIDIA GeForce RTX 4090", "CUDA1": "NVIDIA GeForce RTX 3090"}, ("CUDA0", "CUDA1")),
+        # one card by two backends' names
+        ({"CUDA0": "NVIDIA L4", "Vulkan0": "NVIDIA L4"}, ()),
+        # another host's, and a backend that we don't know
+        ({"CUDA0": "NVIDIA L4", "RPC0": "10.0.0.2:50052"}, ()),
+        ({"HTP0": "Hexagon"}, ()),
+    ],
+)
+def test_what_llama_server_takes_by_itself_is_told_where_its_list_tells_it(listed, own_choice):
+    lines = [f"  {name}: {product} (100 MiB, 90 MiB free)" for name, product in listed.items()]
+    assert default_devices("\n".join(["Available devices:", *lines])) == own_choice
+
+
+@pytest.mark.parametrize(
+    ("nodes", "devices", "said", "lost"),
+    [
+        (("/dev/nvidia0",), (), "failed to initialize CUDA: no device", True),
+        (("/dev/kfd",), (), "failed to initialize ROCm: no device", True),
+        (("/dev/nvidia0",), ("CUDA0",), "", False),
+        (("/dev/nvidia0",), None, "", False),
+        # a build for GPUs of another kind than the host's
+        (("/dev/dri/renderD128",), (), "failed to initialize CUDA: no device", False),
+        (("/dev/kfd",), (), "failed to initialize CUDA: no device", False),
+        (("/dev/nvidia0",), (), "", False),  # a build for the CPU alone
+        ((), (), "failed to initialize CUDA: no device", False),
+    ],
+)
+def test_a_gpu_is_lost_where_its_node_is_there_and_its_backend_complains(nodes, devices, said, lost):
+    on = host(gpus=nodes, binary=dataclasses.replace(BINARY, devices=devices, no_gpu=said))
+    assert on.lost_gpu == (said if lost else "")
 
 
 @pytest.mark.skipif(sys.byteorder != "little", reason="the table is of a little-endian machine")

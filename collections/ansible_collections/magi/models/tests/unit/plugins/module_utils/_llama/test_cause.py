@@ -45,6 +45,13 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
             "file_corrupt",
             "invalid magic",
         ),
+        (
+            "0.00.019.060 E ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected\n"
+            'error while handling environment variable "LLAMA_ARG_DEVICE": invalid device: CUDA0',
+            "",
+            "device_missing",
+            "the device CUDA0 at its start; see that the GPU's driver works",
+        ),
         ("error: invalid argument: --nope", "", "bad_option", "--nope"),
         (
             'error while handling environment variable "LLAMA_ARG_CTX_SIZE": stoi',
@@ -188,4 +195,5 @@ def test_a_limit_of_the_profile_that_kills_is_named():
     ],
 )
 def test_a_fall_back_to_the_cpu_is_seen(line, told):
-    assert fell_back(["I srv init", f"  {line}", "ready"]) == (line if told else "")
+    for shown in (line, f"  {line}", f"0.00.012.208 E {line}"):
+        assert fell_back(["I srv init", shown, "ready"]) == (line if told else "")

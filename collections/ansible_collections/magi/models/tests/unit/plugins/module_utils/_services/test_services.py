@@ -233,6 +233,7 @@ def test_the_unit_holds_what_it_is_given(gpu):
         'BindReadOnlyPaths=-"/my models"',
         f"ProcSubset={'all' if gpu else 'pid'}",
         *(["SupplementaryGroups=video"] if gpu else []),
+        f"RestartSec={10 if gpu else 2}",
     ):
         assert f"\n{line}\n" in text
 

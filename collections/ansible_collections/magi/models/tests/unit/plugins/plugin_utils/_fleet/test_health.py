@@ -5,10 +5,10 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Li
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import (
     Examined,
     build_health,
-    health_lines,
     health_problems,
 )
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, Question
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status, status_lines
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import host, plan, running
 
 (INSTANCE,) = plan("a-q2_k").instances
@@ -34,6 +34,8 @@ def examined(*, status=200, probes=None, **now):
         (examined(health=503), "loading"),
         (examined(health=0), "not_ready"),
         (examined(model_ids=("other",)), "wrong_server"),
+        (examined(fell_back="failed to initialize CUDA"), "not_on_device"),
+        (examined(health=503, fell_back="failed to initialize CUDA"), "loading"),
     ],
 )
 def test_a_server_serves_or_there_is_a_cause(value, cause):
@@ -47,7 +49,7 @@ def test_a_server_serves_or_there_is_a_cause(value, cause):
     assert problems.keys() == ({"gpu1"} if cause else set())
     if cause:
         assert problems["gpu1"].startswith("Host gpu1, instance a-q2_k: ")
-        assert problems["gpu1"] in "\n".join(health_lines(document))
+        assert problems["gpu1"] in "\n".join(status_lines(document))
 
 
 def test_hosts_without_servers_are_a_problem_where_nobody_has_one():
@@ -57,3 +59,24 @@ def test_hosts_without_servers_are_a_problem_where_nobody_has_one():
     document = build_health(somebody)
     assert health_problems(document, somebody) == {}
     assert document["servers"][0]["asked"] == {"url": "http://gpu1:8080", "by": "controller", "status": 200}
+
+
+@pytest.mark.parametrize(
+    ("now", "cause"),
+    [
+        ({}, None),
+        ({"model_ids": ("other",)}, "wrong_server"),
+        ({"fell_back": "failed to initialize CUDA", "environment": {"MAGI_GPU": "CUDA0"}}, "not_on_device"),
+        ({"state": "failed", "health": None, "fell_back": "failed to initialize CUDA"}, None),  # magi health says why
+    ],
+)
+def test_a_status_says_why_a_healthy_server_is_not_ready(now, cause):
+    value = examined(**now)
+    document = build_status({"gpu1": value.host}, {"gpu1": value.way})
+    said = [item["cause"] for item in document["summary"]["failed"]]
+    assert said == ([cause] if cause else [])
+    assert [line for line in status_lines(document) if cause and line.startswith(f"  {cause}: Host gpu1")] == [
+        f"  {cause}: {item['detail']}" for item in document["summary"]["failed"]
+    ]
+    if cause == "not_on_device":
+        assert "on the CPU and not on CUDA0" in document["summary"]["failed"][0]["detail"]

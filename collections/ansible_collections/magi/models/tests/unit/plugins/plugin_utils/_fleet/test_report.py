@@ -19,6 +19,7 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders im
 
 PLAN = plan("a-q2_k", "gone")
 (INSTANCE,) = PLAN.instances
+FELL = "ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected"
 OURS = Listener("127.0.0.1", 8080, 100, "llama-server", "a-q2_k")
 
 
@@ -40,6 +41,9 @@ def result(now=None, health=200, outcome=None, listeners=(OURS,)):
         (result(running(INSTANCE)), None),
         (result(running(INSTANCE), listeners=()), "wrong_server"),
         (result(running(INSTANCE, model_ids=("other",))), "wrong_server"),
+        (result(running(INSTANCE, model_ids=("a-q2_k",), fell_back=FELL)), "not_on_device"),
+        (result(running(INSTANCE, model_ids=("other",), fell_back=FELL)), "wrong_server"),
+        (result(running(INSTANCE, fell_back=FELL), health=503), "timeout"),
         (result(running(INSTANCE), health=503), "timeout"),
         (result(running(INSTANCE), health=0), "timeout"),
         (result(None), "crashed"),
@@ -251,17 +255,6 @@ def test_hosts_that_one_and_the_same_keeps_from_being_deployed_are_one_line():
         "  host_failed: Host h0: no room.",
         "  host_failed: 2 hosts (h1, h2). The first: Host h1: busy.",
     ]
-
-
-def test_a_server_that_fell_back_to_the_cpu_is_not_simply_ready():
-    now = running(INSTANCE, model_ids=("a-q2_k",), fell_back="ggml_cuda_init: failed to initialize CUDA: no device")
-    hosts = [strict(result(now), degraded=())]
-    report = build_report(hosts)
-    (item,) = report["summary"]["degraded"]
-    assert item["detail"].startswith(
-        "a-q2_k computes on the CPU of gpu1, though that has a GPU (ggml_cuda_init: failed"
-    )
-    assert problems(report, hosts)["gpu1"].startswith("strict is set and the deployment is degraded")
 
 
 @pytest.mark.parametrize(
