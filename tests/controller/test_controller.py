@@ -256,6 +256,29 @@ def test_what_a_run_is_asked_for(given, call, playbook, options, variables, monk
     assert {name: getattr(run.options, name) for name in options} == options
 
 
+@pytest.mark.parametrize(
+    ("bare", "given", "environment", "first"),
+    [
+        (True, {}, {}, "prepare"),
+        (False, {}, {}, "site"),
+        (True, {"check": True}, {}, "site"),
+        (True, {"inventory": "inventories/example"}, {}, "site"),
+        (True, {}, {"ANSIBLE_INVENTORY": "inventories/example"}, "site"),
+    ],
+)
+def test_the_first_deployment_on_this_machine_prepares_it(bare, given, environment, first, monkeypatch):
+    run = FakeRun()
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("magi.session.run", run)
+    monkeypatch.setattr("magi.project.Project.is_bare", bare)
+    monkeypatch.delenv("ANSIBLE_INVENTORY", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Interrupted):
+        controller(**given).initialize_sync()
+    assert run.playbook == first
+
+
 def test_an_instance_is_asked_and_its_log_read_by_name(monkeypatch):
     run = FakeRun()
     monkeypatch.setattr("magi.session.run", run)

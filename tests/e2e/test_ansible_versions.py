@@ -18,6 +18,8 @@ pytestmark = pytest.mark.e2e
 
 CORES = {"2.19": "3.11", "2.20": "3.12", "2.21": "3.13"}
 """Each version of ansible-core with the Python that it runs on here: each takes others, too."""
+NEWEST = ("2.21", "3.14")
+"""The newest of both, where a machine has that Python."""
 NEEDED = ("supervisor", "pyyaml", "gguf", "hypothesis", "pytest", "pytest-mock", "pytest-timeout")
 UNIT = "collections/ansible_collections/magi/models/tests/unit"
 # Reading models has nothing to do with Ansible, and its tests take long.
@@ -32,7 +34,7 @@ def interpreter(version: str) -> Path | None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("core", "python"), CORES.items())
+@pytest.mark.parametrize(("core", "python"), [*CORES.items(), NEWEST])
 def test_ansible_core(core: str, python: str, tmp_path: Path):
     program = interpreter(python)
     if program is None:
