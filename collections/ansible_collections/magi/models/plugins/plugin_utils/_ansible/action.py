@@ -12,7 +12,6 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import job
 
 TARGET_PYTHON = (3, 9)
 """The oldest Python for our modules."""
@@ -44,6 +43,9 @@ class HostAction(ActionBase):
 
     def end_claim(self, home: str, claim: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Say on the host that the deployment of ``claim`` has ended there; return the result."""
+        # Each worker imports its action anew, and few need this.
+        from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import job
+
         return self.on_host("llama_instances", {"state": "released", "home": home, "job": job(claim=claim)}, task_vars)
 
     def _python(self, variables: Mapping[str, Any]) -> str | None:

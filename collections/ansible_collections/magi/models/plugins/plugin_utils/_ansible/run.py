@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
-
 
 def controller() -> str:
     """Return a string for this machine, its boot and our process namespace, within which a pid is unique; empty without
@@ -36,6 +34,8 @@ def user() -> str:
 
 def identity() -> dict[str, Any]:
     """Return who deploys: for an action, that is its parent, the ansible-playbook process."""
+    from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
+
     pid = os.getppid()
     return {
         "deployment": f"{user()}@{socket.gethostname()}, process {pid}",
@@ -69,5 +69,7 @@ def gone(item: Mapping[str, Any]) -> bool:
         return True
     except PermissionError:
         pass
+    from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
+
     started = item.get("controller_started")
     return bool(started) and started != start_time(item["controller_pid"])
