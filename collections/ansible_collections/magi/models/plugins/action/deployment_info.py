@@ -7,8 +7,8 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status, status_lines
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
 
 class ActionModule(ControllerAction):

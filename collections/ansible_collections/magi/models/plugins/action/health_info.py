@@ -12,8 +12,9 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import (
     build_health,
     health_problems,
 )
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way, answers
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import answers
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import status_lines
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
 
 def examined(seen: Mapping[str, Any]) -> Examined:

@@ -17,7 +17,7 @@ from ansible_collections.magi.models.plugins.module_utils._config.settings impor
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.dotenv import DotenvError, find_dotenv, read_dotenv
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.profiles import profile_folders
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
 
 class ActionModule(ControllerAction):

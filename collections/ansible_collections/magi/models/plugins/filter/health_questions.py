@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way, questions
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import questions
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
 
 def health_questions(

@@ -16,6 +16,11 @@ def reachable(bound: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(first, first)  # noqa: S104 - recognised, not bound
 
 
+def is_one(address: str) -> bool:
+    """Whether it is one address, and does not stand for all."""
+    return address not in _WILDCARDS
+
+
 def exposed(bound: str) -> bool:
     """Whether a server bound to ``bound`` (an address, several, or a socket's path) can be reached from elsewhere."""
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import HOST
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import HOST
 
 _ASKED = {
     # The answer is limited: otherwise a small model that wanders off may fill its whole context, for many minutes.

@@ -11,9 +11,10 @@ from typing import Any
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause, find_cause
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, Way
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import wrong_though_healthy
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status, not_serving
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
 
 @dataclass(frozen=True)

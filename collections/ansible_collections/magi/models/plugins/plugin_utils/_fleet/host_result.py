@@ -17,9 +17,10 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     quarantined,
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Instance, Plan, overtaken
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, Way, answers
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, answers
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach, way_to_root
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready, wrong_though_healthy
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
 
 @dataclass(frozen=True)

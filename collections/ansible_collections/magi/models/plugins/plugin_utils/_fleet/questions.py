@@ -9,35 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed, local_url
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed, is_one, local_url
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
-
-CONTROLLER, HOST = "controller", "host"
-_OVER_THE_NETWORK = ("ssh", "paramiko", "paramiko_ssh", "smart")
-"""Ansible's connections that go to an address of the host."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """How the controller gets to a host."""
-
-    address: str = ""
-    """The host's address in the inventory."""
-    connection: str = "local"
-    """Ansible's connection plugin."""
-
-    @property
-    def over_the_network(self) -> bool:
-        return self.connection.rpartition(".")[2] in _OVER_THE_NETWORK
-
-    def url(self, bound: str, port: int) -> tuple[str, str]:
-        """Return the URL of a server that binds ``bound``, and who can ask there: CONTROLLER if the controller can,
-        HOST if only the host can."""
-        if self.over_the_network and exposed(bound):
-            first = bound.split(",")[0].strip()
-            return local_url(first if _is_one(first) and exposed(first) else self.address, port), CONTROLLER
-        return local_url(bound, port), CONTROLLER if self.connection.rpartition(".")[2] == "local" else HOST
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import CONTROLLER, HOST, Way
 
 
 @dataclass(frozen=True)
@@ -106,7 +81,7 @@ def questions(
             continue
         addresses.add(bound)
         # A server can rewrite its environment, so that never says which address we talk to.
-        at = (bound if bound in _kernel(item, host) and _is_one(bound) else way.address) if outside else bound
+        at = (bound if bound in _kernel(item, host) and is_one(bound) else way.address) if outside else bound
         asked.append(Question(item.name, local_url(at, item.port), CONTROLLER if outside else HOST))
     return asked
 
@@ -122,10 +97,6 @@ def _bound(item: Running, host: Host) -> str:
     if kernel:
         return kernel[0]
     return "0.0.0.0" if exposed(item.environment.get("LLAMA_ARG_HOST", "")) else "127.0.0.1"  # noqa: S104 - not bound
-
-
-def _is_one(address: str) -> bool:
-    return address not in ("0.0.0.0", "::")  # noqa: S104 - recognised, not bound
 
 
 def answers(results: Sequence[Mapping[str, Any]]) -> dict[str, Answer]:

@@ -13,8 +13,8 @@ from ansible_collections.magi.models.plugins.module_utils._base.table import tex
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready, wrong_though_healthy
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
 
 def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.example import example_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_report
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     host,
     model,

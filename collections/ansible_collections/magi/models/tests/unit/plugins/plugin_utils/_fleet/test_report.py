@@ -8,9 +8,9 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Ge
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Way
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_report, problems, summary_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     host,
     plan,
