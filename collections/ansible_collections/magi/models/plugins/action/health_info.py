@@ -8,7 +8,7 @@ from typing import Any
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import (
-    Examined,
+    HostHealth,
     build_health,
     health_problems,
 )
@@ -17,9 +17,9 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import s
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
 
-def examined(seen: Mapping[str, Any]) -> Examined:
+def examined(seen: Mapping[str, Any]) -> HostHealth:
     looked = (seen.get("looked") or {}).get("host")
-    return Examined(
+    return HostHealth(
         Host.from_dict(looked) if looked else None,
         answers((seen.get("asked") or {}).get("results") or ()),
         (seen.get("probed") or {}).get("probes") or {},

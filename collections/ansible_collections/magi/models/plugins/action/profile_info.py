@@ -9,7 +9,11 @@ from typing import Any
 from ansible_collections.magi.models.plugins.module_utils._plan.layers import option_sets
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.profiles import profile_folders
-from ansible_collections.magi.models.plugins.plugin_utils._profiles.load import ProfileError, find_profile, load_profile
+from ansible_collections.magi.models.plugins.plugin_utils._profiles.load import (
+    ProfileLoadError,
+    find_profile,
+    load_profile,
+)
 
 
 class ActionModule(ControllerAction):
@@ -20,13 +24,13 @@ class ActionModule(ControllerAction):
         "dir": {"type": "path"},
         "options": {"type": "dict", "default": {}},
     }
-    ERRORS = (ProfileError,)
+    ERRORS = (ProfileLoadError,)
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         folders = [Path(arguments["dir"])] if arguments["dir"] else profile_folders(task_vars)
         folder = next((folder for folder in folders if folder.is_dir()), None)
         if folder is None:
-            raise ProfileError(
+            raise ProfileLoadError(
                 f"Profile {arguments['name']} not found: there is no folder {' or '.join(map(str, folders))}; "
                 "make one with your profiles, or set model_server_profiles_dir."
             )

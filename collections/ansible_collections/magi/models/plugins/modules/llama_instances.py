@@ -200,8 +200,8 @@ from ansible_collections.magi.models.plugins.module_utils._base.files import why
 from ansible_collections.magi.models.plugins.module_utils._base.private_module import PrivateModule
 from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
 from ansible_collections.magi.models.plugins.module_utils._host.apply import (
+    Applied,
     Job,
-    Result,
     ServiceFile,
     absent,
     fence,
@@ -273,11 +273,11 @@ def main() -> None:
             if given["worker"]:
                 fence(job.home, Worker(**given["worker"]))
             forget_claims(job.home, tuple(map(Claim.from_dict, given["claims"])))
-            result = Result(True)
+            result = Applied(True)
         elif params["state"] == "released":
             if job.claim:
                 end_claim(job.home, job.claim)
-            result = Result(False)
+            result = Applied(False)
         elif params["state"] == "stopped":
             result = stopped(manager, job, params["names"], check_mode=check)
         else:

@@ -114,7 +114,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._install.backend import BACKENDS
-from ansible_collections.magi.models.plugins.module_utils._install.release import Releases, Wanted
+from ansible_collections.magi.models.plugins.module_utils._install.release import Releases, WantedRelease
 from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError, Unavailable
 
 PATIENCE = 60
@@ -143,7 +143,7 @@ def main() -> None:
     path, folder, or_build = Path(given.pop("path")), Path(given.pop("dir")), given["or_build"]
     patience = LESS_PATIENCE if or_build else PATIENCE
     try:
-        releases = Releases(path, folder, keep=given.pop("keep"), patience=patience, wanted=Wanted(**given))
+        releases = Releases(path, folder, keep=given.pop("keep"), patience=patience, wanted=WantedRelease(**given))
         steps = [] if or_build and releases.built() else releases.steps()
         if steps and not module.check_mode:
             releases.run()

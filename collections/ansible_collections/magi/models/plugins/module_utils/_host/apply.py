@@ -91,7 +91,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Result:
+class Applied:
     changed: bool
     actions: tuple[ActionResult, ...] = ()
     generation: Generation = field(default_factory=Generation)
@@ -136,7 +136,7 @@ def _actions_diff(actions: Iterable[Action]) -> list[dict[str, str]]:
     return [{"prepared": "".join(lines)}] if lines else []
 
 
-def present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
+def present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Applied:
     """Make the host run the plan: write the definitions, stop old instances, start new ones, wait until they listen.
 
     Raises ConflictError, FileWriteError, KeyFileError and ServiceError. If a server does not start, its ActionResult
@@ -199,14 +199,14 @@ def fence(home: str, worker: Worker, grace: float = 10) -> None:
         )
 
 
-def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
+def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Applied:
     left = _files_left(manager, job)
     write, stale, diff = file_changes(job.files, (path for path in manager.owned() if str(path) not in left))
     results = [ActionResult(item, item.action is not ActionKind.QUARANTINE) for item in job.actions]
     changed = bool(write or stale) or any(item.action.changes for item in job.actions)
     diff += _actions_diff(job.actions)
     if check_mode or not changed:
-        return Result(changed, tuple(results), job.generation, tuple(diff))
+        return Applied(changed, tuple(results), job.generation, tuple(diff))
     # Before anything is stopped.
     check_writable([*(file.path for file in write), *stale, *manager.needs()])
 
@@ -243,7 +243,7 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Result:
             manager.forget(item.instance)
     manager.reload()  # after forget: whatever a manager still remembers would look like an instance to stop
     results = _start_all(manager, _cut(results, cut), job)
-    return Result(True, tuple(results), generation, tuple(diff))
+    return Applied(True, tuple(results), generation, tuple(diff))
 
 
 def _files_left(manager: ServiceManager, job: Job) -> set[str]:
@@ -388,7 +388,7 @@ def _unbound(environment: Mapping[str, str], manager: ServiceManager) -> Cause:
     return port_taken(f"port {port}")
 
 
-def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, check_mode: bool) -> Result:
+def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, check_mode: bool) -> Applied:
     """Stop the instances ``names`` (None: all) gracefully; their definitions stay.
 
     Raises ConflictError, FileWriteError and ServiceError.
@@ -412,7 +412,7 @@ def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, c
     return result
 
 
-def _stopping(manager: ServiceManager, job: Job, names: Sequence[str] | None) -> tuple[Result, Survey]:
+def _stopping(manager: ServiceManager, job: Job, names: Sequence[str] | None) -> tuple[Applied, Survey]:
     survey = read_instances(manager, job.home)
     actions = tuple(
         Action(item.name, ActionKind.STOP, "asked for")
@@ -422,7 +422,7 @@ def _stopping(manager: ServiceManager, job: Job, names: Sequence[str] | None) ->
     return _foreseen(bool(actions), actions, read_generation(job.home), _actions_diff(actions), survey), survey
 
 
-def absent(manager: ServiceManager, job: Job, *, check_mode: bool, also: Iterable[str] = ()) -> Result:
+def absent(manager: ServiceManager, job: Job, *, check_mode: bool, also: Iterable[str] = ()) -> Applied:
     """Stop everything of ours and remove it: instances, definitions, the manager where it is ours, our state, and the
     files ``also``. Raises ConflictError, FileWriteError and ServiceError."""
     home = Path(job.home)
@@ -447,7 +447,7 @@ def absent(manager: ServiceManager, job: Job, *, check_mode: bool, also: Iterabl
     return result
 
 
-def _removing(manager: ServiceManager, job: Job, also: Iterable[Path]) -> tuple[Result, Survey]:
+def _removing(manager: ServiceManager, job: Job, also: Iterable[Path]) -> tuple[Applied, Survey]:
     survey = read_instances(manager, job.home)
     home = Path(job.home)
     state = any(path.exists() for path in (home / "generation.json", home / "lock", claims_file(job.home), *also))
@@ -459,6 +459,6 @@ def _removing(manager: ServiceManager, job: Job, also: Iterable[Path]) -> tuple[
 
 def _foreseen(
     changed: bool, actions: Iterable[Action], generation: Generation, diff: Iterable[dict[str, str]], survey: Survey
-) -> Result:
+) -> Applied:
     names = tuple(item.name for item in survey.instances)
-    return Result(changed, tuple(map(ActionResult, actions)), generation, tuple(diff), instances=names)
+    return Applied(changed, tuple(map(ActionResult, actions)), generation, tuple(diff), instances=names)

@@ -54,7 +54,7 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedRelease:
     """A release of llama.cpp for one host."""
 
     tag: str
@@ -154,7 +154,7 @@ class Releases:
     seconds without a byte after which a server counts as gone.
     """
 
-    def __init__(self, path: Path, folder: Path, wanted: Wanted, *, keep: int, patience: float = 60) -> None:
+    def __init__(self, path: Path, folder: Path, wanted: WantedRelease, *, keep: int, patience: float = 60) -> None:
         self.path, self.folder, self.wanted, self.keep, self.patience = path, folder, wanted, keep, patience
         self.current = folder / "current"
         self.replaced = self.current.readlink().parts[0] if self.current.is_symlink() else ""

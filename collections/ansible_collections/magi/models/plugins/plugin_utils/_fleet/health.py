@@ -18,7 +18,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
 
 @dataclass(frozen=True)
-class Examined:
+class HostHealth:
     """What is known about a host."""
 
     host: Host | None = None
@@ -30,7 +30,7 @@ class Examined:
     way: Way = field(default_factory=Way)
 
 
-def cause_of(now: Running, examined: Examined) -> Cause | None:
+def cause_of(now: Running, examined: HostHealth) -> Cause | None:
     """Return why an instance of an examined host does not serve, or None if it does."""
     if now.state is State.STOPPED:
         return Cause("stopped", "it is stopped; magi up starts it")
@@ -51,7 +51,7 @@ def cause_of(now: Running, examined: Examined) -> Cause | None:
     return Cause("no_work", probed) if probed else None
 
 
-def build_health(hosts: Mapping[str, Examined]) -> dict[str, Any]:
+def build_health(hosts: Mapping[str, HostHealth]) -> dict[str, Any]:
     """Return what runs, as build_status does; summary.failed says what does not serve and why."""
     document = build_status(
         {name: examined.host for name, examined in hosts.items()},
@@ -74,7 +74,7 @@ def build_health(hosts: Mapping[str, Examined]) -> dict[str, Any]:
     return document
 
 
-def health_problems(document: Mapping[str, Any], hosts: Mapping[str, Examined]) -> dict[str, str]:
+def health_problems(document: Mapping[str, Any], hosts: Mapping[str, HostHealth]) -> dict[str, str]:
     """Return by host the sentence to fail with."""
     found: dict[str, str] = {}
     for item in document["summary"]["failed"]:

@@ -18,7 +18,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._profiles.document imp
 )
 
 
-class ProfileError(ValueError):
+class ProfileLoadError(ValueError):
     """A profile can't be used; the message names its file and line, what is wrong and the remedy."""
 
 
@@ -61,17 +61,17 @@ def check_profile(path: Path, further: Callable[[Profile], Iterable[tuple[Where,
 
 
 def load_profile(path: Path) -> Profile:
-    """Return the profile in a file. Raises ProfileError."""
+    """Return the profile in a file. Raises ProfileLoadError."""
     checked = check_profile(path)
     if checked.profile is None:
-        raise ProfileError(f"Profile {checked.name}: {' '.join(map(str, checked.remarks))}")
+        raise ProfileLoadError(f"Profile {checked.name}: {' '.join(map(str, checked.remarks))}")
     return checked.profile
 
 
 def find_profile(folder: Path, name: str) -> Path:
-    """Return the file of the profile ``name``. Raises ProfileError, which names the profiles that exist."""
+    """Return the file of the profile ``name``. Raises ProfileLoadError, which names the profiles that exist."""
     path = folder / f"{name}.yml"
     if path.is_file():
         return path
     there = ", ".join(sorted(item.stem for item in folder.glob("*.yml"))) or "none"
-    raise ProfileError(f"Profile {name} not found: there is no {path}. Profiles there: {there}.")
+    raise ProfileLoadError(f"Profile {name} not found: there is no {path}. Profiles there: {there}.")

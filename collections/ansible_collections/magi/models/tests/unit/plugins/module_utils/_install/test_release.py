@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._install import backend
 from ansible_collections.magi.models.plugins.module_utils._install import release as module
-from ansible_collections.magi.models.plugins.module_utils._install.release import Releases, Wanted
+from ansible_collections.magi.models.plugins.module_utils._install.release import Releases, WantedRelease
 from ansible_collections.magi.models.plugins.module_utils._install.step import InstallError, Unavailable
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.release_server import PROGRAM, archive, serving
 
@@ -23,12 +23,12 @@ def release(tmp_path: Path, tag: str, program: bytes = PROGRAM, name: str = "lla
     if not file.exists():
         file.write_bytes(archive(tag, program, name, folder=f"llama-{tag}/bin"))
     wanted = {"url": file.as_uri(), "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), **more}
-    return Releases(tmp_path / "bin/llama-server", tmp_path / "releases", Wanted(tag, "", **wanted), keep=2)
+    return Releases(tmp_path / "bin/llama-server", tmp_path / "releases", WantedRelease(tag, "", **wanted), keep=2)
 
 
 def published(tmp_path: Path, upstream, tag: str = "b7", platform: str = "", **more) -> Releases:
     """One that names its archive and checksum itself."""
-    wanted = Wanted(tag, platform, api=upstream.api, **more)
+    wanted = WantedRelease(tag, platform, api=upstream.api, **more)
     return Releases(tmp_path / "bin/llama-server", tmp_path / "releases", wanted, keep=2, patience=1)
 
 
@@ -86,7 +86,7 @@ def test_what_is_no_release_changes_nothing(tmp_path, made, message):
 @pytest.mark.parametrize(("sha256", "tag"), [("", "b1"), ("x" * 64, "b1"), ("0" * 64, "../b1"), ("0" * 64, "")])
 def test_a_checksum_or_a_tag_that_is_none_is_refused(tmp_path, sha256, tag):
     with pytest.raises(InstallError, match=r"set llama_server_release_(sha256|tag)"):
-        Wanted(tag, "", url="file:///x", sha256=sha256)
+        WantedRelease(tag, "", url="file:///x", sha256=sha256)
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_a_beginning_that_was_wrong_is_fetched_anew(tmp_path, upstream):
 
 
 def test_a_pinned_checksum_alone_is_of_upstream_s_archive():
-    ((found,),) = (offer.archives for offer in Wanted("b7", "ubuntu-vulkan-x64", sha256="A" * 64).pinned())
+    ((found,),) = (offer.archives for offer in WantedRelease("b7", "ubuntu-vulkan-x64", sha256="A" * 64).pinned())
     assert (
         found.url == "https://github.com/ggml-org/llama.cpp/releases/download/b7/llama-b7-bin-ubuntu-vulkan-x64.tar.gz"
     )
@@ -346,10 +346,10 @@ def test_what_was_built_counts_for_its_own_backend(tmp_path, upstream, flags, as
     ],
 )
 def test_a_pinned_checksum_is_of_the_archive_for_its_backend(nvidia, more, name):
-    ((archive,),) = (offer.archives for offer in Wanted("b7", sha256="a" * 64, **more).pinned())
+    ((archive,),) = (offer.archives for offer in WantedRelease("b7", sha256="a" * 64, **more).pinned())
     assert archive.name == name
 
 
 def test_a_pinned_archive_with_a_version_in_its_name_has_to_be_named():
     with pytest.raises(InstallError, match=r"set llama_server_release_platform, such as ubuntu-cuda-12\.8-"):
-        Wanted("b7", sha256="a" * 64, backend="cuda").pinned()
+        WantedRelease("b7", sha256="a" * 64, backend="cuda").pinned()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._host.values import Listener
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import (
-    Examined,
+    HostHealth,
     build_health,
     health_problems,
 )
@@ -18,7 +18,7 @@ OURS = Listener("0.0.0.0", 8080, 100, "llama-server", "a-q2_k")
 def examined(*, status=200, probes=None, **now):
     answer = Answer(Question("a-q2_k", "http://gpu1:8080", "controller"), status, "refused")
     seen = running(INSTANCE, **{"health": 200, "model_ids": ("a-q2_k",), **now})
-    return Examined(host(seen, listeners=(OURS,)), {"a-q2_k": answer} if status else {}, probes or {})
+    return HostHealth(host(seen, listeners=(OURS,)), {"a-q2_k": answer} if status else {}, probes or {})
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def test_a_server_serves_or_there_is_a_cause(value, cause):
 
 
 def test_hosts_without_servers_are_a_problem_where_nobody_has_one():
-    nobody = {"gpu1": Examined(host()), "gpu2": Examined()}
+    nobody = {"gpu1": HostHealth(host()), "gpu2": HostHealth()}
     assert health_problems(build_health(nobody), nobody).keys() == {"gpu1", "gpu2"}
-    somebody = {"gpu1": Examined(host()), "gpu2": examined()}
+    somebody = {"gpu1": HostHealth(host()), "gpu2": examined()}
     document = build_health(somebody)
     assert health_problems(document, somebody) == {}
     assert document["servers"][0]["asked"] == {"url": "http://gpu1:8080", "by": "controller", "status": 200}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.magi.models.plugins.plugin_utils._profiles.document import unquoted
 from ansible_collections.magi.models.plugins.plugin_utils._profiles.load import (
-    ProfileError,
+    ProfileLoadError,
     check_profile,
     find_profile,
     load_profile,
@@ -39,7 +39,7 @@ def write(tmp_path):
 )
 def test_what_is_wrong_is_said_with_its_line_and_the_remedy(write, text, said):
     path = write(text)
-    with pytest.raises(ProfileError) as error:
+    with pytest.raises(ProfileLoadError) as error:
         load_profile(path)
     assert str(error.value).startswith(f"Profile p: {path}{said}")
     assert "\n" not in str(error.value)
@@ -82,7 +82,7 @@ def test_a_profile_is_found_by_its_name(write, tmp_path):
     path = write("")
     write("", "q.yml")
     assert find_profile(tmp_path, "p") == path
-    with pytest.raises(ProfileError, match=r"Profile x not found: there is no .*/x\.yml\. Profiles there: p, q\."):
+    with pytest.raises(ProfileLoadError, match=r"Profile x not found: there is no .*/x\.yml\. Profiles there: p, q\."):
         find_profile(tmp_path, "x")
-    with pytest.raises(ProfileError, match=r"Profiles there: none\."):
+    with pytest.raises(ProfileLoadError, match=r"Profiles there: none\."):
         find_profile(tmp_path / "none", "x")
