@@ -56,7 +56,7 @@ def parse_devices(text: str) -> tuple[str, ...] | None:
     """Return the names of the GPUs that ``llama-server --list-devices`` lists; None if it lists nothing at all
     (llama.cpp common/arg.cpp, ``common_print_available_devices``: every device but the CPU itself)."""
     _before, found, listed = text.partition("Available devices:\n")
-    return tuple(name for name, _ in _DEVICE.findall(listed) if name not in _ON_THE_CPU) if found else None
+    return tuple(name for name, _product in _DEVICE.findall(listed) if name not in _ON_THE_CPU) if found else None
 
 
 _GPU = re.compile(r"(CUDA|MTL|MUSA|ROCm|SYCL|Vulkan)\d+")
@@ -72,8 +72,8 @@ def default_devices(text: str) -> tuple[str, ...]:
     are CUDA's, which are integrated on boards that have no other.
     """
     listed = [(name, product) for name, product in _DEVICE.findall(text) if name not in _ON_THE_CPU]
-    backends = {match and match[1] for match in (_GPU.fullmatch(name) for name, _ in listed)}
+    backends = {match and match[1] for match in (_GPU.fullmatch(name) for name, _product in listed)}
     if None in backends or len(backends) != 1:
         return ()
-    alike = len({product for _, product in listed}) == 1 or backends == {"CUDA"}
-    return tuple(name for name, _ in listed) if alike else ()
+    alike = len({product for _name, product in listed}) == 1 or backends == {"CUDA"}
+    return tuple(name for name, _product in listed) if alike else ()

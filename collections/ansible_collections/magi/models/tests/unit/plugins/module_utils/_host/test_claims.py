@@ -67,7 +67,7 @@ def test_one_that_has_ended_is_known_for_a_while_and_begins_behind_the_others(ho
 @pytest.mark.parametrize("later", [600, -600])
 def test_one_that_nobody_ended_counts_as_ended_once_and_is_forgotten(home, monkeypatch, later):
     """By a clock that may be set back."""
-    mine, _ = make_claim(home, A)
+    mine, _before = make_claim(home, A)
     monkeypatch.setattr(claims.time, "time", lambda: mine.at + later)
     assert came(home, B) == "a"
     assert came(home, B) == ""
