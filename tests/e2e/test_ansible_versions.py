@@ -4,11 +4,13 @@ deployment from files to answers."""
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import ansible
 import pytest
 import tomllib
 
@@ -20,6 +22,8 @@ CORES = {"2.19": "3.11", "2.20": "3.12", "2.21": "3.13"}
 """Each version of ansible-core with the Python that it runs on here: each takes others, too."""
 NEWEST = ("2.21", "3.14")
 """The newest of both, where a machine has that Python."""
+HERE = tuple(".".join(version.split(".")[:2]) for version in (ansible.__version__, platform.python_version()))
+"""Those of the other tests, which prove the same and more."""
 NEEDED = ("supervisor", "pyyaml", "gguf", "hypothesis", "pytest", "pytest-mock", "pytest-timeout")
 UNIT = "collections/ansible_collections/magi/models/tests/unit"
 # Reading models has nothing to do with Ansible, and its tests take long.
@@ -34,7 +38,7 @@ def interpreter(version: str) -> Path | None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("core", "python"), [*CORES.items(), NEWEST])
+@pytest.mark.parametrize(("core", "python"), [pair for pair in (*CORES.items(), NEWEST) if pair != HERE])
 def test_ansible_core(core: str, python: str, tmp_path: Path):
     program = interpreter(python)
     if program is None:
