@@ -80,14 +80,16 @@ test: lint sanity pinned ## Everything: lint, unit and end-to-end tests, a fleet
 	molecule/hosts/hosts.py inventory &>/dev/null || trap 'molecule/hosts/hosts.py down --engine' EXIT
 	make --no-print-directory --jobs=2 --keep-going --output-sync=target tests-here tests-on-hosts
 
+# End-to-end tests share ports, so one at a time; the others take all cores.
 tests-here:
-	pytest tests -m 'not fleet' --durations 10
+	pytest -m 'not e2e and not fleet' -n auto
+	pytest tests -m e2e --durations 10
 
 tests-on-hosts:
 	pytest tests -m fleet --durations 10
 
 unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
-	pytest -m 'not e2e and not fleet'
+	pytest -m 'not e2e and not fleet' -n auto
 
 e2e: pinned ## End-to-end tests on the real llama-server
 	pytest tests -m e2e
