@@ -127,7 +127,7 @@ def test_the_python_of_the_api(checkout: Checkout):
     assert {line[:5] for line in events} == {f"[{step}/5]" for step in range(1, 6)}
     *servers, enabled, actions, ready = [line for line in shown if not line.startswith("[")]
     for model, line in zip(MODELS, servers, strict=True):
-        assert re.fullmatch(rf"{re.escape(model)} on localhost, port \d+: running, ready: True", line)
+        assert re.fullmatch(rf"{re.escape(model)}: http://127\.0\.0\.1:\d+, running, ready: True", line)
     assert enabled == f"Models enabled: {', '.join(MODELS)}"
     assert (actions, ready) == ("{'localhost': 2}", "2/2 ready")
     assert checkout.run(sys.executable, "-c", blocking) == "3/3 of development ready\n"

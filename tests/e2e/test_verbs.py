@@ -88,7 +88,7 @@ def test_config_says_where_each_value_comes_from(magi: Magi):
     (magi.deployment.folder / ".env").write_text("MODEL_STOP_TIMEOUT=7\nMODEL_HOST=::1\n")
     try:
         given = ("-e", '{"model_server_options": {"hf_token": "canary"}}')
-        document = magi.json("config", *inventory(magi), *given, MODEL_HOST="127.0.0.1")
+        document = magi.json("config", *inventory(magi), *given, MODEL_HOST="127.0.0.1", MAGI_DOTENV="")
     finally:
         (magi.deployment.folder / ".env").unlink()
     values = {name: (item["value"], item["source"]) for name, item in document["hosts"]["localhost"].items()}

@@ -82,7 +82,7 @@ def home(tmp_path: Path, programs: Path) -> Iterator[Path]:
 
 def magi(programs: Path, home: Path, *arguments: str, folder: str = ".") -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in clean_environment().items() if not k.startswith(("ANSIBLE_", "XDG_", "VIRTUAL_"))}
-    environment |= {"HOME": str(home), "PATH": os.defpath, "COLUMNS": "200"}
+    environment |= {"HOME": str(home), "PATH": os.defpath, "COLUMNS": "200", "MAGI_DOTENV": ""}
     return subprocess.run(
         [programs / "magi", *arguments], cwd=home / folder, env=environment, capture_output=True, text=True, check=False
     )

@@ -75,7 +75,7 @@ class Desk:
         done = subprocess.run(
             ["nsenter", "--mount", "--target", str(self.namespace), "bash", "-c", f"cd {self.folder} && {command}"],
             env={
-                **clean_environment(),
+                **{key: value for key, value in clean_environment().items() if not key.startswith("ANSIBLE_")},
                 "MAGI_DOTENV": "",
                 "PATH": f"{self.own / 'bin'}:{os.environ['PATH']}",
                 "XDG_STATE_HOME": str(self.own / "state"),

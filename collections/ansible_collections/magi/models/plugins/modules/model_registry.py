@@ -365,6 +365,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.architectures i
 from ansible_collections.magi.models.plugins.module_utils._models.registry import save
 from ansible_collections.magi.models.plugins.module_utils._models.scan import ScanError, discover
 from ansible_collections.magi.models.plugins.module_utils._models.show import difference, inventory_lines
+from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 
@@ -409,6 +410,7 @@ def main() -> None:
         home = options["host"]["home"]
         try:
             if options["claim"] and not module.check_mode:  # first: what another changes later is refused
+                usable(chosen(options["host"]["manager"], home))
                 mine, before = make_claim(home, Claim.from_dict(options["claim"]))
                 claimed = {"claim": asdict(mine), "claims": [asdict(item) for item in before]}
             must_read = [file.path for model in inventory.models for file in model.files]
