@@ -22,7 +22,7 @@ from magi.events import Event, Run
 from magi.project import Project
 from magi.runner import options
 from magi.runner import playbook as runner
-from magi.runner.options import MARK, Options, command_line
+from magi.runner.options import MARK, Options, command_line, utf8
 from magi.state import runs
 from magi.state.folder import state_folder
 from magi.state.questions import passed_by_file
@@ -300,3 +300,20 @@ def test_the_command_line_is_known_only_when_it_starts():
     handle({"status": "running"}, runner_config=None)
     handle({"status": "successful"}, runner_config=None)
     assert command == ["ansible-playbook", "-e", "token=canary"]
+
+
+@pytest.mark.parametrize(
+    ("given", "added"),
+    [
+        ({"LC_ALL": "C.UTF-8"}, {}),
+        ({"LANG": "C.UTF-8"}, {}),
+        ({"LC_ALL": "", "LC_CTYPE": "C.UTF-8", "LANG": "C"}, {}),
+        ({}, {"LC_ALL": "C.UTF-8"}),
+        ({"LC_ALL": "C", "LANG": "C.UTF-8"}, {"LC_ALL": "C.UTF-8"}),
+        ({"LC_ALL": "POSIX"}, {"LC_ALL": "C.UTF-8"}),
+        ({"LANG": "xx_XX.UTF-8"}, {"LC_ALL": "C.UTF-8"}),
+        ({"LC_ALL": "\u0130"}, {"LC_ALL": "C.UTF-8"}),
+    ],
+)
+def test_ansible_gets_a_locale_that_it_takes(given, added):
+    assert utf8(given) == added

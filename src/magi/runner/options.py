@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import locale
 import os
 import sys
 from collections.abc import Mapping
@@ -51,6 +52,21 @@ def command_line(playbook: str, options: Options, variables: Mapping[str, Any]) 
     return [*arguments, playbook]
 
 
+def utf8(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return a locale for Ansible, which refuses one that is not UTF-8 or not installed, as often in cron or over SSH;
+    nothing if that of ``environment`` will do."""
+    named = next((environment[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if environment.get(name)), "C")
+    before = locale.setlocale(locale.LC_CTYPE)
+    try:
+        locale.setlocale(locale.LC_CTYPE, named)
+        good = locale.nl_langinfo(locale.CODESET).upper() == "UTF-8"
+    except locale.Error:
+        good = False
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+    return {} if good else {"LC_ALL": "C.UTF-8"}
+
+
 def environment(project: Project, options: Options, runner: Mapping[str, str], ident: str) -> dict[str, str]:
     """Return the environment of ansible-playbook: .env, over it the real one, over it what a run needs."""
     given = {key: runner[key] for key in CALLBACK if key in runner}
@@ -60,6 +76,7 @@ def environment(project: Project, options: Options, runner: Mapping[str, str], i
         # Our programs are those of our virtual environment, even if it is not activated.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), merged.get("PATH", os.defpath)]),
         **project.environment(merged),
+        **utf8(merged),
         "ANSIBLE_RETRY_FILES_ENABLED": "False",
         # As in the project's ansible.cfg: half of the wanted hosts is not a success.
         "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",
