@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
+
+if TYPE_CHECKING:
+    from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
 
 
 @dataclass(frozen=True)

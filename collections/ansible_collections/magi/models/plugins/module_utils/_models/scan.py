@@ -5,22 +5,15 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import stat
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._base.cores import cores
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted
-from ansible_collections.magi.models.plugins.module_utils._gguf.reader import GGUFError, read_header
-from ansible_collections.magi.models.plugins.module_utils._models.assemble import assemble
-from ansible_collections.magi.models.plugins.module_utils._models.digests import find_digests
-from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
 from ansible_collections.magi.models.plugins.module_utils._models.found import FoundFile, KnownFile
 from ansible_collections.magi.models.plugins.module_utils._models.library import MANIFEST, Library, find
 from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
@@ -138,6 +131,11 @@ def scan(
     ``checksum`` adds the SHA-256 of each file; known digests stay even without it.
     Raises ScanError when none of ``scan_paths`` exists.
     """
+    # Most runs read no header; what they need for it takes a module as long to import as a look at the disk takes.
+    from ansible_collections.magi.models.plugins.module_utils._models.assemble import assemble
+    from ansible_collections.magi.models.plugins.module_utils._models.digests import find_digests
+    from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
+
     if scan_paths and len(library.missing) == len(scan_paths):
         raise ScanError(f"None of the folders to scan exists: {', '.join(library.missing)}; correct scan_paths.")
     remembered = known.files if known else {}
@@ -177,6 +175,9 @@ def _aside(library: Library) -> tuple[tuple[str, str], ...]:
 
 def _read(file: FoundFile) -> Memory:
     """What to remember about one file."""
+    from ansible_collections.magi.models.plugins.module_utils._gguf.reader import GGUFError, read_header
+    from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
+
     try:
         header = read_header(file.path)
     except GGUFError as error:
@@ -186,6 +187,10 @@ def _read(file: FoundFile) -> Memory:
 
 def _read_all(files: Sequence[FoundFile], progress: Progress) -> list[Memory]:
     """Read headers in order on all cores we may use; on one if no processes can be started."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
     workers = min(cores(), len(files) // _MANY)
     if workers > 1 and "fork" in multiprocessing.get_all_start_methods():
         try:

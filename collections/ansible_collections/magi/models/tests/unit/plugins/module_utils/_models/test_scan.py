@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
 import os
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._gguf import reader
 from ansible_collections.magi.models.plugins.module_utils._gguf.reader import GGUFError
 from ansible_collections.magi.models.plugins.module_utils._models import scan
 from ansible_collections.magi.models.plugins.module_utils._models.scan import discover
@@ -52,7 +54,7 @@ def test_nothing_changed_nothing_is_read(tmp_path, registry_path, monkeypatch):
     first = look(tmp_path, registry_path)
     assert (first.source, first.reason, first.changed) == ("scan", "registry missing", True)
     assert any("scanning and creating" in warning for warning in first.warnings)
-    monkeypatch.setattr(scan, "read_header", None)
+    monkeypatch.setattr(reader, "read_header", None)
     second = look(tmp_path, registry_path)
     assert (second.source, second.reason, second.changed, second.write) == ("cache", None, False, False)
     assert second.registry == first.registry
@@ -86,8 +88,8 @@ def test_what_changed_is_read_again_and_nothing_else(tmp_path, registry_path, mo
     look(tmp_path, registry_path)
     change(tmp_path / "m")
     read = []
-    original = scan.read_header
-    monkeypatch.setattr(scan, "read_header", lambda path: read.append(path) or original(path))
+    original = reader.read_header
+    monkeypatch.setattr(reader, "read_header", lambda path: read.append(path) or original(path))
     outcome = look(tmp_path, registry_path)
     assert (outcome.source, outcome.reason) == ("scan", reason)
     assert str(tmp_path / "m/y.gguf") not in read
@@ -117,7 +119,7 @@ def test_a_passing_verdict_is_not_remembered(tmp_path, registry_path, monkeypatc
         raise GGUFError("changing", f"{path} is incomplete: it is still being written.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(scan, "read_header", changing)
+        patch.setattr(reader, "read_header", changing)
         assert codes(look(tmp_path, registry_path).registry) == {"x.gguf": "changing"}
     assert ids(look(tmp_path, registry_path).registry) == ["x-q4_k_m"]
 
@@ -139,7 +141,7 @@ def test_without_processes_it_reads_serially(tmp_path, monkeypatch):
         raise OSError(errno.ENOSYS, "no semaphores")
 
     monkeypatch.setattr(scan, "cores", lambda: 4)
-    monkeypatch.setattr(scan, "ProcessPoolExecutor", none)
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", none)
     for number in range(40):
         write(tmp_path / f"m/x{number:02}-Q4_0.gguf", model(f"X{number}", tokens=2))
     assert len(scanned(tmp_path / "m").inventory.models) == 40
