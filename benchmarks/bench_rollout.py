@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 HOSTS = ROOT / "molecule" / "hosts" / "hosts.py"
 BUILDS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "magi" / "llama.cpp"
 TARGETS = {
-    "first rollout: plain ÷ ours": 2.5,
+    "first rollout: plain ÷ ours": 2.0,
     "ten pings ÷ unchanged": 1.0,
     "three pings ÷ magi status": 1.0,
 }
