@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed, is_one, local_url
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import CONTROLLER, HOST, Way
 
 
@@ -36,6 +37,8 @@ class Answer:
     status: int
     """The HTTP status; -1: none came."""
     said: str = ""
+    lost: bool = False
+    """Whether it could not even be asked: Ansible did not reach the host that asks."""
 
     @property
     def cause(self) -> Cause | None:
@@ -43,6 +46,11 @@ class Answer:
         asked = self.question
         if self.status == 200:
             return None
+        if self.lost:
+            remedy = way_to_reach(self.said, "bring it back")
+            return Cause(
+                "host_unreachable", f"its host can't be reached any more ({self.said}); {remedy} and run again"
+            )
         where = "from the controller" if asked.by == CONTROLLER else "on its own host"
         what = f"HTTP status {self.status}" if self.status > 0 else self.said or "no answer"
         remedy = (
@@ -105,8 +113,11 @@ def answers(results: Sequence[Mapping[str, Any]]) -> dict[str, Answer]:
     for result in results:
         item = result.get("item")
         if isinstance(item, Mapping) and not result.get("skipped"):
-            said = " ".join(str(result.get("msg", "")).split()).partition("Request failed: ")
+            said = " ".join(str(result.get("msg", "")).removeprefix("Task failed: ").split()).partition(
+                "Request failed: "
+            )
             # (An Ansible sanity test takes that function's name for a call.)
             words = re.sub(r"^<url[o]pen error (?:\[Errno -?\d+\] )?(.*?)>?$", r"\1", said[2] or said[0]).rstrip(".")
-            found[item["instance"]] = Answer(Question(**item), int(result.get("status") or -1), words)
+            lost = bool(result.get("unreachable"))
+            found[item["instance"]] = Answer(Question(**item), int(result.get("status") or -1), words, lost)
     return found

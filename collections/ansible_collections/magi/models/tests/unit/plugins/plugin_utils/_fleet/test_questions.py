@@ -95,7 +95,6 @@ QUESTION = {"instance": "a-q2_k", "url": "http://gpu1.lan:8080", "by": "controll
             "(timed out)",
         ),
         ({"status": 403, "msg": "Status code was 403 and not [200]: HTTP Error 403"}, "(HTTP status 403)"),
-        ({"unreachable": True, "msg": "no route"}, "(no route)"),
         ({"failed": True}, "(no answer)"),
     ],
 )
@@ -107,6 +106,21 @@ def test_what_uri_returned_is_an_answer(result, said):
     else:
         assert answer.cause.code == "not_reached"
         assert said in answer.cause.detail
+
+
+@pytest.mark.parametrize("said", ["Connection refused", "kex_exchange_identification: read: Connection reset by peer"])
+def test_a_host_that_is_lost_meanwhile_is_no_closed_port(said):
+    """Whoever asks must be there: a restart of the host says nothing about the port."""
+    result = {
+        "unreachable": True,
+        "msg": f"Task failed: Failed to connect to the host via ssh: {said}",
+        "item": QUESTION,
+    }
+    cause = answers([result])[QUESTION["instance"]].cause
+    assert cause.code == "host_unreachable"
+    assert cause.detail.startswith(
+        f"its host can't be reached any more (Failed to connect to the host via ssh: {said}); "
+    )
 
 
 def test_on_its_own_host_the_remedy_is_another():
