@@ -9,7 +9,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 
-class PrivateModule(AnsibleModule):  # type: ignore[misc]
+class PrivateModule(AnsibleModule):  # type: ignore[misc]  # Ansible is not typed
     """Logs nothing: neither how it was called, with the content of files that are root's alone or a question that was
     asked, nor anything else. (The option no_log would also take these words out of its results.)"""
 

@@ -17,7 +17,7 @@ _Value = TypeVar("_Value")
 def _make(kind: type[_Value], values: Mapping[str, Any]) -> _Value:
     """Make a value of a frozen dataclass faster than its own __init__, which sets each field by a call: each run reads
     a thousand models."""
-    if values.keys() != kind.__dataclass_fields__.keys():  # type: ignore[attr-defined]
+    if values.keys() != kind.__dataclass_fields__.keys():  # type: ignore[attr-defined]  # of every dataclass
         raise TypeError(f"{kind.__name__} has other fields than {', '.join(values)}")
     made = object.__new__(kind)
     vars(made).update(values)
