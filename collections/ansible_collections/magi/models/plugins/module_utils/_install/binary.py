@@ -63,10 +63,14 @@ def _run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str] | str:
 def check_link(path: Path) -> None:
     """Raise InstallError unless link(path, …) may and can put a link at path."""
     if path.exists() and not path.is_symlink():
-        raise InstallError(f"{path} is a file that this role did not make: move it away or set llama_server_path")
+        raise InstallError(
+            f"{path} is a file that this role did not make: move it away or set model_server_llama_server_path"
+        )
     parent = next(folder for folder in path.parents if folder.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise InstallError(f"{parent} is not writable: set llama_server_path, or become a user who may write there")
+        raise InstallError(
+            f"{parent} is not writable: set model_server_llama_server_path, or become a user who may write there"
+        )
 
 
 def link(path: Path, target: Path) -> None:
