@@ -129,6 +129,13 @@ def _split(value: Any) -> Sequence[Any]:
     return items if isinstance(items, (list, tuple)) else []
 
 
+def _placed(setting: Setting, value: Any, folder: str | None) -> Any:
+    """Return a value whose relative paths start at ``folder``; None: they stay as they are."""
+    if folder is None or setting.type not in ("host_path", "path", "paths"):
+        return value
+    return _absolute(_split(value) if setting.type == "paths" else value, folder)
+
+
 def _absolute(value: Any, folder: str) -> Any:
     """Return a path, or a list of paths, with those that are relative below ``folder``."""
     if isinstance(value, str) and value and not value.startswith(("/", "~", "$")):
@@ -181,8 +188,6 @@ def _percentage(value: Any) -> int:
     return int(percent.group(1))
 
 
-_PATHS = ("host_path", "path", "paths")
-
 _CONVERT = {
     "bool": _bool,
     "environment": environment,
@@ -227,18 +232,16 @@ def resolve(
     for setting in SETTINGS:
         variable = PREFIX + setting.name
         candidates = (
-            (f"-e {variable}", extra.get(variable)),
-            (f"-e {setting.alias}", extra.get(setting.alias) if setting.alias else None),
-            (f"environment {setting.environment}", environment.get(setting.environment or "") or None),
-            (f".env {setting.environment}", (dotenv or {}).get(setting.environment or "") or None),
-            (f"inventory {variable}", inventory.get(variable)),
-            (f"default {variable}", (defaults or {}).get(variable)),
+            (f"-e {variable}", extra.get(variable), folder),
+            (f"-e {setting.alias}", extra.get(setting.alias) if setting.alias else None, folder),
+            (f"environment {setting.environment}", environment.get(setting.environment or "") or None, folder),
+            (f".env {setting.environment}", (dotenv or {}).get(setting.environment or "") or None, dotenv_folder),
+            (f"inventory {variable}", inventory.get(variable), None),
+            (f"default {variable}", (defaults or {}).get(variable), None),
         )
-        layers = [(origin, value) for origin, value in candidates if value is not None][:1]
-        if setting.type in _PATHS and layers and layers[0][0].startswith(("-e ", "environment ", ".env ")):
-            origin, value = layers[0]
-            start = dotenv_folder if origin.startswith(".env ") else folder
-            layers = [(origin, _absolute(_split(value) if setting.type == "paths" else value, start))]
+        layers = [(origin, _placed(setting, value, start)) for origin, value, start in candidates if value is not None][
+            :1
+        ]
         if setting.name in MERGED:
             plain_is_extra = bool(layers) and layers[0][0].startswith("-e ")
             below = [*_laid_over("default", variable, defaults or {}), *_laid_over("inventory", variable, inventory)]

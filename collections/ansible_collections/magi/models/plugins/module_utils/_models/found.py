@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,12 @@ from ansible_collections.magi.models.plugins.module_utils._models.model import F
 
 if TYPE_CHECKING:
     from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
+
+
+def within(path: str, folder: str) -> bool:
+    """Whether the path is ``folder``, or one below it; both are absolute."""
+    top = posixpath.normpath(folder).rstrip("/")
+    return path == top or path.startswith(f"{top}/")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._base.cores import cores
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted
-from ansible_collections.magi.models.plugins.module_utils._models.found import FoundFile, KnownFile
+from ansible_collections.magi.models.plugins.module_utils._models.found import FoundFile, KnownFile, within
 from ansible_collections.magi.models.plugins.module_utils._models.library import MANIFEST, Library, find
 from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
 from ansible_collections.magi.models.plugins.module_utils._models.naming import slug
@@ -91,13 +91,13 @@ def _emptied(before: Registry | None, library: Library, scan_paths: Sequence[str
     if before is None:
         return []
 
-    def within(folder: str, paths: Iterable[str]) -> bool:
-        return any(path.startswith(folder.rstrip("/") + "/") for path in paths)
+    def has(folder: str, paths: Iterable[str]) -> bool:
+        return any(within(path, folder) for path in paths)
 
     return [
         path
         for path in before.scan_paths
-        if path in scan_paths and path not in library.missing and within(path, before.files) and not within(path, there)
+        if path in scan_paths and path not in library.missing and has(path, before.files) and not has(path, there)
     ]
 
 

@@ -5,12 +5,12 @@ Pure."""
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Running
+from ansible_collections.magi.models.plugins.module_utils._models.found import within
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Instance, Settings
 
@@ -49,7 +49,7 @@ def _gone(item: Running, profile: Profile, inventory: Inventory, scan_paths: Seq
     there = any(path in (model.path, *model.duplicates) for model in inventory.models)
     if (
         there
-        or not _within(path, scan_paths)
+        or not any(within(path, top) for top in scan_paths)
         or not any(entry.matches(model, tier, task or None) for entry in profile.entries)
     ):
         return ""
@@ -57,14 +57,9 @@ def _gone(item: Running, profile: Profile, inventory: Inventory, scan_paths: Seq
     return f"its file is set aside: {aside.rstrip('.')}" if aside else f"its file {path} is gone"
 
 
-def _within(path: str, scan_paths: Sequence[str]) -> bool:
-    tops = [posixpath.normpath(top).rstrip("/") for top in scan_paths]
-    return any(path == top or path.startswith(f"{top}/") for top in tops)
-
-
 def _not_enabled(item: Running, profile: Profile, inventory: Inventory, scan_paths: Sequence[str]) -> str:
     path = item.environment.get("LLAMA_ARG_MODEL", "")
-    if path and not _within(path, scan_paths):
+    if path and not any(within(path, top) for top in scan_paths):
         return f"its file {path} lies in no folder that is scanned"
     was = item.environment.get("MAGI_TIER")
     now = next((x.tier for x in inventory.models if x.id == item.environment.get("MAGI_MODEL_ID")), was)

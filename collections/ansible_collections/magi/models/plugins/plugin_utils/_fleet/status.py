@@ -13,7 +13,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.table import tex
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready, wrong_though_healthy
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import wrong_though_healthy
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
 
@@ -25,8 +25,8 @@ def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> d
         if host is None:
             continue
         for item in host.instances:
-            serves = is_ready(item, host)
             wrong = wrong_though_healthy(item, host) if item.health == 200 else None
+            serves = item.health == 200 and wrong is None
             failed += [not_serving(name, item.name, wrong)] if wrong else []
             address = item.environment.get("LLAMA_ARG_HOST")
             url, url_from = ways[name].url(address, item.port) if address and item.port else (None, None)

@@ -46,22 +46,22 @@ def test_the_source_that_counts_most_wins(inventory, environment, extra, name, v
 @pytest.mark.parametrize(
     ("environment", "extra", "name", "value"),
     [
-        ({"MODEL_SCAN_PATH": "models:/a:../b:~/c"}, {}, "scan_paths", ["/work/ada/models", "/a", "/work/b", "~/c"]),
-        ({"REGISTRY_PATH": "./r.json"}, {}, "registry_path", "/work/ada/r.json"),
-        ({"LLAMA_SERVER_PATH": "llama-server"}, {}, "llama_server_path", "/work/ada/llama-server"),
-        ({}, {"model_server_report_path": "report.json"}, "report_path", "/work/ada/report.json"),
+        ({"MODEL_SCAN_PATH": "models:/a:../b:~/c"}, {}, "scan_paths", ["/srv/ada/models", "/a", "/srv/b", "~/c"]),
+        ({"REGISTRY_PATH": "./r.json"}, {}, "registry_path", "/srv/ada/r.json"),
+        ({"LLAMA_SERVER_PATH": "llama-server"}, {}, "llama_server_path", "/srv/ada/llama-server"),
+        ({}, {"model_server_report_path": "report.json"}, "report_path", "/srv/ada/report.json"),
         (
             {},
             {"model_server_scan_paths": ["models", "$HOME/models"]},
             "scan_paths",
-            ["/work/ada/models", "$HOME/models"],
+            ["/srv/ada/models", "$HOME/models"],
         ),
     ],
 )
 def test_a_relative_path_of_the_command_line_or_the_environment_starts_at_the_working_directory(
     environment, extra, name, value
 ):
-    assert resolve({}, environment, extra, None, "/work/ada")[0][name] == value
+    assert resolve({}, environment, extra, None, "/srv/ada")[0][name] == value
 
 
 @pytest.mark.parametrize(
@@ -75,15 +75,15 @@ def test_a_relative_path_of_the_command_line_or_the_environment_starts_at_the_wo
 )
 def test_a_file_env_is_over_the_inventory_and_under_the_environment(inventory, environment, extra, value, origin):
     dotenv = {"MODEL_HOST": "10.0.0.1", "MODEL_SCAN_PATH": "models"}
-    values, origins = resolve(inventory, environment, extra, None, "/work/ada", dotenv, "/work/project")
+    values, origins = resolve(inventory, environment, extra, None, "/srv/ada", dotenv, "/srv/project")
     assert (values["host"], origins["host"]) == (value, origin)
-    assert values["scan_paths"] == ["/work/project/models"]
+    assert values["scan_paths"] == ["/srv/project/models"]
 
 
 @pytest.mark.parametrize("name", ["scan_paths", "registry_path", "llama_server_path", "home"])
 def test_a_relative_path_of_an_inventory_is_refused_where_it_is_a_path_on_the_host(name):
     with pytest.raises(SettingError, match=f"^Setting model_server_{name} must be an absolute path, but inventory"):
-        resolve({f"model_server_{name}": ["models"] if name == "scan_paths" else "models"}, {}, {}, None, "/work/ada")
+        resolve({f"model_server_{name}": ["models"] if name == "scan_paths" else "models"}, {}, {}, None, "/srv/ada")
 
 
 def test_origins_name_the_source():
