@@ -308,9 +308,9 @@ def _cut(results: Iterable[ActionResult], cut: Mapping[str, int | None]) -> tupl
 def _end_process(pid: int, grace: float = 5) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, 15)
-        if not _until(lambda: not Path(f"/proc/{pid}").exists(), grace):
+        if not _until(lambda: not start_time(pid), grace):
             os.kill(pid, 9)
-            _until(lambda: not Path(f"/proc/{pid}").exists(), grace)
+            _until(lambda: not start_time(pid), grace)
 
 
 def _until(condition: Callable[[], bool], seconds: float, pause: float = 0.05) -> bool:

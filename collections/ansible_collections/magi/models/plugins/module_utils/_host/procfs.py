@@ -141,9 +141,11 @@ def _ancestry(pid: int) -> set[int]:
 
 
 def start_time(pid: int) -> int:
-    """Return when a process was started, in clock ticks since boot (proc(5), stat); 0 if unknown."""
+    """Return when a process was started, in clock ticks since boot (proc(5), stat); 0 if it has ended (also where its
+    parent has not asked for that yet, a zombie), or we may not see it."""
     with contextlib.suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        state, *fields = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        return 0 if state in "ZX" else int(fields[18])
     return 0
 
 

@@ -68,8 +68,12 @@ def gone(item: Mapping[str, Any]) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        pass
+        visible = False  # another user's may be hidden from us (proc(5), hidepid)
+    else:
+        visible = True
     from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
 
-    started = item.get("controller_started")
-    return bool(started) and started != start_time(item["controller_pid"])
+    now = start_time(item["controller_pid"])
+    if not now:
+        return visible  # what we could end, and has no start any more, is a zombie
+    return bool(item.get("controller_started")) and now != item["controller_started"]
