@@ -1,0 +1,81 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The configuration of HAProxy for a gateway. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import jinja2
+from ansible_collections.magi.models.plugins.module_utils._base.text import printable
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Route, Server
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
+
+TEMPLATES = ("haproxy.cfg", "gateway.lua")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The files of one configuration, by name, which lie in one folder, and its revision: a digest of them."""
+
+    revision: str
+    files: Mapping[str, str]
+
+
+def encoded(name: str) -> str:
+    """Return ``name`` as HAProxy's converter url_enc does: no character of it means anything in a map."""
+    return quote(name, safe="", errors="surrogateescape")
+
+
+def proxy_name(*parts: str) -> str:
+    """Return the name of a proxy or server for these ``parts``, of letters, digits and -_.: alone, and different for
+    different parts."""
+    return "::".join(encoded(part).replace("~", "%7E").replace("%", ":") for part in parts)
+
+
+def backend(route: Route) -> str:
+    return proxy_name(route.names[0])
+
+
+def endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def configuration(
+    gateway: Gateway, routes: Sequence[Route], servers: Sequence[Server], environment: jinja2.Environment, stats: str
+) -> Configuration:
+    """Return the configuration for ``routes`` to ``servers``, rendered with the templates of ``environment``;
+    ``stats`` is the path of the Unix socket on which HAProxy says what it does."""
+    names = sorted(name for route in routes for name in route.names)
+    checked: dict[Server, str] = {}
+    # A server is checked in the route of its model, and its state is known in the others.
+    for route in sorted(routes, key=lambda item: item.names[0] != item.servers[0].model_id):
+        for server in route.servers:
+            checked.setdefault(server, f"{backend(route)}/{proxy_name(server.host, server.instance)}")
+    files = {
+        "routes.map": "".join(f"{encoded(name)} {backend(route)}\n" for route in routes for name in route.names),
+        "models.json": json.dumps({"object": "list", "data": [_listed(name) for name in names]}) + "\n",
+        "names.txt": "".join(f"{encoded(name)}\n" for name in names),
+        "servers.json": json.dumps([item.to_dict() for item in servers], indent=1) + "\n",
+    }
+    values = {"gateway": gateway, "routes": routes, "stats": stats, "checked": checked}
+    environment.filters.update(proxy_name=proxy_name, backend=backend, printable=printable)
+    environment.globals.update(endpoint=endpoint)
+
+    def rendered(revision: str) -> dict[str, str]:
+        return {
+            **files,
+            **{name: environment.get_template(f"{name}.j2").render(**values, revision=revision) for name in TEMPLATES},
+        }
+
+    digest = hashlib.sha256(json.dumps(rendered(""), sort_keys=True).encode()).hexdigest()[:16]
+    return Configuration(digest, rendered(digest))
+
+
+def _listed(name: str) -> dict[str, str | int]:
+    """Return a model as the API of OpenAI lists it; the time is none, so that nothing changes without a reason."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "magi"}

@@ -1,0 +1,149 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Who answers for which name: the servers of all hosts, as a gateway reaches them. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed, reachable
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
+
+AUTOMATIC_SLOTS = 4
+"""The slots of a llama-server that is told no number (llama.cpp tools/server/server.cpp, n_parallel)."""
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - recognised, not bound
+
+
+@dataclass(frozen=True)
+class Server:
+    """A llama-server as a gateway reaches it."""
+
+    host: str
+    instance: str
+    model_id: str
+    address: str
+    port: int
+    slots: int
+    aliases: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "aliases": list(self.aliases)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Server:
+        return cls(**{**data, "aliases": tuple(data["aliases"])})
+
+
+@dataclass(frozen=True)
+class Route:
+    """The names that lead to the same servers: a model's id, its aliases, the name of one instance."""
+
+    names: tuple[str, ...]
+    """The first is what people know it by."""
+    servers: tuple[Server, ...]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The servers that a gateway reaches, and a sentence for each that it does not."""
+
+    servers: tuple[Server, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def unknown_hosts(hosts: Sequence[HostResult]) -> tuple[str, ...]:
+    """Return the hosts of which this run does not know what they serve: they were not reached, or not deployed."""
+    return tuple(item.name for item in hosts if item.plan is None or item.trouble)
+
+
+def reached(gateway: str, way: Way, hosts: Sequence[HostResult], remembered: Iterable[Server] = ()) -> Reached:
+    """Return the servers that the host ``gateway``, which Ansible gets to by ``way``, reaches.
+
+    Those are the servers that each host's plan deploys or keeps; for a host that was not deployed, those that the
+    gateway has ``remembered``.
+    """
+    unknown = unknown_hosts(hosts)
+    servers = [item for item in remembered if item.host in unknown]
+    warnings = []
+    for result in hosts:
+        if result.plan is None or result.name in unknown:
+            continue
+        here = result.name == gateway or way.connection == result.way.connection == "local"
+        for instance in (*result.plan.instances, *result.plan.kept):
+            address = _address(instance.address, result.way, here)
+            if address:
+                servers.append(_server(result.name, instance, address))
+            else:
+                warnings.append(
+                    f"Host {result.name}, instance {instance.name}: it binds {instance.address}, where gateway "
+                    f"{gateway} can't reach it; set model_server_host there to an address that others reach."
+                )
+    return Reached(tuple(sorted(servers, key=lambda item: (item.host, item.instance))), tuple(warnings))
+
+
+def _address(bound: str, way: Way, here: bool) -> str | None:
+    """Return the address of a server that binds ``bound`` on a host that others get to by ``way``; None without one."""
+    address: str | None
+    if here:
+        address = reachable(bound)
+    else:
+        outside = [item.strip() for item in bound.split(",") if exposed(item)]
+        address = next((item for item in outside if item not in _WILDCARDS), way.address if outside else None)
+    return address if address and re.fullmatch(r"[A-Za-z0-9_.:-]+", address) else None
+
+
+def _server(host: str, instance: Instance, address: str) -> Server:
+    slots = instance.environment.get("LLAMA_ARG_N_PARALLEL", "")
+    return Server(
+        host,
+        instance.name,
+        instance.model_id,
+        address,
+        instance.port,
+        int(slots) if re.fullmatch(r"[1-9][0-9]{0,5}", slots) else AUTOMATIC_SLOTS,
+        instance.aliases,
+    )
+
+
+def routes(servers: Sequence[Server]) -> tuple[Route, ...]:
+    """Return a route for each set of servers that has a name, sorted by the first of its names.
+
+    A model's id leads to all its servers, an alias to all that have it, and the name of an instance to that instance
+    alone, on each host that has it. Where one name is several of these, the first of them counts.
+    """
+    by_name: dict[str, dict[str, tuple[Server, ...]]] = {}
+    for kind, named in (
+        ("model", lambda item: (item.model_id,)),
+        ("instance", lambda item: (item.instance,)),
+        ("alias", lambda item: item.aliases),
+    ):
+        found: dict[str, tuple[Server, ...]] = {}
+        for item in servers:
+            for name in named(item):
+                found[name] = (*found.get(name, ()), item)
+        taken = {name for other in by_name.values() for name in other}
+        by_name[kind] = {name: theirs for name, theirs in found.items() if name not in taken}
+    by_servers: dict[tuple[Server, ...], list[str]] = {}
+    for kind in ("model", "instance", "alias"):
+        for name, theirs in sorted(by_name[kind].items()):
+            by_servers.setdefault(theirs, []).append(name)
+    return tuple(sorted((Route(tuple(names), theirs) for theirs, names in by_servers.items()), key=lambda r: r.names))
+
+
+def shared_aliases(servers: Sequence[Server]) -> list[str]:
+    """Return a sentence for each alias of several models: who asks for it gets any of them."""
+    holders: dict[str, set[str]] = {}
+    for item in servers:
+        for alias in item.aliases:
+            holders.setdefault(alias, set()).add(item.model_id)
+    return [
+        f"Alias {alias} is a name of several models ({', '.join(sorted(models))}), and the gateway answers with any of "
+        "them; give it to one."
+        for alias, models in sorted(holders.items())
+        if len(models) > 1
+    ]

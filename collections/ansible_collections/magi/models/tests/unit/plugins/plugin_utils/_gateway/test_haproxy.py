@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import jinja2
+import pytest
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration, encoded, proxy_name
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server, routes
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway, GatewayError
+
+ROLE = Path(__file__).parents[5] / "roles" / "gateway"
+HOSTILE = (
+    *("a b", "x'\"\n`", "%[env(HOME)]", "{{ 1 }}", "é~#", "$HOME", "..", "-", "a::b", "%0A", "\x1b[1m", "\udcff"),
+    *("if { always_true }", "\\", "a,b(c)", "#", "x" * 3000),
+)
+
+
+def rendered(servers=(), **settings):
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ROLE / "templates"),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return configuration(Gateway(**settings), routes(servers), servers, environment, "/run/magi-gateway/haproxy.sock")
+
+
+def server(instance, host="h1", model_id=None, port=8080, aliases=()):
+    return Server(host, instance, model_id or instance, "127.0.0.1", port, 2, tuple(aliases))
+
+
+def refused(folder, made):
+    """Return what HAProxy says against a configuration; empty if it takes it."""
+    program = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+    if program is None:
+        pytest.skip("haproxy is not installed (Debian: apt-get install haproxy)")
+    for name, content in made.files.items():
+        (folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+    done = subprocess.run(
+        [program, "-c", "-q", "-C", folder, "-f", folder / "haproxy.cfg"], capture_output=True, text=True, check=False
+    )
+    return done.stderr + done.stdout if done.returncode else ""
+
+
+@pytest.mark.parametrize(
+    ("servers", "settings"),
+    [
+        ((), {}),
+        ((server("a"),), {}),
+        ((server("a", aliases=("chat", "o/p:q@1")), server("a-2", model_id="a"), server("a", "h2")), {}),
+        ((Server("h1", "a", "a", "fd00::7", 8080, 1), Server("h2", "a", "a", "no.such.host", 8080, 1)), {}),
+        ((), {"address": "0.0.0.0"}),
+        ((), {"address": "127.0.0.1, ::1", "port": 1, "max_body": 1, "queue": 1, "hold": 1}),
+        (tuple(server(name, name, aliases=[f"{name}!"]) for name in HOSTILE), {}),
+    ],
+)
+def test_haproxy_takes_the_configuration(servers, settings, tmp_path):
+    assert refused(tmp_path, rendered(servers, **settings)) == ""
+
+
+def test_no_name_leaves_its_place():
+    files = rendered([server(name, name, aliases=[f"{name}!"]) for name in HOSTILE]).files
+    plain = rendered(
+        [server(f"n{number}", f"h{number}", aliases=[f"n{number}!"]) for number in range(len(HOSTILE))]
+    ).files
+    for name in ("haproxy.cfg", "routes.map", "names.txt"):
+        assert len(files[name].splitlines()) == len(plain[name].splitlines())
+    assert all(re.fullmatch(r"[!-~]+ [\w.:-]+", line, re.ASCII) for line in files["routes.map"].splitlines())
+    assert {item["id"] for item in json.loads(files["models.json"])["data"]} > {*HOSTILE}
+
+
+@pytest.mark.parametrize("one", HOSTILE)
+def test_proxy_names_are_words_that_differ(one):
+    assert re.fullmatch(r"[\w.:-]+", proxy_name(one), re.ASCII)
+    assert len({proxy_name(other, one) for other in HOSTILE} | {proxy_name(one)}) == len(HOSTILE) + 1
+    assert re.fullmatch(r"[\w.%~-]+", encoded(one), re.ASCII)
+
+
+def test_each_server_is_checked_once_and_takes_its_slots():
+    text = rendered([server("a", aliases=("chat",)), server("a-2", model_id="a", port=8081)]).files["haproxy.cfg"]
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    server ")]
+    assert lines == [
+        "server h1::a 127.0.0.1:8080 maxconn 2 observe layer4",
+        "server h1::a-2 127.0.0.1:8081 maxconn 2 observe layer4",
+        "server h1::a-2 127.0.0.1:8081 maxconn 2 no-check track a/h1::a-2",
+        "server h1::a 127.0.0.1:8080 maxconn 2 no-check track a/h1::a",
+    ]
+
+
+def test_the_list_of_models_has_aliases():
+    document = json.loads(rendered([server("b", aliases=("chat",)), server("a")]).files["models.json"])
+    assert document["object"] == "list"
+    assert [item["id"] for item in document["data"]] == ["a", "b", "chat"]
+    assert {item["object"] for item in document["data"]} == {"model"}
+
+
+def test_the_revision_says_what_is_in_it():
+    one, same = rendered([server("a")]), rendered([server("a")])
+    assert one == same
+    assert f"description magi {one.revision}\n" in one.files["haproxy.cfg"]
+    others = {rendered([server("a")], hold=5).revision, rendered([server("a", port=1)]).revision, rendered().revision}
+    assert len(others | {one.revision}) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"port": 0}, "model_gateway_port must be a whole number from 1 to 65535, but is 0"),
+        ({"port": 65536}, "model_gateway_port"),
+        ({"hold": 0}, "model_gateway_hold"),
+        ({"max_body": 2000}, "model_gateway_max_body must be a whole number from 1 to 1024"),
+        ({"address": "127.0.0.1\n"}, None),
+        ({"address": "a b"}, "model_gateway_address must be an address"),
+        ({"address": "127.0.0.1,"}, "model_gateway_address"),
+        ({"address": "::1, 10.0.0.1"}, None),
+    ],
+)
+def test_settings_are_checked(given, said):
+    values = {**vars(Gateway()), **given}
+    if said is None:
+        assert Gateway.of(values).addresses
+    else:
+        with pytest.raises(GatewayError, match=said):
+            Gateway.of(values)
