@@ -89,16 +89,18 @@ def start(
     playbooks: str,
     *arguments: str,
     environment: Mapping[str, str] | None = None,
+    groups: Mapping[str, Any] | None = None,
     **extra: Any,
 ) -> Playing:
-    """Start one or several playbooks on the hosts and variables of ``group``, without the caller's settings.
+    """Start one or several playbooks on the hosts and variables of ``group``, without the caller's settings. ``groups``
+    are more groups of the inventory.
 
     It gets a session of its own, so that a signal reaches all of it and nothing else. Inventory and output are kept
     in ``folder``; ``extra`` are extra variables.
     """
     number = len(list(folder.glob("run-*.out")))
     inventory, printed = folder / f"run-{number}.json", folder / f"run-{number}.out"
-    inventory.write_text(json.dumps({"model_servers": group}))
+    inventory.write_text(json.dumps({"model_servers": group, **(groups or {})}))
     with printed.open("w") as out:
         process = subprocess.Popen(
             [

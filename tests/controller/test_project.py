@@ -76,7 +76,8 @@ def test_init_makes_a_project_for_this_machine(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err.splitlines()[-1] == "Next: cd mine, then magi up"
     project = find_project("mine")
     written = {str(path.relative_to(project.root)) for path in project.root.rglob("*") if path.is_file()}
-    local = {"inventories/local/hosts.yml", "inventories/local/group_vars/model_servers.yml"}
+    files = ("hosts.yml", "group_vars/model_servers.yml", "group_vars/model_gateways.yml")
+    local = {f"inventories/local/{name}" for name in files}
     profiles = {f"profiles/{name}.yml" for name in ("development", "production", "fast-only")}
     assert written == {"ansible.cfg", ".env.example", ".gitignore"} | local | profiles
     assert "collections_path" not in project.configuration.read_text()

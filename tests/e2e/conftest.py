@@ -30,6 +30,8 @@ class Deployment:
     environment: dict[str, str] = field(default_factory=dict)
     hosts: dict[str, dict[str, Any]] = field(default_factory=lambda: {"localhost": {}})
     """Variables by host; all hosts are this machine."""
+    groups: dict[str, Any] = field(default_factory=dict)
+    """More groups of the inventory."""
 
     @property
     def home(self) -> Path:
@@ -80,12 +82,14 @@ class Deployment:
     def inventory(self) -> Path:
         """Write the inventory and return its path."""
         path = self.folder / "inventory.json"
-        path.write_text(json.dumps({"model_servers": self.group}))
+        path.write_text(json.dumps({"model_servers": self.group, **self.groups}))
         return path
 
     def start(self, playbook: str = "site", *arguments: str, profile: str | None = None, **extra: Any) -> Playing:
         given = {**({"profile": profile} if profile else {}), **extra}
-        return start(self.folder, self.group, playbook, *arguments, environment=self.environment, **given)
+        return start(
+            self.folder, self.group, playbook, *arguments, environment=self.environment, groups=self.groups, **given
+        )
 
     def play(self, *arguments: str, **extra: Any) -> Run:
         return self.start(*arguments, **extra).finish()

@@ -42,6 +42,8 @@ class Fleet:
     group_vars: dict[str, Any]
     variables: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, Any] = field(default_factory=dict)
+    """More groups of the inventory."""
 
     def sh(self, host: str, script: str, *, check: bool = True, stdin: str | None = None) -> str:
         """Run a script on a host, without SSH: a look must not depend on what is tested."""
@@ -79,7 +81,8 @@ class Fleet:
 
     def start(self, playbook: str, *arguments: str, hosts: dict[str, Any] | None = None, **extra: Any) -> Playing:
         group = {"hosts": hosts or self.hosts, "vars": {**self.group_vars, **self.variables}}
-        return start(self.folder, group, playbook, *arguments, environment=self.environment, **extra)
+        more = {"environment": self.environment, "groups": self.groups}
+        return start(self.folder, group, playbook, *arguments, **more, **extra)
 
     def play(self, playbook: str, *arguments: str, **extra: Any) -> Run:
         return self.start(playbook, *arguments, **extra).finish()

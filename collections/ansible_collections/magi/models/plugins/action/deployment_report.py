@@ -10,6 +10,7 @@ from typing import Any
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic, writing
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.example import example_lines
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import gateway_entries
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import host_result
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import (
     build_report,
@@ -25,6 +26,7 @@ class ActionModule(ControllerAction):
     SPEC = {
         "path": {"type": "path"},
         "hosts": {"type": "dict", "default": {}},
+        "gateways": {"type": "dict", "default": {}},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     }
     ERRORS = (FileWriteError,)
@@ -39,7 +41,7 @@ class ActionModule(ControllerAction):
         hosts = [host_result(*item) for item in arguments["hosts"].items() if item[1]]
         if self._task.check_mode:
             return {"problems": not_deployed(hosts)}
-        report = build_report(hosts)
+        report = build_report(hosts, gateway_entries(arguments["gateways"]))
         example = example_lines(report, hosts)
         self.show(["", *summary_lines(report), "", *example, *([""] if example else [])])
         if arguments["path"]:

@@ -32,6 +32,14 @@ options:
   path:
     description: Where to write the report on the controller; if empty, it is not written.
     type: path
+  gateways:
+    description:
+      - By gateway, the results of its tasks, by name, from P(magi.models.registered#filter).
+      - The names are C(configured) for M(magi.models.model_gateway), and C(installed) for the same once HAProxy was
+        installed.
+    type: dict
+    default: {}
+    version_added: 0.2.0
   state:
     description: V(absent) removes an earlier run's report, so that nobody takes it for one of a run that ended early.
     type: str
@@ -79,6 +87,11 @@ report:
       type: list
       elements: dict
       returned: always
+    gateways:
+      description: Each gateway with host, url, url_from, names (what it routes), is_ready, cause and detail.
+      type: list
+      elements: dict
+      returned: with gateways
     summary:
       description: profile, models_discovered, models_enabled, servers_launched, servers_ready, failed, degraded
         (what the profile enables and a host can't give) and warnings.

@@ -108,6 +108,29 @@ def unit(name: str) -> str:
     return f"magi-llama@{name}.service"
 
 
+def systemctl(*arguments: str) -> str:
+    """Run a verb that may be repeated, and repeat it while systemd is away for a moment. Raises ServiceError."""
+    begun, tries = time.monotonic(), 0
+    while True:
+        tries += 1
+        result = subprocess.run(
+            ["systemctl", "--no-ask-password", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            env={**os.environ, "TZ": "UTC"},  # in which timestamps are printed; --timestamp=unix came with 251
+        )
+        if not result.returncode:
+            return result.stdout
+        said = " ".join(result.stderr.split())
+        # A call may wait for its answer until the bus gives up (25 s), and is still repeated.
+        if not _LOST.search(said) or (tries > 2 and time.monotonic() > begun + PATIENCE):
+            raise ServiceError(f"systemctl {' '.join(arguments)}: {said or f'exit status {result.returncode}'}")
+        time.sleep(0.2)
+
+
 def _blocks(text: str) -> Iterable[tuple[str, dict[str, str]]]:
     """Yield instance and properties from ``systemctl show`` of our units: blocks with an empty line between."""
     for block in text.strip().split("\n\n"):
@@ -252,26 +275,7 @@ class Systemd:
             )
 
     def _systemctl(self, *arguments: str) -> str:
-        """Run a verb that may be repeated, and repeat it while systemd is away for a moment. Raises ServiceError."""
-        begun, tries = time.monotonic(), 0
-        while True:
-            tries += 1
-            result = subprocess.run(
-                ["systemctl", "--no-ask-password", *arguments],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-                env={**os.environ, "TZ": "UTC"},  # in which timestamps are printed; --timestamp=unix came with 251
-            )
-            if not result.returncode:
-                return result.stdout
-            said = " ".join(result.stderr.split())
-            # A call may wait for its answer until the bus gives up (25 s), and is still repeated.
-            if not _LOST.search(said) or (tries > 2 and time.monotonic() > begun + PATIENCE):
-                raise ServiceError(f"systemctl {' '.join(arguments)}: {said or f'exit status {result.returncode}'}")
-            time.sleep(0.2)
+        return systemctl(*arguments)
 
     def _show(self, *units: str) -> str:
         return self._systemctl("show", "--all", f"--property={PROPERTIES}", *units)

@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import HOST
 
-_ASKED = {
+_ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     # The answer is limited: otherwise a small model that wanders off may fill its whole context, for many minutes.
     "chat": (
         "chat/completions",
@@ -26,6 +26,7 @@ _ASKED = {
 
 def example_lines(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> list[str]:
     """Return the command for one ready server of ``report``, of a chat model where there is one; nothing without any.
+    It asks through a gateway that routes to it, if there is one.
 
     It works where the report is read, or the first line says where else; ``$KEY`` in it is a key of the server.
     ``hosts`` are those of the report.
@@ -35,6 +36,8 @@ def example_lines(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> lis
         return []
     server = next((item for item in ready if item["task"] == "chat"), ready[0])
     path, body = _ASKED.get(server["task"], _ASKED["chat"])
+    gateway = next((item for item in report.get("gateways", ()) if server["model_id"] in item["names"]), None)
+    base = f"{server['url']}/v1"
     host = next(item for item in hosts if item.name == server["host"])
     where = f" on {host.name} itself" if server["url_from"] == HOST else ""
     key = ""
@@ -43,5 +46,10 @@ def example_lines(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> lis
             here = where or not host.way.over_the_network  # the key file is where the command runs
             bearer = f"$(head -n 1 {shlex.quote(instance.api_key_file)})" if here else "$KEY"
             key = f' -H "Authorization: Bearer {bearer}"'
+    client = []
+    if gateway and gateway["is_ready"]:
+        base, body = gateway["url"], {"model": server["model_id"], **body}
+        where = f" on {gateway['host']} itself" if gateway["url_from"] == HOST else ""
+        client = [f"Clients of OpenAI's API need two lines: base_url={base} and model={server['model_id']}"]
     asked = f"-H 'Content-Type: application/json' -d '{json.dumps(body)}'"
-    return [f"Try it{where}:", f"  curl -s {server['url']}/v1/{path}{key} {asked}"]
+    return [f"Try it{where}:", f"  curl -s {base}/{path}{key} {asked}", *client]

@@ -11,12 +11,14 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import St
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._host.values import Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import gateway_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, cause_of
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import server_table, shown_state
 
 
-def build_report(hosts: Sequence[HostResult]) -> dict[str, Any]:
-    """Return the report: total_servers, ready_servers, servers, summary (see the module deployment_report)."""
+def build_report(hosts: Sequence[HostResult], gateways: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Return the report: total_servers, ready_servers, servers, summary (see the module deployment_report); with
+    ``gateways`` (see gateway_entries), these, too."""
     servers: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     degraded: list[dict[str, str]] = []
@@ -61,12 +63,18 @@ def build_report(hosts: Sequence[HostResult]) -> dict[str, Any]:
                 failed.append(
                     _failed(result.name, instance.name, cause, (outcome and outcome.log) or (now.log if now else ()))
                 )
+    failed += [
+        {"instance": None, "host": item["host"], "cause": item["cause"], "detail": item["detail"], "log": []}
+        for item in gateways
+        if item["cause"]
+    ]
     plans = [result.plan for result in hosts if result.plan]
     ready = sum(server["is_ready"] for server in servers)
     return {
         "total_servers": len(servers),
         "ready_servers": ready,
         "servers": servers,
+        **({"gateways": list(gateways)} if gateways else {}),
         "summary": {
             "profile": ", ".join(sorted({plan.profile for plan in plans})),
             "models_discovered": sum(plan.models_discovered for plan in plans),
@@ -130,12 +138,13 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
             lines += [f"    | {printable(line)}" for line in first.get("log", ())[-5:]]
     said = [f"Degraded: {printable(item['detail'])}" for item in summary["degraded"]]
     said += [f"Warning: {printable(item)}" for item in summary["warnings"]]
-    return [*lines, *([""] if said else []), *said]
+    through = gateway_lines(report.get("gateways", ()))
+    return [*lines, *([""] if said else []), *said, *([""] if through else []), *through]
 
 
 def problems(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> dict[str, str]:
-    """Return by host the sentence to fail with: it was not deployed, no server is ready anywhere, or strict is set and
-    it is degraded. ``report`` is the one for ``hosts``."""
+    """Return by host the sentence to fail with: it was not deployed, no server is ready anywhere, strict is set and it
+    is degraded, or a gateway failed. ``report`` is the one for ``hosts``."""
     total, ready = report["total_servers"], report["ready_servers"]
     named = {item["host"] for item in report["summary"]["failed"]}
     degraded = {item["host"] for item in report["summary"]["degraded"]}
@@ -147,6 +156,11 @@ def problems(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> dict[str
             found[result.name] = f"No server is ready (0 of {total}); the report above says why."
         elif result.plan.strict and result.name in degraded | named:
             found[result.name] = "strict is set and the deployment is degraded; the report above says what is missing."
+    for item in report.get("gateways", ()):
+        if item["cause"]:  # its host may be no model server: then the run fails on the first of these
+            host = next((each.name for each in hosts if each.name in (item["host"], hosts[0].name)), None)
+            if host and host not in found:
+                found[host] = item["detail"]
     return found
 
 

@@ -17,7 +17,7 @@ RANKS = {
     **dict.fromkeys(("_models", "_host.values"), 3),
     "_plan": 4,
     "_host": 5,
-    **dict.fromkeys(("_ansible", "_fleet", "_profiles"), 6),
+    **dict.fromkeys(("_haproxy", "_ansible", "_fleet", "_profiles"), 6),
     "_gateway": 7,
 }
 """Each package, and each file that stands apart from its package. A file imports its own package and lower ranks."""

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from ansible_collections.magi.models.plugins.module_utils._config.settings import PREFIX, SETTINGS
 from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
+from ansible_collections.magi.models.plugins.module_utils._haproxy.options import GATEWAY_OPTIONS
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
 from ansible_collections.magi.models.tests.unit.plugins.layout import OWN, Source, impure, sources, strangers, upward
 
 COLLECTION = Path(__file__).parents[3]
@@ -40,6 +42,7 @@ EFFECTS = {
         "_models.registry",
         "_models.scan",
     ),
+    *(f"_haproxy.{name}" for name in ("apply", "choice", "program", "runtime", "service", "unit")),
     *("_services.choice", "_services.manager", "_services.supervisor", "_services.systemd"),
 }
 """The files and packages that act on the world. All others only decide."""
@@ -135,7 +138,19 @@ def test_settings_defaults_and_argument_specs_agree():
             assert f"C({setting.environment})" in " ".join(str(specs[name]["description"]).split())
 
 
-def test_every_verb_has_its_argument_specs():
-    role = COLLECTION / "roles" / "model_server"
+def test_defaults_and_argument_specs_of_the_gateway_agree():
+    role = COLLECTION / "roles" / "gateway"
+    defaults = yaml.safe_load((role / "defaults" / "main.yml").read_text())
+    specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+    assert {name: spec["default"] for name, spec in specs.items() if "default" in spec} == defaults
+    options = {name.partition("model_gateway_")[2]: value for name, value in defaults.items()}
+    module = {name: option["default"] for name, option in GATEWAY_OPTIONS.items() if "default" in option}
+    assert options == {**{name: module[name] for name in options if name in module}, "home": options["home"]}
+    assert {name: options[name] for name in vars(Gateway())} == vars(Gateway())
+
+
+@pytest.mark.parametrize("name", ["model_server", "gateway"])
+def test_every_verb_has_its_argument_specs(name):
+    role = COLLECTION / "roles" / name
     specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]
     assert specs.keys() == {path.stem for path in (role / "tasks").glob("*.yml")}

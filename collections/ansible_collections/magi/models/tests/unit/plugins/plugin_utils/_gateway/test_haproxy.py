@@ -42,7 +42,7 @@ def refused(folder, made):
     for name, content in made.files.items():
         (folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
     done = subprocess.run(
-        [program, "-c", "-q", "-C", folder, "-f", folder / "haproxy.cfg"], capture_output=True, text=True, check=False
+        [program, "-c", "-C", folder, "-f", folder / "haproxy.cfg"], capture_output=True, text=True, check=False
     )
     return done.stderr + done.stdout if done.returncode else ""
 

@@ -1,0 +1,126 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from ansible.errors import AnsibleActionFail
+from ansible_collections.magi.models.plugins.module_utils._base.managers import MANAGERS
+from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
+from ansible_collections.magi.models.plugins.module_utils._haproxy.options import GATEWAY_OPTIONS
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import host_result
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import (
+    Server,
+    reached,
+    routes,
+    shared_aliases,
+    unknown_hosts,
+)
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway, GatewayError
+
+ROLES = Path(__file__).parents[2] / "roles"
+OURS = ("hosts", "templates_dir")
+"""The options that stay on the controller."""
+
+
+def environment(folders: Sequence[str]) -> jinja2.Environment:
+    """Return a plain Jinja2 environment, not Ansible's: text from hosts and model files is only ever a value in it.
+
+    Each template comes from the first of ``folders`` that has it.
+    """
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701 - no HTML; each value goes through the filter of its format
+    )
+
+
+class ActionModule(HostAction):
+    """Render the configuration on the controller and give it to the module in one call."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        _checked, given = self.validate_argument_spec(GATEWAY_OPTIONS)
+        on_host = {key: value for key, value in self._task.args.items() if key not in OURS}
+        if given["state"] != "present":
+            return {**result, **self.on_host("model_gateway", on_host, task_vars)}
+        if not str(self._task.args["home"]).startswith("/"):
+            raise AnsibleActionFail("model_gateway_home must be an absolute path; correct it in the inventory.")
+        try:
+            gateway = Gateway.of(given)
+        except GatewayError as error:
+            raise AnsibleActionFail(str(error)) from None
+        variables = task_vars or {}
+        name, way = variables["inventory_hostname"], self.way(variables)
+        hosts = [host_result(*item) for item in given["hosts"].items()]
+        known: list[Server] = []
+        if unknown_hosts(hosts):
+            asked = self.on_host("model_gateway", {**on_host, "state": "remembered"}, task_vars)
+            if asked.get("failed") or asked.get("unreachable"):
+                return {**result, **asked}
+            known = [Server.from_dict(item) for item in asked["servers"]]
+        found = reached(name, way, hosts, known)
+        try:
+            job = self.job(gateway, found.servers, given)
+        except (ValueError, jinja2.TemplateError) as error:
+            raise AnsibleActionFail(f"Host {name}: a file of the gateway can't be written: {error}.") from None
+        url, url_from = way.url(gateway.address, gateway.port)
+        result.update(self.on_host("model_gateway", {**on_host, "job": job}, task_vars))
+        result["warnings"] = [*result.get("warnings", ()), *found.warnings, *shared_aliases(found.servers)]
+        result["gateway"] = {
+            "url": f"{url}/v1",
+            "url_from": url_from,
+            "routes": [
+                {"names": list(item.names), "servers": [{"host": s.host, "instance": s.instance} for s in item.servers]}
+                for item in routes(found.servers)
+            ],
+        }
+        return result
+
+    def job(self, gateway: Gateway, servers: Sequence[Server], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the module needs. Which service manager a host has, only the host knows."""
+        folders = [str(ROLES / role / "templates") for role in ("gateway", "model_server")]
+        if given["templates_dir"]:
+            folders.insert(0, str(given["templates_dir"]))
+        home = str(given["home"])
+        service_files = {}
+        stats = {}
+        for manager in MANAGERS if given["manager"] == "auto" else (given["manager"],):
+            service = gateway_service(manager, home)
+            stats[manager] = service.socket
+            renderer = environment(folders)
+            renderer.filters.update(service.filters)
+            values = {"home": home, "haproxy_path": given["haproxy_path"], **service.values()}
+            service_files[manager] = [
+                {
+                    "path": template.destination.format(home=home),
+                    "content": renderer.get_template(template.source).render(values),
+                    "mode": template.mode,
+                }
+                for template in service.templates
+            ]
+        made = {
+            manager: configuration(gateway, routes(servers), servers, environment(folders), path)
+            for manager, path in stats.items()
+        }
+        return {
+            "revisions": {manager: item.revision for manager, item in made.items()},
+            "files": {manager: dict(item.files) for manager, item in made.items()},
+            "service_files": service_files,
+            "addresses": list(gateway.addresses),
+        }
+
+    def way(self, variables: Mapping[str, Any]) -> Way:
+        """Return how Ansible gets to the gateway."""
+        given = (variables.get(name) for name in ("ansible_host", "ansible_connection"))
+        address, connection = (value and str(self._templar.template(value)) for value in given)
+        return Way(address or variables["inventory_hostname"], connection or "ssh")

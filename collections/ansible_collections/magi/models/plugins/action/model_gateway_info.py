@@ -1,0 +1,23 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.utils.display import Display
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.show import routes_lines
+
+
+class ActionModule(HostAction):
+    """Show what the module of the same name found on the host."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        result.update(self.on_host("model_gateway_info", arguments, task_vars))
+        if "routed" in result:
+            host = (task_vars or {})["inventory_hostname"]
+            where = f"{arguments.get('address', '127.0.0.1')}, port {arguments.get('port', 8000)}"
+            Display().display("\n".join(["", *routes_lines(host, where, result), ""]))
+        return result

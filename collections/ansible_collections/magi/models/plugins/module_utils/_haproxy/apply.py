@@ -1,0 +1,251 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Making a host run a gateway: the one place that changes it. The controller has decided what it should be."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps
+from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic, writing
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import running_revision
+from ansible_collections.magi.models.plugins.module_utils._haproxy.service import GatewayService
+from ansible_collections.magi.models.plugins.module_utils._host.procfs import read_listeners
+
+KEPT = 3
+"""Configurations that stay on the host."""
+PATIENCE = 20
+"""Seconds in which HAProxy takes a configuration; opening the listeners takes it some milliseconds."""
+
+
+class ProxyError(RuntimeError):
+    """HAProxy refuses its configuration, or does not start; the message says why, and the remedy."""
+
+
+class PortTakenError(ProxyError):
+    """Somebody else listens where the gateway would; nothing was touched."""
+
+
+@dataclass(frozen=True)
+class ServiceFile:
+    path: str
+    content: str
+    mode: int
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a host should run."""
+
+    home: str
+    program: str
+    """The path of HAProxy."""
+    revision: str
+    files: Mapping[str, str]
+    """The configuration: content by name."""
+    service_files: Sequence[ServiceFile]
+    addresses: Sequence[str]
+    """What it binds."""
+    port: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    changed: bool
+    actions: tuple[str, ...] = ()
+    """write, start and reload, as far as they were done."""
+    diff: tuple[dict[str, str], ...] = ()
+
+
+def present(service: GatewayService, wanted: Wanted, *, check_mode: bool) -> Outcome:
+    """Make the host run the gateway. A configuration that HAProxy refuses never replaces one that works.
+
+    Raises ProxyError, FileWriteError and ServiceError.
+    """
+    outcome = _foreseen(service, wanted)
+    if not outcome.changed:
+        return outcome
+    _check(service, wanted, outcome)
+    if check_mode:
+        return outcome
+    with _locked(wanted.home):
+        outcome = _foreseen(service, wanted)  # again: whoever had the lock has changed things
+        _write(wanted)
+        if "start" in outcome.actions:
+            service.start()
+        elif "reload" in outcome.actions:
+            service.reload()
+        _await(service, wanted)
+        _prune(wanted)
+    return outcome
+
+
+def _foreseen(service: GatewayService, wanted: Wanted) -> Outcome:
+    """Return what is to be done. Changes nothing."""
+    current = Path(wanted.home) / "current"
+    before = {path.name: _content(path) or "" for path in _files(current)}
+    diff = [
+        _diff(str(current / name), before.get(name, ""), wanted.files.get(name, ""))
+        for name in sorted({*before} | {*wanted.files})
+        if before.get(name) != wanted.files.get(name)
+    ]
+    configured = not diff
+    for file in wanted.service_files:
+        path = Path(file.path)
+        content = _content(path)
+        if content != file.content or path.stat().st_mode & 0o7777 != file.mode:
+            diff.append(_diff(file.path, content or "", file.content))
+    actions = ["write"] if diff else []
+    if not service.running():
+        actions.append("start")
+    elif not configured or running_revision(service.socket) != wanted.revision:
+        actions.append("reload")
+    return Outcome(bool(actions), tuple(actions), tuple(diff))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.is_file())
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return None
+
+
+def _diff(path: str, before: str, after: str) -> dict[str, str]:
+    return {"before_header": path, "after_header": path, "before": before, "after": after}
+
+
+def _check(service: GatewayService, wanted: Wanted, outcome: Outcome) -> None:
+    """Raise ProxyError if HAProxy refuses the configuration, PortTakenError if somebody else has its port."""
+    with tempfile.TemporaryDirectory(prefix="magi-gateway-") as folder:
+        for name, content in wanted.files.items():
+            (Path(folder) / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+        said = _refused(wanted.program, folder)
+    if said:
+        raise ProxyError(
+            f"HAProxy ({wanted.program}) refuses the configuration, so the one before stays: {said}; correct the "
+            "template (model_gateway_templates_dir), or update HAProxy to 2.4 or later"
+        )
+    if "start" in outcome.actions:
+        for address in wanted.addresses:
+            for item in read_listeners([wanted.port], {}):
+                if overlaps(item.address, address):
+                    whose = f"process {item.pid}, {item.command}" if item.pid else "a process of another user"
+                    raise PortTakenError(
+                        f"port {wanted.port} of {address} is taken by {whose}; end it, or set model_gateway_port"
+                    )
+
+
+def _refused(program: str, folder: str) -> str:
+    """Return why HAProxy refuses the configuration in ``folder``; empty if it takes it."""
+    done = subprocess.run(
+        [program, "-c", "-C", folder, "-f", f"{folder}/haproxy.cfg"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode == 0:
+        return ""
+    return _alert((done.stderr + done.stdout).splitlines(), folder) or f"exit status {done.returncode}"
+
+
+def _alert(lines: Sequence[str], folder: str = "") -> str:
+    """Return the first thing that HAProxy complains of in ``lines``, in one line."""
+    alerts = [match[1] for line in lines if (match := re.match(r"\[ALERT\]\s+\(\d+\) : (?:config : )?(.*)", line))]
+    return " ".join(alerts[0].replace(f"{folder}/" if folder else "", "").split()).rstrip(".") if alerts else ""
+
+
+@contextlib.contextmanager
+def _locked(home: str) -> Iterator[None]:
+    """Within it, nobody else changes the gateway of ``home``."""
+    make_folder(home)
+    path = Path(home) / "lock"
+    with writing(path), path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write(wanted: Wanted) -> None:
+    """Write the files: the configuration into a folder of its own, which becomes the current one all at once."""
+    home = Path(wanted.home)
+    folder = home / "configurations" / wanted.revision
+    make_folder(folder)
+    for name, content in wanted.files.items():
+        write_atomic(folder / name, content.encode("utf-8", "surrogateescape"), 0o644)
+    with writing(folder):
+        for path in _files(folder):
+            if path.name not in wanted.files:
+                path.unlink()
+        os.utime(folder)
+        link = home / ".current"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("configurations") / wanted.revision)
+        link.replace(home / "current")
+    for file in wanted.service_files:
+        make_folder(Path(file.path).parent)
+        write_atomic(file.path, file.content.encode("utf-8", "surrogateescape"), file.mode)
+
+
+def _await(service: GatewayService, wanted: Wanted) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while running_revision(service.socket) != wanted.revision:
+        if time.monotonic() > deadline or not service.running():
+            lines = service.logs(50)
+            said = _alert(lines[::-1]) or next((line for line in reversed(lines) if line.strip()), "it said nothing")
+            raise ProxyError(f"HAProxy did not take the configuration in {wanted.home}/current: {said}")
+        time.sleep(0.05)
+
+
+def _prune(wanted: Wanted) -> None:
+    """Remove all but the last configurations."""
+    folders = sorted((Path(wanted.home) / "configurations").iterdir(), key=lambda path: path.stat().st_mtime)
+    for folder in folders[:-KEPT]:
+        if folder.name != wanted.revision:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remembered(home: str) -> list[dict[str, Any]]:
+    """Return the servers that the gateway routes to now, as its configuration has them; [] without one."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((Path(home) / "current" / "servers.json").read_text())
+        return list(found)
+    return []
+
+
+def absent(service: GatewayService, home: str, *, check_mode: bool) -> Outcome:
+    """Stop the gateway and remove what is ours. Raises FileWriteError and ServiceError."""
+    place = Path(home)
+    ours = [path for path in (place / "current", place / "configurations", place / "lock") if os.path.lexists(path)]
+    owned = service.owned()
+    if not (ours or owned):
+        return Outcome(False)
+    diff = tuple(_diff(str(path), _content(path) or "", "") for path in [*_files(place / "current"), *owned])
+    if check_mode:
+        return Outcome(True, ("remove",), diff)
+    service.remove()
+    with writing(home):
+        for path in ours:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        with contextlib.suppress(OSError):
+            place.rmdir()  # only when nothing else is in it
+    return Outcome(True, ("remove",), diff)

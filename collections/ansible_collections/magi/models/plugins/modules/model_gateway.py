@@ -1,0 +1,241 @@
+#!/usr/bin/python
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: model_gateway
+short_description: Make a host the gateway to all servers, or remove it
+version_added: 0.2.0
+author:
+  - The magi.models maintainers (@magi-models)
+description:
+  - Makes HAProxy on the host answer at one address with the API of OpenAI for all servers of a deployment, and route
+    each request by the C(model) in it.
+  - An action plugin renders the configuration on the controller, from what each host deployed or keeps, and calls the
+    module of the same name on the host once. Only where it does not know what a host serves, since that was not reached
+    or not deployed, it first asks the gateway which servers it has there.
+  - HAProxy checks a configuration before it replaces the one that works. A reload cuts no request.
+extends_documentation_fragment:
+  - magi.models.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    details: Shows every file.
+  idempotent:
+    support: full
+options:
+  state:
+    description:
+      - V(present) makes the host run the gateway.
+      - V(absent) stops it and removes everything of it.
+      - V(remembered) returns the servers that it routes to. The action plugin uses it.
+    type: str
+    choices: [present, absent, remembered]
+    default: present
+  hosts:
+    description:
+      - By host of the group C(model_servers), the results of its tasks, as M(magi.models.deployment_report) takes them,
+        for O(state=present).
+      - Evaluated by the action plugin of the same name.
+    type: dict
+    default: {}
+  home:
+    description: Folder of the configuration. It belongs to the gateway alone.
+    type: path
+    required: true
+  manager:
+    description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
+    type: str
+    choices: [auto, systemd, supervisor]
+    default: auto
+  supervisord_path:
+    description: The supervisord program, for O(manager=supervisor).
+    type: path
+    default: supervisord
+  haproxy_path:
+    description: The HAProxy program, version 2.4 or later.
+    type: path
+    default: /usr/sbin/haproxy
+  optional:
+    description:
+      - Where HAProxy is missing and can't be installed, or somebody else has the port, change nothing and say so in
+        RV(missing), instead of failing.
+    type: bool
+    default: false
+  templates_dir:
+    description:
+      - Folder on the controller whose templates replace the role's templates of the same name.
+      - Evaluated by the action plugin of the same name.
+    type: path
+  address:
+    description: What it binds, an address, or several with commas.
+    type: str
+    default: 127.0.0.1
+  port:
+    description: Its port.
+    type: int
+    default: 8000
+  hold:
+    description: Seconds that a request waits for a server of its model to come up.
+    type: int
+    default: 60
+  queue:
+    description: Requests that may wait for a free slot, for each model.
+    type: int
+    default: 1000
+  queue_timeout:
+    description: Seconds that one of them waits at most.
+    type: int
+    default: 600
+  stream_timeout:
+    description: The longest pause in an answer, in seconds; the processing of a long prompt is one.
+    type: int
+    default: 600
+  max_body:
+    description: The longest body of a request, in MiB.
+    type: int
+    default: 32
+  max_connections:
+    description: Clients at the same time.
+    type: int
+    default: 4000
+  job:
+    description: What the action plugin hands to the module on the host. Not for use in a playbook.
+    type: dict
+"""
+
+EXAMPLES = r"""
+- name: Route to what was deployed
+  magi.models.model_gateway:
+    home: /etc/magi-gateway
+    hosts: >-
+      {{ groups.model_servers | magi.models.registered(hostvars, settings='settled', registry='discovered',
+         planned='planned', applied='applied', after='looked') }}
+
+- name: Remove the gateway
+  magi.models.model_gateway:
+    home: /etc/magi-gateway
+    state: absent
+"""
+
+RETURN = r"""
+done:
+  description: What was done, or would be done in check mode; install, write, start, reload or remove.
+  returned: always
+  type: list
+  elements: str
+missing:
+  description: Why there can be no gateway, and what to do; empty if there is one. Then nothing is changed.
+  returned: for O(state=present)
+  type: str
+installable:
+  description: Whether a missing HAProxy can be installed from the distribution, by root with apt.
+  returned: for O(state=present)
+  type: bool
+gateway:
+  description: The gateway.
+  returned: for O(state=present)
+  type: dict
+  contains:
+    url:
+      description: The base URL for clients, with C(/v1).
+      type: str
+      returned: always
+    url_from:
+      description: C(controller) if the controller can ask there, C(host) if only the host can.
+      type: str
+      returned: always
+    routes:
+      description: The names that are routed, each with its C(names) and its C(servers), as host and instance.
+      type: list
+      elements: dict
+      returned: always
+servers:
+  description: The servers that the gateway routes to.
+  returned: for O(state=remembered)
+  type: list
+  elements: dict
+"""
+
+import os
+import shutil
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._base.files import why
+from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import (
+    PortTakenError,
+    ProxyError,
+    ServiceFile,
+    Wanted,
+    absent,
+    present,
+    remembered,
+)
+from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import check_usable, gateway_service
+from ansible_collections.magi.models.plugins.module_utils._haproxy.options import GATEWAY_OPTIONS
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
+
+DISTRIBUTION = "/usr/sbin/haproxy"
+"""Where the distribution's package puts it."""
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec=GATEWAY_OPTIONS,
+        supports_check_mode=True,
+    )
+    params = module.params
+    home, program = params["home"], params["haproxy_path"]
+    if params["state"] == "remembered":
+        module.exit_json(changed=False, done=[], servers=remembered(home))
+    given = params["job"] or {}
+    if params["state"] == "present" and not given:
+        module.fail_json(msg="model_gateway has an action plugin of the same name that must call it; use it as a task.")
+    if params["state"] == "present" and not (os.path.isfile(program) and os.access(program, os.X_OK)):
+        missing = (
+            f"HAProxy is not at {program}: install it (Debian: apt-get install haproxy, EL: dnf install haproxy), or "
+            "set model_gateway_haproxy_path"
+        )
+        installable = os.geteuid() == 0 and shutil.which("apt-get") is not None and program == DISTRIBUTION
+        if not (installable or params["optional"]):
+            module.fail_json(msg=f"{missing}.")
+        module.exit_json(
+            changed=module.check_mode and installable,
+            done=["install"] if installable else [],
+            missing=missing,
+            installable=installable,
+        )
+    try:
+        check_usable(params["manager"], home)
+        service = gateway_service(params["manager"], home, params["supervisord_path"])
+        if params["state"] == "present":
+            wanted = Wanted(
+                home,
+                program,
+                given["revisions"][service.name],
+                given["files"][service.name],
+                tuple(ServiceFile(**item) for item in given["service_files"][service.name]),
+                given["addresses"],
+                params["port"],
+            )
+            outcome = present(service, wanted, check_mode=module.check_mode)
+        else:
+            outcome = absent(service, home, check_mode=module.check_mode)
+    except PortTakenError as error:
+        if not params["optional"]:
+            module.fail_json(msg=f"{error}.")
+        module.exit_json(changed=False, done=[], missing=f"{error}", installable=False)
+    except (ProxyError, ServiceError) as error:
+        module.fail_json(msg=f"{error}".rstrip(".") + ".")
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename or home}: {why(error, 'model_gateway_home')}.")
+    found = {"missing": "", "installable": False} if params["state"] == "present" else {}
+    module.exit_json(changed=outcome.changed, done=list(outcome.actions), diff=list(outcome.diff), **found)
+
+
+if __name__ == "__main__":
+    main()

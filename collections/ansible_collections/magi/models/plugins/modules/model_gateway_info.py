@@ -1,0 +1,96 @@
+#!/usr/bin/python
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: model_gateway_info
+short_description: See what a gateway routes to
+version_added: 0.2.0
+author:
+  - The magi.models maintainers (@magi-models)
+description:
+  - Reads on the host which servers the gateway routes to, and asks the running HAProxy for their states.
+  - An action plugin of the same name shows both as a table.
+extends_documentation_fragment:
+  - magi.models.attributes
+  - magi.models.attributes.info_module
+options:
+  home:
+    description: Folder of the configuration.
+    type: path
+    required: true
+  manager:
+    description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
+    type: str
+    choices: [auto, systemd, supervisor]
+    default: auto
+  address:
+    description:
+      - What the gateway binds.
+      - Evaluated by the action plugin of the same name.
+    type: str
+    default: 127.0.0.1
+  port:
+    description:
+      - Its port.
+      - Evaluated by the action plugin of the same name.
+    type: int
+    default: 8000
+"""
+
+EXAMPLES = r"""
+- name: See what the gateway routes to
+  magi.models.model_gateway_info:
+    home: /etc/magi-gateway
+"""
+
+RETURN = r"""
+running:
+  description: Whether HAProxy answers.
+  returned: always
+  type: bool
+routed:
+  description: The servers of its configuration, each with host, instance, model_id, address, port, slots and aliases.
+  returned: always
+  type: list
+  elements: dict
+states:
+  description:
+    - Each server in each backend that it is in, with backend, server, up, busy, slots, and queued (requests that wait
+      in that backend). Empty if HAProxy does not answer.
+  returned: always
+  type: list
+  elements: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES
+from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import remembered
+from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import running_revision, servers
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "home": {"type": "path", "required": True},
+            "manager": {"type": "str", "choices": list(CHOICES), "default": "auto"},
+            "address": {"type": "str", "default": "127.0.0.1"},
+            "port": {"type": "int", "default": 8000},
+        },
+        supports_check_mode=True,
+    )
+    home = module.params["home"]
+    path = gateway_service(module.params["manager"], home).socket
+    module.exit_json(
+        changed=False,
+        running=running_revision(path) is not None,
+        routed=remembered(home),
+        states=[item.to_dict() for item in servers(path)],
+    )
+
+
+if __name__ == "__main__":
+    main()

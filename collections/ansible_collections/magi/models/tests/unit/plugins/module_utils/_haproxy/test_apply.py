@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._haproxy import apply
+from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import (
+    PortTakenError,
+    ProxyError,
+    ServiceFile,
+    Wanted,
+    absent,
+    present,
+    remembered,
+)
+
+
+class FakeService:
+    """Runs what lies in the folder at its start or reload, unless it is broken."""
+
+    def __init__(self, home):
+        self.home = home
+        self.socket = "fake"
+        self.runs = None
+        self.calls = []
+        self.broken = False
+        self.definition = home / "definition"
+
+    def owned(self):
+        return [self.definition] if self.definition.exists() else []
+
+    def running(self):
+        return self.runs is not None
+
+    def start(self):
+        self.calls.append("start")
+        if not self.broken:
+            self.runs = (self.home / "current").readlink().name
+
+    def reload(self):
+        self.calls.append("reload")
+        self.start()
+
+    def logs(self, _lines):
+        return ["[ALERT]    (7) : Starting frontend gateway: cannot bind socket (Address already in use)", "[NOTICE] x"]
+
+    def remove(self):
+        self.calls.append("remove")
+        self.runs = None
+        self.definition.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def service(tmp_path, monkeypatch):
+    made = FakeService(tmp_path / "home")
+    monkeypatch.setattr(apply, "running_revision", lambda _path: made.runs)
+    return made
+
+
+def wanted(service, revision="1", program="/bin/true", port=0, **files):
+    return Wanted(
+        str(service.home),
+        program,
+        revision,
+        {"haproxy.cfg": f"# {revision}\n", **files},
+        (ServiceFile(str(service.definition), "x", 0o600),),
+        ("127.0.0.1",),
+        port,
+    )
+
+
+def test_check_real_again_check(service):
+    one = wanted(service)
+    assert present(service, one, check_mode=True).actions == ("write", "start")
+    assert not service.home.exists()
+    assert present(service, one, check_mode=False).actions == ("write", "start")
+    assert (service.home / "current" / "haproxy.cfg").read_text() == "# 1\n"
+    assert service.definition.stat().st_mode & 0o777 == 0o600
+    for check_mode in (True, False):
+        again = present(service, one, check_mode=check_mode)
+        assert (again.changed, again.actions, again.diff) == (False, (), ())
+    assert service.calls == ["start"]
+
+
+def test_a_change_is_a_reload_and_what_does_not_run_as_desired_heals(service):
+    present(service, wanted(service), check_mode=False)
+    assert present(service, wanted(service, "2"), check_mode=False).actions == ("write", "reload")
+    assert service.runs == "2"
+    (service.home / "current" / "haproxy.cfg").write_text("# somebody's\n")
+    assert present(service, wanted(service, "2"), check_mode=False).actions == ("write", "reload")
+    assert (service.home / "current" / "haproxy.cfg").read_text() == "# 2\n"
+    service.runs = "1"  # a reload was lost
+    assert present(service, wanted(service, "2"), check_mode=False).actions == ("reload",)
+    service.runs = None
+    assert present(service, wanted(service, "2"), check_mode=False).actions == ("start",)
+
+
+def test_a_configuration_that_is_refused_replaces_nothing(service, tmp_path):
+    present(service, wanted(service), check_mode=False)
+    program = tmp_path / "haproxy"
+    program.write_text("#!/bin/sh\necho \"[ALERT]    (7) : config : [$5:3] : unknown keyword 'x'\" >&2\nexit 1\n")
+    program.chmod(0o755)
+    for check_mode in (True, False):
+        with pytest.raises(ProxyError, match=r"stays: \[haproxy.cfg:3\] : unknown keyword 'x'; correct the template"):
+            present(service, wanted(service, "2", str(program)), check_mode=check_mode)
+    assert (service.home / "current" / "haproxy.cfg").read_text() == "# 1\n"
+    assert service.calls == ["start"]
+
+
+def test_a_gateway_that_does_not_start_says_why(service):
+    service.broken = True
+    with pytest.raises(
+        ProxyError, match=r"did not take the configuration in .*: Starting frontend gateway: cannot bind"
+    ):
+        present(service, wanted(service), check_mode=False)
+
+
+def test_a_port_of_somebody_else_is_named(service):
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(
+            PortTakenError, match=rf"port {port} of 127.0.0.1 is taken by process \d+, .*; end it, or set"
+        ):
+            present(service, wanted(service, port=port), check_mode=True)
+
+
+def test_the_last_configurations_stay(service):
+    for number in range(6):
+        present(service, wanted(service, str(number)), check_mode=False)
+    assert len([*(service.home / "configurations").iterdir()]) == apply.KEPT
+    assert (service.home / "current" / "haproxy.cfg").exists()
+
+
+def test_what_is_routed_is_remembered(service):
+    assert remembered(str(service.home)) == []
+    present(service, wanted(service, **{"servers.json": json.dumps([{"host": "gpu1"}])}), check_mode=False)
+    assert remembered(str(service.home)) == [{"host": "gpu1"}]
+
+
+def test_only_ours_is_removed(service):
+    home = str(service.home)
+    assert not absent(service, home, check_mode=False).changed
+    present(service, wanted(service), check_mode=False)
+    theirs = service.home / "theirs"
+    theirs.write_text("x")
+    assert absent(service, home, check_mode=True).changed
+    assert service.calls == ["start"]
+    assert absent(service, home, check_mode=False).changed
+    assert [*Path(home).iterdir()] == [theirs]
+    assert not absent(service, home, check_mode=False).changed

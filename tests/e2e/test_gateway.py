@@ -1,0 +1,250 @@
+"""The gateway: one address for everything that is deployed, through real HAProxy and llama-server on loopback."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import PORTS, Deployment, alive
+
+pytestmark = pytest.mark.e2e
+
+Q2, Q3, Q4 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m", "q4_k_m"))
+PORT = PORTS[1]
+HAPROXY = Path("/usr/sbin/haproxy")
+
+
+@pytest.fixture
+def behind(deployment: Deployment) -> Deployment:
+    """A deployment with three models and a gateway, all on this machine."""
+    for quantization in ("Q2_K", "Q3_K_M", "Q4_K_M"):
+        deployment.add_model(quantization)
+    deployment.variables["model_server_port_range"] = [PORTS[0], PORT - 1]
+    deployment.groups["model_gateways"] = {
+        "hosts": {"localhost": {}},
+        "vars": {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "model_gateway_manager": "supervisor",
+            "model_gateway_supervisord_path": str(Path(sys.executable).with_name("supervisord")),
+            "model_gateway_home": str(deployment.folder / "gateway"),
+            "model_gateway_port": PORT,
+            "model_gateway_hold": 5,
+        },
+    }
+    return deployment
+
+
+def ask(path: str = "/v1/chat/completions", body: Any = None, **headers: str) -> tuple[int, Any, Any]:
+    """Return status, document and headers of the gateway's answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
+    if body is None:
+        connection.request("GET", path, headers=headers)
+    else:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        connection.request("POST", path, data, {"Content-Type": "application/json", **headers})
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    document = json.loads(text) if "json" in (answer.headers["Content-Type"] or "") else text.decode()
+    return answer.status, document, answer.headers
+
+
+def announce(size: int) -> tuple[int, Any, Any]:
+    """Return the answer to a request that says how long its body will be, and waits before it sends that."""
+    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
+    connection.putrequest("POST", "/v1/chat/completions")
+    connection.putheader("Content-Length", str(size))
+    connection.endheaders()
+    answer = connection.getresponse()
+    document = json.loads(answer.read())
+    connection.close()
+    return answer.status, document, answer.headers
+
+
+def chat(model: str, **more: Any) -> dict[str, Any]:
+    return {
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "max_tokens": 16,
+        "temperature": 0,
+        "model": model,
+        **more,
+    }
+
+
+def error(answer: tuple[int, Any, Any]) -> tuple[int, str]:
+    """Return status and code of an answer in the shape of OpenAI's errors."""
+    status, document, _headers = answer
+    assert document["error"].keys() == {"message", "type", "param", "code"}
+    return status, document["error"]["code"]
+
+
+def test_one_address_for_all_models(behind: Deployment):
+    behind.add_profile("development", "*", {"model": Q2, "instances": 2, "aliases": ["chat", "openai/gpt-4o-mini"]})
+
+    checked = behind.play("site", "--check", "--diff")
+    assert checked.code == 0, checked.output
+    assert not (behind.folder / "gateway").exists()
+
+    first = behind.play()
+    assert first.code == 0, first.output
+    assert f"Gateway: http://127.0.0.1:{PORT}/v1 routes 6 names: " in first.output
+    assert f"curl -s http://127.0.0.1:{PORT}/v1/chat/completions" in first.output
+    (entry,) = behind.report()["gateways"]
+    assert entry["is_ready"]
+    names = [Q2, f"{Q2}-2", Q3, Q4, "chat", "openai/gpt-4o-mini"]
+    assert entry["names"] == sorted(names)
+    status, listed, _headers = ask("/v1/models")
+    assert (status, {item["id"] for item in listed["data"]}) == (200, {*names})
+
+    # each name leads to its own model, and says so
+    for name in names:
+        status, answer, _headers = ask(body=chat(name))
+        assert status == 200, answer
+        assert answer["choices"][0]["message"]["content"]
+    status, text, headers = ask(body=chat(Q3, stream=True))
+    assert (status, headers["Content-Type"]) == (200, "text/event-stream")
+    assert text.count("data: ") > 3
+    assert text.rstrip().endswith("data: [DONE]")
+    status, answer, _headers = ask(f"/models/{Q4}/v1/chat/completions", chat("this is not looked at"))
+    assert status == 200, answer
+
+    # what has no model, or an unknown one, never reaches another's
+    unknown = ask(body=chat(Q2.replace("q2", "q1")))
+    assert error(unknown) == (404, "model_not_found")
+    assert f"did you mean {Q2}" in unknown[1]["error"]["message"]
+    assert error(ask(body={"messages": []})) == (400, "model_missing")
+    assert error(ask(body=b"no JSON")) == (400, "model_missing")
+    assert error(ask("/v1/files")) == (400, "model_missing")
+    assert error(announce(33 << 20)) == (413, "body_too_long")
+    assert error(ask(body=chat("😀"))) == (400, "model_missing")  # HAProxy reads no escaped pairs of surrogates
+    for name in ('"\n%[env(HOME)]', "x" * 100_000, "é", "{{ 1 }}", "a b"):
+        assert error(ask(body=chat(name))) == (404, "model_not_found")
+    status, answer, _headers = ask(body=chat(Q2, user="x" * (10 << 20)))
+    assert status == 200, answer
+    lines = (behind.folder / "gateway" / "logs" / "gateway.log").read_text().splitlines()
+    logged = [json.loads(line) for line in lines if line.startswith("{")]
+    assert {item["status"] for item in logged} == {200, 400, 404, 413}
+    served = {item["model"]: item["server"].partition("::")[2] for item in logged if item["status"] == 200}
+    assert {name: served[name] for name in (f"{Q2}-2", Q3, Q4)} == {name: name for name in (f"{Q2}-2", Q3, Q4)}
+    assert {served[name].removesuffix("-2") for name in (Q2, "chat", "openai/gpt-4o-mini")} == {Q2}
+    assert '"\n%[env(HOME)]' in {item["model"] for item in logged}
+
+    # nothing changes without a reason, and costs one call
+    before = (behind.folder / "gateway" / "current").readlink()
+    again = behind.play("site", "-vv")
+    assert (again.code, again.changed) == (0, 0), again.output
+    assert (behind.folder / "gateway" / "current").readlink() == before
+    status = behind.play("status")
+    assert status.code == 0, status.output
+    assert re.search(rf"chat.*localhost.*{re.escape(Q2)}.*up", status.output), status.output
+
+    gone = behind.play("teardown")
+    assert gone.code == 0, gone.output
+    assert not (behind.folder / "gateway").exists()
+    with pytest.raises(ConnectionRefusedError):
+        ask("/v1/models")
+    assert behind.play("teardown").changed == 0
+
+
+def test_a_switch_of_profiles_cuts_nothing_that_stays(behind: Deployment):
+    """Clients of a model that both profiles have notice nothing, and what is new and gone is routed at once."""
+    assert behind.play(profile="fast-only").code == 0
+    assert error(ask(body=chat(Q3))) == (404, "model_not_found")
+    failed: list[Any] = []
+    asked = 0
+    over = threading.Event()
+
+    def client(number: int) -> None:
+        """Ask again and again: half of the clients for streams, one of these for long ones."""
+        nonlocal asked
+        stream = number % 2 == 1
+        more = {"max_tokens": 1000, "ignore_eos": True} if number == 1 else {}
+        while not over.is_set():
+            try:
+                status, document, _headers = ask(body=chat(Q2, stream=stream, **more))
+                if status != 200 or (stream and "[DONE]" not in document):
+                    failed.append((status, document))
+            except (OSError, http.client.HTTPException) as lost:
+                failed.append(lost)
+            asked += 1
+
+    clients = [threading.Thread(target=client, args=(number,)) for number in range(4)]
+    for item in clients:
+        item.start()
+    try:
+        run = behind.play(profile="development")
+        assert run.code == 0, run.output
+        assert ask(body=chat(Q3))[0] == 200
+        back = behind.play(profile="fast-only")
+        assert back.code == 0, back.output
+        assert error(ask(body=chat(Q3))) == (404, "model_not_found")
+    finally:
+        over.set()
+        for item in clients:
+            item.join()
+    assert (failed, asked > 20) == ([], True)
+
+
+def test_what_goes_wrong_is_named_and_the_old_one_goes_on(behind: Deployment):
+    variables = behind.groups["model_gateways"]["vars"]
+    assert behind.play(profile="fast-only").code == 0
+    templates = behind.folder / "templates"
+    shutil.copytree(
+        Path(__file__).parents[2] / "collections/ansible_collections/magi/models/roles/gateway/templates", templates
+    )
+    with (templates / "haproxy.cfg.j2").open("a") as file:
+        file.write("\nbackend broken\n    nonsense here\n")
+    variables["model_gateway_templates_dir"] = str(templates)
+    refused = behind.play(profile="fast-only")
+    assert refused.code != 0
+    assert (
+        "Gateway localhost: HAProxy (/usr/sbin/haproxy) refuses the configuration, so the one before stays: "
+        in refused.text
+    )
+    assert "haproxy.cfg:" in refused.text
+    assert "unknown keyword 'nonsense'" in refused.text
+    assert ask(body=chat(Q2))[0] == 200
+    del variables["model_gateway_templates_dir"]
+
+    # a killed gateway comes back by itself
+    log = behind.folder / "gateway" / "supervisor" / "supervisord.log"
+    master = int(re.findall(r"'gateway' with pid (\d+)", log.read_text())[-1])
+    os.kill(master, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while alive(master) or not answers():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert ask(body=chat(Q2))[0] == 200
+
+    # a server that is killed comes back: whoever asks meanwhile waits for it, or is told to ask again
+    os.kill(behind.servers()[Q2]["pid"], signal.SIGKILL)
+    status, answer, headers = ask(body=chat(Q2))
+    if status != 200:
+        assert (status, headers["Retry-After"]) == (503, "5"), answer
+        status, answer, headers = ask(body=chat(Q2))
+    assert status == 200, answer
+
+    # without HAProxy, the run fails unless it is optional
+    variables["model_gateway_haproxy_path"] = str(behind.folder)
+    missing = behind.play(profile="fast-only")
+    assert missing.code != 0
+    assert f"HAProxy is not at {behind.folder}: install it" in missing.text
+
+
+def answers() -> bool:
+    try:
+        return ask("/health")[0] == 200
+    except OSError:
+        return False

@@ -1,0 +1,107 @@
+"""A gateway on a systemd host, for the servers of several hosts."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from .conftest import Q2, Q3, Fleet, bare
+
+pytestmark = pytest.mark.fleet
+
+PORT = 8099
+UNIT = "magi-gateway.service"
+VERIFY = "systemd-analyze verify 2>&1"  # names every directive that systemd does not know
+
+
+@pytest.fixture
+def behind(fleet: Fleet):
+    """Servers on host1 and host2 behind a gateway on host1."""
+    bare(fleet, "host1", "host2")
+    fleet.variables["model_server_port_range"] = [8080, PORT - 1]
+    for host in ("host1", "host2"):  # the addresses that they are reached at over SSH are this machine's alone
+        fleet.hosts[host]["model_server_host"] = fleet.sh(host, "hostname -I").split()[0]
+    fleet.groups["model_gateways"] = {
+        "hosts": {"host1": {}},
+        "vars": {"model_gateway_port": PORT, "model_gateway_address": "0.0.0.0"},
+    }
+    fleet.profile("one", Q2)
+    fleet.profile("two", Q2, {"model": Q3, "aliases": ["chat"]})
+    yield fleet
+    run = fleet.play("teardown", "--limit", "host1,host2")
+    fleet.groups.clear()
+    fleet.variables.clear()
+    for host in ("host1", "host2"):
+        del fleet.hosts[host]["model_server_host"]
+    assert run.code == 0, run.output
+
+
+def served(fleet: Fleet, model: str) -> int:
+    """Return the status of a chat through the gateway."""
+    question = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "model": model}
+    return fleet.get("host1", PORT, "/v1/chat/completions", question)[0]
+
+
+def names(fleet: Fleet) -> list[str]:
+    return [item["id"] for item in fleet.get("host1", PORT, "/v1/models")[1]["data"]]
+
+
+def test_a_gateway_for_several_hosts(behind: Fleet):
+    """From a host without HAProxy to one address, and back, beside the distribution's own service."""
+    fleet, limit = behind, ("--limit", "host1,host2")
+    fleet.sh("host1", "DEBIAN_FRONTEND=noninteractive apt-get purge -qy haproxy >/dev/null; rm -rf /etc/haproxy")
+    run = fleet.deploy("one", *limit)
+    assert run.code == 0, run.output
+    (entry,) = fleet.report()["gateways"]
+    assert (entry["host"], entry["is_ready"], entry["names"]) == ("host1", True, [Q2])
+    assert names(fleet) == [Q2]
+    servers = fleet.sh("host1", "grep '^    server ' /etc/magi-gateway/current/haproxy.cfg").split("\n")
+    assert [line.split()[1] for line in servers if line] == [f"host1::{Q2}", f"host2::{Q2}"]
+    assert {served(fleet, Q2) for _ in range(4)} == {200}
+
+    # hardened, and apart from the distribution's
+    scored = fleet.sh("host1", f"systemd-analyze security --no-pager {UNIT}")
+    exposure = re.search(r"Overall exposure level for \S+: (\d+\.\d+)", scored)
+    assert exposure, scored
+    assert float(exposure[1]) <= 1.5, scored
+    assert fleet.sh("host1", f"{VERIFY} {UNIT}", check=False) == ""
+    assert fleet.sh("host1", "systemctl is-active haproxy.service", check=False).strip() != "active"
+    assert fleet.sh("host1", "dpkg --verify haproxy", check=False) == ""
+
+    again = fleet.deploy("one", *limit)
+    assert (again.code, again.changed) == (0, 0), again.output
+
+    # a reload keeps the process and takes new routes
+    master = fleet.sh("host1", f"systemctl show --value --property=MainPID {UNIT}")
+    run = fleet.deploy("two", *limit)
+    assert run.code == 0, run.output
+    assert sorted(names(fleet)) == sorted([Q2, Q3, "chat"])
+    assert [served(fleet, name) for name in (Q2, Q3, "chat", "other")] == [200, 200, 200, 404]
+    assert fleet.sh("host1", f"systemctl show --value --property=MainPID {UNIT}") == master
+    status = fleet.play("status", *limit)
+    shown = status.output.partition(f"Gateway host1: 0.0.0.0, port {PORT}")[2]
+    for host in ("host1", "host2"):
+        assert re.search(rf"{re.escape(Q3)}, chat +{host} +{re.escape(Q3)} +up", shown), status.output
+
+    # killed, it is back within two seconds with the same routes
+    fleet.sh("host1", f"kill -9 {master}")
+    killed = time.monotonic()
+    while fleet.get("host1", PORT, "/health")[0] != 200:
+        assert time.monotonic() < killed + 2
+        time.sleep(0.02)
+    assert served(fleet, "chat") == 200
+
+    # what a host serves that this run leaves out is remembered
+    run = fleet.deploy("one", "--limit", "host1")
+    assert run.code == 0, run.output
+    assert sorted(names(fleet)) == sorted([Q2, Q3, "chat"])
+    assert served(fleet, "chat") == 200
+
+    gone = fleet.play("teardown", *limit)
+    assert gone.code == 0, gone.output
+    left = "find /etc/magi-gateway /etc/systemd/system -name '*magi-gateway*' 2>/dev/null"
+    assert fleet.sh("host1", left, check=False) == ""
+    assert fleet.get("host1", PORT, "/health")[0] == 0
+    assert fleet.play("teardown", *limit).changed == 0
