@@ -36,7 +36,10 @@ class ActionModule(ControllerAction, HostAction):
 
     _requires_connection = True
 
-    SPEC = {name: {"type": "dict", "required": True} for name in ("profile", "registry", "host", "settings")}
+    SPEC = {
+        **{name: {"type": "dict", "required": True} for name in ("profile", "registry", "host", "settings")},
+        "gateways": {"type": "list", "elements": "str", "default": []},
+    }
     ERRORS = (PlanError,)
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -55,7 +58,7 @@ class ActionModule(ControllerAction, HostAction):
                 profile=Profile.from_dict(arguments["profile"]),
                 inventory=Inventory.from_dict(arguments["registry"]),
                 host=Host.from_dict(arguments["host"]),
-                settings=Settings.of(arguments["settings"]),
+                settings=Settings.of({**arguments["settings"], "beside": bool(arguments["gateways"])}),
                 scan_paths=arguments["registry"]["scan_paths"],
                 lost=arguments["registry"].get("lost", ()),
             )

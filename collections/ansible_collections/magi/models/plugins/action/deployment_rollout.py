@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.phases import Before, apart, phases, phases_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.precedence import Seen, precedence
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.rollout import roll_out
 
@@ -18,6 +23,8 @@ class ActionModule(ControllerAction):
         "hosts": {"type": "dict", "required": True},
         "among": {"type": "list", "elements": "str"},
         "serial": {"type": "list", "elements": "raw", "required": True},
+        "plans": {"type": "dict", "default": {}},
+        "gateways": {"type": "list", "elements": "str", "default": []},
     }
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,4 +33,29 @@ class ActionModule(ControllerAction):
         serving = {name: any(item["pid"] for item in hosts[name]["host"]["instances"]) for name in among}
         decided = precedence({name: Seen.of(found) for name, found in hosts.items() if found.get("claim")}, time.time())
         serial = ["100%"] if decided.refused else arguments["serial"]
-        return {**roll_out(serving, serial).to_dict(), **decided.to_dict()}
+        behind = arguments["gateways"] and not decided.refused
+        known = before(hosts, arguments["plans"]) if behind and _something_goes(arguments["plans"]) else {}
+        rollout = roll_out(serving, serial, apart(known))
+        found = phases(known, rollout.parts())
+        self.show(phases_lines(found))
+        return {**rollout.to_dict(), **decided.to_dict(), **asdict(found)}
+
+
+def _something_goes(plans: Mapping[str, Any]) -> bool:
+    actions = (
+        action["action"] for planned in plans.values() for action in (planned.get("plan") or {}).get("actions", ())
+    )
+    return any(kind in (ActionKind.RESTART, ActionKind.STOP) for kind in actions)
+
+
+def before(hosts: Mapping[str, Any], plans: Mapping[str, Any]) -> dict[str, Before]:
+    """Return what is known of each host that has a plan, from the results of its tasks."""
+    return {
+        name: Before(
+            Plan.from_dict(planned["plan"]),
+            Host.from_dict(hosts[name]["host"]),
+            {item["id"]: item["size_bytes"] for item in hosts[name].get("models", ())},
+        )
+        for name, planned in plans.items()
+        if planned.get("plan") and name in hosts
+    }

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from ansible.errors import AnsibleActionFail
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
-from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Plan
 from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
@@ -52,6 +53,21 @@ def render(
     return files
 
 
+def part_of(plan: Plan, beside: Sequence[str] | None, begun: Collection[str]) -> Plan:
+    """Return the part of a plan for one call: the instances ``beside`` alone, or all, of which those ``begun`` run."""
+    if beside is not None:
+        return replace(
+            plan,
+            instances=tuple(item for item in plan.instances if item.name in beside),
+            actions=tuple(item for item in plan.actions if item.instance in beside),
+        )
+    actions = (
+        Action(item.instance, ActionKind.KEEP, "started beside the old ones") if item.instance in begun else item
+        for item in plan.actions
+    )
+    return replace(plan, actions=tuple(actions))
+
+
 def seconds(arguments: Mapping[str, Any], name: str) -> int:
     """Return an option that the task shares with the module, or the module's default."""
     return int(arguments.get(name) or TIMING[name]["default"])
@@ -80,6 +96,9 @@ class ActionModule(HostAction):
         held_back = arguments.pop("held_back", "")
         claim = arguments.pop("claim", None)
         unreached = arguments.pop("unreached", [])
+        beside = arguments.pop("beside", None)
+        begun = {item["instance"]: item for item in (arguments.get("begun") or {}).get("actions", ())}
+        generation = (arguments.pop("begun", None) or {}).get("generation")
         work = job()
         if held_back:
             return self._held_back(arguments["plan"]["home"], claim, task_vars)
@@ -87,7 +106,7 @@ class ActionModule(HostAction):
             if not arguments.get("plan"):
                 raise AnsibleActionFail("llama_instances needs a plan; give it one from deployment_plan.")
             given = arguments.pop("plan")
-            plan = Plan.from_dict(given)
+            plan = part_of(Plan.from_dict(given), beside, begun)
             try:
                 files = render(
                     plan,
@@ -106,13 +125,16 @@ class ActionModule(HostAction):
                     {"name": i.name, "address": i.address, "port": i.port, "api_key_file": i.api_key_file}
                     for i in plan.instances
                 ],
-                actions=given["actions"],
-                generation=given["generation"],
+                actions=[item.to_dict() for item in plan.actions],
+                generation=generation or given["generation"],
                 profile=plan.profile,
                 claim=claim,
                 unreached=unreached,
+                beside=beside is not None,
             )
         result.update(self.on_host("llama_instances", {**arguments, "job": work}, task_vars))
+        if begun and "actions" in result:
+            result["actions"] = [begun.get(item["instance"], item) for item in result["actions"]]
         result["deadline"] = time.time() + seconds(arguments, "max_startup_time") - result.pop("waited", 0)
         return result
 

@@ -12,11 +12,12 @@ from ansible_collections.magi.models.plugins.module_utils._base.managers import 
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import GATEWAY_OPTIONS
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import host_result
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import actions_of_all, host_result
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import (
     Server,
+    meanwhile,
     reached,
     routes,
     shared_aliases,
@@ -51,7 +52,7 @@ class ActionModule(HostAction):
         result = super().run(tmp, task_vars)
         _checked, given = self.validate_argument_spec(GATEWAY_OPTIONS)
         on_host = {key: value for key, value in self._task.args.items() if key not in OURS}
-        if given["state"] != "present":
+        if given["state"] not in ("present", "prepared"):
             return {**result, **self.on_host("model_gateway", on_host, task_vars)}
         if not str(self._task.args["home"]).startswith("/"):
             raise AnsibleActionFail("model_gateway_home must be an absolute path; correct it in the inventory.")
@@ -63,14 +64,17 @@ class ActionModule(HostAction):
         name, way = variables["inventory_hostname"], self.way(variables)
         hosts = [host_result(*item) for item in given["hosts"].items()]
         known: list[Server] = []
-        if unknown_hosts(hosts):
+        if given["state"] == "prepared" or unknown_hosts(hosts):
             asked = self.on_host("model_gateway", {**on_host, "state": "remembered"}, task_vars)
             if asked.get("failed") or asked.get("unreachable"):
                 return {**result, **asked}
             known = [Server.from_dict(item) for item in asked["servers"]]
         found = reached(name, way, hosts, known)
+        servers = found.servers
+        if given["state"] == "prepared":
+            servers = meanwhile(known, servers, actions_of_all(hosts))
         try:
-            job = self.job(gateway, found.servers, given)
+            job = self.job(gateway, servers, given)
         except (ValueError, jinja2.TemplateError) as error:
             raise AnsibleActionFail(f"Host {name}: a file of the gateway can't be written: {error}.") from None
         url, url_from = way.url(gateway.address, gateway.port)
@@ -81,8 +85,11 @@ class ActionModule(HostAction):
             "url_from": url_from,
             "routes": [
                 {"names": list(item.names), "servers": [{"host": s.host, "instance": s.instance} for s in item.servers]}
-                for item in routes(found.servers)
+                for item in routes(servers)
             ],
+            "servers": [item.to_dict() for item in servers],
+            "home": given["home"],
+            "manager": given["manager"],
         }
         return result
 
@@ -93,13 +100,18 @@ class ActionModule(HostAction):
             folders.insert(0, str(given["templates_dir"]))
         home = str(given["home"])
         service_files = {}
-        stats = {}
+        sockets = {}
         for manager in MANAGERS if given["manager"] == "auto" else (given["manager"],):
             service = gateway_service(manager, home)
-            stats[manager] = service.socket
+            sockets[manager] = service.sockets
             renderer = environment(folders)
             renderer.filters.update(service.filters)
-            values = {"home": home, "haproxy_path": given["haproxy_path"], **service.values()}
+            values = {
+                "home": home,
+                "haproxy_path": given["haproxy_path"],
+                "sockets": service.sockets,
+                **service.values(),
+            }
             service_files[manager] = [
                 {
                     "path": template.destination.format(home=home),
@@ -109,8 +121,8 @@ class ActionModule(HostAction):
                 for template in service.templates
             ]
         made = {
-            manager: configuration(gateway, routes(servers), servers, environment(folders), path)
-            for manager, path in stats.items()
+            manager: configuration(gateway, routes(servers), servers, environment(folders), paths)
+            for manager, paths in sockets.items()
         }
         return {
             "revisions": {manager: item.revision for manager, item in made.items()},

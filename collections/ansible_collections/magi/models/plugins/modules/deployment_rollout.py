@@ -36,6 +36,18 @@ options:
     type: list
     elements: raw
     required: true
+  plans:
+    description: By host, the result of M(magi.models.deployment_plan).
+    type: dict
+    default: {}
+  gateways:
+    description:
+      - The gateways to these hosts. With any, and if O(plans) end or restart servers, RV(beside) and RV(going) say what
+        happens in which order, so that their clients notice nothing; and with O(serial=100%), the servers of a model on
+        several hosts restart in several batches.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -62,6 +74,19 @@ refused:
   description: Why nothing is to be deployed, since another deployment goes on, or changes one of the hosts; else empty.
   returned: always
   type: str
+beside:
+  description: By host, the instances that start before anything goes.
+  returned: always
+  type: dict
+going:
+  description: The hosts on which servers that run end or restart, where there is a gateway.
+  returned: always
+  type: list
+  elements: str
+clients:
+  description: By host and instance, what happens to its clients, and why, where there is a gateway.
+  returned: always
+  type: dict
 unreached:
   description: Hosts that were to be claimed and could not be.
   returned: always

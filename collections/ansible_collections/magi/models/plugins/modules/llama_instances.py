@@ -75,6 +75,17 @@ options:
       - Evaluated by the action plugin of the same name.
     type: str
     default: ""
+  beside:
+    description:
+      - Start these instances alone, beside all that runs; O(claim) goes on, as another call follows with O(begun).
+      - Evaluated by the action plugin of the same name.
+    type: list
+    elements: str
+  begun:
+    description:
+      - The result of an earlier call with O(beside). What that started is left as it is, and returned with the rest.
+      - Evaluated by the action plugin of the same name.
+    type: dict
   names:
     description:
       - The instances to stop, for O(state=stopped); all by default.
@@ -232,6 +243,8 @@ def main() -> None:
             "claim": {"type": "dict"},
             "unreached": {"type": "list", "elements": "str", "default": []},
             "held_back": {"type": "str", "default": ""},
+            "beside": {"type": "list", "elements": "str"},
+            "begun": {"type": "dict"},
             "names": {"type": "list", "elements": "str"},
             "concurrent_starts": {"type": "bool", "default": True},
             **TIMING,
@@ -260,6 +273,7 @@ def main() -> None:
         stop_timeout=params["stop_timeout"],
         claim=Claim.from_dict(given["claim"]) if given.get("claim") else None,
         unreached=given.get("unreached", ()),
+        beside=given.get("beside", False),
     )
     check = module.check_mode
     host = None

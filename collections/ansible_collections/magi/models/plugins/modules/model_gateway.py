@@ -31,10 +31,12 @@ options:
   state:
     description:
       - V(present) makes the host run the gateway.
+      - V(prepared) lets a gateway that runs know what comes, before the hosts are deployed; what goes is routed to,
+        too, until M(magi.models.model_gateway_handover). One that does not run stays as it is.
       - V(absent) stops it and removes everything of it.
       - V(remembered) returns the servers that it routes to. The action plugin uses it.
     type: str
-    choices: [present, absent, remembered]
+    choices: [present, prepared, absent, remembered]
     default: present
   hosts:
     description:
@@ -124,21 +126,21 @@ EXAMPLES = r"""
 
 RETURN = r"""
 done:
-  description: What was done, or would be done in check mode; install, write, start, reload or remove.
+  description: What was done, or would be done in check mode; install, write, start, reload, ready or remove.
   returned: always
   type: list
   elements: str
 missing:
   description: Why there can be no gateway, and what to do; empty if there is one. Then nothing is changed.
-  returned: for O(state=present)
+  returned: for O(state=present) and O(state=prepared)
   type: str
 installable:
   description: Whether a missing HAProxy can be installed from the distribution, by root with apt.
-  returned: for O(state=present)
+  returned: for O(state=present) and O(state=prepared)
   type: bool
 gateway:
   description: The gateway.
-  returned: for O(state=present)
+  returned: for O(state=present) and O(state=prepared)
   type: dict
   contains:
     url:
@@ -153,6 +155,19 @@ gateway:
       description: The names that are routed, each with its C(names) and its C(servers), as host and instance.
       type: list
       elements: dict
+      returned: always
+    servers:
+      description: The servers that are routed to, as M(magi.models.model_gateway_handover) takes them.
+      type: list
+      elements: dict
+      returned: always
+    home:
+      description: The folder.
+      type: str
+      returned: always
+    manager:
+      description: The service manager, as it was given.
+      type: str
       returned: always
 servers:
   description: The servers that the gateway routes to.
@@ -179,6 +194,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import GATEWAY_OPTIONS
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
+PRESENT = ("present", "prepared")
 DISTRIBUTION = "/usr/sbin/haproxy"
 """Where the distribution's package puts it."""
 
@@ -193,9 +209,9 @@ def main() -> None:
     if params["state"] == "remembered":
         module.exit_json(changed=False, done=[], servers=remembered(home))
     given = params["job"] or {}
-    if params["state"] == "present" and not given:
+    if params["state"] in PRESENT and not given:
         module.fail_json(msg="model_gateway has an action plugin of the same name that must call it; use it as a task.")
-    if params["state"] == "present" and not (os.path.isfile(program) and os.access(program, os.X_OK)):
+    if params["state"] in PRESENT and not (os.path.isfile(program) and os.access(program, os.X_OK)):
         missing = (
             f"HAProxy is not at {program}: install it (Debian: apt-get install haproxy, EL: dnf install haproxy), or "
             "set model_gateway_haproxy_path"
@@ -212,7 +228,9 @@ def main() -> None:
     try:
         check_usable(params["manager"], home)
         service = gateway_service(params["manager"], home, params["supervisord_path"])
-        if params["state"] == "present":
+        if params["state"] == "prepared" and not service.running():
+            module.exit_json(changed=False, done=[], missing="the gateway does not run yet", installable=False)
+        if params["state"] in PRESENT:
             wanted = Wanted(
                 home,
                 program,
@@ -221,6 +239,7 @@ def main() -> None:
                 tuple(ServiceFile(**item) for item in given["service_files"][service.name]),
                 given["addresses"],
                 params["port"],
+                all_serve=params["state"] == "present",
             )
             outcome = present(service, wanted, check_mode=module.check_mode)
         else:
@@ -233,7 +252,7 @@ def main() -> None:
         module.fail_json(msg=f"{error}".rstrip(".") + ".")
     except OSError as error:
         module.fail_json(msg=f"{error.filename or home}: {why(error, 'model_gateway_home')}.")
-    found = {"missing": "", "installable": False} if params["state"] == "present" else {}
+    found = {"missing": "", "installable": False} if params["state"] in PRESENT else {}
     module.exit_json(changed=outcome.changed, done=list(outcome.actions), diff=list(outcome.diff), **found)
 
 

@@ -83,7 +83,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     home = module.params["home"]
-    path = gateway_service(module.params["manager"], home).socket
+    path = gateway_service(module.params["manager"], home).sockets.stats
     module.exit_json(
         changed=False,
         running=running_revision(path) is not None,

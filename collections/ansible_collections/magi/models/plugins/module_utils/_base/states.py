@@ -7,7 +7,7 @@ from __future__ import annotations
 from enum import Enum
 
 
-class _Word(str, Enum):
+class Word(str, Enum):
     """One of a closed list of strings; it prints, compares and travels through JSON as a plain string."""
 
     def __str__(self) -> str:
@@ -17,7 +17,7 @@ class _Word(str, Enum):
         return format(str(self.value), spec)
 
 
-class State(_Word):
+class State(Word):
     """The state of an instance."""
 
     RUNNING = "running"
@@ -35,7 +35,7 @@ class State(_Word):
     """It is desired, and the host could not be asked."""
 
 
-class ActionKind(_Word):
+class ActionKind(Word):
     """What a deployment, a stop or a teardown does with an instance."""
 
     START = "start"

@@ -20,7 +20,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps
 from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic, writing
-from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import running_revision
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import enable, running_revision, servers
 from ansible_collections.magi.models.plugins.module_utils._haproxy.service import GatewayService
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import read_listeners
 
@@ -59,13 +59,15 @@ class Wanted:
     addresses: Sequence[str]
     """What it binds."""
     port: int
+    all_serve: bool = True
+    """No server is to be kept from requests, as one is whose deployment was killed before it was ready again."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     changed: bool
     actions: tuple[str, ...] = ()
-    """write, start and reload, as far as they were done."""
+    """write, start, reload and ready, as far as they were done."""
     diff: tuple[dict[str, str], ...] = ()
 
 
@@ -87,6 +89,8 @@ def present(service: GatewayService, wanted: Wanted, *, check_mode: bool) -> Out
             service.start()
         elif "reload" in outcome.actions:
             service.reload()
+        elif "ready" in outcome.actions:
+            enable(service.sockets.stats, _kept_from_requests(service))
         _await(service, wanted)
         _prune(wanted)
     return outcome
@@ -110,9 +114,15 @@ def _foreseen(service: GatewayService, wanted: Wanted) -> Outcome:
     actions = ["write"] if diff else []
     if not service.running():
         actions.append("start")
-    elif not configured or running_revision(service.socket) != wanted.revision:
+    elif not configured or running_revision(service.sockets.stats) != wanted.revision:
         actions.append("reload")
+    elif wanted.all_serve and _kept_from_requests(service):
+        actions.append("ready")
     return Outcome(bool(actions), tuple(actions), tuple(diff))
+
+
+def _kept_from_requests(service: GatewayService) -> list[str]:
+    return [f"{item.backend}/{item.server}" for item in servers(service.sockets.stats) if item.admin]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -205,7 +215,7 @@ def _write(wanted: Wanted) -> None:
 
 def _await(service: GatewayService, wanted: Wanted) -> None:
     deadline = time.monotonic() + PATIENCE
-    while running_revision(service.socket) != wanted.revision:
+    while running_revision(service.sockets.stats) != wanted.revision:
         if time.monotonic() > deadline or not service.running():
             lines = service.logs(50)
             said = _alert(lines[::-1]) or next((line for line in reversed(lines) if line.strip()), "it said nothing")

@@ -1,13 +1,13 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The arguments of the module model_gateway, for it and its action plugin. Pure."""
+"""The arguments of the modules of a gateway, for them and their action plugins. Pure."""
 
 from __future__ import annotations
 
 from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES
 
 GATEWAY_OPTIONS = {
-    "state": {"type": "str", "choices": ["present", "absent", "remembered"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "prepared", "absent", "remembered"], "default": "present"},
     "hosts": {"type": "dict", "default": {}},
     "home": {"type": "path", "required": True},
     "manager": {"type": "str", "choices": list(CHOICES), "default": "auto"},
@@ -23,5 +23,14 @@ GATEWAY_OPTIONS = {
     "stream_timeout": {"type": "int", "default": 600},
     "max_body": {"type": "int", "default": 32},
     "max_connections": {"type": "int", "default": 4000},
+    "job": {"type": "dict"},
+}
+
+HANDOVER_OPTIONS = {
+    "step": {"type": "str", "choices": ["leaving", "arriving"], "required": True},
+    "hosts": {"type": "dict", "default": {}},
+    "batch": {"type": "list", "elements": "str", "default": []},
+    "gateway": {"type": "dict", "required": True},
+    "seconds": {"type": "int", "default": 30},
     "job": {"type": "dict"},
 }

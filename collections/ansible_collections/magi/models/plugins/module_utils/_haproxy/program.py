@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
+from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 from ansible_collections.magi.models.plugins.module_utils._services.supervisor import Supervisor
 from ansible_collections.magi.models.plugins.module_utils._services.values import (
     Filters,
@@ -33,10 +35,13 @@ class Program:
 
     def __init__(self, home: Path, supervisord_path: str):
         self.supervisor = Supervisor(home, supervisord_path)
-        # Beside that of supervisord, which is in /tmp where this path would be too long.
+        self.sockets = Sockets(*(self._path(what) for what in ("haproxy", "master", "hold")))
+
+    def _path(self, what: str) -> str:
+        """Return a path beside supervisord's socket, which is in /tmp where the path here would be too long."""
         path = Path(self.supervisor.socket)
         short = path.parent == self.supervisor.folder
-        self.socket = str(path.with_name("haproxy.sock" if short else f"haproxy-{path.name}"))
+        return str(path.with_name(f"{what}.sock" if short else f"{what}-{path.name}"))
 
     def values(self) -> dict[str, Any]:
         return dict(self.supervisor.values())
@@ -73,5 +78,6 @@ class Program:
     def remove(self) -> None:
         self.supervisor.stop(PROGRAM)
         self.supervisor.forget(PROGRAM)
-        Path(self.socket).unlink(missing_ok=True)
+        for path in astuple(self.sockets):
+            Path(path).unlink(missing_ok=True)
         self.supervisor.remove()

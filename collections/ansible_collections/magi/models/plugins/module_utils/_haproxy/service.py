@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 from ansible_collections.magi.models.plugins.module_utils._services.values import Filters, Template
 
 
@@ -18,8 +19,7 @@ class GatewayService(Protocol):
     templates: ClassVar[Sequence[Template]]
     """On the controller, the role's templates of the files that define it."""
     filters: ClassVar[Filters]
-    socket: str
-    """Where HAProxy says what it does."""
+    sockets: Sockets
 
     def values(self) -> dict[str, str]:
         """Return the values for its templates, beyond those that all managers' templates get."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ class ServerState:
     backend: str
     server: str
     up: bool
+    admin: str
+    """drain or maint, if it was told to take no requests; else empty."""
     busy: int
     """Requests that it works on."""
     slots: int
@@ -34,23 +36,53 @@ def parse_revision(info: str) -> str | None:
     return found[1] if found else None
 
 
+HELD = "held"
+"""The name of the server, in each backend, that is the gateway itself: there requests wait for the others."""
+
+
+def parse_workers(proc: str) -> list[int]:
+    """Return the processes from ``show proc`` of the master: the one that works, then those of before a reload."""
+    return [int(pid) for pid in re.findall(r"^(\d+)\s+worker\s", proc, re.MULTILINE)]
+
+
+def in_flight(stat: str, places: Collection[str]) -> int:
+    """Return how many requests of one process, from ``show stat``, are at the servers at ``places`` (backend/server),
+    or wait for one of them alone."""
+    return sum(_number(row["scur"]) + _number(row["qcur"]) for row in _rows(stat) if _place(row) in places)
+
+
+def waiting(stat: str, backends: Collection[str]) -> int:
+    """Return how many requests wait in ``backends`` for any of their servers."""
+    rows = (row for row in _rows(stat) if row["svname"] == "BACKEND")
+    return sum(_number(row["qcur"]) for row in rows if row["pxname"] in backends)
+
+
 def parse_servers(stat: str) -> list[ServerState]:
     """Return the servers from ``show stat``, and for each the requests that wait in its backend."""
-    rows = list(csv.DictReader(stat.removeprefix("# ").splitlines()))
-    waiting = {row["pxname"]: _number(row["qcur"]) for row in rows if row["svname"] == "BACKEND"}
-    return list(_servers(rows, waiting))
+    rows = _rows(stat)
+    queued = {row["pxname"]: _number(row["qcur"]) for row in rows if row["svname"] == "BACKEND"}
+    return list(_servers(rows, queued))
 
 
-def _servers(rows: list[dict[str, str]], waiting: dict[str, int]) -> Iterator[ServerState]:
+def _rows(stat: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(stat.removeprefix("# ").splitlines()))
+
+
+def _place(row: Mapping[str, str]) -> str:
+    return f"{row['pxname']}/{row['svname']}"
+
+
+def _servers(rows: list[dict[str, str]], queued: dict[str, int]) -> Iterator[ServerState]:
     for row in rows:
-        if row["svname"] not in ("FRONTEND", "BACKEND"):
+        if row["svname"] not in ("FRONTEND", "BACKEND", HELD):
             yield ServerState(
                 row["pxname"],
                 row["svname"],
                 row["status"].startswith(("UP", "no check")),
+                {"DRAI": "drain", "MAIN": "maint"}.get(row["status"][:4], ""),
                 _number(row["scur"]),
                 _number(row["slim"]),
-                waiting.get(row["pxname"], 0),
+                queued.get(row["pxname"], 0),
             )
 
 

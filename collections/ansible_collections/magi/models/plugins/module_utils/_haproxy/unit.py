@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 from ansible_collections.magi.models.plugins.module_utils._services.systemd import (
     UNITS,
     Systemd,
@@ -29,7 +30,8 @@ class Unit:
 
     def __init__(self, home: Path):
         self.home = home
-        self.socket = "/run/magi-gateway/haproxy.sock"  # RuntimeDirectory= of the unit
+        folder = "/run/magi-gateway"  # RuntimeDirectory= of the unit
+        self.sockets = Sockets(f"{folder}/haproxy.sock", f"{folder}/master.sock", f"{folder}/hold.sock")
 
     def values(self) -> dict[str, str]:
         return {}

@@ -88,6 +88,8 @@ class Job:
     """The claim of the deployment to this host; None: it makes none."""
     unreached: Sequence[str] = ()
     """Hosts of the deployment that it could not claim."""
+    beside: bool = False
+    """Only ``actions`` and ``files`` come now, beside all that runs; the rest of the plan follows in another call."""
 
 
 @dataclass(frozen=True)
@@ -167,15 +169,19 @@ def present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Applied:
 
 @contextlib.contextmanager
 def _claimed(job: Job) -> Iterator[None]:
-    """Within it, the deployment has the host that it claimed; behind it no more. Raises ConflictError."""
+    """Within it, the deployment has the host that it claimed; behind it no more, unless it comes again. Raises
+    ConflictError."""
     if job.claim is None:
         yield
         return
+    keep = False
     try:
         check_claim(job.home, job.claim, job.unreached, PATIENCE)
         yield
+        keep = job.beside
     finally:
-        end_claim(job.home, job.claim)
+        if not keep:
+            end_claim(job.home, job.claim)
 
 
 def _worker(job: Job) -> Worker:
@@ -200,8 +206,11 @@ def fence(home: str, worker: Worker, grace: float = 10) -> None:
 
 
 def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Applied:
+    if job.beside and manager.outdated():  # to replace it would end what runs
+        return Applied(False, generation=job.generation)
     left = _files_left(manager, job)
-    write, stale, diff = file_changes(job.files, (path for path in manager.owned() if str(path) not in left))
+    owned = () if job.beside else (path for path in manager.owned() if str(path) not in left)
+    write, stale, diff = file_changes(job.files, owned)
     results = [ActionResult(item, item.action is not ActionKind.QUARANTINE) for item in job.actions]
     changed = bool(write or stale) or any(item.action.changes for item in job.actions)
     diff += _actions_diff(job.actions)

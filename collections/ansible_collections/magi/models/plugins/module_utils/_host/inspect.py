@@ -22,6 +22,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import St
 from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET
 from ansible_collections.magi.models.plugins.module_utils._host.lock import read_generation, read_worker
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
+    available_bytes,
     gpu_groups,
     listening_sockets,
     memory_bytes,
@@ -293,6 +294,7 @@ def read_host(
         home=home,
         cores=cores(),
         memory_bytes=memory_bytes(),
+        available_bytes=available_bytes(),
         binary=binary,
         binary_error=binary_error,
         gpus=gpus(),

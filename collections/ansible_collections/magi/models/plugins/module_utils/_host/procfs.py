@@ -153,6 +153,14 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def available_bytes() -> int | None:
+    """Return the memory that new processes can have without swapping (proc(5), MemAvailable); None if unknown."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", (PROC / "meminfo").read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 if found else None
+    return None
+
+
 def gpu_groups() -> tuple[str, ...]:
     """Return the existing groups to which distributions give the nodes of GPUs."""
     return tuple(sorted({"render", "video"} & {group.gr_name for group in grp.getgrall()}))

@@ -197,6 +197,8 @@ class Host:
     generation: Generation = field(default_factory=Generation)
     silent_configs: tuple[str, ...] = ()
     """Configuration files that this llama-server would read before its environment."""
+    available_bytes: int | None = None
+    """The memory that new processes can have; None if unknown."""
     looked_at: float = 0
     """When its instances were looked at, in seconds since the epoch, by its own clock."""
     at_work: Worker | None = None

@@ -27,7 +27,8 @@ def assign_ports(
     host_name: str, wanted: Sequence[Wanted], host: Host, settings: Settings, kept: Mapping[int, str]
 ) -> Ports:
     """Return the port of each instance: fixed by the profile, else the one it holds, else the first free one of the
-    range, in profile order. ``kept`` has the ports of instances that run on beside them, with their names.
+    range, in profile order; one of an instance that goes comes last where both run for a while (Settings.beside).
+    ``kept`` has the ports of instances that run on beside them, with their names.
 
     Only a fixed port can't move. Raises PlanError when none is left, AskedForError when one is fixed for two.
     """
@@ -62,7 +63,9 @@ def assign_ports(
             else:
                 ports[item.name] = lease
                 held.add(lease)
-    free = (port for port in range(first, last + 1) if port not in held and port not in foreign)
+    going = {item.port for item in host.instances if settings.beside and item.name not in {x.name for x in wanted}}
+    open_ports = [port for port in range(first, last + 1) if port not in held and port not in foreign]
+    free = iter(sorted(open_ports, key=lambda port: port in going))
     for item in wanted:
         if item.name not in ports and item.name not in refused:
             port = next(free, None)

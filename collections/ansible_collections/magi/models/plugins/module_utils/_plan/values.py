@@ -195,6 +195,8 @@ class Settings:
     missing: str = "keep"
     """What happens to an instance whose model is missing: keep or stop."""
     retry_quarantined: bool = False
+    beside: bool = False
+    """What is new may start before what goes has ended, and so takes a port of its own while there is one."""
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:

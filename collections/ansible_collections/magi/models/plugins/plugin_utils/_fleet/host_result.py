@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,7 @@ class HostResult:
     way: Way = field(default_factory=Way)
 
 
-TASKS = ("settings", "registry", "profile", "planned", "applied", "after")
+TASKS = ("settings", "registry", "profile", "planned", "begun", "applied", "after")
 """The tasks in which a host may fail, in order."""
 
 
@@ -92,6 +92,20 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
         answers((seen.get("asked") or {}).get("results") or ()),
         Way(**seen["settings"]["way"]),
     )
+
+
+def actions_of_all(hosts: Iterable[HostResult]) -> dict[tuple[str, str], ActionKind]:
+    """Return what the deployment does with each instance, by host and instance, where a host has a plan."""
+    return {(item.name, a.instance): a.action for item in hosts if item.plan for a in item.plan.actions}
+
+
+def serving(seen: Mapping[str, Any]) -> list[str]:
+    """Return the instances of a host that served when one of its tasks last looked."""
+    for result in (seen.get(task) or {} for task in ("after", "applied", "begun_after", "begun")):
+        if result.get("host"):
+            host = Host.from_dict(result["host"])
+            return [item.name for item in host.instances if item.pid and is_ready(item, host)]
+    return []
 
 
 def cause_of(instance: Instance, result: HostResult) -> Cause | None:

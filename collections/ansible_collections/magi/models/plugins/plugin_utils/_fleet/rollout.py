@@ -22,29 +22,37 @@ class Rollout:
     def to_dict(self) -> dict[str, Any]:
         return {name: list(value) for name, value in asdict(self).items()}
 
+    def parts(self) -> list[tuple[str, ...]]:
+        """Return the hosts of each batch."""
+        order = iter(self.order)
+        return [tuple(itertools.islice(order, size)) for size in self.batches]
+
     def before(self, host: str) -> tuple[str, ...]:
         """Return the batch before that of ``host``; () if its own is the first."""
-        start = 0
         batch: tuple[str, ...] = ()
-        for size in self.batches:
-            here = self.order[start : start + size]
+        for here in self.parts():
             if host in here:
                 break
-            start, batch = start + size, here
+            batch = here
         return batch
 
 
-def roll_out(serving: Mapping[str, bool], serial: Sequence[int | str]) -> Rollout:
+def roll_out(serving: Mapping[str, bool], serial: Sequence[int | str], apart: Sequence[Sequence[str]] = ()) -> Rollout:
     """Return the rollout over hosts; ``serving`` says by name whether something runs there.
 
-    All hosts are one batch if nothing runs yet, or ``serial`` is 100%. Else the hosts where nothing runs come first,
-    since nobody misses them; the others follow in batches of ``serial``: numbers of hosts or percentages of these
-    others (at least one host), repeating the last size until none is left.
+    All hosts are one batch if nothing runs yet, or ``serial`` is 100%; in the latter case, they are the batches
+    ``apart`` if given. Else the hosts where nothing runs come first, since nobody misses them; the others follow in
+    batches of ``serial``: numbers of hosts or percentages of these others (at least one host), repeating the last size
+    until none is left.
     """
     idle = [name for name, runs in serving.items() if not runs]
     busy = [name for name, runs in serving.items() if runs]
     if not busy or list(serial) == ["100%"]:
-        return Rollout(tuple(serving), (len(serving),))
+        if not busy or len(apart) < 2:
+            return Rollout(tuple(serving), (len(serving),))
+        others = [name for name in serving if not any(name in batch for batch in apart)]
+        together = [[*others, *apart[0]], *apart[1:]]
+        return Rollout(tuple(itertools.chain(*together)), tuple(map(len, together)))
     batches = [len(idle)] if idle else []
     sizes = itertools.chain(serial, itertools.repeat(serial[-1]))
     while (left := len(serving) - sum(batches)) > 0:

@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 import jinja2
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Route, Server
+from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Part, Route, Server
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
 
 TEMPLATES = ("haproxy.cfg", "gateway.lua")
@@ -41,29 +42,42 @@ def backend(route: Route) -> str:
     return proxy_name(route.names[0])
 
 
+def server_name(server: Server) -> str:
+    return proxy_name(server.host, server.instance, *(["before"] if server.part is Part.GOES else []))
+
+
 def endpoint(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def configuration(
-    gateway: Gateway, routes: Sequence[Route], servers: Sequence[Server], environment: jinja2.Environment, stats: str
-) -> Configuration:
-    """Return the configuration for ``routes`` to ``servers``, rendered with the templates of ``environment``;
-    ``stats`` is the path of the Unix socket on which HAProxy says what it does."""
-    names = sorted(name for route in routes for name in route.names)
-    checked: dict[Server, str] = {}
-    # A server is checked in the route of its model, and its state is known in the others.
+def places(routes: Sequence[Route]) -> dict[Server, tuple[str, ...]]:
+    """Return where each server is, as backend/server; first where it is checked, namely in the route of its model if it
+    is in that. Its state is known in the others."""
+    found: dict[Server, tuple[str, ...]] = {}
     for route in sorted(routes, key=lambda item: item.names[0] != item.servers[0].model_id):
         for server in route.servers:
-            checked.setdefault(server, f"{backend(route)}/{proxy_name(server.host, server.instance)}")
+            found[server] = (*found.get(server, ()), f"{backend(route)}/{server_name(server)}")
+    return found
+
+
+def configuration(
+    gateway: Gateway,
+    routes: Sequence[Route],
+    servers: Sequence[Server],
+    environment: jinja2.Environment,
+    sockets: Sockets,
+) -> Configuration:
+    """Return the configuration for ``routes`` to ``servers``, rendered with the templates of ``environment``."""
+    names = sorted(name for route in routes for name in route.names)
+    checked = {server: found[0] for server, found in places(routes).items()}
     files = {
         "routes.map": "".join(f"{encoded(name)} {backend(route)}\n" for route in routes for name in route.names),
         "models.json": json.dumps({"object": "list", "data": [_listed(name) for name in names]}) + "\n",
         "names.txt": "".join(f"{encoded(name)}\n" for name in names),
         "servers.json": json.dumps([item.to_dict() for item in servers], indent=1) + "\n",
     }
-    values = {"gateway": gateway, "routes": routes, "stats": stats, "checked": checked}
-    environment.filters.update(proxy_name=proxy_name, backend=backend, printable=printable)
+    values = {"gateway": gateway, "routes": routes, "sockets": sockets, "checked": checked}
+    environment.filters.update(server_name=server_name, backend=backend, printable=printable)
     environment.globals.update(endpoint=endpoint)
 
     def rendered(revision: str) -> dict[str, str]:

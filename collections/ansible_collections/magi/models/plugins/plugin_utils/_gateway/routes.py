@@ -6,17 +6,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed, reachable
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, Word
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
 AUTOMATIC_SLOTS = 4
 """The slots of a llama-server that is told no number (llama.cpp tools/server/server.cpp, n_parallel)."""
+_ENDS = (ActionKind.STOP, ActionKind.REMOVE)
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - recognised, not bound
+
+
+class Part(Word):
+    """What becomes of a server while its host is deployed."""
+
+    STAYS = "stays"
+    COMES = "comes"
+    """It gets requests once it is ready."""
+    GOES = "goes"
+    """It ends, or starts again at another address."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +42,19 @@ class Server:
     port: int
     slots: int
     aliases: tuple[str, ...] = ()
+    part: Part = Part.STAYS
+
+    @property
+    def whose(self) -> tuple[str, str]:
+        """Host and instance."""
+        return self.host, self.instance
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "aliases": list(self.aliases)}
+        return {**asdict(self), "aliases": list(self.aliases), "part": self.part.value}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Server:
-        return cls(**{**data, "aliases": tuple(data["aliases"])})
+        return cls(**{**data, "aliases": tuple(data["aliases"]), "part": Part(data["part"])})
 
 
 @dataclass(frozen=True)
@@ -83,7 +101,33 @@ def reached(gateway: str, way: Way, hosts: Sequence[HostResult], remembered: Ite
                     f"Host {result.name}, instance {instance.name}: it binds {instance.address}, where gateway "
                     f"{gateway} can't reach it; set model_server_host there to an address that others reach."
                 )
-    return Reached(tuple(sorted(servers, key=lambda item: (item.host, item.instance))), tuple(warnings))
+    return Reached(tuple(sorted(servers, key=lambda item: item.whose)), tuple(warnings))
+
+
+def meanwhile(
+    before: Iterable[Server], after: Iterable[Server], actions: Mapping[tuple[str, str], ActionKind]
+) -> tuple[Server, ...]:
+    """Return the servers while hosts are deployed: those ``before``, and those ``after``; ``actions`` are what happens
+    to instances, by host and instance.
+
+    What restarts where it is keeps its place, with the slots and names that it has now. At another address it is two
+    servers, one that goes and one that comes.
+    """
+    there = {item.whose: replace(item, part=Part.STAYS) for item in before if item.part is not Part.COMES}
+    servers = []
+    for item in after:
+        now = there.pop(item.whose, None)
+        action = actions.get(item.whose)
+        if action is ActionKind.START or now is None:
+            servers.append(item if action in (None, ActionKind.KEEP) else replace(item, part=Part.COMES))
+        elif action is not ActionKind.RESTART:
+            servers.append(item)
+        elif (now.address, now.port) == (item.address, item.port):
+            servers.append(now)
+        else:
+            servers += [replace(now, part=Part.GOES), replace(item, part=Part.COMES)]
+    servers += [replace(there[who], part=Part.GOES) for who, kind in actions.items() if kind in _ENDS and who in there]
+    return tuple(sorted(servers, key=lambda item: (*item.whose, item.part)))
 
 
 def _address(bound: str, way: Way, here: bool) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import backend, proxy_name
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import backend, server_name
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server, routes
 
 
@@ -21,7 +21,7 @@ def routes_lines(host: str, where: str, found: Mapping[str, Any]) -> list[str]:
     rows = []
     for route in routes([Server.from_dict(item) for item in found["routed"]]):
         for server in route.servers:
-            state = states.get((backend(route), proxy_name(server.host, server.instance)))
+            state = states.get((backend(route), server_name(server)))
             numbers = (state["busy"], state["slots"], state["queued"]) if state else ("-", server.slots, "-")
             shown = "unknown" if state is None else "up" if state["up"] else "down"
             rows.append([", ".join(route.names), server.host, server.instance, shown, *numbers])

@@ -16,6 +16,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import 
     present,
     remembered,
 )
+from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 
 
 class FakeService:
@@ -23,7 +24,8 @@ class FakeService:
 
     def __init__(self, home):
         self.home = home
-        self.socket = "fake"
+        self.sockets = Sockets("fake", "fake", "fake")
+        self.kept = []
         self.runs = None
         self.calls = []
         self.broken = False
@@ -57,6 +59,8 @@ class FakeService:
 def service(tmp_path, monkeypatch):
     made = FakeService(tmp_path / "home")
     monkeypatch.setattr(apply, "running_revision", lambda _path: made.runs)
+    monkeypatch.setattr(apply, "servers", lambda _path: made.kept)
+    monkeypatch.setattr(apply, "enable", lambda _path, places: made.kept.clear() or made.calls.append(places))
     return made
 
 

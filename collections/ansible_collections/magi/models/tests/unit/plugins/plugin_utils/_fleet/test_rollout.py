@@ -42,6 +42,20 @@ def test_order_and_batches(serving, serial, order, batches):
     assert sum(batches) == len(serving)
 
 
+@pytest.mark.parametrize(
+    ("serial", "apart", "order", "batches"),
+    [
+        (["100%"], [["0", "2"], ["1"]], "021", [2, 1]),
+        (["100%"], [["1"], ["2"]], "012", [2, 1]),
+        (["100%"], [["0", "1", "2"]], "012", [3]),
+        ([1], [["2"], ["1"], ["0"]], "012", [1, 1, 1]),
+    ],
+)
+def test_servers_of_a_model_restart_apart_unless_batches_are_given(serial, apart, order, batches):
+    rollout = roll_out({str(i): BUSY for i in range(3)}, serial, apart)
+    assert ("".join(rollout.order), list(rollout.batches)) == (order, batches)
+
+
 @pytest.mark.parametrize(("name", "before"), [("a", ()), ("b", ()), ("c", ("a", "b")), ("d", ("c",))])
 def test_the_batch_before_a_host(name, before):
     assert Rollout(("a", "b", "c", "d"), (2, 1, 1)).before(name) == before

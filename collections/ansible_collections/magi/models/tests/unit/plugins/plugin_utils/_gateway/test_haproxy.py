@@ -8,11 +8,13 @@ from pathlib import Path
 
 import jinja2
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration, encoded, proxy_name
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server, routes
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway, GatewayError
 
 ROLE = Path(__file__).parents[5] / "roles" / "gateway"
+SOCKETS = Sockets("/run/magi-gateway/haproxy.sock", "/run/magi-gateway/master.sock", "/run/magi-gateway/hold.sock")
 HOSTILE = (
     *("a b", "x'\"\n`", "%[env(HOME)]", "{{ 1 }}", "é~#", "$HOME", "..", "-", "a::b", "%0A", "\x1b[1m", "\udcff"),
     *("if { always_true }", "\\", "a,b(c)", "#", "x" * 3000),
@@ -27,7 +29,7 @@ def rendered(servers=(), **settings):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return configuration(Gateway(**settings), routes(servers), servers, environment, "/run/magi-gateway/haproxy.sock")
+    return configuration(Gateway(**settings), routes(servers), servers, environment, SOCKETS)
 
 
 def server(instance, host="h1", model_id=None, port=8080, aliases=()):
@@ -83,7 +85,7 @@ def test_proxy_names_are_words_that_differ(one):
 
 def test_each_server_is_checked_once_and_takes_its_slots():
     text = rendered([server("a", aliases=("chat",)), server("a-2", model_id="a", port=8081)]).files["haproxy.cfg"]
-    lines = [line.strip() for line in text.splitlines() if line.startswith("    server ")]
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    server h1")]
     assert lines == [
         "server h1::a 127.0.0.1:8080 maxconn 2 observe layer4",
         "server h1::a-2 127.0.0.1:8081 maxconn 2 observe layer4",

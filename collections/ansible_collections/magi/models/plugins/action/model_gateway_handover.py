@@ -1,0 +1,34 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._haproxy.options import HANDOVER_OPTIONS
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import actions_of_all, host_result, serving
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover import arriving, leaving
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server
+
+
+class ActionModule(HostAction):
+    """Decide on the controller what the gateway is told; nothing to say costs no call."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        _checked, given = self.validate_argument_spec(HANDOVER_OPTIONS)
+        hosts = {name: host_result(name, seen) for name, seen in given["hosts"].items()}
+        servers = [Server.from_dict(item) for item in given["gateway"]["servers"]]
+        actions = actions_of_all(hosts.values())
+        batch = [name for name in given["batch"] if name in hosts and not hosts[name].trouble]
+        ready = {(name, instance) for name in batch for instance in serving(given["hosts"][name])}
+        if given["step"] == "leaving":
+            done = [name for name, item in hosts.items() if item.results]
+            job = leaving(servers, actions, batch, done, ready)
+        else:
+            job = arriving(servers, actions, ready)
+        if not job:
+            return {**result, "changed": False, "skipped": True, "left": 0}
+        keep = {name: given["gateway"][name] for name in ("home", "manager")}
+        arguments = {"step": given["step"], "gateway": keep, "seconds": given["seconds"], "job": job.to_dict()}
+        return {**result, **self.on_host("model_gateway_handover", arguments, task_vars)}

@@ -1,0 +1,19 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The sockets on which a gateway's HAProxy listens, besides its address. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """The paths of HAProxy's Unix sockets."""
+
+    stats: str
+    """Where the process that works says what it does, and is told what to do."""
+    master: str
+    """Where the master passes on what is said to its processes, the old ones included."""
+    hold: str
+    """Where HAProxy sends itself requests that no server can take now."""

@@ -1,0 +1,103 @@
+#!/usr/bin/python
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: model_gateway_handover
+short_description: Take requests from servers that go, and give them to those that have come
+version_added: 0.2.0
+author:
+  - The magi.models maintainers (@magi-models)
+description:
+  - While a host is deployed, a gateway that runs and was prepared for it (M(magi.models.model_gateway)) is told which
+    servers to use, without a reload.
+  - With O(step=leaving), what was started beside the old servers gets requests, what is to end or to restart gets no
+    more, and the module waits until no request is at it; M(magi.models.llama_instances) may then end it.
+  - With O(step=arriving), what has restarted gets requests again.
+  - An action plugin of the same name decides it on the controller.
+extends_documentation_fragment:
+  - magi.models.attributes
+  - magi.models.attributes.info_module
+attributes:
+  check_mode:
+    support: full
+    description: Tells the gateway nothing.
+options:
+  step:
+    description: Before servers go, or after servers came.
+    type: str
+    choices: [leaving, arriving]
+    required: true
+  hosts:
+    description: By host, what its tasks registered, as for M(magi.models.deployment_report).
+    type: dict
+    default: {}
+  batch:
+    description: The hosts that are deployed now.
+    type: list
+    elements: str
+    default: []
+  gateway:
+    description: What M(magi.models.model_gateway) returned as C(gateway).
+    type: dict
+    required: true
+  seconds:
+    description: How long to wait for requests in flight, at most.
+    type: int
+    default: 30
+  job:
+    description: What the action plugin decided. Leave it out.
+    type: dict
+"""
+
+EXAMPLES = r"""
+- name: Take requests from what goes
+  magi.models.model_gateway_handover:
+    step: leaving
+    hosts: "{{ __model_server_hosts }}"
+    batch: "{{ ansible_play_batch }}"
+    gateway: "{{ hostvars['gw1'].__gateway_prepared.gateway }}"
+  delegate_to: gw1
+  run_once: true
+"""
+
+RETURN = r"""
+left:
+  description: Requests that were still in flight when the time ran out.
+  returned: always
+  type: int
+"""
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
+from ansible_collections.magi.models.plugins.module_utils._haproxy.options import HANDOVER_OPTIONS
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import await_empty, drain, enable, forget
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=HANDOVER_OPTIONS, supports_check_mode=True)
+    job, gateway = module.params["job"], module.params["gateway"]
+    if job is None:
+        module.fail_json(
+            msg="model_gateway_handover has an action plugin of the same name that must call it; use it as a task."
+        )
+    left = 0
+    if not module.check_mode:
+        sockets = gateway_service(gateway["manager"], gateway["home"]).sockets
+        enable(sockets.stats, job["ready"])
+        forget(sockets.stats, job["forget"])
+        deadline = time.monotonic() + module.params["seconds"]
+        if job["drain"]:
+            await_empty(sockets, (), (), job["left"], module.params["seconds"])
+            drain(sockets.stats, job["drain"])
+            rest = max(0.0, deadline - time.monotonic())
+            left = await_empty(sockets, job["empty"], job["empty_before"], job["left"], rest)
+    module.exit_json(changed=False, left=left)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""In which order the servers of a fleet start, restart and end, so that the clients of a gateway notice nothing. Pure.
+
+In each batch of hosts: what is new starts beside the old where there is room; a gateway takes the requests from what
+goes and waits until none is left; then that ends or restarts, and the gateway gives it requests again. Of a model with
+several servers, only some restart at the same time; requests for one with a single server are held meanwhile.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance, Plan
+
+SPARE = 1.2
+"""What a server takes beside its model, for its context and buffers, as a multiple of the model's size."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """What is known of a host before it is deployed."""
+
+    plan: Plan
+    host: Host
+    sizes: Mapping[str, int]
+    """Bytes of each model, by id."""
+
+    def going(self, *kinds: ActionKind) -> list[str]:
+        """Return the instances with a process that restart or end."""
+        runs = {item.name for item in self.host.instances if item.pid}
+        return [name for name in self.plan.names(*(kinds or (ActionKind.RESTART, ActionKind.STOP))) if name in runs]
+
+    def model_of(self, instance: str) -> str:
+        """Return the id of the model that an instance serves."""
+        known = {item.name: item.model_id for item in (*self.plan.instances, *self.plan.kept)}
+        numbered = re.sub(r"-[0-9]+$", "", instance)  # what goes is in no plan
+        return known.get(instance) or (instance if instance in self.sizes else numbered)
+
+
+@dataclass(frozen=True)
+class Phases:
+    """What happens to the clients of each instance that changes; nothing without a gateway, or where nothing goes."""
+
+    beside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By host, the instances that start before anything goes."""
+    going: tuple[str, ...] = ()
+    """The hosts on which something goes."""
+    clients: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By host and instance, what happens to its clients, and why."""
+
+
+def phases(hosts: Mapping[str, Before], batches: Sequence[Collection[str]]) -> Phases:
+    """Return the phases of a deployment of ``hosts`` in these ``batches``."""
+    going = tuple(name for name, item in hosts.items() if item.going())
+    if not going:
+        return Phases()
+    beside: dict[str, tuple[str, ...]] = {}
+    clients: dict[str, dict[str, str]] = {}
+    for name, item in hosts.items():
+        starts = dict(_starts(item))
+        beside[name] = tuple(instance for instance, why in starts.items() if why.startswith(BESIDE))
+        clients[name] = starts
+    for batch in batches:
+        for name in (name for name in batch if name in hosts):
+            item = hosts[name]
+            for instance in item.going():
+                elsewhere = _elsewhere(item.model_of(instance), hosts, batch, beside)
+                clients[name][instance] = _said(instance in item.plan.names(ActionKind.STOP), elsewhere)
+    return Phases(
+        {name: instances for name, instances in beside.items() if instances},
+        going,
+        {name: said for name, said in clients.items() if said},
+    )
+
+
+BESIDE, AFTER = "beside the old ones", "after the old ones"
+
+
+def _starts(item: Before) -> Iterable[tuple[str, str]]:
+    """Yield each instance that starts, and whether beside what runs, or after what goes, and why."""
+    goes = item.going()
+    ports = {now.port: now.name for now in item.host.instances if now.name in goes}
+    free = item.host.available_bytes
+    starting = item.plan.names(ActionKind.START)
+    for instance in item.plan.instances:
+        if instance.name not in starting:
+            continue
+        need = int(item.sizes.get(instance.model_id, 0) * SPARE)
+        if not goes:
+            yield instance.name, f"{BESIDE}, as nothing goes here"
+        elif instance.port in ports:
+            yield instance.name, f"{AFTER}: port {instance.port} is that of {ports[instance.port]}"
+        elif item.plan.gpu:
+            yield instance.name, f"{AFTER}: how much memory of the GPU is free is not known"
+        elif free is None:
+            yield instance.name, f"{AFTER}: how much memory is free is not known"
+        elif need > free:
+            yield instance.name, f"{AFTER}: it needs about {_gib(need)} GiB, and {_gib(free)} are free"
+        else:
+            yield instance.name, f"{BESIDE}: it needs about {_gib(need)} GiB, and {_gib(free)} are free"
+            free -= need
+
+
+def _elsewhere(
+    model_id: str, hosts: Mapping[str, Before], batch: Collection[str], beside: Mapping[str, Collection[str]]
+) -> str:
+    """Return a host that serves a model while those of ``batch`` change; empty if none does."""
+    for name, item in hosts.items():
+        for instance in (*item.plan.instances, *item.plan.kept):
+            goes = name in batch and instance.name in item.going()
+            if instance.model_id == model_id and not goes and _serves(item, instance, beside.get(name, ())):
+                return name
+    return ""
+
+
+def _serves(item: Before, instance: Instance, beside: Collection[str]) -> bool:
+    runs = any(now.name == instance.name and now.pid for now in item.host.instances)
+    return runs or instance.name in beside
+
+
+def _said(ends: bool, elsewhere: str) -> str:
+    if elsewhere:
+        return f"drained, while {elsewhere} serves its model"
+    return "drained, then forgotten: nothing else serves its model" if ends else "held: nothing else serves its model"
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f}"
+
+
+def phases_lines(found: Phases) -> list[str]:
+    """Return the phases for people."""
+    return [
+        f"{host}: clients of {instance}: {said}"
+        for host, theirs in found.clients.items()
+        for instance, said in theirs.items()
+    ]
+
+
+def apart(hosts: Mapping[str, Before]) -> list[list[str]]:
+    """Return the hosts in batches, in their order: of the servers of a model on several hosts, at most half (but one)
+    restart in the same batch."""
+    total: dict[str, int] = {}
+    restarts: dict[str, dict[str, int]] = {}
+    for name, item in hosts.items():
+        mine = restarts.setdefault(name, {})
+        for now in item.host.instances:
+            if now.pid:
+                model_id = item.model_of(now.name)
+                total[model_id] = total.get(model_id, 0) + 1
+                if now.name in item.going(ActionKind.RESTART):
+                    mine[model_id] = mine.get(model_id, 0) + 1
+    batches: list[list[str]] = []
+    for name, mine in restarts.items():
+        for batch in batches:
+            together = {m: n + sum(restarts[other].get(m, 0) for other in batch) for m, n in mine.items()}
+            if all(n == mine[m] or n <= total[m] // 2 for m, n in together.items()):
+                batch.append(name)
+                break
+        else:
+            batches.append([name])
+    return batches

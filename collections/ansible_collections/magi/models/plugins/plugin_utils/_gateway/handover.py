@@ -1,0 +1,99 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""How a gateway takes requests from servers that go, and gives them to those that have come. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import backend, encoded, places
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Part, Server, routes
+
+Whose = tuple[str, str]
+"""Host and instance."""
+_GOING = (ActionKind.RESTART, ActionKind.STOP, ActionKind.REMOVE)
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What a gateway is told, in this order. A place is backend/server."""
+
+    ready: tuple[str, ...] = ()
+    """The places that get requests from now on."""
+    forget: tuple[str, ...] = ()
+    """The names, as the map has them, that lead nowhere from now on."""
+    left: tuple[str, ...] = ()
+    """The backends of these names: what waits there is still served."""
+    drain: tuple[str, ...] = ()
+    """The places that get no more requests."""
+    empty: tuple[str, ...] = ()
+    """The places where no request may be in flight then."""
+    empty_before: tuple[str, ...] = ()
+    """The same, as processes of an earlier configuration call them."""
+
+    def __bool__(self) -> bool:
+        return any(asdict(self).values())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: list(value) for name, value in asdict(self).items()}
+
+
+def leaving(
+    servers: Sequence[Server],
+    actions: Mapping[Whose, ActionKind],
+    batch: Collection[str],
+    done: Collection[str],
+    ready: Collection[Whose],
+) -> Handover:
+    """Return the handover before the hosts of ``batch`` end or restart servers.
+
+    ``servers`` are those that the gateway knows meanwhile (routes.meanwhile), ``actions`` those of all hosts of the
+    deployment, ``done`` the hosts that have been through it, ``ready`` what was started beside and serves.
+    """
+    found = routes(servers)
+    where = places(found)
+    going = [item for item in servers if item.host in batch and _goes(item, actions)]
+    ended = [
+        item
+        for item in servers
+        if item.host in {*batch, *done} and item.part is Part.GOES and actions.get(item.whose) is not ActionKind.RESTART
+    ]
+    left = [
+        route for route in found if {*route.servers} <= {*ended} and any(item.host in batch for item in route.servers)
+    ]
+    # Before the reload, none of them had a part.
+    plain = routes([replace(item, part=Part.STAYS) for item in servers if item.part is not Part.COMES])
+    before = places(plain)
+    return Handover(
+        ready=_ready(servers, where, [who for who in ready if actions.get(who) is ActionKind.START]),
+        forget=tuple(encoded(name) for route in left for name in route.names),
+        left=tuple(map(backend, left)),
+        drain=tuple(where[item][0] for item in going),
+        empty=tuple(place for item in going for place in where[item]),
+        empty_before=tuple(
+            sorted({place for item in going for place in (*before[replace(item, part=Part.STAYS)], *where[item])})
+        ),
+    )
+
+
+def arriving(servers: Sequence[Server], actions: Mapping[Whose, ActionKind], ready: Collection[Whose]) -> Handover:
+    """Return the handover when the servers ``ready`` have started or restarted."""
+    return Handover(
+        ready=_ready(servers, places(routes(servers)), [who for who in ready if actions.get(who) in _STARTED])
+    )
+
+
+_STARTED = (ActionKind.START, ActionKind.RESTART)
+
+
+def _goes(item: Server, actions: Mapping[Whose, ActionKind]) -> bool:
+    return item.part is not Part.COMES and actions.get(item.whose) in _GOING
+
+
+def _ready(
+    servers: Sequence[Server], where: Mapping[Server, Sequence[str]], ready: Collection[Whose]
+) -> tuple[str, ...]:
+    return tuple(where[item][0] for item in servers if item.whose in ready and item.part is not Part.GOES)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.phases import (
+    Before,
+    Phases,
+    apart,
+    phases,
+    phases_lines,
+)
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
+    host,
+    model,
+    plan,
+    running,
+    settings,
+)
+
+GIB = 1 << 30
+MODELS = [model("a"), model("b")]
+A, B = (plan(name, models=MODELS).instances[0] for name in "ab")
+
+
+def before(*entries, runs=(), sizes=None, free=10 * GIB, gpu=False, changed=(), **more):
+    """A host on which ``runs`` and that shall serve ``entries``; the instances ``changed`` differ in their options."""
+    there = [replace(running(item), config_hash="old") if item in changed else running(item) for item in runs]
+    now = host(*there, available_bytes=free)
+    made = plan(*entries, models=MODELS, on=now, with_settings=settings(beside=True), **more)
+    return Before(replace(made, gpu=gpu), now, {"a": GIB, "b": GIB, **(sizes or {})})
+
+
+def said(found):
+    return {(host, name): text for host, theirs in found.clients.items() for name, text in theirs.items()}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "beside", "clients"),
+    [
+        # nothing goes: it is as without a gateway
+        ({"h1": before("a")}, {}, {}),
+        ({"h1": before("a", runs=[A])}, {}, {}),
+        # one model for another
+        (
+            {"h1": before("b", runs=[A])},
+            {"h1": ("b",)},
+            {
+                ("h1", "b"): "beside the old ones: it needs about 1.2 GiB, and 10.0 are free",
+                ("h1", "a"): "drained, then forgotten: nothing else serves its model",
+            },
+        ),
+        ({"h1": before("b", runs=[A], free=GIB)}, {}, {("h1", "b"): "after the old ones: it needs about 1.2 GiB"}),
+        ({"h1": before("b", runs=[A], free=None)}, {}, {("h1", "b"): "after the old ones: how much memory is free"}),
+        ({"h1": before("b", runs=[A], gpu=True)}, {}, {("h1", "b"): "after the old ones: how much memory of the GPU"}),
+        (
+            {"h1": before({"model": "b", "port": A.port}, runs=[A])},
+            {},
+            {("h1", "b"): f"after the old ones: port {A.port} is that of a"},
+        ),
+        # a restart
+        ({"h1": before("a", runs=[A], changed=[A])}, {}, {("h1", "a"): "held: nothing else serves its model"}),
+        (
+            {"h1": before("a", runs=[A], changed=[A]), "h2": before("a", runs=[A])},
+            {},
+            {("h1", "a"): "drained, while h2 serves its model"},
+        ),
+        # a model moves to another host
+        (
+            {"h1": before("b", runs=[A, B]), "h2": before("a")},
+            {"h2": ("a",)},
+            {("h2", "a"): "beside the old ones, as nothing goes here", ("h1", "a"): "drained, while h2 serves"},
+        ),
+    ],
+)
+def test_what_happens_to_clients(hosts, beside, clients):
+    found = phases(hosts, [list(hosts)])
+    assert dict(found.beside) == beside
+    texts = said(found)
+    assert {key: texts[key][: len(text)] for key, text in clients.items()} == clients
+    assert bool(found.going) == bool(clients)
+    assert len(phases_lines(found)) == len(texts)
+
+
+def test_two_that_start_do_not_count_the_same_memory():
+    models = [*MODELS, model("c")]
+    now = host(running(A), available_bytes=2 * GIB)
+    made = plan("b", "c", models=models, on=now, with_settings=settings(beside=True))
+    found = phases({"h1": Before(made, now, {"b": GIB, "c": GIB})}, [["h1"]])
+    assert found.beside == {"h1": ("b",)}
+    assert said(found)["h1", "c"] == "after the old ones: it needs about 1.2 GiB, and 0.8 are free"
+
+
+def test_in_one_batch_all_are_held_and_in_two_none():
+    hosts = {name: before("a", runs=[A], changed=[A]) for name in ("h1", "h2")}
+    assert {*said(phases(hosts, [["h1", "h2"]])).values()} == {"held: nothing else serves its model"}
+    assert {text.partition(",")[0] for text in said(phases(hosts, [["h1"], ["h2"]])).values()} == {"drained"}
+
+
+KEPT, CHANGED = before("a", runs=[A]), before("a", runs=[A], changed=[A])
+OTHER = before("b", runs=[B], changed=[B])
+
+
+@pytest.mark.parametrize(
+    ("hosts", "batches"),
+    [
+        ({}, []),
+        ({"1": KEPT, "2": KEPT}, ["12"]),
+        ({"1": CHANGED}, ["1"]),
+        ({"1": CHANGED, "2": CHANGED}, ["1", "2"]),
+        ({"1": CHANGED, "2": CHANGED, "3": CHANGED}, ["1", "2", "3"]),
+        ({"1": CHANGED, "2": CHANGED, "3": CHANGED, "4": CHANGED}, ["12", "34"]),
+        ({"1": CHANGED, "2": KEPT, "3": KEPT, "4": CHANGED}, ["1234"]),
+        # each model by itself
+        ({"1": CHANGED, "2": OTHER}, ["12"]),
+        ({"1": CHANGED, "2": OTHER, "3": CHANGED}, ["12", "3"]),
+    ],
+)
+def test_servers_of_one_model_restart_apart(hosts, batches):
+    assert ["".join(batch) for batch in apart(hosts)] == batches
+
+
+def test_nothing_is_decided_without_hosts():
+    assert phases({}, []) == Phases()
