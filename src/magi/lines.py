@@ -57,9 +57,14 @@ def plan_rows(plan_of_host: Document) -> list[tuple[str, str, str, str]]:
     """Return action, instance, port and reason of each action on a host."""
     ports = {instance["name"]: instance["port"] for instance in plan_of_host["instances"]}
     return [
-        (action["action"], action["instance"], str(ports.get(action["instance"], "")), action["reason"])
+        (action["action"], action["instance"], str(ports.get(action["instance"], "")), _reason(action))
         for action in plan_of_host["actions"]
     ]
+
+
+def _reason(action: Document) -> str:
+    clients = action.get("clients")
+    return f"{action['reason']}; clients: {clients}" if clients else action["reason"]
 
 
 def plan_end(document: Document) -> str:

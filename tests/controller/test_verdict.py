@@ -353,7 +353,9 @@ def test_hosts_come_in_the_order_in_which_they_are_started():
     ],
 )
 def test_a_plan(actions, code, changes):
-    outcome = deployments.planned(run(ok(plan={"actions": [{"action": action} for action in actions]})))
+    outcome = deployments.planned(
+        run(ok(plan={"actions": [{"action": action, "instance": "a"} for action in actions]}))
+    )
     assert outcome.exit_code is code
     assert outcome.document["changes"] == changes
     assert outcome.document["unreachable"] == []
@@ -363,10 +365,16 @@ def test_a_plan(actions, code, changes):
     ("event", "code"), [(unreachable(), ExitCode.UNREACHABLE), (failed("no.", host="gpu2"), ExitCode.FAILED)]
 )
 def test_a_plan_of_some_hosts(event, code):
-    outcome = deployments.planned(run(ok(plan={"actions": [{"action": "start"}]}), event, rc=4))
+    outcome = deployments.planned(run(ok(plan={"actions": [{"action": "start", "instance": "a"}]}), event, rc=4))
     assert outcome.exit_code is code
     assert list(outcome.document["hosts"]) == ["gpu1"]
     assert outcome.problem
+
+
+def test_a_plan_says_what_happens_to_clients():
+    actions = [{"action": "restart", "instance": "a"}, {"action": "keep", "instance": "b"}]
+    outcome = deployments.planned(run(ok(plan={"actions": actions}), ok(clients={"gpu1": {"a": "held"}})))
+    assert [item["clients"] for item in outcome.document["hosts"]["gpu1"]["actions"]] == ["held", ""]
 
 
 def test_a_recorded_plan_after_its_deployment_with_a_host_that_is_gone():

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from ..clients import Clients
 from .conftest import Q2, Q3, Fleet, bare
 
 pytestmark = pytest.mark.fleet
@@ -105,3 +106,24 @@ def test_a_gateway_for_several_hosts(behind: Fleet):
     assert fleet.sh("host1", left, check=False) == ""
     assert fleet.get("host1", PORT, "/health")[0] == 0
     assert fleet.play("teardown", *limit).changed == 0
+
+
+def test_a_change_of_all_servers_of_a_model_loses_no_request(behind: Fleet):
+    """Two servers on two hosts restart one after the other; a model moves; clients of both notice nothing."""
+    fleet, limit = behind, ("--limit", "host1,host2")
+    fleet.variables["model_server_stop_timeout"] = 60
+    run = fleet.deploy("two", *limit)
+    assert run.code == 0, run.output
+    fleet.profile("two", Q2, {"model": Q3, "aliases": ["chat"]}, options={"ctx_size": 1024})
+    with Clients(fleet.hosts["host1"]["ansible_host"], PORT, [Q2, Q3]) as clients:
+        run = fleet.deploy("two", *limit)
+        assert run.code == 0, run.output
+        assert f"host1: clients of {Q2}: drained, while host2 serves its model" in run.output
+        assert f"host2: clients of {Q3}: drained, while host1 serves its model" in run.output
+        assert "stop_timeout ran out" not in run.output
+        again = fleet.deploy("two", *limit)
+        assert (again.code, again.changed) == (0, 0), again.output
+    assert clients.wrong == []
+    assert min(clients.answered[Q2], clients.answered[Q3]) > 50
+    held = fleet.sh("host1", f"journalctl -q -o cat -u {UNIT} | grep -c '\"held\":true'", check=False)
+    assert held.strip() == "0"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from magi import lines
 from magi.errors import DeploymentFailed, ExitCode
@@ -50,13 +51,20 @@ def deployed(run: Run, *, check: bool = False, tags: str | None = None) -> Resul
 
 def planned(run: Run) -> Result:
     """Return the plan of each host, and whether any changes something. Raises what ``deployed`` raises."""
-    plans = {host: result["plan"] for host, result in run.of("plan")}
+    clients = run.last("clients") or {}
+    plans = {host: _with_clients(result["plan"], clients.get(host, {})) for host, result in run.of("plan")}
     error = lost(run)
     if error and not plans:
         raise error
     changes = sum(item["action"] not in ("keep", "quarantine") for plan in plans.values() for item in plan["actions"])
     document = {"hosts": plans, "changes": changes, "unreachable": list(run.unreachable)}
     return beside(error, Result(document, ExitCode.CHANGES if changes else ExitCode.OK, told=lines.plan))
+
+
+def _with_clients(plan: Mapping[str, Any], clients: Mapping[str, str]) -> dict[str, Any]:
+    """Return the plan of a host; each action says what happens to the clients of a gateway, "" if nothing does."""
+    actions = [{**item, "clients": clients.get(item["instance"], "")} for item in plan["actions"]]
+    return {**plan, "actions": actions}
 
 
 def seen(run: Run) -> Result:
