@@ -163,6 +163,7 @@ def test_a_switch_and_a_restart_under_load_lose_no_request(behind: Deployment):
     """Thirty clients of a model that stays notice nothing of others that come and go, nor of its own restart."""
     log = behind.folder / "gateway" / "logs" / "gateway.log"
     behind.variables["model_server_stop_timeout"] = 60
+    behind.groups["model_gateways"]["vars"]["model_gateway_hold"] = 60
     assert behind.play(profile="development").code == 0
     with Clients("127.0.0.1", PORT, [Q2]) as clients:
         # what streams from one that goes ends in its own time, and then nobody gets it any more
