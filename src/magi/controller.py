@@ -54,6 +54,63 @@ class Server:
 
 
 @dataclass(frozen=True)
+class RoutedServer:
+    """A server as a gateway sees it."""
+
+    host: str
+    instance: str
+    model_id: str
+    address: str
+    """Where the gateway reaches it."""
+    port: int
+    state: str
+    """up, down, drained (it gets nothing new), or unknown."""
+    busy: int | None
+    """Requests that it works on; None if unknown."""
+    slots: int
+    """Requests that it works on at most."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """The names that lead to the same servers."""
+
+    names: Sequence[str]
+    held: bool
+    """Whether no server of it is up, so that requests wait for one."""
+    waiting: int | None
+    """Requests that wait for a free slot; None if unknown."""
+    servers: tuple[RoutedServer, ...]
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """One gateway of a report, a status or ``routes``."""
+
+    host: str
+    url: str | None
+    """The base URL for clients of OpenAI's API; None: it was not configured."""
+    url_from: str | None
+    """From where ``url`` can be asked: controller, or host (from nowhere else)."""
+    names: Sequence[str]
+    """All that clients may ask for."""
+    is_ready: bool
+    cause: str | None
+    """The code for why it does not work (docs/report.md); None without HAProxy where that is optional."""
+    detail: str
+    routes: tuple[Route, ...] = ()
+    """Empty in the report of a deployment."""
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Gateway:
+        routes = (
+            Route(**{**item, "servers": tuple(RoutedServer(**server) for server in item["servers"])})
+            for item in entry.get("routes", ())
+        )
+        return cls(**{**entry, "routes": tuple(routes)})
+
+
+@dataclass(frozen=True)
 class Report:
     """What a deployment or a look at the hosts found (docs/report.md)."""
 
@@ -61,10 +118,13 @@ class Report:
     summary: Mapping[str, Any]
     document: Mapping[str, Any]
     """The whole, as in JSON."""
+    gateways: tuple[Gateway, ...] = ()
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Report:
-        return cls(tuple(Server(**item) for item in document.get("servers", ())), document.get("summary", {}), document)
+        servers = tuple(Server(**item) for item in document.get("servers", ()))
+        gateways = tuple(map(Gateway.of, document.get("gateways", ())))
+        return cls(servers, document.get("summary", {}), document, gateways)
 
     @property
     def total_servers(self) -> int:
@@ -132,6 +192,14 @@ class Controller:
     async def status(self) -> Report:
         """Return what runs. Raises HostUnreachable and DeploymentFailed, with whatever was found as ``document``."""
         return Report.of((await self._run(verbs.status)).checked().document)
+
+    async def routes(self) -> tuple[Gateway, ...]:
+        """Return each gateway with the names that it routes, and their servers.
+
+        Raises UsageError if the inventory has no gateway, HostUnreachable and DeploymentFailed, with whatever was found
+        as ``document``.
+        """
+        return Report.of((await self._run(verbs.routes)).checked().document).gateways
 
     async def health(self, *, deep: bool = False) -> Report:
         """Ask every server as its clients do, ``deep`` for one token as well; return what serves, and in
@@ -222,6 +290,10 @@ class Controller:
     def status_sync(self) -> Report:
         """As ``status``, blocking."""
         return _blocking(self.status())
+
+    def routes_sync(self) -> tuple[Gateway, ...]:
+        """As ``routes``, blocking."""
+        return _blocking(self.routes())
 
     def health_sync(self, *, deep: bool = False) -> Report:
         """As ``health``, blocking."""

@@ -74,6 +74,13 @@ if TYPE_CHECKING:
         check_profile,
     )
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import status_lines
+    from ansible_collections.magi.models.plugins.plugin_utils._gateway.show import (
+        HEAD as ROUTES_HEAD,
+        NUMBERS as ROUTES_NUMBERS,
+        gateway_title,
+        route_rows,
+        routes_lines,
+    )
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import summary_lines as report_lines
 
 # The same for the interpreter: module below plugins, and its names, with ours if it differs.
@@ -104,6 +111,7 @@ _TAKEN = {
     "plugin_utils._fleet.reach": "way_to_reach way_to_root",
     "plugin_utils._fleet.report": "summary_lines:report_lines",
     "plugin_utils._fleet.status": "status_lines",
+    "plugin_utils._gateway.show": "HEAD:ROUTES_HEAD NUMBERS:ROUTES_NUMBERS gateway_title route_rows routes_lines",
 }
 _PLACES = {
     name.rpartition(":")[2]: (module, name.partition(":")[0])

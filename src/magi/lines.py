@@ -23,7 +23,15 @@ def status(document: Document) -> Sequence[str]:
     """Return what runs, and why the rest does not where that is known; also of a health."""
     from magi.domain import status_lines
 
-    return status_lines(document)
+    return [*status_lines(document), *(["", *routes(document)] if "gateways" in document else [])]
+
+
+def routes(document: Document) -> list[str]:
+    """Return what the gateways of a document route to."""
+    from magi.domain import routes_lines
+
+    lines = [line for entry in document["gateways"] for line in ("", *routes_lines(entry))]
+    return lines[1:]
 
 
 def looked(document: Document) -> list[str]:

@@ -45,6 +45,11 @@ def status(session: Session) -> Result:
     return deployments.seen(session.play("status"))
 
 
+def routes(session: Session) -> Result:
+    """Say which names the gateways route, to which servers. Raises UsageError where the inventory has no gateway."""
+    return looks.routes(session.play("routes", group="model_gateways"))
+
+
 def health(session: Session, *, deep: bool = False) -> Result:
     """Ask every server as its clients do; ``deep``: each for one token as well."""
     return deployments.healthy(session.play("health", {"deep": True} if deep else None))

@@ -245,6 +245,7 @@ PLAYBOOKS = {
     ("up",): ("site", (*COMMON, "--check", "--diff", "--tags")),
     ("plan",): ("plan", COMMON),
     ("status",): ("status", COMMON),
+    ("routes",): ("routes", COMMON),
     ("health",): ("health", COMMON),
     ("stop",): ("stop", (*COMMON, "--check")),
     ("down",): ("teardown", (*COMMON, "--check", "--diff")),

@@ -297,7 +297,7 @@ def test_each_verb_has_its_blocking_twin():
     verbs = {
         name for name, member in vars(Controller).items() if inspect.iscoroutinefunction(member) and name[0] != "_"
     }
-    assert verbs == {*VERBS, "discover", "config", "doctor", "logs", "ask", "health"}
+    assert verbs == {*VERBS, "discover", "config", "doctor", "logs", "ask", "health", "routes"}
     for name in verbs:
         twin = getattr(Controller, f"{name}_sync")
         assert inspect.signature(twin) == inspect.signature(getattr(Controller, name))

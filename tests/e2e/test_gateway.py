@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ..command import Ran, begin
 from .conftest import PORTS, Deployment, alive
 
 pytestmark = pytest.mark.e2e
@@ -90,6 +91,10 @@ def error(answer: tuple[int, Any, Any]) -> tuple[int, str]:
     return status, document["error"]["code"]
 
 
+def magi(deployment: Deployment, *arguments: str) -> Ran:
+    return Ran(begin(deployment.folder / "state", *arguments, "-i", str(deployment.inventory())))
+
+
 def test_one_address_for_all_models(behind: Deployment):
     behind.add_profile("development", "*", {"model": Q2, "instances": 2, "aliases": ["chat", "openai/gpt-4o-mini"]})
 
@@ -149,6 +154,13 @@ def test_one_address_for_all_models(behind: Deployment):
     status = behind.play("status")
     assert status.code == 0, status.output
     assert re.search(rf"chat.*localhost.*{re.escape(Q2)}.*up", status.output), status.output
+    shown = magi(behind, "routes")
+    assert (shown.code, f"Gateway localhost: http://127.0.0.1:{PORT}/v1\n" in shown.err) == (0, True), shown.err
+    assert re.search(rf"{re.escape(Q4)} +localhost +{re.escape(Q4)} +up +0 +4 +0\n", shown.err), shown.err
+    (routed,) = magi(behind, "routes", "--json").document["gateways"]
+    assert (routed["names"], routed["is_ready"]) == (sorted(names), True)
+    assert {server["state"] for route in routed["routes"] for server in route["servers"]} == {"up"}
+    assert magi(behind, "status", "--json").document["gateways"] == [routed]
 
     gone = behind.play("teardown")
     assert gone.code == 0, gone.output
@@ -156,6 +168,11 @@ def test_one_address_for_all_models(behind: Deployment):
     with pytest.raises(ConnectionRefusedError):
         ask("/v1/models")
     assert behind.play("teardown").changed == 0
+    nothing = magi(behind, "routes")
+    assert (nothing.code, "Note: there is no gateway on localhost: nothing runs there" in nothing.err) == (3, True)
+    behind.groups.clear()
+    without = magi(behind, "routes")
+    assert (without.code, without.sentence.endswith("put one into it and run magi up.")) == (2, True)
 
 
 def test_a_switch_of_profiles_cuts_nothing_that_stays(behind: Deployment):

@@ -81,7 +81,7 @@ def test_a_gateway_for_several_hosts(behind: Fleet):
     assert [served(fleet, name) for name in (Q2, Q3, "chat", "other")] == [200, 200, 200, 404]
     assert fleet.sh("host1", f"systemctl show --value --property=MainPID {UNIT}") == master
     status = fleet.play("status", *limit)
-    shown = status.output.partition(f"Gateway host1: 0.0.0.0, port {PORT}")[2]
+    shown = re.split(rf"Gateway host1: http://\S+:{PORT}/v1", status.output)[1]
     for host in ("host1", "host2"):
         assert re.search(rf"{re.escape(Q3)}, chat +{host} +{re.escape(Q3)} +up", shown), status.output
 

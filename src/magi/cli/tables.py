@@ -84,9 +84,28 @@ def status(document: Mapping[str, Any]) -> RenderableType:
     parts += [Text(f"✗ {name}: not reachable", style="red") for name in document["summary"]["unreachable"]]
     for item in document["summary"]["failed"]:
         parts.append(Text(f"✗ {item['cause']}: ", style="red").append(printable(item["detail"]), style="default"))
+    return Group(*parts, *([Text(), routes(document)] if "gateways" in document else []))
+
+
+def routes(document: Mapping[str, Any]) -> RenderableType:
+    """Return what the gateways route to."""
+    from magi.domain import ROUTES_HEAD, ROUTES_NUMBERS, gateway_title, printable, route_rows
+
+    parts: list[RenderableType] = []
+    for entry in document["gateways"]:
+        style = "red" if entry["cause"] else "bold" if entry["is_ready"] else "dim"
+        parts += [*([Text()] if parts else []), Text(gateway_title(entry), style=style)]
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+        for head in ROUTES_HEAD:
+            table.add_column(head, justify="right" if head in ROUTES_NUMBERS else "left", no_wrap=head != "names")
+        for row in route_rows(entry):
+            cells = (Text(printable(str(cell)), style=STATES.get(str(cell), "")) for cell in row)
+            table.add_row(*cells)
+        parts += [Text(), table] if entry["routes"] else []
     return Group(*parts)
 
 
+STATES = {"up": "green", "down": "red", "down, held": "red", "drained": "yellow", "drained, held": "yellow"}
 COLOURS = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", "quarantine": "magenta"}
 
 

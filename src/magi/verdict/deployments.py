@@ -65,7 +65,9 @@ def seen(run: Run) -> Result:
     error = lost(run)
     if status is None:
         raise error or DeploymentFailed("No host returned its status.")
-    ready = status["ready_servers"] == status["total_servers"]
+    gateways = [result["gateway"] for _host, result in run.of("gateway", "routed")]
+    status = {**status, **({"gateways": gateways} if gateways else {})}
+    ready = status["ready_servers"] == status["total_servers"] and not any(item["cause"] for item in gateways)
     return beside(error, Result(status, ExitCode.OK if ready else ExitCode.DEGRADED, told=lines.status))
 
 

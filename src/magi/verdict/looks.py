@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from magi import config, instances
+from magi import config, instances, lines
 from magi.domain import counted, printable
-from magi.errors import MagiError
+from magi.errors import ExitCode, MagiError
 from magi.events import Run
 from magi.result import Result
 from magi.verdict.lost import beside, lost
@@ -58,6 +58,18 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def routes(run: Run) -> Result:
+    """Return what the gateways route to; the exit code is DEGRADED where one does not run, or a server is not up."""
+    return _found(run, "gateway", _routes)
+
+
+def _routes(results: Results) -> Result:
+    gateways = [result["gateway"] for _host, result in results if "gateway" in result]
+    states = {server["state"] for item in gateways for route in item["routes"] for server in route["servers"]}
+    good = all(item["is_ready"] for item in gateways) and states <= {"up"}
+    return Result({"gateways": gateways}, ExitCode.OK if good else ExitCode.DEGRADED, told=lines.routes)
+
+
 def logs(name: str, run: Run) -> Result:
     """Return what an instance printed, on each host that has it. Raises InstanceNameError if none has it."""
     return _found(run, "log", lambda results: _logs(name, results))
@@ -74,12 +86,12 @@ def _logs(name: str, results: Results) -> Result:
     if not printed:
         raise instances.missing(name, {host: result["instances"] for host, result in found.items()})
     several = len(printed) > 1
-    lines = [
+    shown = [
         f"{host} | {printable(line.expandtabs())}" if several else printable(line.expandtabs())
         for host, log in printed.items()
         for line in log
     ]
-    return Result.of({"instance": name, "hosts": printed}, lines)
+    return Result.of({"instance": name, "hosts": printed}, shown)
 
 
 def _answer(name: str, results: Results) -> Result:

@@ -60,7 +60,7 @@ class ActionModule(HostAction):
         except GatewayError as error:
             raise AnsibleActionFail(str(error)) from None
         variables = task_vars or {}
-        name, way = variables["inventory_hostname"], self.way(variables)
+        name, way = variables["inventory_hostname"], Way(*self.reached_by(variables))
         hosts = [host_result(*item) for item in given["hosts"].items()]
         known: list[Server] = []
         if unknown_hosts(hosts):
@@ -118,9 +118,3 @@ class ActionModule(HostAction):
             "service_files": service_files,
             "addresses": list(gateway.addresses),
         }
-
-    def way(self, variables: Mapping[str, Any]) -> Way:
-        """Return how Ansible gets to the gateway."""
-        given = (variables.get(name) for name in ("ansible_host", "ansible_connection"))
-        address, connection = (value and str(self._templar.template(value)) for value in given)
-        return Way(address or variables["inventory_hostname"], connection or "ssh")

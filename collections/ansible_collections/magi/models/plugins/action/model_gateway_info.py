@@ -6,7 +6,8 @@ from typing import Any
 
 from ansible.utils.display import Display
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.show import routes_lines
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.show import gateway_entry, routes_lines
 
 
 class ActionModule(HostAction):
@@ -17,7 +18,10 @@ class ActionModule(HostAction):
         arguments = dict(self._task.args)
         result.update(self.on_host("model_gateway_info", arguments, task_vars))
         if "routed" in result:
-            host = (task_vars or {})["inventory_hostname"]
-            where = f"{arguments.get('address', '127.0.0.1')}, port {arguments.get('port', 8000)}"
-            Display().display("\n".join(["", *routes_lines(host, where, result), ""]))
+            variables = task_vars or {}
+            url, url_from = Way(*self.reached_by(variables)).url(
+                str(arguments.get("address", "127.0.0.1")), int(arguments.get("port", 8000))
+            )
+            result["gateway"] = gateway_entry(variables["inventory_hostname"], url, url_from, result)
+            Display().display("\n".join(["", *routes_lines(result["gateway"]), ""]))
         return result

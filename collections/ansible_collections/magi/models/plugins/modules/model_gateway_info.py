@@ -58,11 +58,20 @@ routed:
   elements: dict
 states:
   description:
-    - Each server in each backend that it is in, with backend, server, up, busy, slots, and queued (requests that wait
-      in that backend). Empty if HAProxy does not answer.
+    - Each server in each backend that it is in, with backend, server, up, state (V(up), V(down) or V(drained)), busy,
+      slots, and queued (requests that wait in that backend). Empty if HAProxy does not answer.
   returned: always
   type: list
   elements: dict
+gateway:
+  description:
+    - Both together, with host, url, url_from, names, is_ready, cause and detail as in a report, and routes.
+    - Each of C(routes) has C(names), C(held) (no server of it is up, so requests wait for one), C(waiting) (requests
+      that wait for a free slot), and C(servers).
+    - Each of C(servers) has host, instance, model_id, address, port, state, busy and slots. What HAProxy does not say
+      is V(unknown) or null.
+  returned: always
+  type: dict
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -18,6 +18,8 @@ class ServerState:
     backend: str
     server: str
     up: bool
+    state: str
+    """up, down, or drained: it gets nothing new."""
     busy: int
     """Requests that it works on."""
     slots: int
@@ -47,11 +49,20 @@ def _servers(rows: list[dict[str, str]], waiting: dict[str, int]) -> Iterator[Se
             yield ServerState(
                 row["pxname"],
                 row["svname"],
-                row["status"].startswith(("UP", "no check")),
+                (state := _state(row["status"])) == "up",
+                state,
                 _number(row["scur"]),
                 _number(row["slim"]),
                 waiting.get(row["pxname"], 0),
             )
+
+
+def _state(status: str) -> str:
+    """Return the word for a status such as UP 1/3 (on its way down) or MAINT (via another); MAINT (resolution) means
+    that its name has no address."""
+    if status.startswith(("DRAIN", "MAINT")) and status != "MAINT (resolution)":
+        return "drained"
+    return "up" if status.startswith(("UP", "no check")) else "down"
 
 
 def _number(text: str) -> int:
