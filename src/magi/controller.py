@@ -243,13 +243,16 @@ class Controller:
         hosts: Mapping[str, Any] = found.checked().document["hosts"]
         return hosts
 
-    async def ask(self, instance: str, question: str, max_tokens: int = 512) -> Mapping[str, Any]:
-        """Return an instance's answer: ``text``, ``reasoning``, ``finish_reason``, ``tokens``, ``host`` and more
-        (docs/controller-verbs.md); ``events`` has its pieces as they are written.
+    async def ask(
+        self, name: str, question: str, max_tokens: int = 512, *, instance: bool = False
+    ) -> Mapping[str, Any]:
+        """Return a model's answer through a gateway, or, without one or with ``instance``, that of the instance of this
+        name: ``text``, ``reasoning``, ``finish_reason``, ``tokens``, ``host`` and more (docs/controller.md); ``events``
+        has its pieces as they are written.
 
-        Raises UsageError if no host has it, HostUnreachable and MagiError.
+        Raises UsageError if nobody has that name, HostUnreachable and MagiError.
         """
-        found = await self._run(lambda session: verbs.ask(session, instance, question, max_tokens))
+        found = await self._run(lambda session: verbs.ask(session, name, question, max_tokens, instance=instance))
         return found.checked().document
 
     async def stop(self, instances: Sequence[str] = ()) -> None:
@@ -319,9 +322,9 @@ class Controller:
         """As ``logs``, blocking."""
         return _blocking(self.logs(instance, lines))
 
-    def ask_sync(self, instance: str, question: str, max_tokens: int = 512) -> Mapping[str, Any]:
+    def ask_sync(self, name: str, question: str, max_tokens: int = 512, *, instance: bool = False) -> Mapping[str, Any]:
         """As ``ask``, blocking."""
-        return _blocking(self.ask(instance, question, max_tokens))
+        return _blocking(self.ask(name, question, max_tokens, instance=instance))
 
     def stop_sync(self, instances: Sequence[str] = ()) -> None:
         """As ``stop``, blocking."""

@@ -24,10 +24,21 @@ from magi.verdict.belief import checked
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
+# What clients may ask a gateway for: aliases have some characters more (_config.profile).
+_ROUTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
+
+
 def slug(what: str, text: str) -> str:
     """Return ``text`` if it is a name, else raise UsageError: as a variable it would be a template to Ansible."""
     if not _SLUG.fullmatch(text):
         raise UsageError(f"{what} must be a name of letters, digits, '.', '_' and '-', not {text!r}.")
+    return text
+
+
+def routed(text: str) -> str:
+    """Return ``text`` if a gateway may know that name, else raise UsageError."""
+    if not _ROUTED.fullmatch(text):
+        raise UsageError(f"The model must be a name of letters, digits and . _ - : / @, not {text!r}.")
     return text
 
 

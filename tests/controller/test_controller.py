@@ -288,7 +288,10 @@ def test_an_instance_is_asked_and_its_log_read_by_name(monkeypatch):
     with pytest.raises(Interrupted):
         controller().ask_sync("a", "{{ 7 * 7 }}?", 9)
     assert run.playbook == "ask"
-    assert {**run.variables, "question_file": ""} == {"instance": "a", "question_file": "", "max_tokens": 9}
+    assert {**run.variables, "question_file": ""} == {"model": "a", "question_file": "", "max_tokens": 9}
+    with pytest.raises(Interrupted):
+        controller().ask_sync("a", "Why?", instance=True)
+    assert run.variables["instance"] == "a"
     with pytest.raises(UsageError, match="The question is empty"):
         controller().ask_sync("a", " ")
 

@@ -12,7 +12,7 @@ from magi.cli import tables
 from magi.controller import Report
 from magi.doctor.checks import OK, PROBLEM, WARNING, Finding
 from magi.doctor.examination import diagnosis
-from magi.errors import ExitCode, MagiError, ProfileError
+from magi.errors import DeploymentFailed, ExitCode, MagiError, ProfileError
 from magi.events import Event, Run
 from magi.instances import InstanceNameError
 from magi.profiles import files, verbs
@@ -159,6 +159,21 @@ def test_an_answer():
     assert (outcome.document["host"], outcome.document["text"]) == ("gpu1", "Paris")
     cut = looks._answer("x", [("gpu1", {**ANSWER, "finish_reason": "length"})])
     assert text(cut).endswith("cut at --max-tokens")
+
+
+def test_an_answer_through_a_gateway():
+    outcome = looks._answer("chat", [("gw1", {**ANSWER, "reached": True})])
+    assert text(outcome) == "through the gateway on gw1: 2 tokens, 9.5 tokens/s"
+    way = {key: outcome.document[key] for key in ("model", "gateway", "instance", "host")}
+    assert way == {"model": "chat", "gateway": "gw1", "instance": None, "host": "gw1"}
+
+
+@pytest.mark.parametrize(("status", "error"), [(404, InstanceNameError), (503, DeploymentFailed)])
+def test_a_gateway_that_refuses(status, error):
+    said = {"msg": "Gateway gw1: it answers: no.", "reached": True, "status": status}
+    run = Run(2, (Event("failed", host="gw1", result=said), Event("stats", result={})))
+    with pytest.raises(error, match=r"^Gateway gw1: it answers: no\.$"):
+        looks.answer("x", run)
 
 
 def test_no_answer():

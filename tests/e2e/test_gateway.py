@@ -162,6 +162,19 @@ def test_one_address_for_all_models(behind: Deployment):
     assert {server["state"] for route in routed["routes"] for server in route["servers"]} == {"up"}
     assert magi(behind, "status", "--json").document["gateways"] == [routed]
 
+    # magi asks through it for any of its names, and one server if told so
+    for name in ("openai/gpt-4o-mini", f"{Q2}-2"):
+        answer = magi(behind, "ask", name, "Hello", "--max-tokens", "4", "--json")
+        assert answer.code == 0, answer.err
+        assert (answer.document["gateway"], answer.document["instance"]) == ("localhost", None)
+        assert answer.document["tokens"] == 4
+    one = magi(behind, "ask", "--instance", Q3, "Hello", "--max-tokens", "4")
+    assert (one.code, one.err.startswith("localhost: 4 tokens")) == (0, True), one.err
+    nobody = magi(behind, "ask", Q2.replace("q2", "q1"), "Hello")
+    assert (nobody.code, f"did you mean {Q2}" in nobody.sentence) == (2, True), nobody.err
+    assert nobody.sentence.startswith("Gateway localhost: it answers 404: There is no model")
+    assert "did you mean" in magi(behind, "ask", "--instance", Q2[:-1], "Hello").sentence
+
     gone = behind.play("teardown")
     assert gone.code == 0, gone.output
     assert not (behind.folder / "gateway").exists()

@@ -9,10 +9,12 @@ from typing import Any
 from magi import config, instances, lines
 from magi.domain import counted, printable
 from magi.errors import ExitCode, MagiError
-from magi.events import Run
+from magi.events import Run, said
 from magi.result import Result
 from magi.verdict.lost import beside, lost
 
+UNKNOWN_MODEL = 404
+"""The HTTP status with which a gateway says that it routes no such name."""
 Results = Iterable[tuple[str, Mapping[str, Any]]]
 """Host and result of each successful task."""
 
@@ -76,7 +78,10 @@ def logs(name: str, run: Run) -> Result:
 
 
 def answer(name: str, run: Run) -> Result:
-    """Return what an instance answered. Raises InstanceNameError if no host serves it."""
+    """Return what a model or an instance answered. Raises InstanceNameError if the gateway, or no host, knows it."""
+    for item in run.failures:
+        if item.result.get("status") == UNKNOWN_MODEL:
+            raise instances.InstanceNameError(said(item.result))
     return _found(run, "text", lambda results: _answer(name, results))
 
 
@@ -102,13 +107,16 @@ def _answer(name: str, results: Results) -> Result:
         if "finish_reason" in result:
             others = [other for other in result.get("serving") or () if other != host]
             speed = result["tokens_per_second"]
-            line = f"{host}: {counted(result['tokens'], 'token')}" + (f", {speed:.1f} tokens/s" if speed else "")
+            through = bool(result.get("reached"))
+            line = f"through the gateway on {host}" if through else host
+            line += f": {counted(result['tokens'], 'token')}" + (f", {speed:.1f} tokens/s" if speed else "")
             if result["finish_reason"] == "length":
                 line += "; cut at --max-tokens"
             if others:
                 line += f"; also served on {', '.join(others)} (use --limit to ask there)"
             keys = ("text", "reasoning", "finish_reason", "tokens", "tokens_per_second")
-            data = {"instance": name, "host": host, "also_on": others, **{key: result[key] for key in keys}}
+            way = {"model": name, "instance": None if through else name, "gateway": host if through else None}
+            data = {**way, "host": host, "also_on": others, **{key: result[key] for key in keys}}
             return Result.of(data, [line])
     if any(name in names for names in present.values()):
         where = ", ".join(host for host, names in present.items() if name in names)

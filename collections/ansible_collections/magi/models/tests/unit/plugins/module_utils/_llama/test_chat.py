@@ -5,7 +5,13 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._llama.chat import ChatError, chat, events
+from ansible_collections.magi.models.plugins.module_utils._llama.chat import (
+    ChatError,
+    NobodyListensError,
+    RefusedError,
+    chat,
+    events,
+)
 
 
 def stream(*items, end="data: [DONE]\n\n"):
@@ -127,6 +133,21 @@ def test_a_refusal_says_why_and_what_to_do(serve, status, body, said):
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (404, "it answers 404: There is no model x here (did you mean y?)."),
+        (401, "it answers 401: There is no model x here (did you mean y?); ask one server with --instance, which"),
+    ],
+)
+def test_a_gateway_is_asked_for_a_model_and_says_itself_what_is_wrong(serve, status, said):
+    server = serve(status, '{"error": {"message": "There is no model x here (did you mean y?)"}}')
+    with pytest.raises(RefusedError) as error:
+        chat(server.environment, "Why?", 1, print, "x")
+    assert server.asked["model"] == "x"
+    assert (error.value.status, str(error.value)[: len(said)]) == (status, said)
+
+
 @pytest.mark.parametrize("key", ["пароль", "a\rb"])
 def test_any_key_is_sent_as_it_is_or_is_no_answer(serve, tmp_path, key):
     keys = tmp_path / "keys"
@@ -148,5 +169,5 @@ def test_an_event_that_is_no_completion_says_so(serve, event):
 
 
 def test_nobody_answers():
-    with pytest.raises(ChatError, match=r"the server at 127\.0\.0\.1, port 1, does not answer \("):
+    with pytest.raises(NobodyListensError, match=r"the server at 127\.0\.0\.1, port 1, does not answer \("):
         chat({"LLAMA_ARG_PORT": "1"}, "x", 1, print)
