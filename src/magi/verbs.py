@@ -11,6 +11,7 @@ from magi.result import Result
 from magi.session import Session, routed, slug
 from magi.state.questions import passed_by_file
 from magi.verdict import deployments, looks
+from magi.verdict.belief import GATEWAYS
 
 
 def prepare(session: Session) -> Result:
@@ -47,7 +48,7 @@ def status(session: Session) -> Result:
 
 def routes(session: Session) -> Result:
     """Say which names the gateways route, to which servers. Raises UsageError where the inventory has no gateway."""
-    return looks.routes(session.play("routes", group="model_gateways"))
+    return looks.routes(session.play("routes", group=GATEWAYS))
 
 
 def health(session: Session, *, deep: bool = False) -> Result:

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from .. import minilm
+from ..clients import talk
 from ..command import Ran, begin
-from .conftest import PORTS, Deployment, alive
+from .conftest import CACHE, PORTS, Deployment, alive
 
 pytestmark = pytest.mark.e2e
 
@@ -186,6 +188,21 @@ def test_one_address_for_all_models(behind: Deployment):
     behind.groups.clear()
     without = magi(behind, "routes")
     assert (without.code, without.sentence.endswith("put one into it and run magi up.")) == (2, True)
+
+
+def test_real_clients_talk_to_all_models_at_one_address(behind: Deployment):
+    """The packages openai and anthropic: four chat models and an embedder."""
+    behind.add_model("Q4_1")
+    shutil.copyfile(minilm.make(CACHE / "embedders"), behind.models / minilm.NAME)
+    behind.add_profile("all", "*")
+    run = behind.play(profile="all")
+    assert run.code == 0, run.output
+    models = {server["task"]: [] for server in behind.servers().values()}
+    for server in behind.servers().values():
+        models[server["task"]].append(server["model_id"])
+    (embedder,) = models["embedding"]
+    assert len(models["chat"]) == 4
+    talk(str(Path(__file__).with_name("talk.py")), f"http://127.0.0.1:{PORT}", embedder, *models["chat"])
 
 
 def test_a_switch_of_profiles_cuts_nothing_that_stays(behind: Deployment):

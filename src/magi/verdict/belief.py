@@ -15,12 +15,14 @@ _NO_HOSTS = "no hosts to target"
 _NOBODY = "Could not match supplied host pattern, ignoring: "
 _UNREAD = "Completely failed to parse inventory source "
 _WHY_UNREAD = re.compile(r"Failed to parse inventory with '(?!auto')\w+' plugin: (.*)")
-_GATEWAYS = "model_gateways"
+SERVERS = "model_servers"
+"""The group that most playbooks are for."""
+GATEWAYS = "model_gateways"
 _CHANGING = "magi.models.llama_instances"
 
 
-def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None, group: str = "model_servers") -> Run:
-    """Return ``run``, which was to work on the hosts of ``group``, if it can be believed.
+def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None, group: str = SERVERS) -> Run:
+    """Return ``run``, which was for the hosts of ``group``, if it can be believed.
 
     Raises Interrupted; UsageError or ProfileError if the input is wrong and nothing was touched; and DeploymentFailed
     if Ansible did not finish.
@@ -72,7 +74,7 @@ def _not_begun(run: Run, inventory: Sequence[str], limit: str | None, group: str
     if run.rc and not nobody and _NO_HOSTS not in said_by_ansible:
         return UsageError(f"Ansible could not begin: {said_by_ansible.rstrip('.')}{where}.")
     limited = f" within --limit {limit}" if limit else ""
-    if group == _GATEWAYS:
+    if group == GATEWAYS:
         return UsageError(
             f"There is no gateway: {hosts} has no host in the group {group}{limited}; put one into it and run magi up."
         )
