@@ -76,6 +76,8 @@ class Route:
     """The names that lead to the same servers."""
 
     names: Sequence[str]
+    task: str
+    """What its model is for: chat, embedding or rerank."""
     held: bool
     """Whether no server of it is up, so that requests wait for one."""
     waiting: int | None
@@ -100,6 +102,9 @@ class Gateway:
     detail: str
     routes: tuple[Route, ...] = ()
     """Empty in the report of a deployment."""
+    asked: Sequence[Mapping[str, Any]] = ()
+    """What it was asked as its clients do: name, url, by (controller or host), HTTP status; of ``health``, and of a
+    deployment for what was launched."""
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Gateway:
@@ -202,7 +207,7 @@ class Controller:
         return Report.of((await self._run(verbs.routes)).checked().document).gateways
 
     async def health(self, *, deep: bool = False) -> Report:
-        """Ask every server as its clients do, ``deep`` for one token as well; return what serves, and in
+        """Ask every server and gateway as clients do, ``deep`` for one token as well; return what serves, and in
         ``summary["failed"]`` what does not.
 
         Raises DeploymentFailed where nothing serves, with what was found as ``document``.

@@ -20,10 +20,18 @@ def report(document: Document) -> Sequence[str]:
 
 
 def status(document: Document) -> Sequence[str]:
-    """Return what runs, and why the rest does not where that is known; also of a health."""
+    """Return what runs, and why the rest does not where that is known."""
     from magi.domain import status_lines
 
     return [*status_lines(document), *(["", *routes(document)] if "gateways" in document else [])]
+
+
+def health(document: Document) -> list[str]:
+    """Return what serves, and why the rest does not."""
+    from magi.domain import gateway_lines, status_lines
+
+    through = gateway_lines(document.get("gateways", ()))
+    return [*status_lines(document), *([""] if through else []), *through]
 
 
 def routes(document: Document) -> list[str]:

@@ -52,7 +52,7 @@ def routes(session: Session) -> Result:
 
 
 def health(session: Session, *, deep: bool = False) -> Result:
-    """Ask every server as its clients do; ``deep``: each for one token as well."""
+    """Ask every server and gateway as clients do; ``deep``: each for one token as well."""
     return deployments.healthy(session.play("health", {"deep": True} if deep else None))
 
 

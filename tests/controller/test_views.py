@@ -184,7 +184,7 @@ def test_no_answer():
 
 
 SERVER = {"host": "gpu1", "instance": "x", "model_id": "x", "address": "127.0.0.1", "port": 8080, "state": "up"}
-ROUTE = {"names": ["x"], "held": False, "waiting": 0, "servers": [{**SERVER, "busy": 1, "slots": 4}]}
+ROUTE = {"names": ["x"], "task": "chat", "held": False, "waiting": 0, "servers": [{**SERVER, "busy": 1, "slots": 4}]}
 GATEWAY = {
     "host": "gw1",
     "url": "http://127.0.0.1:8000/v1",

@@ -125,12 +125,12 @@ def health(
     given: Given,
     deep: Annotated[bool, typer.Option("--deep", help="Also for one token, embedding or rerank.")] = False,
 ) -> int:
-    """Ask every server as its clients do. For cron, CI and monitors: exits with 3 if one does not serve, 1 if none."""
+    """Ask servers and gateways as clients do. For cron, CI, monitors: exits with 3 if one does not serve, 1 if none."""
     from magi import verbs
 
     output = Output(given.as_json)
     result = carry_out(output, session(given), lambda s: verbs.health(s, deep=deep), "magi health")
-    return show(output, result, lambda console, document: _tables().status(document))
+    return show(output, result, lambda console, document: _tables().health(document))
 
 
 @takes(Given, "check")

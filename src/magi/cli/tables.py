@@ -76,7 +76,19 @@ def report(document: Mapping[str, Any]) -> RenderableType:
 
 
 def status(document: Mapping[str, Any]) -> RenderableType:
-    """Return what runs, and why the rest does not where that is known; also of a health."""
+    """Return what runs, and why the rest does not where that is known, and what the gateways route to."""
+    return Group(_status(document), *([Text(), routes(document)] if "gateways" in document else []))
+
+
+def health(document: Mapping[str, Any]) -> RenderableType:
+    """Return what serves, and why the rest does not."""
+    from magi.domain import gateway_lines
+
+    through = gateway_lines(document.get("gateways", ()))
+    return Group(_status(document), *([Text(), *map(Text, through)] if through else []))
+
+
+def _status(document: Mapping[str, Any]) -> RenderableType:
     from magi.domain import printable
 
     parts: list[RenderableType] = [servers(document["servers"]), Text()] if document["servers"] else []
@@ -84,7 +96,7 @@ def status(document: Mapping[str, Any]) -> RenderableType:
     parts += [Text(f"✗ {name}: not reachable", style="red") for name in document["summary"]["unreachable"]]
     for item in document["summary"]["failed"]:
         parts.append(Text(f"✗ {item['cause']}: ", style="red").append(printable(item["detail"]), style="default"))
-    return Group(*parts, *([Text(), routes(document)] if "gateways" in document else []))
+    return Group(*parts)
 
 
 def routes(document: Mapping[str, Any]) -> RenderableType:

@@ -81,7 +81,7 @@ def healthy(run: Run) -> Result:
         raise DeploymentFailed(str(lost(run) or "The health of no host came back."))
     problem = once([not_reached(run), *map(line, (run.last("problems") or {}).values())])
     code = ExitCode.DEGRADED if problem else ExitCode.OK
-    return Result(document, code if document["ready_servers"] else ExitCode.FAILED, problem, lines.status)
+    return Result(document, code if document["ready_servers"] else ExitCode.FAILED, problem, lines.health)
 
 
 def discovered(run: Run) -> Result:

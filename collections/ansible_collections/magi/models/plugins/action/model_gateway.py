@@ -12,7 +12,8 @@ from ansible_collections.magi.models.plugins.module_utils._base.managers import 
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import GATEWAY_OPTIONS
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import host_result
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateway_health import gateway_questions
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import host_result, launched_models
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import (
@@ -25,7 +26,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway, GatewayError
 
 ROLES = Path(__file__).parents[2] / "roles"
-OURS = ("hosts", "templates_dir")
+OURS = ("hosts", "templates_dir", "health_from")
 """The options that stay on the controller."""
 
 
@@ -84,6 +85,10 @@ class ActionModule(HostAction):
                 for item in routes(found.servers)
             ],
         }
+        done = not (self._task.check_mode or any(result.get(key) for key in ("failed", "unreachable", "missing")))
+        routed = {item.model_id for item in found.servers}
+        asked = [name for name in launched_models(hosts) if name in routed] if done else []
+        result["questions"] = gateway_questions(way, gateway.address, gateway.port, asked, given["health_from"])
         return result
 
     def job(self, gateway: Gateway, servers: Sequence[Server], given: Mapping[str, Any]) -> dict[str, Any]:

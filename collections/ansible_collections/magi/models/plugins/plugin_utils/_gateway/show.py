@@ -58,7 +58,8 @@ def _route(route: Route, states: Mapping[tuple[str, str], Mapping[str, Any]]) ->
             }
         )
     held = bool(states) and all(item["state"] != "up" for item in servers)
-    return {"names": list(route.names), "held": held, "waiting": waiting, "servers": servers}
+    task = route.servers[0].task
+    return {"names": list(route.names), "task": task, "held": held, "waiting": waiting, "servers": servers}
 
 
 def route_rows(entry: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:

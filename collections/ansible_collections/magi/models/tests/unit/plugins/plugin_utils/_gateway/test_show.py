@@ -45,6 +45,12 @@ def test_an_address_that_only_its_host_reaches():
     assert routes_lines(entry)[0] == f"Gateway gw1: {URL}/v1 (on gw1 itself)"
     assert entry["names"] == ["a", "chat"]
     (route,) = entry["routes"]
-    assert {**route, "servers": []} == {"names": ["a", "chat"], "held": False, "waiting": 1, "servers": []}
+    assert {**route, "servers": []} == {
+        "names": ["a", "chat"],
+        "task": "chat",
+        "held": False,
+        "waiting": 1,
+        "servers": [],
+    }
     server = {"host": "gpu1", "instance": "a", "model_id": "a", "address": "10.0.0.7", "port": 8080}
     assert route["servers"] == [{**server, "state": "up", "busy": 2, "slots": 4}]
