@@ -13,10 +13,11 @@ def prepared(document: Document) -> list[str]:
 
 
 def report(document: Document) -> Sequence[str]:
-    """Return the report of a deployment."""
+    """Return the report of a deployment, and what to try."""
     from magi.domain import report_lines
 
-    return report_lines(document)
+    example = document.get("example", ())
+    return [*report_lines(document), *([""] if example else []), *example]
 
 
 def status(document: Document) -> Sequence[str]:

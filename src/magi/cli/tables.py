@@ -61,8 +61,8 @@ def ready_line(document: Mapping[str, Any]) -> Text:
 
 
 def report(document: Mapping[str, Any]) -> RenderableType:
-    """Return a report: the servers, what failed and why, what is missing, and warnings."""
-    from magi.domain import printable
+    """Return a report: the servers, what failed and why, what is missing, warnings, the gateways, and what to try."""
+    from magi.domain import gateway_lines, printable
 
     parts: list[RenderableType] = [Text(), servers(document["servers"]), Text(), ready_line(document)]
     for item in document["summary"]["failed"]:
@@ -72,6 +72,8 @@ def report(document: Mapping[str, Any]) -> RenderableType:
         parts.append(Text("✗ degraded: ", style="yellow").append(printable(item["detail"]), style="default"))
     for line in document["summary"]["warnings"]:
         parts.append(Text("! ", style="yellow").append(printable(line), style="default"))
+    for lines_ in (gateway_lines(document.get("gateways", ())), document.get("example", ())):
+        parts += [Text(), *map(Text, lines_)] if lines_ else []
     return Group(*parts)
 
 
