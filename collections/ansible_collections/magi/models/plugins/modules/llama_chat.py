@@ -13,8 +13,8 @@ author:
 description:
   - Asks a running instance for one completion, on the host that it runs on, and shows the answer as it comes.
   - Reads the API key of the instance, if it has one, from its file on the host; the key never leaves the host.
-  - With O(gateway), asks the gateway on this host for a model, whichever server has it. Where nobody listens there, the
-    task is skipped.
+  - With O(gateway), asks the gateway on this host for a model, whichever server has it. Where it does not run, the task
+    is skipped, whoever else may listen there.
   - Ends an answer that nobody has read for half a minute.
 extends_documentation_fragment:
   - magi.models.attributes
@@ -32,12 +32,8 @@ options:
     description: The instance; with O(gateway), any name that it routes.
     type: str
     required: true
-  home:
-    description: The folder of the services; needed without O(gateway).
-    type: path
-    required: false
   gateway:
-    description: Where the gateway listens.
+    description: Where the gateway listens. Then O(home) and O(manager) are the gateway's.
     type: dict
     suboptions:
       address:
@@ -81,6 +77,7 @@ EXAMPLES = r"""
   magi.models.llama_chat:
     name: smollm2-135m-instruct.q2_k
     question: What is the capital of France?
+    home: /etc/magi-gateway
     gateway: {address: 127.0.0.1, port: 8000}
 """
 
@@ -91,7 +88,7 @@ serving:
   type: list
   elements: str
 reached:
-  description: Whether a gateway listens there.
+  description: Whether the gateway was asked.
   returned: with O(gateway)
   type: bool
 text:
@@ -123,13 +120,11 @@ import time
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._base.private_module import PrivateModule
+from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import running_revision
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
-from ansible_collections.magi.models.plugins.module_utils._llama.chat import (
-    ChatError,
-    NobodyListensError,
-    chat,
-)
+from ansible_collections.magi.models.plugins.module_utils._llama.chat import ChatError, chat
 from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
@@ -165,14 +160,12 @@ def main() -> None:
             "max_tokens": {"type": "int", "no_log": False, "default": 512},
             "hosts": {"type": "dict"},
             **SERVICE_OPTIONS,
-            "home": {"type": "path"},
             "gateway": {
                 "type": "dict",
                 "options": {"address": {"type": "str", "required": True}, "port": {"type": "int", "required": True}},
             },
             "stream_path": {"type": "path"},
         },
-        required_one_of=[("home", "gateway")],
         supports_check_mode=False,
     )
     params = module.params
@@ -180,6 +173,8 @@ def main() -> None:
     stream = Stream(params["stream_path"]) if params["stream_path"] else None
     try:
         if gateway:
+            if running_revision(gateway_service(params["manager"], params["home"]).socket) is None:
+                module.exit_json(changed=False, skipped=True, reached=False)
             environment = {"LLAMA_ARG_HOST": gateway["address"], "LLAMA_ARG_PORT": str(gateway["port"])}
         else:
             status = usable(chosen(params["manager"], params["home"], params["supervisord_path"])).status().get(name)
@@ -194,8 +189,6 @@ def main() -> None:
             name if gateway else None,
         )
     except (ChatError, ServiceError) as error:
-        if gateway and isinstance(error, NobodyListensError):
-            module.exit_json(changed=False, skipped=True, reached=False, msg=str(error))
         said = {"reached": True, "status": getattr(error, "status", 0)} if gateway else {}
         module.fail_json(msg=str(error) if gateway else f"{name}: {error}", **said)
     finally:

@@ -29,12 +29,8 @@ attributes:
     support: full
     details: This module changes nothing.
 options:
-  home:
-    description: The folder of the services; needed without O(gateway).
-    type: path
-    required: false
   gateway:
-    description: Where the gateway listens, and what it is asked for.
+    description: Where the gateway listens, and what it is asked for. Then no service of O(home) is asked.
     type: dict
     suboptions:
       address:
@@ -111,11 +107,9 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **SERVICE_OPTIONS,
-            "home": {"type": "path"},
             "gateway": {"type": "dict", "options": gateway},
             "timeout": {"type": "int", "default": 60},
         },
-        required_one_of=[("home", "gateway")],
         supports_check_mode=True,
     )
     params = module.params

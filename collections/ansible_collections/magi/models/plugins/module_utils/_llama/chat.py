@@ -21,10 +21,6 @@ class ChatError(RuntimeError):
     """There is no answer, or only a part of one; the message says why, and the remedy."""
 
 
-class NobodyListensError(ChatError):
-    """Nothing could be asked: there is no connection."""
-
-
 class RefusedError(ChatError):
     """The answer is no completion; ``status`` is that of HTTP."""
 
@@ -80,17 +76,12 @@ def chat(
     said = {"text": "", "reasoning": ""}
     finish: str | None = None
     timings: Mapping[str, Any] = {}
-    silent = f"the {'server' if model is None else 'gateway'} at {address}, port {port}, does not answer"
     try:
-        try:
-            connection.connect()
-        except OSError as error:
-            raise NobodyListensError(f"{silent} ({error}); see magi status.") from None
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
         response = connection.getresponse()
         if response.status != 200:
             raise RefusedError(
-                _refusal(response.status, response.read(1 << 16), by_gateway=model is not None), response.status
+                _refusal(response.status, response.read(1 << 16), by_gateway=bool(model)), response.status
             )
         for event in events(response):
             timings = event.get("timings") or timings
@@ -104,7 +95,8 @@ def chat(
     except (AttributeError, TypeError):
         raise ChatError(_NONSENSE) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ChatError(f"{silent} ({error}); see magi status.") from None
+        who = "gateway" if model else "server"
+        raise ChatError(f"the {who} at {address}, port {port}, does not answer ({error}); see magi status.") from None
     finally:
         connection.close()
     return {

@@ -7,7 +7,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._llama.chat import (
     ChatError,
-    NobodyListensError,
     RefusedError,
     chat,
     events,
@@ -169,5 +168,5 @@ def test_an_event_that_is_no_completion_says_so(serve, event):
 
 
 def test_nobody_answers():
-    with pytest.raises(NobodyListensError, match=r"the server at 127\.0\.0\.1, port 1, does not answer \("):
+    with pytest.raises(ChatError, match=r"the server at 127\.0\.0\.1, port 1, does not answer \("):
         chat({"LLAMA_ARG_PORT": "1"}, "x", 1, print)
