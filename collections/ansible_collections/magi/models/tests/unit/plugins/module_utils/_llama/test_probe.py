@@ -85,3 +85,9 @@ def test_a_server_that_hangs_is_given_up(asked):
 
 def test_a_server_that_is_gone_is_said():
     assert "did not answer" in probe({"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": "1"}, 1)
+
+
+@pytest.mark.parametrize(("model", "silent"), [("", False), ("x", True)])
+def test_a_gateway_that_wants_a_client_s_key_does_its_work(asked, model, silent):
+    said, _got = asked(401, "{}", model=model)
+    assert (said == "") is silent
