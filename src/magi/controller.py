@@ -54,6 +54,68 @@ class Server:
 
 
 @dataclass(frozen=True)
+class RoutedServer:
+    """A server as a gateway sees it."""
+
+    host: str
+    instance: str
+    model_id: str
+    address: str
+    """Where the gateway reaches it."""
+    port: int
+    state: str
+    """up, down, drained (it gets nothing new), or unknown."""
+    busy: int | None
+    """Requests that it works on; None if unknown."""
+    slots: int
+    """Requests that it works on at most."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """The names that lead to the same servers."""
+
+    names: Sequence[str]
+    task: str
+    """What its model is for: chat, embedding or rerank."""
+    held: bool
+    """Whether no server of it is up, so that requests wait for one."""
+    waiting: int | None
+    """Requests that wait for a free slot; None if unknown."""
+    servers: tuple[RoutedServer, ...]
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """One gateway of a report, a status or ``routes``."""
+
+    host: str
+    url: str | None
+    """The base URL for clients of OpenAI's API; None: it was not configured."""
+    url_from: str | None
+    """From where ``url`` can be asked: controller, or host (from nowhere else)."""
+    names: Sequence[str]
+    """All that clients may ask for."""
+    is_ready: bool
+    cause: str | None
+    """The code for why it does not work (docs/report.md); None without HAProxy where that is optional."""
+    detail: str
+    routes: tuple[Route, ...] = ()
+    """Empty in the report of a deployment."""
+    asked: Sequence[Mapping[str, Any]] = ()
+    """What it was asked as its clients do: name, url, by (controller or host), HTTP status; of ``health``, and of a
+    deployment for what was launched."""
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Gateway:
+        routes = (
+            Route(**{**item, "servers": tuple(RoutedServer(**server) for server in item["servers"])})
+            for item in entry.get("routes", ())
+        )
+        return cls(**{**entry, "routes": tuple(routes)})
+
+
+@dataclass(frozen=True)
 class Report:
     """What a deployment or a look at the hosts found (docs/report.md)."""
 
@@ -61,10 +123,13 @@ class Report:
     summary: Mapping[str, Any]
     document: Mapping[str, Any]
     """The whole, as in JSON."""
+    gateways: tuple[Gateway, ...] = ()
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Report:
-        return cls(tuple(Server(**item) for item in document.get("servers", ())), document.get("summary", {}), document)
+        servers = tuple(Server(**item) for item in document.get("servers", ()))
+        gateways = tuple(map(Gateway.of, document.get("gateways", ())))
+        return cls(servers, document.get("summary", {}), document, gateways)
 
     @property
     def total_servers(self) -> int:
@@ -133,8 +198,16 @@ class Controller:
         """Return what runs. Raises HostUnreachable and DeploymentFailed, with whatever was found as ``document``."""
         return Report.of((await self._run(verbs.status)).checked().document)
 
+    async def routes(self) -> tuple[Gateway, ...]:
+        """Return each gateway with the names that it routes, and their servers.
+
+        Raises UsageError if the inventory has no gateway, HostUnreachable and DeploymentFailed, with whatever was found
+        as ``document``.
+        """
+        return Report.of((await self._run(verbs.routes)).checked().document).gateways
+
     async def health(self, *, deep: bool = False) -> Report:
-        """Ask every server as its clients do, ``deep`` for one token as well; return what serves, and in
+        """Ask every server and gateway as clients do, ``deep`` for one token as well; return what serves, and in
         ``summary["failed"]`` what does not.
 
         Raises DeploymentFailed where nothing serves, with what was found as ``document``.
@@ -175,13 +248,16 @@ class Controller:
         hosts: Mapping[str, Any] = found.checked().document["hosts"]
         return hosts
 
-    async def ask(self, instance: str, question: str, max_tokens: int = 512) -> Mapping[str, Any]:
-        """Return an instance's answer: ``text``, ``reasoning``, ``finish_reason``, ``tokens``, ``host`` and more
-        (docs/controller-verbs.md); ``events`` has its pieces as they are written.
+    async def ask(
+        self, name: str, question: str, max_tokens: int = 512, *, instance: bool = False
+    ) -> Mapping[str, Any]:
+        """Return a model's answer through a gateway, or, without one or with ``instance``, that of the instance of this
+        name: ``text``, ``reasoning``, ``finish_reason``, ``tokens``, ``host`` and more (docs/controller.md); ``events``
+        has its pieces as they are written.
 
-        Raises UsageError if no host has it, HostUnreachable and MagiError.
+        Raises UsageError if nobody has that name, HostUnreachable and MagiError.
         """
-        found = await self._run(lambda session: verbs.ask(session, instance, question, max_tokens))
+        found = await self._run(lambda session: verbs.ask(session, name, question, max_tokens, instance=instance))
         return found.checked().document
 
     async def stop(self, instances: Sequence[str] = ()) -> None:
@@ -223,6 +299,10 @@ class Controller:
         """As ``status``, blocking."""
         return _blocking(self.status())
 
+    def routes_sync(self) -> tuple[Gateway, ...]:
+        """As ``routes``, blocking."""
+        return _blocking(self.routes())
+
     def health_sync(self, *, deep: bool = False) -> Report:
         """As ``health``, blocking."""
         return _blocking(self.health(deep=deep))
@@ -247,9 +327,9 @@ class Controller:
         """As ``logs``, blocking."""
         return _blocking(self.logs(instance, lines))
 
-    def ask_sync(self, instance: str, question: str, max_tokens: int = 512) -> Mapping[str, Any]:
+    def ask_sync(self, name: str, question: str, max_tokens: int = 512, *, instance: bool = False) -> Mapping[str, Any]:
         """As ``ask``, blocking."""
-        return _blocking(self.ask(instance, question, max_tokens))
+        return _blocking(self.ask(name, question, max_tokens, instance=instance))
 
     def stop_sync(self, instances: Sequence[str] = ()) -> None:
         """As ``stop``, blocking."""

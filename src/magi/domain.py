@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         find_dotenv,
         read_dotenv,
     )
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import gateway_lines
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach, way_to_root
     from ansible_collections.magi.models.plugins.plugin_utils._profiles.document import (
         Document,
@@ -74,6 +75,13 @@ if TYPE_CHECKING:
         check_profile,
     )
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import status_lines
+    from ansible_collections.magi.models.plugins.plugin_utils._gateway.show import (
+        HEAD as ROUTES_HEAD,
+        NUMBERS as ROUTES_NUMBERS,
+        gateway_title,
+        route_rows,
+        routes_lines,
+    )
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import summary_lines as report_lines
 
 # The same for the interpreter: module below plugins, and its names, with ours if it differs.
@@ -101,9 +109,11 @@ _TAKEN = {
     "plugin_utils._ansible.dotenv": "NAME:DOTENV DotenvError find_dotenv read_dotenv",
     "plugin_utils._profiles.document": "Document DocumentError Remark Where read_document",
     "plugin_utils._profiles.load": "NAME:PROFILE_NAME Checked check_profile",
+    "plugin_utils._fleet.gateways": "gateway_lines",
     "plugin_utils._fleet.reach": "way_to_reach way_to_root",
     "plugin_utils._fleet.report": "summary_lines:report_lines",
     "plugin_utils._fleet.status": "status_lines",
+    "plugin_utils._gateway.show": "HEAD:ROUTES_HEAD NUMBERS:ROUTES_NUMBERS gateway_title route_rows routes_lines",
 }
 _PLACES = {
     name.rpartition(":")[2]: (module, name.partition(":")[0])

@@ -13,17 +13,34 @@ def prepared(document: Document) -> list[str]:
 
 
 def report(document: Document) -> Sequence[str]:
-    """Return the report of a deployment."""
+    """Return the report of a deployment, and what to try."""
     from magi.domain import report_lines
 
-    return report_lines(document)
+    example = document.get("example", ())
+    return [*report_lines(document), *([""] if example else []), *example]
 
 
 def status(document: Document) -> Sequence[str]:
-    """Return what runs, and why the rest does not where that is known; also of a health."""
+    """Return what runs, and why the rest does not where that is known."""
     from magi.domain import status_lines
 
-    return status_lines(document)
+    return [*status_lines(document), *(["", *routes(document)] if "gateways" in document else [])]
+
+
+def health(document: Document) -> list[str]:
+    """Return what serves, and why the rest does not."""
+    from magi.domain import gateway_lines, status_lines
+
+    through = gateway_lines(document.get("gateways", ()))
+    return [*status_lines(document), *([""] if through else []), *through]
+
+
+def routes(document: Document) -> list[str]:
+    """Return what the gateways of a document route to."""
+    from magi.domain import routes_lines
+
+    lines = [line for entry in document["gateways"] for line in ("", *routes_lines(entry))]
+    return lines[1:]
 
 
 def looked(document: Document) -> list[str]:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from magi.errors import UsageError
 from magi.project import ANSIBLE_TAGS
 from magi.result import Result
-from magi.session import Session, slug
+from magi.session import Session, routed, slug
 from magi.state.questions import passed_by_file
 from magi.verdict import deployments, looks
+from magi.verdict.belief import GATEWAYS
 
 
 def prepare(session: Session) -> Result:
@@ -45,8 +46,13 @@ def status(session: Session) -> Result:
     return deployments.seen(session.play("status"))
 
 
+def routes(session: Session) -> Result:
+    """Say which names the gateways route, to which servers. Raises UsageError where the inventory has no gateway."""
+    return looks.routes(session.play("routes", group=GATEWAYS))
+
+
 def health(session: Session, *, deep: bool = False) -> Result:
-    """Ask every server as its clients do; ``deep``: each for one token as well."""
+    """Ask every server and gateway as clients do; ``deep``: each for one token as well."""
     return deployments.healthy(session.play("health", {"deep": True} if deep else None))
 
 
@@ -86,16 +92,19 @@ def logs(session: Session, instance: str, lines: int = 100, *, follow: bool = Fa
     return looks.logs(instance, session.play("logs", variables))
 
 
-def ask(session: Session, instance: str, question: str, max_tokens: int = 512) -> Result:
-    """Ask an instance a question; the pieces of its answer are in the events. Raises UsageError for a question that is
-    empty or not UTF-8."""
+def ask(session: Session, name: str, question: str, max_tokens: int = 512, *, instance: bool = False) -> Result:
+    """Ask a model a question through a gateway, or, without one, the instance of that name on its own host, as with
+    ``instance``; the pieces of the answer are in the events.
+
+    Raises UsageError for a question that is empty or not UTF-8, and for a name that nobody has.
+    """
     try:
         question.encode()
     except UnicodeError:  # bytes of a command line that are not UTF-8 are halves of surrogate pairs here
         raise UsageError("The question is not UTF-8: convert it to UTF-8.") from None
     if not question.strip():
-        raise UsageError("The question is empty: give it after the instance, or - to read standard input.")
-    name = slug("The instance", instance)
+        raise UsageError("The question is empty: give it after the model, or - to read standard input.")
+    asked = {"instance": slug("The instance", name)} if instance else {"model": routed(name)}
     with passed_by_file(question) as path:
-        variables = {"instance": name, "question_file": str(path), "max_tokens": max_tokens}
-        return looks.answer(instance, session.play("ask", variables))
+        variables = {**asked, "question_file": str(path), "max_tokens": max_tokens}
+        return looks.answer(name, session.play("ask", variables))

@@ -102,6 +102,8 @@ def verbs() -> list[str]:
         (["plan", "../production"], "The profile must be a name"),
         (["stop", "a b"], "The instance must be a name"),
         (["stop", "--", "-a"], "The instance must be a name"),
+        (["ask", "{{ x }}", "Why?"], "The model must be a name of letters, digits and . _ - : / @, not '{{ x }}'."),
+        (["ask", "--instance", "a/b", "Why?"], "The instance must be a name"),
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
@@ -245,6 +247,7 @@ PLAYBOOKS = {
     ("up",): ("site", (*COMMON, "--check", "--diff", "--tags")),
     ("plan",): ("plan", COMMON),
     ("status",): ("status", COMMON),
+    ("routes",): ("routes", COMMON),
     ("health",): ("health", COMMON),
     ("stop",): ("stop", (*COMMON, "--check")),
     ("down",): ("teardown", (*COMMON, "--check", "--diff")),
@@ -281,7 +284,8 @@ def test_a_verb_runs_its_playbook_and_passes_its_options_on_to_ansible(verb, run
         (["stop", "a", "b"], {"model_server_stop_instances": ["a", "b"]}),
         (["logs", "a"], {"instance": "a", "lines": 100, "follow": False}),
         (["logs", "a", "-n", "3", "-f"], {"instance": "a", "lines": 3, "follow": True}),
-        (["ask", "a", "Why?", "--max-tokens", "3"], {"instance": "a", "max_tokens": 3}),
+        (["ask", "openai/gpt:4@x", "Why?", "--max-tokens", "3"], {"model": "openai/gpt:4@x", "max_tokens": 3}),
+        (["ask", "--instance", "a", "Why?"], {"instance": "a", "max_tokens": 512}),
     ],
 )
 def test_what_a_verb_gives_its_playbook(arguments, variables, run, monkeypatch, capsys):

@@ -288,7 +288,10 @@ def test_an_instance_is_asked_and_its_log_read_by_name(monkeypatch):
     with pytest.raises(Interrupted):
         controller().ask_sync("a", "{{ 7 * 7 }}?", 9)
     assert run.playbook == "ask"
-    assert {**run.variables, "question_file": ""} == {"instance": "a", "question_file": "", "max_tokens": 9}
+    assert {**run.variables, "question_file": ""} == {"model": "a", "question_file": "", "max_tokens": 9}
+    with pytest.raises(Interrupted):
+        controller().ask_sync("a", "Why?", instance=True)
+    assert run.variables["instance"] == "a"
     with pytest.raises(UsageError, match="The question is empty"):
         controller().ask_sync("a", " ")
 
@@ -297,7 +300,7 @@ def test_each_verb_has_its_blocking_twin():
     verbs = {
         name for name, member in vars(Controller).items() if inspect.iscoroutinefunction(member) and name[0] != "_"
     }
-    assert verbs == {*VERBS, "discover", "config", "doctor", "logs", "ask", "health"}
+    assert verbs == {*VERBS, "discover", "config", "doctor", "logs", "ask", "health", "routes"}
     for name in verbs:
         twin = getattr(Controller, f"{name}_sync")
         assert inspect.signature(twin) == inspect.signature(getattr(Controller, name))

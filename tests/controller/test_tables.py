@@ -54,6 +54,16 @@ def test_the_head_of_a_plan_s_host():
     assert styles(head) == [("gpu1", "bold"), ("  nothing to do", "dim")]
 
 
+def test_a_report_ends_with_the_gateway_and_what_to_try():
+    gateway = {"host": "gw1", "url": "http://127.0.0.1:8000/v1", "url_from": "controller", "names": ["a"]}
+    gateway |= {"is_ready": True, "cause": None, "detail": ""}
+    example = ["Try it:", f"  curl -s http://127.0.0.1:8000/v1/chat/completions -d '{'x' * 200}'"]
+    result = Result({**REPORT, "gateways": [gateway], "example": example}, told=lines.report)
+    last = ["Gateway: http://127.0.0.1:8000/v1 routes 1 name: a", "", *example]
+    for terminal in (True, False):
+        assert drawn(result, tables.report, terminal=terminal)[-4:] == last
+
+
 def test_a_plan_without_a_terminal_cuts_nothing():
     name, reason = (
         "deepseek-r1-distill-llama-70b-q4_k_m-2",

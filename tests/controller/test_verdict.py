@@ -161,6 +161,18 @@ def test_what_is_not_believed(given, kind, parts):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        (None, "There is no gateway: inventory inv has no host in the group model_gateways; put one into it and run"),
+        ("gpu1", "has no host in the group model_gateways within --limit gpu1; put one into it"),
+    ],
+)
+def test_an_inventory_without_a_gateway(limit, said):
+    with pytest.raises(UsageError, match=said):
+        checked(Run(0, (Event("play"), Event("no_hosts"), STATS)), ["inv"], limit, "model_gateways")
+
+
 def test_no_hosts_names_the_inventory_and_the_limit():
     with pytest.raises(UsageError) as raised:
         checked(Run(0, (Event("message", text="[WARNING]: Could not match supplied host pattern"),)), ["inv"], "nobody")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
+from magi.cli import tables
+from magi.controller import Report
 from magi.doctor.checks import OK, PROBLEM, WARNING, Finding
 from magi.doctor.examination import diagnosis
-from magi.errors import ExitCode, MagiError, ProfileError
+from magi.errors import DeploymentFailed, ExitCode, MagiError, ProfileError
+from magi.events import Event, Run
 from magi.instances import InstanceNameError
 from magi.profiles import files, verbs
-from magi.verdict import looks
+from magi.verdict import deployments, looks
 
 from .known import BINARY, Q2, Q3, Q4, host
 
@@ -156,8 +161,72 @@ def test_an_answer():
     assert text(cut).endswith("cut at --max-tokens")
 
 
+def test_an_answer_through_a_gateway():
+    outcome = looks._answer("chat", [("gw1", {**ANSWER, "reached": True})])
+    assert text(outcome) == "through the gateway on gw1: 2 tokens, 9.5 tokens/s"
+    way = {key: outcome.document[key] for key in ("model", "gateway", "instance", "host")}
+    assert way == {"model": "chat", "gateway": "gw1", "instance": None, "host": "gw1"}
+
+
+@pytest.mark.parametrize(("status", "error"), [(404, InstanceNameError), (503, DeploymentFailed)])
+def test_a_gateway_that_refuses(status, error):
+    said = {"msg": "Gateway gw1: it answers: no.", "reached": True, "status": status}
+    run = Run(2, (Event("failed", host="gw1", result=said), Event("stats", result={})))
+    with pytest.raises(error, match=r"^Gateway gw1: it answers: no\.$"):
+        looks.answer("x", run)
+
+
 def test_no_answer():
     with pytest.raises(MagiError, match="Instance x on gpu1 does not answer; magi status and magi doctor say why"):
         looks._answer("x", [("gpu1", STATUS)])
     with pytest.raises(InstanceNameError, match="There is no instance y on gpu1; there are x"):
         looks._answer("y", [("gpu1", STATUS)])
+
+
+SERVER = {"host": "gpu1", "instance": "x", "model_id": "x", "address": "127.0.0.1", "port": 8080, "state": "up"}
+ROUTE = {"names": ["x"], "task": "chat", "held": False, "waiting": 0, "servers": [{**SERVER, "busy": 1, "slots": 4}]}
+GATEWAY = {
+    "host": "gw1",
+    "url": "http://127.0.0.1:8000/v1",
+    "url_from": "host",
+    "names": ["x"],
+    "is_ready": True,
+    "cause": None,
+    "detail": "",
+    "routes": [ROUTE],
+}
+HELD = {**ROUTE, "held": True, "servers": [{**ROUTE["servers"][0], "state": "drained"}]}
+NONE = {**GATEWAY, "is_ready": False, "detail": "nothing runs there", "routes": []}
+DOWN = {**GATEWAY, "is_ready": False, "cause": "gateway_down", "detail": "Gateway gw1: HAProxy does not answer."}
+
+
+@pytest.mark.parametrize(
+    ("entry", "code", "said"),
+    [
+        (GATEWAY, ExitCode.OK, "Gateway gw1: http://127.0.0.1:8000/v1 (on gw1 itself)"),
+        ({**GATEWAY, "routes": [HELD]}, ExitCode.DEGRADED, "drained, held"),
+        (NONE, ExitCode.DEGRADED, "Note: there is no gateway on gw1: nothing runs there."),
+        (DOWN, ExitCode.DEGRADED, "Gateway gw1: HAProxy does not answer."),
+    ],
+)
+def test_routes(entry, code, said):
+    found = Event("ok", host="gw1", result={"routed": [], "gateway": entry})
+    outcome = looks.routes(Run(0, (found, Event("stats", result={}))))
+    assert (outcome.exit_code, outcome.document) == (code, {"gateways": [entry]})
+    assert said in text(outcome)
+    (gateway,) = Report.of(outcome.document).gateways
+    assert [server.state for route in gateway.routes for server in route.servers] in (["up"], ["drained"], [])
+    console = Console(file=io.StringIO(), width=120)
+    console.print(tables.routes(outcome.document))
+    assert said in console.file.getvalue()
+
+
+@pytest.mark.parametrize(("entry", "code"), [(GATEWAY, ExitCode.OK), (NONE, ExitCode.OK), (DOWN, ExitCode.DEGRADED)])
+def test_a_status_ends_with_the_gateways(entry, code):
+    status = {"servers": [], "ready_servers": 0, "total_servers": 0}
+    status["summary"] = {"profile": None, "unreachable": [], "failed": []}
+    found = (Event("ok", host="gpu1", result={"status": status}),)
+    found += (Event("ok", host="gw1", result={"routed": [], "gateway": entry}),)
+    outcome = deployments.seen(Run(0, (*found, Event("stats", result={}))))
+    assert (outcome.exit_code, outcome.document["gateways"]) == (code, [entry])
+    assert "gw1" in outcome.lines[2]

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,9 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._haproxy.program import Program
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import ask as tell
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import proxy_name
 
-from ..clients import Clients, ask_once
-from .conftest import PORTS, Deployment, alive
+from .. import minilm
+from ..clients import talk
+from ..command import Ran, begin
+from ..load import Clients, ask_once
+from ..waiting import until
+from .conftest import CACHE, PORTS, Deployment, alive
 
 pytestmark = pytest.mark.e2e
 
@@ -91,6 +99,10 @@ def error(answer: tuple[int, Any, Any]) -> tuple[int, str]:
     return status, document["error"]["code"]
 
 
+def magi(deployment: Deployment, *arguments: str) -> Ran:
+    return Ran(begin(deployment.folder / "state", *arguments, "-i", str(deployment.inventory())))
+
+
 def test_one_address_for_all_models(behind: Deployment):
     behind.add_profile("development", "*", {"model": Q2, "instances": 2, "aliases": ["chat", "openai/gpt-4o-mini"]})
 
@@ -104,6 +116,9 @@ def test_one_address_for_all_models(behind: Deployment):
     assert f"curl -s http://127.0.0.1:{PORT}/v1/chat/completions" in first.output
     (entry,) = behind.report()["gateways"]
     assert entry["is_ready"]
+    asked = first.task("[5/5] Health check: through the gateway")
+    assert {item["name"]: item["status"] for item in entry["asked"]} == dict.fromkeys((Q2, Q3, Q4), 200)
+    assert all(f"http://127.0.0.1:{PORT}/models/{name}/health, by host" in asked for name in (Q2, Q3, Q4))
     names = [Q2, f"{Q2}-2", Q3, Q4, "chat", "openai/gpt-4o-mini"]
     assert entry["names"] == sorted(names)
     status, listed, _headers = ask("/v1/models")
@@ -146,10 +161,43 @@ def test_one_address_for_all_models(behind: Deployment):
     before = (behind.folder / "gateway" / "current").readlink()
     again = behind.play("site", "-vv")
     assert (again.code, again.changed) == (0, 0), again.output
+    assert "/health, by host" not in again.output
     assert (behind.folder / "gateway" / "current").readlink() == before
     status = behind.play("status")
     assert status.code == 0, status.output
     assert re.search(rf"chat.*localhost.*{re.escape(Q2)}.*up", status.output), status.output
+    shown = magi(behind, "routes")
+    assert (shown.code, f"Gateway localhost: http://127.0.0.1:{PORT}/v1\n" in shown.err) == (0, True), shown.err
+    assert re.search(rf"{re.escape(Q4)} +localhost +{re.escape(Q4)} +up +0 +4 +0\n", shown.err), shown.err
+    (routed,) = magi(behind, "routes", "--json").document["gateways"]
+    assert (routed["names"], routed["is_ready"]) == (sorted(names), True)
+    assert {server["state"] for route in routed["routes"] for server in route["servers"]} == {"up"}
+    assert magi(behind, "status", "--json").document["gateways"] == [routed]
+
+    well = magi(behind, "health", "--deep", "--json")
+    assert well.code == 0, well.err
+    (gateway,) = well.document["gateways"]
+    assert (gateway["is_ready"], {item["status"] for item in gateway["asked"]}) == (True, {200})
+    assert {item["name"] for item in gateway["asked"]} == {
+        "",
+        Q2,
+        f"{Q2}-2",
+        Q3,
+        Q4,
+    }  # the aliases lead to Q2's servers
+
+    # magi asks through it for any of its names, and one server if told so
+    for name in ("openai/gpt-4o-mini", f"{Q2}-2"):
+        answer = magi(behind, "ask", name, "Hello", "--max-tokens", "4", "--json")
+        assert answer.code == 0, answer.err
+        assert (answer.document["gateway"], answer.document["instance"]) == ("localhost", None)
+        assert answer.document["tokens"] == 4
+    one = magi(behind, "ask", "--instance", Q3, "Hello", "--max-tokens", "4")
+    assert (one.code, one.err.startswith("localhost: 4 tokens")) == (0, True), one.err
+    nobody = magi(behind, "ask", Q2.replace("q2", "q1"), "Hello")
+    assert (nobody.code, f"did you mean {Q2}" in nobody.sentence) == (2, True), nobody.err
+    assert nobody.sentence.startswith("Gateway localhost: it answers 404: There is no model")
+    assert "did you mean" in magi(behind, "ask", "--instance", Q2[:-1], "Hello").sentence
 
     gone = behind.play("teardown")
     assert gone.code == 0, gone.output
@@ -157,6 +205,57 @@ def test_one_address_for_all_models(behind: Deployment):
     with pytest.raises(ConnectionRefusedError):
         ask("/v1/models")
     assert behind.play("teardown").changed == 0
+    nothing = magi(behind, "routes")
+    assert (nothing.code, "Note: there is no gateway on localhost: nothing runs there" in nothing.err) == (3, True)
+    behind.groups.clear()
+    without = magi(behind, "routes")
+    assert (without.code, without.sentence.endswith("put one into it and run magi up.")) == (2, True)
+
+
+def test_real_clients_talk_to_all_models_at_one_address(behind: Deployment):
+    """The packages openai and anthropic: four chat models and an embedder."""
+    behind.add_model("Q4_1")
+    shutil.copyfile(minilm.make(CACHE / "embedders"), behind.models / minilm.NAME)
+    behind.add_profile("all", "*")
+    run = behind.play(profile="all")
+    assert run.code == 0, run.output
+    models = {server["task"]: [] for server in behind.servers().values()}
+    for server in behind.servers().values():
+        models[server["task"]].append(server["model_id"])
+    (embedder,) = models["embedding"]
+    assert len(models["chat"]) == 4
+    talk(str(Path(__file__).with_name("talk.py")), f"http://127.0.0.1:{PORT}", embedder, *models["chat"])
+
+
+def test_what_its_clients_do_not_get_is_seen_by_magi_health(behind: Deployment):
+    assert behind.play(profile="fast-only").code == 0
+    port = behind.servers()[Q2]["port"]
+    stats = Program(behind.folder / "gateway", "supervisord").sockets.stats
+    place = f"{Q2}/{proxy_name('localhost', Q2)}"
+
+    # its server is well, and the gateway does not reach it
+    tell(stats, f"set server {place} addr 127.0.0.1 port 1")
+    until(lambda: ask(f"/models/{Q2}/health")[0] == 503, 20, "the gateway's check fails")
+    for deep in ([], ["--deep"]):
+        sick = magi(behind, "health", "--json", *deep)
+        assert (sick.code, sick.document["ready_servers"]) == (3, 1), sick.err
+        (failed,) = sick.document["summary"]["failed"]
+        assert (failed["cause"], failed["instance"]) == ("not_reached", None)
+        assert failed["detail"].startswith(f"Gateway localhost: it reaches no server of {Q2}; open"), failed
+    routed = magi(behind, "routes")
+    assert (routed.code, "down, held" in routed.err) == (3, True), routed.err
+    tell(stats, f"set server {place} addr 127.0.0.1 port {port}")
+    until(lambda: ask(f"/models/{Q2}/health")[0] == 200, 20, "the gateway's check succeeds")
+    assert magi(behind, "health").code == 0
+
+    # the gateway itself is gone
+    control = [Path(sys.executable).with_name("supervisorctl"), "-c", "supervisor/supervisord.conf", "stop", "gateway"]
+    subprocess.run(control, cwd=behind.folder / "gateway", check=True, capture_output=True)
+    for verb in ("health", "status"):
+        gone = magi(behind, verb)
+        assert (gone.code, "HAProxy does not answer; magi up starts it again" in gone.err) == (3, True), gone.err
+    assert behind.play(profile="fast-only").code == 0
+    assert ask(body=chat(Q2))[0] == 200
 
 
 def test_a_switch_and_a_restart_under_load_lose_no_request(behind: Deployment):

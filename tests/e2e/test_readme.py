@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ..clients import talk
 from .conftest import MODELS, ROOT, alive, ask
 
 pytestmark = pytest.mark.e2e
@@ -39,6 +40,12 @@ class Stranger:
         report = json.loads((self.folder / "data" / "report.json").read_text())
         assert report["ready_servers"] == report["total_servers"] > 0
         return {server["instance"]: server for server in report["servers"]}
+
+
+def block(language: str) -> str:
+    """Return the README's block in this language."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return found
 
 
 def changed(output: str) -> int:
@@ -73,7 +80,11 @@ def test_the_readme_s_commands_in_their_order(stranger: Stranger, tmp_path: Path
     assert "[5/5] Health check" in up
     for server in servers.values():
         assert ask(server["port"])
+    assert all(line in up.splitlines() for line in block("text").splitlines()), up
+    said = talk("-c", block("python"))
+    assert {line.partition(" ")[0] for line in said.splitlines()} >= {*servers}, said
     (command,) = re.findall(r"^  (curl .*)$", up, re.MULTILINE)
+    assert "http://127.0.0.1:8000/v1/" in command
     answer = json.loads(stranger.run(command))
     assert answer["choices"][0]["message"]["content"]
     assert answer["usage"]["completion_tokens"] <= 64  # whoever tries it gets an answer, however the model wanders

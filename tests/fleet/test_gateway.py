@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 
-from ..clients import Clients
+from ..command import Ran, begin
+from ..load import Clients
 from .conftest import Q2, Q3, Fleet, bare
 
 pytestmark = pytest.mark.fleet
@@ -49,7 +51,7 @@ def names(fleet: Fleet) -> list[str]:
     return [item["id"] for item in fleet.get("host1", PORT, "/v1/models")[1]["data"]]
 
 
-def test_a_gateway_for_several_hosts(behind: Fleet):
+def test_a_gateway_for_several_hosts(behind: Fleet, tmp_path: Path):
     """From a host without HAProxy to one address, and back, beside the distribution's own service."""
     fleet, limit = behind, ("--limit", "host1,host2")
     fleet.sh("host1", "DEBIAN_FRONTEND=noninteractive apt-get purge -qy haproxy >/dev/null; rm -rf /etc/haproxy")
@@ -57,6 +59,7 @@ def test_a_gateway_for_several_hosts(behind: Fleet):
     assert run.code == 0, run.output
     (entry,) = fleet.report()["gateways"]
     assert (entry["host"], entry["is_ready"], entry["names"]) == ("host1", True, [Q2])
+    assert [(item["name"], item["by"], item["status"]) for item in entry["asked"]] == [(Q2, "controller", 200)]
     assert names(fleet) == [Q2]
     servers = fleet.sh("host1", "grep '^    server ' /etc/magi-gateway/current/haproxy.cfg").split("\n")
     assert [line.split()[1] for line in servers if line] == [f"host1::{Q2}", f"host2::{Q2}"]
@@ -73,6 +76,7 @@ def test_a_gateway_for_several_hosts(behind: Fleet):
 
     again = fleet.deploy("one", *limit)
     assert (again.code, again.changed) == (0, 0), again.output
+    assert "by controller" not in again.output  # without a launch, no client's question
 
     # a reload keeps the process and takes new routes
     master = fleet.sh("host1", f"systemctl show --value --property=MainPID {UNIT}")
@@ -82,9 +86,17 @@ def test_a_gateway_for_several_hosts(behind: Fleet):
     assert [served(fleet, name) for name in (Q2, Q3, "chat", "other")] == [200, 200, 200, 404]
     assert fleet.sh("host1", f"systemctl show --value --property=MainPID {UNIT}") == master
     status = fleet.play("status", *limit)
-    shown = status.output.partition(f"Gateway host1: 0.0.0.0, port {PORT}")[2]
+    shown = re.split(rf"Gateway host1: http://\S+:{PORT}/v1", status.output)[1]
     for host in ("host1", "host2"):
         assert re.search(rf"{re.escape(Q3)}, chat +{host} +{re.escape(Q3)} +up", shown), status.output
+
+    well = fleet.play("health", *limit, deep=True)
+    assert (well.code, well.changed) == (0, 0), well.output
+    inventory = ("-i", str(max(fleet.folder.glob("run-*.json"), key=lambda path: path.stat().st_mtime)))
+    answer = Ran(begin(tmp_path, "ask", "chat", "Hello", "--max-tokens", "4", "--json", *inventory, *limit))
+    assert (answer.code, answer.document["gateway"], answer.document["tokens"]) == (0, "host1", 4), answer.err
+    routed = Ran(begin(tmp_path, "routes", "--json", *inventory, *limit)).document["gateways"][0]["routes"]
+    assert [[server["host"] for server in route["servers"]] for route in routed] == [["host1", "host2"]] * 2
 
     # killed, it is back within two seconds with the same routes
     fleet.sh("host1", f"kill -9 {master}")

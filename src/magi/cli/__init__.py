@@ -15,7 +15,7 @@ from magi.errors import ExitCode, MagiError
 app = typer.Typer(
     name="magi",
     help="Roll out llama.cpp servers by naming a profile, on this machine or a fleet.",
-    epilog="A first try: magi init, magi up, magi status, magi ask INSTANCE 'What is the capital of France?'.",
+    epilog="A first try: magi init, magi up, magi status, magi ask MODEL 'What is the capital of France?'.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

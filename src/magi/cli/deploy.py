@@ -1,4 +1,4 @@
-"""up, plan, status, stop, down, discover and prepare: the verbs that deploy, and show what runs."""
+"""up, plan, status, routes, health, stop, down, discover and prepare: the verbs that deploy, and show what runs."""
 
 from __future__ import annotations
 
@@ -111,16 +111,26 @@ def status(
 
 
 @takes(Given)
+def routes(given: Given) -> int:
+    """Show what the gateways route. Names, servers, their state, slots and queue; exits with 3 if one is not up."""
+    from magi import verbs
+
+    output = Output(given.as_json)
+    result = carry_out(output, session(given), verbs.routes, "magi routes")
+    return show(output, result, lambda console, document: _tables().routes(document))
+
+
+@takes(Given)
 def health(
     given: Given,
     deep: Annotated[bool, typer.Option("--deep", help="Also for one token, embedding or rerank.")] = False,
 ) -> int:
-    """Ask every server as its clients do. For cron, CI and monitors: exits with 3 if one does not serve, 1 if none."""
+    """Ask servers and gateways as clients do. For cron, CI, monitors: exits with 3 if one does not serve, 1 if none."""
     from magi import verbs
 
     output = Output(given.as_json)
     result = carry_out(output, session(given), lambda s: verbs.health(s, deep=deep), "magi health")
-    return show(output, result, lambda console, document: _tables().status(document))
+    return show(output, result, lambda console, document: _tables().health(document))
 
 
 @takes(Given, "check")
@@ -199,6 +209,7 @@ EXAMPLES = {
     ),
     plan: ("magi plan production", "magi plan production --markdown > plan.md"),
     status: ("magi status", "magi status --watch", "magi status --json | jq '.servers[].port'"),
+    routes: ("magi routes", "magi routes --json | jq '.gateways[].url'"),
     health: ("magi health", "magi health --deep --json | jq '.summary.failed'"),
     stop: ("magi stop", "magi stop smollm2-135m-instruct.q2_k"),
     down: ("magi down", "magi down --limit gpu1"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from magi.cli import completion
 from magi.cli.options import Given, Instance, takes
 from magi.cli.output import Output
 from magi.cli.pipeline import carry_out, session, show, shown
@@ -92,18 +94,29 @@ def _followed(output: Output, run: Session, instance: str, lines: int) -> Result
 @takes(Given)
 def ask(
     given: Given,
-    instance: Instance,
-    question: Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="What to ask: a model, an alias or an instance, as magi routes shows it.",
+            autocompletion=completion.instances,
+        ),
+    ],
+    question: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    one: Annotated[
+        bool, typer.Option("--instance", help="MODEL is an instance: ask it on its own host, and no gateway.")
+    ] = False,
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="The longest answer.", min=1)] = 512,
 ) -> int:
-    """Ask an instance a question. Shows the answer as it is written. Asks on its own host, so no port need be open."""
+    """Ask a model a question. Through the gateway if there is one; shows the answer as it is written."""
+    from magi import verbs
+
     output = Output(given.as_json)
     run = session(given)
     try:
         text = sys.stdin.read() if question == "-" else question
     except UnicodeError:
         raise UsageError("The question is not UTF-8: convert it to UTF-8.") from None
-    result = _answered(output, run, instance, text, max_tokens)
+    result = _answered(output, run, lambda s: verbs.ask(s, model, text, max_tokens, instance=one))
     if not given.as_json:
         print(flush=True)
         for line in result.lines:
@@ -111,12 +124,11 @@ def ask(
     return shown(output, result)
 
 
-def _answered(output: Output, run: Session, instance: str, question: str, max_tokens: int) -> Result:
+def _answered(output: Output, run: Session, verb: Callable[[Session], Result]) -> Result:
     """Ask, and unless a program wants a document, show the pieces as they are written: thoughts only to people, the
     answer also to a pipe."""
     from dataclasses import replace
 
-    from magi import verbs
     from magi.cli.live import echo
     from magi.instances import answer_piece, terminal_text
 
@@ -137,12 +149,15 @@ def _answered(output: Output, run: Session, instance: str, question: str, max_to
                 print(terminal_text(words), end="", flush=True)
 
     with stopping(run.stop, output.say), waiting:
-        return verbs.ask(replace(run, on_event=on_event), instance, question, max_tokens)
+        return verb(replace(run, on_event=on_event))
 
 
 EXAMPLES = {
     config: ("magi config", "magi config -i inventories/example --json"),
     doctor: ("magi doctor", "magi doctor --strict --limit gpu1"),
     logs: ("magi logs smollm2-135m-instruct.q2_k -n 20", "magi logs smollm2-135m-instruct.q2_k -f"),
-    ask: ("magi ask smollm2-135m-instruct.q2_k 'What is the capital of France?'",),
+    ask: (
+        "magi ask smollm2-135m-instruct.q2_k 'What is the capital of France?'",
+        "magi ask --instance smollm2-135m-instruct.q2_k 'What is the capital of France?'",
+    ),
 }

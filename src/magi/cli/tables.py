@@ -61,8 +61,8 @@ def ready_line(document: Mapping[str, Any]) -> Text:
 
 
 def report(document: Mapping[str, Any]) -> RenderableType:
-    """Return a report: the servers, what failed and why, what is missing, and warnings."""
-    from magi.domain import printable
+    """Return a report: the servers, what failed and why, what is missing, warnings, the gateways, and what to try."""
+    from magi.domain import gateway_lines, printable
 
     parts: list[RenderableType] = [Text(), servers(document["servers"]), Text(), ready_line(document)]
     for item in document["summary"]["failed"]:
@@ -72,11 +72,25 @@ def report(document: Mapping[str, Any]) -> RenderableType:
         parts.append(Text("✗ degraded: ", style="yellow").append(printable(item["detail"]), style="default"))
     for line in document["summary"]["warnings"]:
         parts.append(Text("! ", style="yellow").append(printable(line), style="default"))
+    for lines_ in (gateway_lines(document.get("gateways", ())), document.get("example", ())):
+        parts += [Text(), *map(Text, lines_)] if lines_ else []
     return Group(*parts)
 
 
 def status(document: Mapping[str, Any]) -> RenderableType:
-    """Return what runs, and why the rest does not where that is known; also of a health."""
+    """Return what runs, and why the rest does not where that is known, and what the gateways route to."""
+    return Group(_status(document), *([Text(), routes(document)] if "gateways" in document else []))
+
+
+def health(document: Mapping[str, Any]) -> RenderableType:
+    """Return what serves, and why the rest does not."""
+    from magi.domain import gateway_lines
+
+    through = gateway_lines(document.get("gateways", ()))
+    return Group(_status(document), *([Text(), *map(Text, through)] if through else []))
+
+
+def _status(document: Mapping[str, Any]) -> RenderableType:
     from magi.domain import printable
 
     parts: list[RenderableType] = [servers(document["servers"]), Text()] if document["servers"] else []
@@ -87,6 +101,25 @@ def status(document: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
+def routes(document: Mapping[str, Any]) -> RenderableType:
+    """Return what the gateways route to."""
+    from magi.domain import ROUTES_HEAD, ROUTES_NUMBERS, gateway_title, printable, route_rows
+
+    parts: list[RenderableType] = []
+    for entry in document["gateways"]:
+        style = "red" if entry["cause"] else "bold" if entry["is_ready"] else "dim"
+        parts += [*([Text()] if parts else []), Text(gateway_title(entry), style=style)]
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+        for head in ROUTES_HEAD:
+            table.add_column(head, justify="right" if head in ROUTES_NUMBERS else "left", no_wrap=head != "names")
+        for row in route_rows(entry):
+            cells = (Text(printable(str(cell)), style=STATES.get(str(cell), "")) for cell in row)
+            table.add_row(*cells)
+        parts += [Text(), table] if entry["routes"] else []
+    return Group(*parts)
+
+
+STATES = {"up": "green", "down": "red", "down, held": "red", "drained": "yellow", "drained, held": "yellow"}
 COLOURS = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", "quarantine": "magenta"}
 
 

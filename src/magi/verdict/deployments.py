@@ -73,7 +73,9 @@ def seen(run: Run) -> Result:
     error = lost(run)
     if status is None:
         raise error or DeploymentFailed("No host returned its status.")
-    ready = status["ready_servers"] == status["total_servers"]
+    gateways = [result["gateway"] for _host, result in run.of("gateway", "routed")]
+    status = {**status, **({"gateways": gateways} if gateways else {})}
+    ready = status["ready_servers"] == status["total_servers"] and not any(item["cause"] for item in gateways)
     return beside(error, Result(status, ExitCode.OK if ready else ExitCode.DEGRADED, told=lines.status))
 
 
@@ -87,7 +89,7 @@ def healthy(run: Run) -> Result:
         raise DeploymentFailed(str(lost(run) or "The health of no host came back."))
     problem = once([not_reached(run), *map(line, (run.last("problems") or {}).values())])
     code = ExitCode.DEGRADED if problem else ExitCode.OK
-    return Result(document, code if document["ready_servers"] else ExitCode.FAILED, problem, lines.status)
+    return Result(document, code if document["ready_servers"] else ExitCode.FAILED, problem, lines.health)
 
 
 def discovered(run: Run) -> Result:

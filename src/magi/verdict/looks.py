@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from magi import config, instances
+from magi import config, instances, lines
 from magi.domain import counted, printable
-from magi.errors import MagiError
-from magi.events import Run
+from magi.errors import ExitCode, MagiError
+from magi.events import Run, said
 from magi.result import Result
 from magi.verdict.lost import beside, lost
 
+UNKNOWN_MODEL = 404
+"""The HTTP status with which a gateway says that it routes no such name."""
 Results = Iterable[tuple[str, Mapping[str, Any]]]
 """Host and result of each successful task."""
 
@@ -58,13 +60,28 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def routes(run: Run) -> Result:
+    """Return what the gateways route to; the exit code is DEGRADED where one does not run, or a server is not up."""
+    return _found(run, "gateway", _routes)
+
+
+def _routes(results: Results) -> Result:
+    gateways = [result["gateway"] for _host, result in results if "gateway" in result]
+    states = {server["state"] for item in gateways for route in item["routes"] for server in route["servers"]}
+    good = all(item["is_ready"] for item in gateways) and states <= {"up"}
+    return Result({"gateways": gateways}, ExitCode.OK if good else ExitCode.DEGRADED, told=lines.routes)
+
+
 def logs(name: str, run: Run) -> Result:
     """Return what an instance printed, on each host that has it. Raises InstanceNameError if none has it."""
     return _found(run, "log", lambda results: _logs(name, results))
 
 
 def answer(name: str, run: Run) -> Result:
-    """Return what an instance answered. Raises InstanceNameError if no host serves it."""
+    """Return what a model or an instance answered. Raises InstanceNameError if the gateway, or no host, knows it."""
+    for item in run.failures:
+        if item.result.get("status") == UNKNOWN_MODEL:
+            raise instances.InstanceNameError(said(item.result))
     return _found(run, "text", lambda results: _answer(name, results))
 
 
@@ -74,12 +91,12 @@ def _logs(name: str, results: Results) -> Result:
     if not printed:
         raise instances.missing(name, {host: result["instances"] for host, result in found.items()})
     several = len(printed) > 1
-    lines = [
+    shown = [
         f"{host} | {printable(line.expandtabs())}" if several else printable(line.expandtabs())
         for host, log in printed.items()
         for line in log
     ]
-    return Result.of({"instance": name, "hosts": printed}, lines)
+    return Result.of({"instance": name, "hosts": printed}, shown)
 
 
 def _answer(name: str, results: Results) -> Result:
@@ -90,13 +107,16 @@ def _answer(name: str, results: Results) -> Result:
         if "finish_reason" in result:
             others = [other for other in result.get("serving") or () if other != host]
             speed = result["tokens_per_second"]
-            line = f"{host}: {counted(result['tokens'], 'token')}" + (f", {speed:.1f} tokens/s" if speed else "")
+            through = bool(result.get("reached"))
+            line = f"through the gateway on {host}" if through else host
+            line += f": {counted(result['tokens'], 'token')}" + (f", {speed:.1f} tokens/s" if speed else "")
             if result["finish_reason"] == "length":
                 line += "; cut at --max-tokens"
             if others:
                 line += f"; also served on {', '.join(others)} (use --limit to ask there)"
             keys = ("text", "reasoning", "finish_reason", "tokens", "tokens_per_second")
-            data = {"instance": name, "host": host, "also_on": others, **{key: result[key] for key in keys}}
+            way = {"model": name, "instance": None if through else name, "gateway": host if through else None}
+            data = {**way, "host": host, "also_on": others, **{key: result[key] for key in keys}}
             return Result.of(data, [line])
     if any(name in names for names in present.values()):
         where = ", ".join(host for host, names in present.items() if name in names)

@@ -42,7 +42,7 @@ class ActionModule(ControllerAction):
         if self._task.check_mode:
             return {"problems": not_deployed(hosts)}
         report = build_report(hosts, gateway_entries(arguments["gateways"]))
-        example = example_lines(report, hosts)
+        example = report["example"] = example_lines(report, hosts)
         self.show(["", *summary_lines(report), "", *example, *([""] if example else [])])
         if arguments["path"]:
             write_atomic(arguments["path"], json.dumps(report, indent=2).encode() + b"\n", 0o644)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import gateway_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import (
     HostHealth,
     build_health,
@@ -30,10 +31,11 @@ def examined(seen: Mapping[str, Any]) -> HostHealth:
 class ActionModule(ControllerAction):
     """Say which servers serve; see the module of the same name."""
 
-    SPEC = {"hosts": {"type": "dict", "required": True}}
+    SPEC = {"hosts": {"type": "dict", "required": True}, "gateways": {"type": "dict", "default": {}}}
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         hosts = {name: examined(seen) for name, seen in arguments["hosts"].items()}
-        document = build_health(hosts)
-        self.show(["", *status_lines(document), ""])
+        document = build_health(hosts, arguments["gateways"])
+        through = gateway_lines(document.get("gateways", ()))
+        self.show(["", *status_lines(document), *([""] if through else []), *through, ""])
         return {"health": document, "problems": health_problems(document, hosts)}

@@ -68,7 +68,10 @@ class ActionModule(ActionBase):
         status("cleanup")
         self._low_level_execute_command(f"rm -f {shlex.quote(path)} {shlex.quote(path)}.seen")
         hidden = ("ansible_job_id", "started", "finished", "results_file")
-        return {**result, **{key: value for key, value in done.items() if key not in hidden}}
+        result.update({key: value for key, value in done.items() if key not in hidden})
+        if arguments.get("gateway") and result.get("failed"):
+            result["msg"] = f"Gateway {task_vars['inventory_hostname']}: {result['msg']}"
+        return result
 
     def _follow(self, path: str, status: Any) -> None:
         """Show what the module writes into the file until it says that it ends, or the job ends without saying so."""

@@ -12,7 +12,12 @@ from ansible_collections.magi.models.plugins.module_utils._base.managers import 
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import GATEWAY_OPTIONS
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import actions_of_all, host_result
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateway_health import gateway_questions
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import (
+    actions_of_all,
+    host_result,
+    launched_models,
+)
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import (
@@ -26,7 +31,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway, GatewayError
 
 ROLES = Path(__file__).parents[2] / "roles"
-OURS = ("hosts", "templates_dir")
+OURS = ("hosts", "templates_dir", "health_from")
 """The options that stay on the controller."""
 
 
@@ -61,7 +66,7 @@ class ActionModule(HostAction):
         except GatewayError as error:
             raise AnsibleActionFail(str(error)) from None
         variables = task_vars or {}
-        name, way = variables["inventory_hostname"], self.way(variables)
+        name, way = variables["inventory_hostname"], Way(*self.reached_by(variables))
         hosts = [host_result(*item) for item in given["hosts"].items()]
         known: list[Server] = []
         if given["state"] == "prepared" or unknown_hosts(hosts):
@@ -91,6 +96,10 @@ class ActionModule(HostAction):
             "home": given["home"],
             "manager": given["manager"],
         }
+        done = not (self._task.check_mode or any(result.get(key) for key in ("failed", "unreachable", "missing")))
+        routed = {item.model_id for item in found.servers}
+        asked = [name for name in launched_models(hosts) if name in routed] if done else []
+        result["questions"] = gateway_questions(way, gateway.address, gateway.port, asked, given["health_from"])
         return result
 
     def job(self, gateway: Gateway, servers: Sequence[Server], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,9 +139,3 @@ class ActionModule(HostAction):
             "service_files": service_files,
             "addresses": list(gateway.addresses),
         }
-
-    def way(self, variables: Mapping[str, Any]) -> Way:
-        """Return how Ansible gets to the gateway."""
-        given = (variables.get(name) for name in ("ansible_host", "ansible_connection"))
-        address, connection = (value and str(self._templar.template(value)) for value in given)
-        return Way(address or variables["inventory_hostname"], connection or "ssh")

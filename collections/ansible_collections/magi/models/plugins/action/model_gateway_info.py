@@ -6,7 +6,9 @@ from typing import Any
 
 from ansible.utils.display import Display
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.show import routes_lines
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateway_health import gateway_questions
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.show import gateway_entry, routes_lines
 
 
 class ActionModule(HostAction):
@@ -17,7 +19,18 @@ class ActionModule(HostAction):
         arguments = dict(self._task.args)
         result.update(self.on_host("model_gateway_info", arguments, task_vars))
         if "routed" in result:
-            host = (task_vars or {})["inventory_hostname"]
-            where = f"{arguments.get('address', '127.0.0.1')}, port {arguments.get('port', 8000)}"
-            Display().display("\n".join(["", *routes_lines(host, where, result), ""]))
+            variables = task_vars or {}
+            way = Way(*self.reached_by(variables))
+            address, port = str(arguments.get("address", "127.0.0.1")), int(arguments.get("port", 8000))
+            entry = result["gateway"] = gateway_entry(variables["inventory_hostname"], *way.url(address, port), result)
+            names = [route["names"][0] for route in entry["routes"]]
+            result["questions"] = (
+                gateway_questions(way, address, port, names, arguments.get("health_from", "auto"), whole=True)
+                if entry["is_ready"]
+                else []
+            )
+            result["tasks"] = {
+                route["names"][0]: route["task"] for route in entry["routes"] if entry["is_ready"] and not route["held"]
+            }
+            Display().display("\n".join(["", *routes_lines(entry), ""]))
         return result

@@ -88,7 +88,8 @@ report:
       elements: dict
       returned: always
     gateways:
-      description: Each gateway with host, url, url_from, names (what it routes), is_ready, cause and detail.
+      description: Each gateway with host, url, url_from, names (what it routes), is_ready, cause and detail; and asked,
+        what its clients are told of the models that were launched, with name, url, by and status.
       type: list
       elements: dict
       returned: with gateways
@@ -96,5 +97,10 @@ report:
       description: profile, models_discovered, models_enabled, servers_launched, servers_ready, failed, degraded
         (what the profile enables and a host can't give) and warnings.
       type: dict
+      returned: always
+    example:
+      description: Lines for people with a command to try and what a client needs; none if no server is ready.
+      type: list
+      elements: str
       returned: always
 """

@@ -26,6 +26,13 @@ options:
         M(magi.models.llama_probe).
     type: dict
     required: true
+  gateways:
+    description:
+      - By host of the group C(model_gateways), the results of its tasks, likewise.
+      - The names are C(looked) for M(magi.models.model_gateway_info), C(reached) for M(ansible.builtin.uri) in a loop
+        over its questions, and C(probed) for M(magi.models.llama_probe).
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -48,7 +55,8 @@ health:
   description:
     - What runs, in the shape of a report, with total_servers, ready_servers, servers and summary.
     - A server that was asked the way its clients ask has C(asked) with url, by and status.
-    - C(summary.failed) has the instance, host, cause and detail of each server that does not serve.
+    - C(summary.failed) has the instance, host, cause and detail of each server and each gateway that does not serve.
+    - With O(gateways), C(gateways) has what M(magi.models.model_gateway_info) says of each, and C(asked).
   returned: always
   type: dict
 problems:

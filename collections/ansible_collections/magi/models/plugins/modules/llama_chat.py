@@ -6,13 +6,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: llama_chat
-short_description: Ask an instance one question
+short_description: Ask an instance, or a model through a gateway, one question
 version_added: 0.1.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
   - Asks a running instance for one completion, on the host that it runs on, and shows the answer as it comes.
   - Reads the API key of the instance, if it has one, from its file on the host; the key never leaves the host.
+  - With O(gateway), asks the gateway on this host for a model, whichever server has it. Where it does not run, the task
+    is skipped, whoever else may listen there.
   - Ends an answer that nobody has read for half a minute.
 extends_documentation_fragment:
   - magi.models.attributes
@@ -27,9 +29,21 @@ attributes:
     details: A model may answer differently each time.
 options:
   name:
-    description: The instance.
+    description: The instance; with O(gateway), any name that it routes.
     type: str
     required: true
+  gateway:
+    description: Where the gateway listens. Then O(home) and O(manager) are the gateway's.
+    type: dict
+    suboptions:
+      address:
+        description: What it binds.
+        type: str
+        required: true
+      port:
+        description: Its port.
+        type: int
+        required: true
   question:
     description: What to ask.
     type: str
@@ -58,6 +72,13 @@ EXAMPLES = r"""
     question: What is the capital of France?
     home: /etc/magi
   register: answer
+
+- name: Ask through the gateway
+  magi.models.llama_chat:
+    name: smollm2-135m-instruct.q2_k
+    question: What is the capital of France?
+    home: /etc/magi-gateway
+    gateway: {address: 127.0.0.1, port: 8000}
 """
 
 RETURN = r"""
@@ -66,6 +87,10 @@ serving:
   returned: with O(hosts)
   type: list
   elements: str
+reached:
+  description: Whether the gateway was asked.
+  returned: with O(gateway)
+  type: bool
 text:
   description: The answer.
   returned: success
@@ -95,6 +120,8 @@ import time
 from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._base.private_module import PrivateModule
+from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import running_revision
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
 from ansible_collections.magi.models.plugins.module_utils._llama.chat import ChatError, chat
@@ -133,29 +160,41 @@ def main() -> None:
             "max_tokens": {"type": "int", "no_log": False, "default": 512},
             "hosts": {"type": "dict"},
             **SERVICE_OPTIONS,
+            "gateway": {
+                "type": "dict",
+                "options": {"address": {"type": "str", "required": True}, "port": {"type": "int", "required": True}},
+            },
             "stream_path": {"type": "path"},
         },
         supports_check_mode=False,
     )
     params = module.params
-    name = params["name"]
+    name, gateway = params["name"], params["gateway"]
     stream = Stream(params["stream_path"]) if params["stream_path"] else None
     try:
-        status = usable(chosen(params["manager"], params["home"], params["supervisord_path"])).status().get(name)
-        if status is None or not status.pid:
-            module.fail_json(msg=f"{name} does not run; magi up starts it.")
+        if gateway:
+            if running_revision(gateway_service(params["manager"], params["home"]).socket) is None:
+                module.exit_json(changed=False, skipped=True, reached=False)
+            environment = {"LLAMA_ARG_HOST": gateway["address"], "LLAMA_ARG_PORT": str(gateway["port"])}
+        else:
+            status = usable(chosen(params["manager"], params["home"], params["supervisord_path"])).status().get(name)
+            if status is None or not status.pid:
+                module.fail_json(msg=f"{name} does not run; magi up starts it.")
+            environment = asked_at(params["home"], name, status.pid, listening_sockets())
         answer = chat(
-            asked_at(params["home"], name, status.pid, listening_sockets()),
+            environment,
             params["question"],
             params["max_tokens"],
             stream.tell if stream else lambda _kind, _piece: None,
+            name if gateway else None,
         )
     except (ChatError, ServiceError) as error:
-        module.fail_json(msg=f"{name}: {error}")
+        said = {"reached": True, "status": getattr(error, "status", 0)} if gateway else {}
+        module.fail_json(msg=str(error) if gateway else f"{name}: {error}", **said)
     finally:
         if stream:
             stream.end()
-    module.exit_json(changed=False, **answer)
+    module.exit_json(changed=False, **answer, **({"reached": True} if gateway else {}))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ author:
 description:
   - Asks all running instances at the same time, on their own host, for one token of completion, or for one embedding or
     rerank if they were started for these. C(/health) answers 200 even if a GPU hangs.
+  - With O(gateway), asks the gateway on this host for each of its names.
   - Reads the API key of an instance, if it has one, from its file on the host; the key never leaves the host.
 extends_documentation_fragment:
   - magi.models.attributes
@@ -28,6 +29,22 @@ attributes:
     support: full
     details: This module changes nothing.
 options:
+  gateway:
+    description: Where the gateway listens, and what it is asked for. Then no service of O(home) is asked.
+    type: dict
+    suboptions:
+      address:
+        description: What it binds.
+        type: str
+        required: true
+      port:
+        description: Its port.
+        type: int
+        required: true
+      tasks:
+        description: The task of each name, V(chat), V(embedding) or V(rerank).
+        type: dict
+        required: true
   timeout:
     description: Seconds that an instance may take. One that is busy with other requests answers later.
     type: int
@@ -43,25 +60,34 @@ EXAMPLES = r"""
 
 RETURN = r"""
 probes:
-  description: By instance, why it did not do its work and the remedy; empty if it did.
+  description: By instance, or name of the gateway, why it did not do its work and the remedy; empty if it did.
   returned: success
   type: dict
 """
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
-from ansible_collections.magi.models.plugins.module_utils._llama.probe import probe
+from ansible_collections.magi.models.plugins.module_utils._llama.probe import OF_TASK, probe
 from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 
-def main() -> None:
-    module = AnsibleModule(
-        argument_spec={**SERVICE_OPTIONS, "timeout": {"type": "int", "default": 60}}, supports_check_mode=True
-    )
+def asked_through(gateway: Mapping[str, Any]) -> list[tuple[str, dict[str, str], str]]:
+    """Return name, environment and model of each question to a gateway."""
+    place = {"LLAMA_ARG_HOST": gateway["address"], "LLAMA_ARG_PORT": str(gateway["port"])}
+    return [
+        (name, {**place, **({OF_TASK[task]: "on"} if task in OF_TASK else {})}, name)
+        for name, task in gateway["tasks"].items()
+    ]
+
+
+def asked_here(module: AnsibleModule) -> list[tuple[str, dict[str, str], str]]:
+    """Return name and environment of each instance that runs on this host."""
     params = module.params
     home = params["home"]
     try:
@@ -69,10 +95,28 @@ def main() -> None:
     except ServiceError as error:
         module.fail_json(msg=str(error))
     sockets = listening_sockets()
-    asked = {name: asked_at(home, name, status.pid, sockets) for name, status in found.items() if status.pid}
+    return [(name, asked_at(home, name, status.pid, sockets), "") for name, status in found.items() if status.pid]
+
+
+def main() -> None:
+    gateway = {
+        "address": {"type": "str", "required": True},
+        "port": {"type": "int", "required": True},
+        "tasks": {"type": "dict", "required": True},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            **SERVICE_OPTIONS,
+            "gateway": {"type": "dict", "options": gateway},
+            "timeout": {"type": "int", "default": 60},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    asked = asked_through(params["gateway"]) if params["gateway"] else asked_here(module)
     with ThreadPoolExecutor(max(1, len(asked))) as pool:
-        said = pool.map(lambda environment: probe(environment, params["timeout"]), asked.values())
-        module.exit_json(changed=False, probes=dict(zip(asked, said)))
+        said = pool.map(lambda question: probe(question[1], params["timeout"], question[2]), asked)
+        module.exit_json(changed=False, probes=dict(zip((name for name, _environment, _model in asked), said)))
 
 
 if __name__ == "__main__":

@@ -81,6 +81,14 @@ options:
     description: Its port.
     type: int
     default: 8000
+  health_from:
+    description:
+      - Who asks whether clients reach it. V(controller), V(host), or V(auto), the controller where it binds an address
+        that others reach.
+      - Evaluated by the action plugin of the same name.
+    type: str
+    choices: [auto, controller, host]
+    default: auto
   hold:
     description: Seconds that a request waits for a server of its model to come up.
     type: int
@@ -169,6 +177,11 @@ gateway:
       description: The service manager, as it was given.
       type: str
       returned: always
+questions:
+  description: Where M(ansible.builtin.uri) asks for each model that was launched, each with name, url and by.
+  returned: for O(state=present)
+  type: list
+  elements: dict
 servers:
   description: The servers that the gateway routes to.
   returned: for O(state=remembered)

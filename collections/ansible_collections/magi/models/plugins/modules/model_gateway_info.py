@@ -38,6 +38,14 @@ options:
       - Evaluated by the action plugin of the same name.
     type: int
     default: 8000
+  health_from:
+    description:
+      - Who asks whether clients reach it. V(controller), V(host), or V(auto), the controller where it binds an address
+        that others reach.
+      - Evaluated by the action plugin of the same name.
+    type: str
+    choices: [auto, controller, host]
+    default: auto
 """
 
 EXAMPLES = r"""
@@ -58,11 +66,29 @@ routed:
   elements: dict
 states:
   description:
-    - Each server in each backend that it is in, with backend, server, up, busy, slots, and queued (requests that wait
-      in that backend). Empty if HAProxy does not answer.
+    - Each server in each backend that it is in, with backend, server, up, state (V(up), V(down) or V(drained)), busy,
+      slots, and queued (requests that wait in that backend). Empty if HAProxy does not answer.
   returned: always
   type: list
   elements: dict
+gateway:
+  description:
+    - Both together, with host, url, url_from, names, is_ready, cause and detail as in a report, and routes.
+    - Each of C(routes) has C(names), C(task), C(held) (no server of it is up, so requests wait for one), C(waiting)
+      (requests that wait for a free slot), and C(servers).
+    - Each of C(servers) has host, instance, model_id, address, port, state, busy and slots. What HAProxy does not say
+      is V(unknown) or null.
+  returned: always
+  type: dict
+questions:
+  description: Where M(ansible.builtin.uri) asks as clients do, each with name, url and by.
+  returned: always
+  type: list
+  elements: dict
+tasks:
+  description: The task (V(chat), V(embedding) or V(rerank)) of one name of each route with a server that is up.
+  returned: always
+  type: dict
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -79,6 +105,7 @@ def main() -> None:
             "manager": {"type": "str", "choices": list(CHOICES), "default": "auto"},
             "address": {"type": "str", "default": "127.0.0.1"},
             "port": {"type": "int", "default": 8000},
+            "health_from": {"type": "str", "choices": ["auto", "controller", "host"], "default": "auto"},
         },
         supports_check_mode=True,
     )

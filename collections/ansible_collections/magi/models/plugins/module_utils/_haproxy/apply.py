@@ -122,7 +122,7 @@ def _foreseen(service: GatewayService, wanted: Wanted) -> Outcome:
 
 
 def _kept_from_requests(service: GatewayService) -> list[str]:
-    return [f"{item.backend}/{item.server}" for item in servers(service.sockets.stats) if item.admin]
+    return [f"{item.backend}/{item.server}" for item in servers(service.sockets.stats) if item.state == "drained"]
 
 
 def _files(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ GATEWAY_OPTIONS = {
     "templates_dir": {"type": "path"},
     "address": {"type": "str", "default": "127.0.0.1"},
     "port": {"type": "int", "default": 8000},
+    "health_from": {"type": "str", "choices": ["auto", "controller", "host"], "default": "auto"},
     "hold": {"type": "int", "default": 60},
     "queue": {"type": "int", "default": 1000},
     "queue_timeout": {"type": "int", "default": 600},

@@ -18,8 +18,8 @@ class ServerState:
     backend: str
     server: str
     up: bool
-    admin: str
-    """drain or maint, if it was told to take no requests; else empty."""
+    state: str
+    """up, down, or drained: it gets nothing new."""
     busy: int
     """Requests that it works on."""
     slots: int
@@ -78,12 +78,20 @@ def _servers(rows: list[dict[str, str]], queued: dict[str, int]) -> Iterator[Ser
             yield ServerState(
                 row["pxname"],
                 row["svname"],
-                row["status"].startswith(("UP", "no check")),
-                {"DRAI": "drain", "MAIN": "maint"}.get(row["status"][:4], ""),
+                (state := _state(row["status"])) == "up",
+                state,
                 _number(row["scur"]),
                 _number(row["slim"]),
                 queued.get(row["pxname"], 0),
             )
+
+
+def _state(status: str) -> str:
+    """Return the word for a status such as UP 1/3 (on its way down) or MAINT (via another); MAINT (resolution) means
+    that its name has no address."""
+    if status.startswith(("DRAIN", "MAINT")) and status != "MAINT (resolution)":
+        return "drained"
+    return "up" if status.startswith(("UP", "no check")) else "down"
 
 
 def _number(text: str) -> int:

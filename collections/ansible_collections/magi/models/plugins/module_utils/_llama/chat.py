@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Asking a server on this host one question, and passing on the answer as it is written."""
+"""Asking a server or a gateway on this host one question, and passing on the answer as it is written."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ SILENCE = 300  # seconds without a byte, in which a long prompt is read, until t
 
 class ChatError(RuntimeError):
     """There is no answer, or only a part of one; the message says why, and the remedy."""
+
+
+class RefusedError(ChatError):
+    """The answer is no completion; ``status`` is that of HTTP."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
 
 
 def events(lines: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
@@ -45,15 +53,21 @@ def events(lines: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
 
 
 def chat(
-    environment: Mapping[str, str], question: str, max_tokens: int, tell: Callable[[str, str], None]
+    environment: Mapping[str, str],
+    question: str,
+    max_tokens: int,
+    tell: Callable[[str, str], None],
+    model: str | None = None,
 ) -> dict[str, Any]:
-    """Ask the server of ``environment``; return the answer, why it ended, and how fast it was.
+    """Ask the server of ``environment``, or with a ``model`` the gateway that listens there; return the answer, why it
+    ended, and how fast it was.
 
     ``tell`` gets the kind (``text`` or ``reasoning``) and the words of each piece; an exception of it ends the answer.
     If the server wants a key, it is read from the server's own file and goes nowhere else. Raises ChatError.
     """
     address, port = reachable(environment.get("LLAMA_ARG_HOST", "127.0.0.1")), port_of(environment) or 0
-    body = {"messages": [{"role": "user", "content": question}], "stream": True, "max_tokens": max_tokens}
+    messages = [{"role": "user", "content": question}]
+    body = {"messages": messages, "stream": True, "max_tokens": max_tokens, **({"model": model} if model else {})}
     headers: dict[str, str | bytes] = {"Content-Type": "application/json"}
     key = api_key(environment)
     if key:
@@ -66,7 +80,9 @@ def chat(
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
         response = connection.getresponse()
         if response.status != 200:
-            raise ChatError(_refusal(response.status, response.read(1 << 16)))
+            raise RefusedError(
+                _refusal(response.status, response.read(1 << 16), by_gateway=bool(model)), response.status
+            )
         for event in events(response):
             timings = event.get("timings") or timings
             for choice in event.get("choices") or ():
@@ -79,7 +95,8 @@ def chat(
     except (AttributeError, TypeError):
         raise ChatError(_NONSENSE) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ChatError(f"the server at {address}, port {port}, does not answer ({error}); see magi status.") from None
+        who = "gateway" if model else "server"
+        raise ChatError(f"the {who} at {address}, port {port}, does not answer ({error}); see magi status.") from None
     finally:
         connection.close()
     return {
@@ -97,11 +114,14 @@ def _said(data: Any) -> str:
     return printable(str(message))[:300].rstrip(".")
 
 
-def _refusal(status: int, body: bytes) -> str:
+def _refusal(status: int, body: bytes, *, by_gateway: bool) -> str:
     try:
         message = _said(json.loads(body))
     except (ValueError, RecursionError):
         message = "no reason given"
+    if by_gateway:  # its own sentences have the remedy
+        key = "; ask one server with --instance, which finds its key on its own host" if status == 401 else ""
+        return f"it answers {status}: {message}{key}."
     remedy = {
         401: "its API key file has changed since it was started, or can't be read; run magi up",
         503: "it still loads its model; ask again in a moment",

@@ -18,18 +18,25 @@ _TASKS = (
     ("LLAMA_ARG_EMBEDDINGS", "one embedding", "/v1/embeddings", {"input": "1"}, "data"),
     ("", "one token", "/v1/completions", {"prompt": "1", "max_tokens": 1, "cache_prompt": False}, "choices"),
 )
+OF_TASK = {"rerank": "LLAMA_ARG_RERANKING", "embedding": "LLAMA_ARG_EMBEDDINGS"}
+"""The variable of a server by its model's task; chat has none."""
 _ON = ("1", "on", "true", "enabled")
 
 
-def probe(environment: Mapping[str, str], timeout: float) -> str:
+def probe(environment: Mapping[str, str], timeout: float, model: str = "") -> str:
     """Return why the server of ``environment`` (asked_at) does not do its work within ``timeout`` seconds, or an empty
-    string where it does: a token of completion, an embedding or a rerank, by its options."""
+    string where it does: a token of completion, an embedding or a rerank, by its options. With a ``model``, the gateway
+    there is asked for that."""
     _variable, what, path, body, field = next(
         task for task in _TASKS if not task[0] or environment.get(task[0], "").lower() in _ON
     )
+    if model:
+        body = {"model": model, **body}
     try:
         status, answer = request(environment, path, timeout, api_key(environment), body)
         if status == 200 and json.loads(answer).get(field):
+            return ""
+        if model and status in (401, 403):  # it wants a client's key, and nobody here has one
             return ""
     except TimeoutError:
         return f"it did not give {what} in {timeout:g} seconds; see its log and its device (magi logs)"

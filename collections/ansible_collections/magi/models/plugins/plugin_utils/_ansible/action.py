@@ -41,6 +41,12 @@ class HostAction(ActionBase):
                 result["msg"] = host + str(result["msg"])
         return result
 
+    def reached_by(self, variables: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the address and the connection by which Ansible gets to the host."""
+        given = (variables.get(name) for name in ("ansible_host", "ansible_connection"))
+        address, connection = (value and str(self._templar.template(value)) for value in given)
+        return address or variables["inventory_hostname"], connection or "ssh"
+
     def end_claim(self, home: str, claim: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Say on the host that the deployment of ``claim`` has ended there; return the result."""
         # Each worker imports its action anew, and few need this.

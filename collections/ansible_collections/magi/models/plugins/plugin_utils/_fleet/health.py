@@ -11,6 +11,7 @@ from typing import Any
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause, find_cause
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import health_entries
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import wrong_though_healthy
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status, not_serving
@@ -51,13 +52,16 @@ def cause_of(now: Running, examined: HostHealth) -> Cause | None:
     return Cause("no_work", probed) if probed else None
 
 
-def build_health(hosts: Mapping[str, HostHealth]) -> dict[str, Any]:
-    """Return what runs, as build_status does; summary.failed says what does not serve and why."""
+def build_health(
+    hosts: Mapping[str, HostHealth], gateways: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Return what runs, as build_status does; summary.failed says what does not serve and why. ``gateways`` are the
+    results of their tasks (see health_entries)."""
     document = build_status(
         {name: examined.host for name, examined in hosts.items()},
         {name: examined.way for name, examined in hosts.items()},
     )
-    failed = []
+    failed: list[dict[str, Any]] = []
     for server in document["servers"]:
         examined = hosts[server["host"]]
         now = next(item for item in examined.host.instances if item.name == server["instance"])  # type: ignore[union-attr]
@@ -70,15 +74,24 @@ def build_health(hosts: Mapping[str, HostHealth]) -> dict[str, Any]:
             failed.append(not_serving(server["host"], now.name, cause))
     ready = sum(server["is_ready"] for server in document["servers"])
     document["ready_servers"] = document["summary"]["servers_ready"] = ready
+    entries = health_entries(gateways or {}, document["servers"])
+    if entries:
+        document["gateways"] = entries
+    failed += [
+        {"instance": None, "host": item["host"], "cause": item["cause"], "detail": item["detail"]}
+        for item in entries
+        if item["cause"]
+    ]
     document["summary"]["failed"] = failed
     return document
 
 
 def health_problems(document: Mapping[str, Any], hosts: Mapping[str, HostHealth]) -> dict[str, str]:
-    """Return by host the sentence to fail with."""
+    """Return by host the sentence to fail with; a gateway whose host has no servers is a problem of the first."""
     found: dict[str, str] = {}
     for item in document["summary"]["failed"]:
-        found[item["host"]] = " ".join([*([found[item["host"]]] if item["host"] in found else []), item["detail"]])
+        host = item["host"] if item["host"] in hosts else next(iter(hosts))
+        found[host] = " ".join([*([found[host]] if host in found else []), item["detail"]])
     if not document["servers"]:
         found = {name: f"Host {name}: no server runs; magi up starts what the profile enables." for name in hosts}
     return found

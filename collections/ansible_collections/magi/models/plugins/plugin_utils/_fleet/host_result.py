@@ -108,6 +108,21 @@ def serving(seen: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def launched_models(hosts: Sequence[HostResult]) -> list[str]:
+    """Return the ids of the models of which this deployment launched a server that is ready."""
+    found: dict[str, None] = {}
+    for result in hosts:
+        launched = {
+            item.instance
+            for item in result.results
+            if item.launched and item.action.action in (ActionKind.START, ActionKind.RESTART)
+        }
+        for instance in result.plan.instances if result.plan else ():
+            if instance.name in launched and cause_of(instance, result) is None:
+                found[instance.model_id] = None
+    return list(found)
+
+
 def cause_of(instance: Instance, result: HostResult) -> Cause | None:
     """Return why the instance is not ready, or None if it is: it is the one that answers, on the device that it should
     use, and it answers healthy, to its clients, too, where they were asked."""

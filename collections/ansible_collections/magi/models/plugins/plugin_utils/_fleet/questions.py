@@ -107,17 +107,21 @@ def _bound(item: Running, host: Host) -> str:
     return "0.0.0.0" if exposed(item.environment.get("LLAMA_ARG_HOST", "")) else "127.0.0.1"  # noqa: S104 - not bound
 
 
+def said_by_uri(result: Mapping[str, Any]) -> str:
+    """Return why ansible.builtin.uri got no answer, in a few words."""
+    said = " ".join(str(result.get("msg", "")).removeprefix("Task failed: ").split()).partition("Request failed: ")
+    # (An Ansible sanity test takes that function's name for a call.)
+    return re.sub(r"^<url[o]pen error (?:\[Errno -?\d+\] )?(.*?)>?$", r"\1", said[2] or said[0]).rstrip(".")
+
+
 def answers(results: Sequence[Mapping[str, Any]]) -> dict[str, Answer]:
     """Return by instance what ansible.builtin.uri returned in a loop over questions."""
     found = {}
     for result in results:
         item = result.get("item")
         if isinstance(item, Mapping) and not result.get("skipped"):
-            said = " ".join(str(result.get("msg", "")).removeprefix("Task failed: ").split()).partition(
-                "Request failed: "
-            )
-            # (An Ansible sanity test takes that function's name for a call.)
-            words = re.sub(r"^<url[o]pen error (?:\[Errno -?\d+\] )?(.*?)>?$", r"\1", said[2] or said[0]).rstrip(".")
             lost = bool(result.get("unreachable"))
-            found[item["instance"]] = Answer(Question(**item), int(result.get("status") or -1), words, lost)
+            found[item["instance"]] = Answer(
+                Question(**item), int(result.get("status") or -1), said_by_uri(result), lost
+            )
     return found

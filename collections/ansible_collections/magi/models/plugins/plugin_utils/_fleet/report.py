@@ -11,7 +11,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import St
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._host.values import Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import gateway_lines
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import NOT_CONFIGURED, gateway_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, cause_of
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import server_table, shown_state
 
@@ -144,7 +144,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
 
 def problems(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> dict[str, str]:
     """Return by host the sentence to fail with: it was not deployed, no server is ready anywhere, strict is set and it
-    is degraded, or a gateway failed. ``report`` is the one for ``hosts``."""
+    is degraded, or a gateway could not be configured. ``report`` is the one for ``hosts``."""
     total, ready = report["total_servers"], report["ready_servers"]
     named = {item["host"] for item in report["summary"]["failed"]}
     degraded = {item["host"] for item in report["summary"]["degraded"]}
@@ -156,8 +156,10 @@ def problems(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> dict[str
             found[result.name] = f"No server is ready (0 of {total}); the report above says why."
         elif result.plan.strict and result.name in degraded | named:
             found[result.name] = "strict is set and the deployment is degraded; the report above says what is missing."
+    strict = any(result.plan and result.plan.strict for result in hosts)
     for item in report.get("gateways", ()):
-        if item["cause"]:  # its host may be no model server: then the run fails on the first of these
+        if item["cause"] in NOT_CONFIGURED or (item["cause"] and strict):
+            # Its host may be no model server: then the run fails on the first of these.
             host = next((each.name for each in hosts if each.name in (item["host"], hosts[0].name)), None)
             if host and host not in found:
                 found[host] = item["detail"]

@@ -64,7 +64,7 @@ def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> d
     }
 
 
-def not_serving(host: str, instance: str, cause: Cause) -> dict[str, str]:
+def not_serving(host: str, instance: str, cause: Cause) -> dict[str, Any]:
     """Return the entry of summary.failed for an instance that does not serve."""
     detail = f"Host {host}, instance {instance}: {cause.detail}."
     return {"instance": instance, "host": host, "cause": cause.code, "detail": detail}

@@ -42,6 +42,8 @@ class Server:
     port: int
     slots: int
     aliases: tuple[str, ...] = ()
+    task: str = "chat"
+    """chat, embedding or rerank."""
     part: Part = Part.STAYS
 
     @property
@@ -151,6 +153,7 @@ def _server(host: str, instance: Instance, address: str) -> Server:
         instance.port,
         int(slots) if re.fullmatch(r"[1-9][0-9]{0,5}", slots) else AUTOMATIC_SLOTS,
         instance.aliases,
+        instance.task,
     )
 
 

@@ -1,30 +1,87 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a gateway routes to, for people. Pure."""
+"""What a gateway routes to: as an entry of documents, and for people. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
+from ansible_collections.magi.models.plugins.module_utils._base.text import printable
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import HOST
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import backend, server_name
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server, routes
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Route, Server, routes
+
+HEAD = ("names", "host", "instance", "state", "busy", "slots", "waiting")
+NUMBERS = ("busy", "slots", "waiting")
 
 
-def routes_lines(host: str, where: str, found: Mapping[str, Any]) -> list[str]:
-    """Return a table of the routes on the gateway ``host``, which listens at ``where``, from what the module
-    model_gateway_info ``found`` there."""
-    if not (found["routed"] or found["running"]):
-        return [f"Gateway {host}: nothing runs."]
+def gateway_entry(host: str, url: str, url_from: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry of documents for the gateway on ``host``, which is asked at ``url`` (see Way.url), from what the
+    module model_gateway_info ``found`` there (docs/report.md)."""
+    there = routes([Server.from_dict(item) for item in found["routed"]])
     states = {(item["backend"], item["server"]): item for item in found["states"]}
-    rows = []
-    for route in routes([Server.from_dict(item) for item in found["routed"]]):
-        for server in route.servers:
-            state = states.get((backend(route), server_name(server)))
-            numbers = (state["busy"], state["slots"], state["queued"]) if state else ("-", server.slots, "-")
-            shown = "unknown" if state is None else "up" if state["up"] else "down"
-            rows.append([", ".join(route.names), server.host, server.instance, shown, *numbers])
-    head = ("names", "host", "instance", "state", "busy", "slots", "waiting")
-    title = f"Gateway {host}: {where}" if found["running"] else f"Gateway {host}: HAProxy does not answer; run again"
-    return [title, "", *text_table(head, rows, ("busy", "slots", "waiting"))]
+    broken = bool(there) and not found["running"]
+    detail = ""
+    if broken:
+        detail = f"Gateway {host}: HAProxy does not answer; magi up starts it again, and its log says why it ended."
+    elif not found["running"]:
+        detail = "nothing runs there; install HAProxy where it is missing (apt-get install haproxy), and run magi up"
+    return {
+        "host": host,
+        "url": f"{url}/v1",
+        "url_from": url_from,
+        "names": sorted(name for route in there for name in route.names),
+        "is_ready": found["running"],
+        "cause": "gateway_down" if broken else None,
+        "detail": detail,
+        "routes": [_route(route, states) for route in there],
+    }
+
+
+def _route(route: Route, states: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, Any]:
+    servers, waiting = [], None
+    for server in route.servers:
+        state = states.get((backend(route), server_name(server)), {})
+        waiting = state.get("queued", waiting)
+        servers.append(
+            {
+                "host": server.host,
+                "instance": server.instance,
+                "model_id": server.model_id,
+                "address": server.address,
+                "port": server.port,
+                "state": state.get("state", "unknown"),
+                "busy": state.get("busy"),
+                "slots": state.get("slots", server.slots),
+            }
+        )
+    held = bool(states) and all(item["state"] != "up" for item in servers)
+    task = route.servers[0].task
+    return {"names": list(route.names), "task": task, "held": held, "waiting": waiting, "servers": servers}
+
+
+def route_rows(entry: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
+    """Yield a row below ``HEAD`` for each server of a gateway's entry."""
+    for route in entry["routes"]:
+        for item in route["servers"]:
+            state = f"{item['state']}, held" if route["held"] else item["state"]
+            numbers = ("-" if value is None else value for value in (item["busy"], item["slots"], route["waiting"]))
+            yield (", ".join(route["names"]), item["host"], item["instance"], state, *numbers)
+
+
+def gateway_title(entry: Mapping[str, Any]) -> str:
+    """Return the line above the routes of a gateway: where it is, or why it is not there."""
+    if entry["cause"]:
+        return printable(entry["detail"])
+    if not entry["is_ready"]:
+        return f"Note: there is no gateway on {entry['host']}: {printable(entry['detail'])}."
+    where = f" (on {entry['host']} itself)" if entry["url_from"] == HOST else ""
+    return f"Gateway {entry['host']}: {entry['url']}{where}{'' if entry['routes'] else ' routes to nothing'}"
+
+
+def routes_lines(entry: Mapping[str, Any]) -> list[str]:
+    """Return a gateway's entry for people."""
+    table = ["", *text_table(HEAD, list(route_rows(entry)), NUMBERS)] if entry["routes"] else []
+    return [gateway_title(entry), *table]

@@ -20,6 +20,8 @@ a,held,0,0,3,3,,9,no check,1,
 a,BACKEND,5,5,2,2,400,9,UP,1,
 chat,h1::a,2,0,1,0,4,0,DRAIN,1,
 chat,h2::a,0,0,0,0,4,0,MAINT (resolution),1,
+chat,h2::b,0,0,1,1,4,0,DRAIN,1,
+chat,h2::c,0,0,0,0,4,0,MAINT (via a/h2::c),1,
 chat,BACKEND,0,0,0,0,400,0,DOWN,0,
 
 """
@@ -40,10 +42,12 @@ def test_the_revision_that_runs(info, revision):
 
 def test_the_servers_that_run():
     assert parse_servers(STAT) == [
-        ServerState("a", "h1::a", True, "", 2, 4, 5),
-        ServerState("a", "h1::a-2", True, "", 0, 0, 5),
-        ServerState("chat", "h1::a", False, "drain", 1, 4, 0),
-        ServerState("chat", "h2::a", False, "maint", 0, 4, 0),
+        ServerState("a", "h1::a", True, "up", 2, 4, 5),
+        ServerState("a", "h1::a-2", True, "up", 0, 0, 5),
+        ServerState("chat", "h1::a", False, "drained", 1, 4, 0),
+        ServerState("chat", "h2::a", False, "down", 0, 4, 0),
+        ServerState("chat", "h2::b", False, "drained", 1, 4, 0),
+        ServerState("chat", "h2::c", False, "drained", 0, 4, 0),
     ]
     assert parse_servers("") == []
 

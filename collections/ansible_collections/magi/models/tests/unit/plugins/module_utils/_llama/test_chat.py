@@ -5,7 +5,12 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._llama.chat import ChatError, chat, events
+from ansible_collections.magi.models.plugins.module_utils._llama.chat import (
+    ChatError,
+    RefusedError,
+    chat,
+    events,
+)
 
 
 def stream(*items, end="data: [DONE]\n\n"):
@@ -125,6 +130,21 @@ def test_a_refusal_says_why_and_what_to_do(serve, status, body, said):
     with pytest.raises(ChatError) as error:
         chat(serve(status, body).environment, "x", 1, print)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (404, "it answers 404: There is no model x here (did you mean y?)."),
+        (401, "it answers 401: There is no model x here (did you mean y?); ask one server with --instance, which"),
+    ],
+)
+def test_a_gateway_is_asked_for_a_model_and_says_itself_what_is_wrong(serve, status, said):
+    server = serve(status, '{"error": {"message": "There is no model x here (did you mean y?)"}}')
+    with pytest.raises(RefusedError) as error:
+        chat(server.environment, "Why?", 1, print, "x")
+    assert server.asked["model"] == "x"
+    assert (error.value.status, str(error.value)[: len(said)]) == (status, said)
 
 
 @pytest.mark.parametrize("key", ["пароль", "a\rb"])

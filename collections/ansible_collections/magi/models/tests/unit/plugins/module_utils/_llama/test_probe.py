@@ -14,7 +14,7 @@ def asked(tmp_path):
     servers = []
     hold = threading.Event()
 
-    def ask(status, body, timeout=5.0, **environment):
+    def ask(status, body, timeout=5.0, model="", **environment):
         got = {}
 
         class FakeServer(BaseHTTPRequestHandler):
@@ -35,7 +35,7 @@ def asked(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         at = {"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": str(server.server_port)}
-        return probe({**at, **environment}, timeout), got
+        return probe({**at, **environment}, timeout, model), got
 
     yield ask
     hold.set()
@@ -53,9 +53,10 @@ def asked(tmp_path):
         ({"LLAMA_ARG_EMBEDDINGS": "1", "LLAMA_ARG_RERANKING": "1"}, "/v1/rerank", "results"),
     ],
 )
-def test_a_server_is_asked_for_what_it_was_started_for(asked, environment, path, field):
-    said, got = asked(200, json.dumps({field: [1]}), **environment)
-    assert (said, got["path"]) == ("", path)
+@pytest.mark.parametrize("model", ["", "x"])
+def test_a_server_is_asked_for_what_it_was_started_for(asked, environment, path, field, model):
+    said, got = asked(200, json.dumps({field: [1]}), model=model, **environment)
+    assert (said, got["path"], got["body"].get("model", "")) == ("", path, model)
 
 
 def test_its_key_is_that_of_its_file(asked, tmp_path):
@@ -84,3 +85,9 @@ def test_a_server_that_hangs_is_given_up(asked):
 
 def test_a_server_that_is_gone_is_said():
     assert "did not answer" in probe({"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": "1"}, 1)
+
+
+@pytest.mark.parametrize(("model", "silent"), [("", False), ("x", True)])
+def test_a_gateway_that_wants_a_client_s_key_does_its_work(asked, model, silent):
+    said, _got = asked(401, "{}", model=model)
+    assert (said == "") is silent

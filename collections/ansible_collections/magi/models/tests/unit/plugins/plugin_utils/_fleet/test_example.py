@@ -20,14 +20,14 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders im
 SSH = Way("gpu1.lan", "ssh")
 
 
-def shown(way=SSH, bound="127.0.0.1", tasks=("chat",), key_file=None, answers=True):
+def shown(way=SSH, bound="127.0.0.1", tasks=("chat",), key_file=None, answers=True, gateways=()):
     """Return the lines for a host that serves a model of each task, and the words of the command."""
     models = [model(f"{task}-q4_k_m", task=task) for task in tasks]
     options = {"api_key_file": key_file} if key_file else {}
     made = plan(*(item.id for item in models), models=models, with_settings=settings(host=bound), options=options)
     now = [running(item, health=200 if answers else 0, model_ids=(item.name,)) for item in made.instances]
     results = [HostResult("gpu1", replace(made, host="gpu1"), (), host(*now), way=way)]
-    lines = example_lines(build_report(results), results)
+    lines = example_lines(build_report(results, gateways), results)
     return lines, shlex.split(lines[1]) if lines else []
 
 
@@ -70,6 +70,29 @@ def test_a_model_is_asked_what_it_is_for(tasks, path, body):
 def test_a_key_is_read_where_it_lies_and_never_shown(given, header):
     lines, _words = shown(key_file="/etc/keys", **given)
     assert header in lines[1]
+
+
+GATEWAY = {"host": "gw1", "url": "http://gw1:8000/v1", "url_from": "controller", "names": ["chat-q4_k_m"]}
+GATEWAY |= {"is_ready": True, "cause": None, "detail": ""}
+
+
+@pytest.mark.parametrize(
+    ("gateway", "first", "base"),
+    [
+        (GATEWAY, "Try it:", "http://gw1:8000/v1"),
+        ({**GATEWAY, "url_from": "host"}, "Try it on gw1 itself:", "http://gw1:8000/v1"),
+        ({**GATEWAY, "is_ready": False}, "Try it on gpu1 itself:", "http://127.0.0.1:8080/v1"),
+        ({**GATEWAY, "names": []}, "Try it on gpu1 itself:", "http://127.0.0.1:8080/v1"),
+    ],
+)
+def test_through_a_gateway_there_is_one_command_and_what_clients_need(gateway, first, base):
+    lines, words = shown(gateways=[gateway])
+    assert (lines[0], words[2]) == (first, f"{base}/chat/completions")
+    through = base == gateway["url"]
+    assert json.loads(words[-1]).get("model") == ("chat-q4_k_m" if through else None)
+    assert lines[2:] == (
+        [f"Clients of OpenAI's API need two lines: base_url={base} and model=chat-q4_k_m"] if through else []
+    )
 
 
 def test_without_a_ready_server_there_is_no_example():

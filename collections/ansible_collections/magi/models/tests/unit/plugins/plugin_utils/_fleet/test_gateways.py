@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import gateway_entries, gateway_lines
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import (
+    gateway_entries,
+    gateway_lines,
+    health_entries,
+)
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_report, problems, summary_lines
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import plan
@@ -61,6 +67,62 @@ def test_what_came_of_a_gateway(seen, cause, said):
     assert said in " ".join(summary_lines(report))
     failures = [item for item in report["summary"]["failed"] if item["host"] == "gw1"]
     assert [item["detail"] for item in failures] == ([said] if cause else [])
+
+
+NO = {"item": {"name": "a", "url": "http://gw1:8000/models/a/health", "by": "controller"}, "status": 503}
+
+
+def test_what_was_launched_and_clients_can_t_have_is_degraded_and_fails_only_a_strict_run():
+    (entry,) = gateway_entries({"gw1": {"configured": SERVES, "reached": {"results": [NO]}}})
+    assert (entry["is_ready"], entry["cause"]) == (False, "not_reached")
+    assert entry["detail"].startswith("Gateway gw1: it reaches no server of a; open")
+    assert entry["asked"] == [{**NO["item"], "status": 503}]
+    for strict in (False, True):
+        host = HostResult("gpu1", replace(plan("a-q2_k"), strict=strict))
+        report = build_report([host], [entry])
+        assert entry["detail"] in [item["detail"] for item in report["summary"]["failed"]]
+        ready = {**report, "total_servers": 1, "ready_servers": 1, "summary": {"failed": [], "degraded": []}}
+        assert problems(ready, [host]) == ({"gpu1": entry["detail"]} if strict else {})
+    failed = {"failed": True, "msg": "port 8000 is taken."}
+    (entry,) = gateway_entries({"gw1": {"configured": failed, "reached": {"results": [NO]}}})
+    assert entry["cause"] == "gateway_failed"
+
+
+LOOKED = {
+    "gateway": {
+        "host": "gw1",
+        "names": ["a", "b"],
+        "is_ready": True,
+        "cause": None,
+        "detail": "",
+        "routes": [{"names": [name], "servers": [{"host": "gpu1", "instance": name}]} for name in ("a", "b")],
+    }
+}
+
+
+def server(name, ready):
+    return {"host": "gpu1", "instance": name, "is_ready": ready}
+
+
+@pytest.mark.parametrize(
+    ("seen", "servers", "cause"),
+    [
+        ({}, [], ()),
+        ({"looked": LOOKED}, [], None),
+        ({"looked": LOOKED, "reached": {"results": [NO]}}, [server("a", True)], "not_reached"),
+        ({"looked": LOOKED, "reached": {"results": [NO]}}, [], "not_reached"),  # its host was not asked
+        ({"looked": LOOKED, "reached": {"results": [NO]}}, [server("a", False)], None),  # that is said of the server
+        ({"looked": LOOKED, "probed": {"probes": {"a": "", "b": "it is slow; see its log"}}}, [], "no_work"),
+        ({"looked": LOOKED, "probed": {"probes": {"b": "it is slow"}}}, [server("b", False)], None),
+        ({"looked": {"unreachable": True, "msg": "no route"}}, [], "host_unreachable"),
+        ({"looked": {"failed": True, "msg": "Host gw1: it must be root."}}, [], "gateway_failed"),
+    ],
+)
+def test_the_health_of_a_gateway(seen, servers, cause):
+    entries = health_entries({"gw1": seen}, servers)
+    assert [item["cause"] for item in entries] == ([cause] if cause != () else [])
+    assert [item["is_ready"] for item in entries] == ([cause is None] if cause != () else [])
+    assert all(item["detail"].startswith("Gateway gw1") and item["detail"][-1] == "." for item in entries if cause)
 
 
 def test_what_the_run_left_out_is_not_reported():

@@ -52,6 +52,21 @@ def test_a_server_serves_or_there_is_a_cause(value, cause):
         assert problems["gpu1"] in "\n".join(status_lines(document))
 
 
+def test_a_gateway_is_a_problem_of_its_host_or_of_the_first():
+    routes = [{"names": ["a-q2_k"], "servers": [{"host": "gpu1", "instance": "a-q2_k"}]}]
+    entry = {"host": "gw1", "names": ["a-q2_k"], "is_ready": True, "cause": None, "detail": "", "routes": routes}
+    asked = {"name": "a-q2_k", "url": "http://gw1:8000/models/a-q2_k/health", "by": "controller"}
+    for status, cause in ((200, None), (503, "not_reached")):
+        seen = {"looked": {"gateway": entry}, "reached": {"results": [{"item": asked, "status": status}]}}
+        hosts = {"gpu1": examined()}
+        document = build_health(hosts, {"gw1": seen})
+        assert [item["cause"] for item in document["gateways"]] == [cause]
+        assert [(item["host"], item["cause"]) for item in document["summary"]["failed"]] == (
+            [("gw1", cause)] if cause else []
+        )
+        assert health_problems(document, hosts).keys() == ({"gpu1"} if cause else set())
+
+
 def test_hosts_without_servers_are_a_problem_where_nobody_has_one():
     nobody = {"gpu1": HostHealth(host()), "gpu2": HostHealth()}
     assert health_problems(build_health(nobody), nobody).keys() == {"gpu1", "gpu2"}

@@ -7,7 +7,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import Ac
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Listener
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, launched_models
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_report, problems, summary_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
@@ -276,3 +276,17 @@ def test_a_time_out_says_how_long_it_has_been():
     value = replace(GOOD, after=replace(host(replace(now, health=0)), looked_at=107.4))
     (item,) = build_report([value])["summary"]["failed"]
     assert "it does not answer 7 s after its start" in item["detail"]
+
+
+@pytest.mark.parametrize(
+    ("value", "launched"),
+    [
+        (result(running(INSTANCE, model_ids=("a-q2_k",))), ["a"]),
+        (result(running(INSTANCE, model_ids=("other",))), []),  # it does not serve, which is said of it
+        (result(running(INSTANCE), outcome={"action": Action("a-q2_k", ActionKind.KEEP, "as it is")}), []),
+        (result(None, outcome={"launched": False, "cause": Cause("port_taken", "x")}), []),
+        (HostResult("gpu1"), []),
+    ],
+)
+def test_what_was_launched_and_serves(value, launched):
+    assert launched_models([value]) == ([INSTANCE.model_id] if launched else [])

@@ -2,28 +2,55 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.show import routes_lines
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.show import gateway_entry, routes_lines
 
 SERVER = Server("gpu1", "a", "a", "10.0.0.7", 8080, 4, ("chat",)).to_dict()
-STATE = {"backend": "a", "server": "gpu1::a", "up": True, "busy": 2, "slots": 4, "queued": 1}
+STATE = {"backend": "a", "server": "gpu1::a", "up": True, "state": "up", "busy": 2, "slots": 4, "queued": 1}
+DOWN = {**STATE, "up": False, "state": "down"}
+URL = "http://127.0.0.1:8000"
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("found", "cause", "expected"),
     [
-        ({"running": False, "routed": [], "states": []}, ["Gateway gw1: nothing runs."]),
+        (
+            {"running": False, "routed": [], "states": []},
+            None,
+            ["Note: there is no gateway on gw1: nothing runs there; install HAProxy where it is missing"],
+        ),
         (
             {"running": True, "routed": [SERVER], "states": [STATE]},
-            ["Gateway gw1: 127.0.0.1, port 8000", "a, chat  gpu1  a         up        2      4        1"],
+            None,
+            [f"Gateway gw1: {URL}/v1\n", "a, chat  gpu1  a         up        2      4        1"],
         ),
-        ({"running": True, "routed": [SERVER], "states": [{**STATE, "up": False}]}, ["gpu1  a         down "]),
+        ({"running": True, "routed": [], "states": []}, None, [f"Gateway gw1: {URL}/v1 routes to nothing"]),
+        ({"running": True, "routed": [SERVER], "states": [DOWN]}, None, ["gpu1  a         down, held "]),
         (
             {"running": False, "routed": [SERVER], "states": []},
-            ["HAProxy does not answer; run again", "gpu1  a         unknown     -      4        -"],
+            "gateway_down",
+            ["Gateway gw1: HAProxy does not answer; magi up starts", "gpu1  a         unknown     -      4        -"],
         ),
     ],
 )
-def test_routes_are_shown_with_their_states(found, expected):
-    text = "\n".join(routes_lines("gw1", "127.0.0.1, port 8000", found))
+def test_routes_are_shown_with_their_states(found, cause, expected):
+    entry = gateway_entry("gw1", URL, "controller", found)
+    assert (entry["cause"], entry["is_ready"]) == (cause, found["running"])
+    text = "\n".join(routes_lines(entry))
     for part in expected:
         assert part in text
+
+
+def test_an_address_that_only_its_host_reaches():
+    entry = gateway_entry("gw1", URL, "host", {"running": True, "routed": [SERVER], "states": [STATE]})
+    assert routes_lines(entry)[0] == f"Gateway gw1: {URL}/v1 (on gw1 itself)"
+    assert entry["names"] == ["a", "chat"]
+    (route,) = entry["routes"]
+    assert {**route, "servers": []} == {
+        "names": ["a", "chat"],
+        "task": "chat",
+        "held": False,
+        "waiting": 1,
+        "servers": [],
+    }
+    server = {"host": "gpu1", "instance": "a", "model_id": "a", "address": "10.0.0.7", "port": 8080}
+    assert route["servers"] == [{**server, "state": "up", "busy": 2, "slots": 4}]

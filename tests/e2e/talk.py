@@ -1,0 +1,75 @@
+"""What clients do with a gateway, with the packages openai and anthropic: ADDRESS EMBEDDER CHAT_MODEL…
+
+Run in their own environment (tests/clients.py), so nothing of ours is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import anthropic
+import openai
+
+HELLO = [{"role": "user", "content": "What is the capital of France?"}]
+LIMITS = {"max_tokens": 8, "temperature": 0}
+
+
+def with_openai(address: str, embedder: str, models: list[str]) -> None:
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=60)
+    assert {embedder, *models} <= {model.id for model in client.models.list()}
+    for model in models:
+        answer = client.chat.completions.create(model=model, messages=HELLO, **LIMITS)
+        assert answer.choices[0].message.content, model
+        assert answer.usage.completion_tokens <= 8
+        stream = client.chat.completions.create(model=model, messages=HELLO, stream=True, **LIMITS)
+        pieces = [choice.delta.content for event in stream for choice in event.choices if choice.delta.content]
+        assert len(pieces) > 1, model
+    vectors = client.embeddings.create(model=embedder, input=["a", "b"]).data
+    assert [len(vector.embedding) for vector in vectors] == [384, 384]
+
+    # The package writes "messages" before "model": more of them than HAProxy's usual buffer has room for. (llama-server
+    # reads no name.)
+    long = [{**HELLO[0], "name": "x" * 300_000}]
+    assert client.chat.completions.create(model=models[0], messages=long, **LIMITS).choices
+
+    try:
+        client.chat.completions.create(model=models[0][:-1], messages=HELLO, **LIMITS)
+    except openai.NotFoundError as error:
+        assert error.code == "model_not_found"
+        assert f"did you mean {models[0]}" in error.message, error.message
+    else:
+        raise AssertionError("an unknown model is answered")
+
+
+async def together(address: str, models: list[str]) -> None:
+    """Ask all at the same time."""
+    async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        asked = (client.chat.completions.create(model=model, messages=HELLO, **LIMITS) for model in models)
+        assert all(answer.choices[0].message.content for answer in await asyncio.gather(*asked))
+
+
+def with_anthropic(address: str, models: list[str]) -> None:
+    client = anthropic.Anthropic(base_url=address, api_key="none", max_retries=0, timeout=60)
+    for model in models[:2]:
+        answer = client.messages.create(model=model, messages=HELLO, **LIMITS)
+        assert answer.content[0].text, model
+    with client.messages.stream(model=models[0], messages=HELLO, **LIMITS) as stream:
+        assert "".join(stream.text_stream)
+    try:
+        client.messages.create(model=models[0][:-1], messages=HELLO, **LIMITS)
+    except anthropic.NotFoundError as error:
+        assert f"did you mean {models[0]}" in error.message, error.message
+    else:
+        raise AssertionError("an unknown model is answered")
+
+
+def main() -> None:
+    address, embedder, *models = sys.argv[1:]
+    with_openai(address, embedder, models)
+    asyncio.run(together(address, models))
+    with_anthropic(address, models)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Clients of a gateway who ask again and again, and remember each answer that is not what it should be."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+class Clients:
+    """``count`` clients of the models ``names``; every second one has its answers streamed.
+
+    Within the block they ask; behind it, ``wrong`` has what went wrong, and ``answered`` counts the rest by model.
+    """
+
+    def __init__(self, address: str, port: int, names: Sequence[str], count: int = 30, tokens: int = 8):
+        self.address, self.port, self.tokens = address, port, tokens
+        self.wrong: list[Any] = []
+        self.answered: Counter[str] = Counter()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._ask_on, args=(names[i % len(names)], bool(i % 2))) for i in range(count)
+        ]
+
+    def __enter__(self) -> Clients:
+        for item in self._threads:
+            item.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        for item in self._threads:
+            item.join()
+
+    def _ask_on(self, model: str, stream: bool) -> None:
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=120)
+        while not self._over.is_set():
+            wrong = ask_once(connection, model, stream=stream, tokens=self.tokens)
+            with self._lock:
+                if wrong is None:
+                    self.answered[model] += 1
+                else:
+                    self.wrong.append(wrong)
+        connection.close()
+
+
+def ask_once(connection: http.client.HTTPConnection, model: str, *, stream: bool, tokens: int) -> Any:
+    """Ask for a chat; return what was wrong with the answer, or None. Like usual clients, begin anew on a connection
+    that was closed while nobody used it."""
+    body = {"model": model, "messages": QUESTION, "max_tokens": tokens, "ignore_eos": True, "stream": stream}
+    kept = connection.sock is not None
+    try:
+        connection.request(
+            "POST", "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        answer = connection.getresponse()
+    except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as lost:
+        connection.close()
+        return ask_once(connection, model, stream=stream, tokens=tokens) if kept else (model, repr(lost))
+    except OSError as lost:
+        connection.close()
+        return model, repr(lost)
+    try:
+        text = answer.read().decode()
+    except (OSError, http.client.HTTPException) as lost:
+        connection.close()
+        return model, repr(lost)
+    if answer.status != 200:
+        return model, answer.status, text
+    if stream and not text.rstrip().endswith("data: [DONE]"):
+        return model, "cut", text
+    served = {json.loads(line[6:])["model"] for line in text.splitlines() if line.startswith("data: {")} or {
+        json.loads(text)["model"]
+    }
+    return None if served == {model} else (model, "another model", served)
