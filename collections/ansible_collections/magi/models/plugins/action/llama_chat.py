@@ -70,7 +70,8 @@ class ActionModule(ActionBase):
         hidden = ("ansible_job_id", "started", "finished", "results_file")
         result.update({key: value for key, value in done.items() if key not in hidden})
         if arguments.get("gateway") and result.get("failed"):
-            result["msg"] = f"Gateway {task_vars['inventory_hostname']}: {result['msg']}"
+            said = result.get("msg") or "it could not be asked; run with -vvv to see why."
+            result["msg"] = f"Gateway {task_vars['inventory_hostname']}: {said}"
         return result
 
     def _follow(self, path: str, status: Any) -> None:

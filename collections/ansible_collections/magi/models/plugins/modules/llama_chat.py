@@ -173,7 +173,7 @@ def main() -> None:
     stream = Stream(params["stream_path"]) if params["stream_path"] else None
     try:
         if gateway:
-            if running_revision(gateway_service(params["manager"], params["home"]).socket) is None:
+            if running_revision(gateway_service(params["manager"], params["home"]).sockets.stats) is None:
                 module.exit_json(changed=False, skipped=True, reached=False)
             environment = {"LLAMA_ARG_HOST": gateway["address"], "LLAMA_ARG_PORT": str(gateway["port"])}
         else:
