@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -230,11 +229,11 @@ def test_real_clients_talk_to_all_models_at_one_address(behind: Deployment):
 def test_what_its_clients_do_not_get_is_seen_by_magi_health(behind: Deployment):
     assert behind.play(profile="fast-only").code == 0
     port = behind.servers()[Q2]["port"]
-    stats = Program(behind.folder / "gateway", "supervisord").sockets.stats
+    service = Program(behind.folder / "gateway", "supervisord")
     place = f"{Q2}/{proxy_name('localhost', Q2)}"
 
     # its server is well, and the gateway does not reach it
-    tell(stats, f"set server {place} addr 127.0.0.1 port 1")
+    tell(service.sockets.stats, f"set server {place} addr 127.0.0.1 port 1")
     until(lambda: ask(f"/models/{Q2}/health")[0] == 503, 20, "the gateway's check fails")
     for deep in ([], ["--deep"]):
         sick = magi(behind, "health", "--json", *deep)
@@ -244,13 +243,12 @@ def test_what_its_clients_do_not_get_is_seen_by_magi_health(behind: Deployment):
         assert failed["detail"].startswith(f"Gateway localhost: it reaches no server of {Q2}; open"), failed
     routed = magi(behind, "routes")
     assert (routed.code, "down, held" in routed.err) == (3, True), routed.err
-    tell(stats, f"set server {place} addr 127.0.0.1 port {port}")
+    tell(service.sockets.stats, f"set server {place} addr 127.0.0.1 port {port}")
     until(lambda: ask(f"/models/{Q2}/health")[0] == 200, 20, "the gateway's check succeeds")
     assert magi(behind, "health").code == 0
 
     # the gateway itself is gone
-    control = [Path(sys.executable).with_name("supervisorctl"), "-c", "supervisor/supervisord.conf", "stop", "gateway"]
-    subprocess.run(control, cwd=behind.folder / "gateway", check=True, capture_output=True)
+    service.supervisor.stop("gateway")
     for verb in ("health", "status"):
         gone = magi(behind, verb)
         assert (gone.code, "HAProxy does not answer; magi up starts it again" in gone.err) == (3, True), gone.err

@@ -35,8 +35,8 @@ options:
   gateways:
     description:
       - By gateway, the results of its tasks, by name, from P(magi.models.registered#filter).
-      - The names are C(configured) for M(magi.models.model_gateway), and C(installed) for the same once HAProxy was
-        installed.
+      - The names are C(configured) for M(magi.models.model_gateway), C(installed) for the same once HAProxy was
+        installed, and C(reached) for M(ansible.builtin.uri) in a loop over its questions.
     type: dict
     default: {}
     version_added: 0.2.0
