@@ -88,7 +88,7 @@ report:
       elements: dict
       returned: always
     gateways:
-      description: Each gateway with host, url, url_from, names (what it routes), is_ready, cause and detail.
+      description: Each gateway with host, url, url_from, asks_key, names (what it routes), is_ready, cause and detail.
       type: list
       elements: dict
       returned: with gateways

@@ -33,6 +33,7 @@ class Program:
 
     def __init__(self, home: Path, supervisord_path: str):
         self.supervisor = Supervisor(home, supervisord_path)
+        self.secrets = "../../secrets"  # from home/configurations/REVISION, without a character of home
         # Beside that of supervisord, which is in /tmp where this path would be too long.
         path = Path(self.supervisor.socket)
         short = path.parent == self.supervisor.folder

@@ -30,6 +30,7 @@ class Unit:
     def __init__(self, home: Path):
         self.home = home
         self.socket = "/run/magi-gateway/haproxy.sock"  # RuntimeDirectory= of the unit
+        self.secrets = "/run/magi-gateway/secrets"  # where the unit copies them: its user is made at its start
 
     def values(self) -> dict[str, str]:
         return {}

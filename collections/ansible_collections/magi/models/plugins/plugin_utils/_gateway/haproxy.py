@@ -46,10 +46,16 @@ def endpoint(address: str, port: int) -> str:
 
 
 def configuration(
-    gateway: Gateway, routes: Sequence[Route], servers: Sequence[Server], environment: jinja2.Environment, stats: str
+    gateway: Gateway,
+    routes: Sequence[Route],
+    servers: Sequence[Server],
+    environment: jinja2.Environment,
+    stats: str,
+    secrets: str,
 ) -> Configuration:
     """Return the configuration for ``routes`` to ``servers``, rendered with the templates of ``environment``;
-    ``stats`` is the path of the Unix socket on which HAProxy says what it does."""
+    ``stats`` is the path of the Unix socket on which HAProxy says what it does, ``secrets`` that of the folder with its
+    secret files."""
     names = sorted(name for route in routes for name in route.names)
     checked: dict[Server, str] = {}
     # A server is checked in the route of its model, and its state is known in the others.
@@ -62,7 +68,7 @@ def configuration(
         "names.txt": "".join(f"{encoded(name)}\n" for name in names),
         "servers.json": json.dumps([item.to_dict() for item in servers], indent=1) + "\n",
     }
-    values = {"gateway": gateway, "routes": routes, "stats": stats, "checked": checked}
+    values = {"gateway": gateway, "routes": routes, "stats": stats, "secrets": secrets, "checked": checked}
     environment.filters.update(proxy_name=proxy_name, backend=backend, printable=printable)
     environment.globals.update(endpoint=endpoint)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.example import example_lines
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import gateway_entries
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_report
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
@@ -70,6 +71,25 @@ def test_a_model_is_asked_what_it_is_for(tasks, path, body):
 def test_a_key_is_read_where_it_lies_and_never_shown(given, header):
     lines, _words = shown(key_file="/etc/keys", **given)
     assert header in lines[1]
+
+
+@pytest.mark.parametrize(("asks_key", "header"), [(True, 'Bearer $KEY"'), (False, 'Bearer $(head -n 1 /etc/keys)"')])
+def test_a_gateway_asks_for_its_own_key(asks_key, header):
+    made = plan(
+        "a", models=[model("a")], with_settings=settings(host="127.0.0.1"), options={"api_key_file": "/etc/keys"}
+    )
+    now = [running(item, health=200, model_ids=(item.name,)) for item in made.instances]
+    results = [HostResult("gpu1", replace(made, host="gpu1"), (), host(*now), way=Way("localhost", "local"))]
+    gateway = {
+        "url": "https://gw1:8000/v1",
+        "url_from": "controller",
+        "asks_key": asks_key,
+        "routes": [{"names": ["a"]}],
+    }
+    report = build_report(results, gateway_entries({"gw1": {"configured": {"missing": "", "gateway": gateway}}}))
+    line = example_lines(report, results)[1]
+    assert header in line
+    assert "https://gw1:8000/v1/chat/completions" in line
 
 
 def test_without_a_ready_server_there_is_no_example():
