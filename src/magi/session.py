@@ -18,7 +18,7 @@ from magi.events import Event, Run
 from magi.project import Project, find_project
 from magi.runner.options import Options
 from magi.runner.playbook import run
-from magi.verdict.belief import checked
+from magi.verdict.belief import SERVERS, checked
 
 # The strictest rule of those that names of profiles, models and instances go by (_settings, _model).
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -68,15 +68,15 @@ class Session:
         options = replace(options, inventory=inventory, extra_vars=extra_vars, environment=environment)
         return cls(found, options, **more)
 
-    def play(self, playbook: str, variables: Mapping[str, Any] | None = None) -> Run:
-        """Run a playbook to its end. Raises what ``checked`` raises."""
+    def play(self, playbook: str, variables: Mapping[str, Any] | None = None, *, group: str = SERVERS) -> Run:
+        """Run a playbook, which is for the hosts of ``group``, to its end. Raises what ``checked`` raises."""
         ours = {
             **({"profile": slug("The profile", self.profile)} if self.profile is not None else {}),
             **({"model_server_strict": True} if self.strict else {}),
             **(variables or {}),
         }
         done = run(self.project, playbook, self.options, ours, on_event=self.on_event, stop=self.stop)
-        done = checked(done, self.options.inventory, self.options.limit)
+        done = checked(done, self.options.inventory, self.options.limit, group)
         from magi.state.catalog import remember  # slow to import: while Ansible was at work, others did
 
         remember(self.project, self.options, done)

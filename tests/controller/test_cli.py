@@ -253,6 +253,9 @@ PLAYBOOKS = {
     ("doctor",): ("doctor", COMMON),
     ("logs", "a"): ("logs", COMMON),
     ("ask", "a", "Why?"): ("ask", COMMON),
+    ("key", "list"): ("keys", COMMON),
+    ("key", "add", "a"): ("keys", COMMON),
+    ("key", "revoke", "a"): ("keys", COMMON),
 }
 
 
@@ -260,6 +263,7 @@ PLAYBOOKS = {
 def test_a_verb_runs_its_playbook_and_passes_its_options_on_to_ansible(verb, run, capsys):
     playbook, names = PLAYBOOKS[verb]
     command = typer.main.get_command(app).commands[verb[0]]
+    command = getattr(command, "commands", {}).get(verb[1] if len(verb) > 1 else "", command)
     offered = {param.opts[0] for param in command.params if getattr(param, "rich_help_panel", None)}
     assert offered == {*names}
     for name in names:
@@ -282,6 +286,8 @@ def test_a_verb_runs_its_playbook_and_passes_its_options_on_to_ansible(verb, run
         (["logs", "a"], {"instance": "a", "lines": 100, "follow": False}),
         (["logs", "a", "-n", "3", "-f"], {"instance": "a", "lines": 3, "follow": True}),
         (["ask", "a", "Why?", "--max-tokens", "3"], {"instance": "a", "max_tokens": 3}),
+        (["key", "list"], {}),
+        (["key", "revoke", "a"], {}),  # first, who has it
     ],
 )
 def test_what_a_verb_gives_its_playbook(arguments, variables, run, monkeypatch, capsys):

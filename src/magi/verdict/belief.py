@@ -15,12 +15,13 @@ _NO_HOSTS = "no hosts to target"
 _NOBODY = "Could not match supplied host pattern, ignoring: "
 _UNREAD = "Completely failed to parse inventory source "
 _WHY_UNREAD = re.compile(r"Failed to parse inventory with '(?!auto')\w+' plugin: (.*)")
-_GROUP = "model_servers"
+SERVERS = "model_servers"
+"""The group that most playbooks are for."""
 _CHANGING = "magi.models.llama_instances"
 
 
-def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None) -> Run:
-    """Return ``run`` if it can be believed.
+def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None, group: str = SERVERS) -> Run:
+    """Return ``run``, which was for the hosts of ``group``, if it can be believed.
 
     Raises Interrupted; UsageError or ProfileError if the input is wrong and nothing was touched; and DeploymentFailed
     if Ansible did not finish.
@@ -29,7 +30,7 @@ def checked(run: Run, inventory: Sequence[str] = (), limit: str | None = None) -
         raise Interrupted(interruption(run))
     where = f"; all that Ansible said is in {run.output}" if run.output else ""
     if run.no_hosts:
-        raise _not_begun(run, inventory, limit, where)
+        raise _not_begun(run, inventory, limit, group, where)
     # If other hosts go on, the verb reports on them.
     wrong = [error for item in run.failures if (error := _wrong(item))]
     if wrong and not _at_work(run):
@@ -54,7 +55,7 @@ def _at_work(run: Run) -> bool:
     )
 
 
-def _not_begun(run: Run, inventory: Sequence[str], limit: str | None, where: str) -> UsageError:
+def _not_begun(run: Run, inventory: Sequence[str], limit: str | None, group: str, where: str) -> UsageError:
     """Return the error for a run that had no host to work on."""
     errors, hosts = complaints(run.events, "ERROR"), f"inventory {', '.join(inventory)}"
     hosts = hosts if inventory else "the inventory of ansible.cfg"
@@ -67,13 +68,13 @@ def _not_begun(run: Run, inventory: Sequence[str], limit: str | None, where: str
         what = "The inventory, or a file of -e," if len(reasons) > 1 == len({*reasons}) else "The inventory"
         return UsageError(f"{what} can't be read: {source}{why}; correct it, or give another with -i.")
     nobody = said_by_ansible.removeprefix(_NOBODY) if said_by_ansible.startswith(_NOBODY) else ""
-    if limit and nobody not in ("", limit, _GROUP):
+    if limit and nobody not in ("", limit, group):
         return UsageError(f"--limit {limit}: {nobody} is no host or group of {hosts}; correct it.")
     if run.rc and not nobody and _NO_HOSTS not in said_by_ansible:
         return UsageError(f"Ansible could not begin: {said_by_ansible.rstrip('.')}{where}.")
     limited = f" within --limit {limit}" if limit else ""
     hint = "".join(f" Ansible says: {line}" for line in complaints(run.events)[:1])
-    return UsageError(f"No host to work on: {hosts} has none in the group {_GROUP}{limited}.{hint}")
+    return UsageError(f"No host to work on: {hosts} has none in the group {group}{limited}.{hint}")
 
 
 def interruption(run: Run) -> str:
