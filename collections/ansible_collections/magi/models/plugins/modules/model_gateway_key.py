@@ -171,7 +171,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent", "listed"], "default": "present"},
             "keys_file": {"type": "path", "required": True, "no_log": False},
             "name": {"type": "str"},
-            "digest": {"type": "str"},
+            "digest": {"type": "str", "no_log": True},
             "models": {"type": "list", "elements": "str", "default": []},
             "concurrent": {"type": "int"},
             "per_minute": {"type": "int"},
@@ -196,9 +196,10 @@ def main() -> None:
         if params["state"] == "listed":
             keys = parse(read_keys(path), path)
             module.exit_json(changed=False, keys=[key.to_dict() for key in keys], in_use=in_use)
-        make_folder(Path(path).parent)
-        folder = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(folder, fcntl.LOCK_EX)  # two who change the file do so one after the other; our end unlocks it
+        if not module.check_mode:
+            make_folder(Path(path).parent)
+            folder = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(folder, fcntl.LOCK_EX)  # two who change the file do so one after the other; our end unlocks it
         changed, keys = changed_file(module)
         changed = take_in(module, keys, in_use) or changed
     except (KeysError, ProxyError, SecretError, ServiceError) as error:

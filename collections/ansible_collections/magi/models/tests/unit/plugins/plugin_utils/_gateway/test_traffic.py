@@ -257,7 +257,12 @@ def test_only_who_has_a_key_gets_in(fakes, start):
 def test_a_key_asks_no_more_than_it_may(fakes, start):
     proxy = start(
         [server(fakes[0], "a")],
-        secrets_of(ALL, Key(digest("two"), "two", concurrent=2), Key(digest("few"), "few", per_minute=3)),
+        secrets_of(
+            ALL,
+            Key(digest("one"), "one", concurrent=1),
+            Key(digest("two"), "two", concurrent=2),
+            Key(digest("few"), "few", per_minute=3),
+        ),
         keys_file="/k",
     )
     proxy.up("a")
@@ -267,6 +272,9 @@ def test_a_key_asks_no_more_than_it_may(fakes, start):
     refused = proxy.ask(body={"model": "a"}, headers=few)
     assert error(refused) == (429, "too_many_per_minute")
     assert refused[2]["Retry-After"] == "30"
+
+    # one after the other, as fast as they come
+    assert {proxy.ask(body={"model": "a"}, headers={"x-api-key": "one"})[0] for _ in range(200)} == {200}
 
     fakes[0].go.clear()
     with ThreadPoolExecutor(2) as pool:
