@@ -20,7 +20,7 @@ import pytest
 import typer
 from ptyprocess import PtyProcess
 
-from magi.cli import app, main, profile
+from magi.cli import app, key, main, profile
 from magi.cli.signals import stopping
 from magi.domain import FOLDER
 from magi.errors import ExitCode, HostUnreachable, Interrupted, MagiError
@@ -192,7 +192,9 @@ def test_help(verb, option, capsys):
 
 
 COMMANDS = {(name,): command for name, command in zip(verbs(), app.registered_commands, strict=True)} | {
-    ("profile", command.name or command.callback.__name__): command for command in profile.app.registered_commands
+    (name, command.name or command.callback.__name__): command
+    for name, module in (("profile", profile), ("key", key))
+    for command in module.app.registered_commands
 }
 EXAMPLES = {
     (*verb, example): command
@@ -345,7 +347,7 @@ def test_help_imports_nothing_that_takes_long():
     assert (result.returncode, result.stderr) == (0, "[]\n")
 
 
-@pytest.mark.parametrize("arguments", [[], ["profile"]])
+@pytest.mark.parametrize("arguments", [[], ["profile"], ["key"]])
 def test_without_a_verb_help_is_shown(arguments, capsys):
     assert main(arguments) == ExitCode.USAGE
     assert "".join(capsys.readouterr()).lstrip().startswith(" ".join(["Usage: magi", *arguments]))
