@@ -260,6 +260,36 @@ class Controller:
         found = await self._run(lambda session: verbs.ask(session, name, question, max_tokens, instance=instance))
         return found.checked().document
 
+    async def add_key(
+        self,
+        name: str,
+        *,
+        models: Sequence[str] = (),
+        concurrent: int | None = None,
+        per_minute: int | None = None,
+        expires: str | None = None,
+    ) -> str:
+        """Make a key for a client, give its digest to all gateways, and return it; nobody else has it.
+
+        ``models`` are globs; ``expires`` is its last day in UTC, YYYY-MM-DD. Raises UsageError, HostUnreachable and
+        DeploymentFailed; the error's ``document`` has the key if some gateways took it.
+        """
+        limits: dict[str, Any] = {"concurrent": concurrent, "per_minute": per_minute, "expires": expires}
+        found = await self._run(lambda session: verbs.add_key(session, name, models=models, **limits))
+        return str(found.checked().document["key"])
+
+    async def keys(self) -> Mapping[str, Any]:
+        """Return by gateway its ``keys``, each with its name and what it may do, and whether they are ``in_use``.
+
+        Raises UsageError without a gateway, HostUnreachable and DeploymentFailed.
+        """
+        gateways: Mapping[str, Any] = (await self._run(verbs.keys)).checked().document["gateways"]
+        return gateways
+
+    async def revoke_key(self, name: str) -> None:
+        """Take a key from all gateways. Raises UsageError if none has it, HostUnreachable and DeploymentFailed."""
+        (await self._run(lambda session: verbs.revoke_key(session, name))).checked()
+
     async def stop(self, instances: Sequence[str] = ()) -> None:
         """Stop these instances gracefully, or all if none is named; the next deployment starts them again.
 
@@ -330,6 +360,28 @@ class Controller:
     def ask_sync(self, name: str, question: str, max_tokens: int = 512, *, instance: bool = False) -> Mapping[str, Any]:
         """As ``ask``, blocking."""
         return _blocking(self.ask(name, question, max_tokens, instance=instance))
+
+    def add_key_sync(
+        self,
+        name: str,
+        *,
+        models: Sequence[str] = (),
+        concurrent: int | None = None,
+        per_minute: int | None = None,
+        expires: str | None = None,
+    ) -> str:
+        """As ``add_key``, blocking."""
+        return _blocking(
+            self.add_key(name, models=models, concurrent=concurrent, per_minute=per_minute, expires=expires)
+        )
+
+    def keys_sync(self) -> Mapping[str, Any]:
+        """As ``keys``, blocking."""
+        return _blocking(self.keys())
+
+    def revoke_key_sync(self, name: str) -> None:
+        """As ``revoke_key``, blocking."""
+        _blocking(self.revoke_key(name))
 
     def stop_sync(self, instances: Sequence[str] = ()) -> None:
         """As ``stop``, blocking."""

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
     from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET, counted, printable
     from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
+    from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import (
+        Key,
+        KeysError,
+        checked as checked_key,
+    )
     from ansible_collections.magi.models.plugins.module_utils._host.values import (
         Host,
         Running,
@@ -92,6 +97,7 @@ _TAKEN = {
     "module_utils._base.table": "text_table",
     "module_utils._base.text": "SECRET counted printable",
     "module_utils._config.profile": "Profile",
+    "module_utils._haproxy.keys": "Key KeysError checked:checked_key",
     "module_utils._host.values": "Host Running foreign_listeners",
     "module_utils._llama.cause": "find_cause not_on_device",
     "module_utils._llama.options": "Binary",

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import datetime
+import hashlib
 import os
+import secrets
 from collections.abc import Sequence
 
+from magi import domain
 from magi.errors import UsageError
 from magi.project import ANSIBLE_TAGS
 from magi.result import Result
 from magi.session import Session, routed, slug
 from magi.state.questions import passed_by_file
 from magi.verdict import deployments, looks
+from magi.verdict import keys as keys_of
 from magi.verdict.belief import GATEWAYS
+
+KEY_PREFIX = "magi-"
+"""What a key begins with: who finds one in a log knows what it opens."""
 
 
 def prepare(session: Session) -> Result:
@@ -84,6 +92,45 @@ def doctor(session: Session, *, strict: bool = False) -> Result:
     from magi.doctor.examination import diagnosis, findings  # slow to import
 
     return diagnosis(findings(session.project, done), strict)
+
+
+def add_key(
+    session: Session,
+    name: str,
+    *,
+    models: Sequence[str] = (),
+    concurrent: int | None = None,
+    per_minute: int | None = None,
+    expires: str | None = None,
+) -> Result:
+    """Make a key for a client of the gateways, and give these its SHA-256: the key itself is in the result alone.
+
+    Raises UsageError for a name, globs or a day that can't be.
+    """
+    key = KEY_PREFIX + secrets.token_urlsafe(32)
+    made = domain.Key(hashlib.sha256(key.encode()).hexdigest(), name, tuple(models), concurrent, per_minute, expires)
+    try:
+        domain.checked_key(made.words(), f"Key {name!a}")
+    except domain.KeysError as error:
+        raise UsageError(str(error)) from None
+    if any({*"{}"} & {*glob} for glob in models):  # Ansible would take it for a template
+        raise UsageError("The names of models for a key can't have { or }: put ? in their place.")
+    if expires and expires < datetime.datetime.now(datetime.timezone.utc).date().isoformat():
+        raise UsageError(f"{expires}, the last day of the key, is over: name one to come.")
+    given = {"state": "present", **{item: value for item, value in vars(made).items() if value}}
+    return keys_of.added(session.play("keys", {"model_gateway_key": given}, group=GATEWAYS), name, key)
+
+
+def keys(session: Session) -> Result:
+    """Say which keys the gateways know, by name."""
+    return keys_of.listed(session.play("keys", group=GATEWAYS))
+
+
+def revoke_key(session: Session, name: str) -> Result:
+    """Take a key from all gateways. Raises UsageError if none has it."""
+    keys_of.check_known(name, keys(session))
+    given = {"state": "absent", "name": name}
+    return keys_of.revoked(session.play("keys", {"model_gateway_key": given}, group=GATEWAYS), name)
 
 
 def logs(session: Session, instance: str, lines: int = 100, *, follow: bool = False) -> Result:

@@ -20,7 +20,7 @@ import pytest
 import typer
 from ptyprocess import PtyProcess
 
-from magi.cli import app, main, profile
+from magi.cli import app, key, main, profile
 from magi.cli.signals import stopping
 from magi.domain import FOLDER
 from magi.errors import ExitCode, HostUnreachable, Interrupted, MagiError
@@ -194,7 +194,9 @@ def test_help(verb, option, capsys):
 
 
 COMMANDS = {(name,): command for name, command in zip(verbs(), app.registered_commands, strict=True)} | {
-    ("profile", command.name or command.callback.__name__): command for command in profile.app.registered_commands
+    (name, command.name or command.callback.__name__): command
+    for name, module in (("profile", profile), ("key", key))
+    for command in module.app.registered_commands
 }
 EXAMPLES = {
     (*verb, example): command
@@ -256,6 +258,9 @@ PLAYBOOKS = {
     ("doctor",): ("doctor", COMMON),
     ("logs", "a"): ("logs", COMMON),
     ("ask", "a", "Why?"): ("ask", COMMON),
+    ("key", "list"): ("keys", COMMON),
+    ("key", "add", "a"): ("keys", COMMON),
+    ("key", "revoke", "a"): ("keys", COMMON),
 }
 
 
@@ -263,6 +268,7 @@ PLAYBOOKS = {
 def test_a_verb_runs_its_playbook_and_passes_its_options_on_to_ansible(verb, run, capsys):
     playbook, names = PLAYBOOKS[verb]
     command = typer.main.get_command(app).commands[verb[0]]
+    command = getattr(command, "commands", {}).get(verb[1] if len(verb) > 1 else "", command)
     offered = {param.opts[0] for param in command.params if getattr(param, "rich_help_panel", None)}
     assert offered == {*names}
     for name in names:
@@ -286,6 +292,8 @@ def test_a_verb_runs_its_playbook_and_passes_its_options_on_to_ansible(verb, run
         (["logs", "a", "-n", "3", "-f"], {"instance": "a", "lines": 3, "follow": True}),
         (["ask", "openai/gpt:4@x", "Why?", "--max-tokens", "3"], {"model": "openai/gpt:4@x", "max_tokens": 3}),
         (["ask", "--instance", "a", "Why?"], {"instance": "a", "max_tokens": 512}),
+        (["key", "list"], {}),
+        (["key", "revoke", "a"], {}),  # first, who has it
     ],
 )
 def test_what_a_verb_gives_its_playbook(arguments, variables, run, monkeypatch, capsys):
@@ -343,7 +351,7 @@ def test_help_imports_nothing_that_takes_long():
     assert (result.returncode, result.stderr) == (0, "[]\n")
 
 
-@pytest.mark.parametrize("arguments", [[], ["profile"]])
+@pytest.mark.parametrize("arguments", [[], ["profile"], ["key"]])
 def test_without_a_verb_help_is_shown(arguments, capsys):
     assert main(arguments) == ExitCode.USAGE
     assert "".join(capsys.readouterr()).lstrip().startswith(" ".join(["Usage: magi", *arguments]))

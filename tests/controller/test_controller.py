@@ -4,6 +4,7 @@ is a fake."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
 import threading
 from collections.abc import Callable
@@ -296,11 +297,40 @@ def test_an_instance_is_asked_and_its_log_read_by_name(monkeypatch):
         controller().ask_sync("a", " ")
 
 
+def test_a_key_is_made_here_and_its_digest_alone_goes_out(monkeypatch):
+    run = FakeRun()
+    monkeypatch.setattr("magi.session.run", run)
+    made = []
+    monkeypatch.setattr("secrets.token_urlsafe", lambda size: made.append(size) or "canary")
+    with pytest.raises(Interrupted):
+        controller().add_key_sync("alice", models=["qwen*"], per_minute=60, expires="9000-01-31")
+    digest = hashlib.sha256(b"magi-canary").hexdigest()
+    given = {"name": "alice", "digest": digest, "models": ("qwen*",), "per_minute": 60, "expires": "9000-01-31"}
+    assert (run.playbook, run.variables) == ("keys", {"model_gateway_key": {"state": "present", **given}})
+    assert made == [32]
+    for name, more, said in (
+        ("a b", {}, "Key 'a b': the name, its second word, must be of letters"),
+        ("{{ x }}", {}, "the name, its second word"),
+        ("x", {"expires": "2020-01-31"}, "2020-01-31, the last day of the key, is over"),
+        ("x", {"expires": "soon"}, "expires= must be a day"),
+        ("x", {"models": ["{{ x }}"]}, "models= must be names"),
+        ("x", {"models": ["{%x%}"]}, "can't have { or }: put"),
+        ("x", {"concurrent": 0}, "concurrent= must be"),
+        ("x", {"concurrent": 1}, None),
+    ):
+        with pytest.raises(UsageError if said else Interrupted, match=said):
+            controller().add_key_sync(name, **more)
+    with pytest.raises(Interrupted):
+        controller().keys_sync()
+    assert (run.playbook, run.variables) == ("keys", {})
+
+
 def test_each_verb_has_its_blocking_twin():
     verbs = {
         name for name, member in vars(Controller).items() if inspect.iscoroutinefunction(member) and name[0] != "_"
     }
-    assert verbs == {*VERBS, "discover", "config", "doctor", "logs", "ask", "health", "routes"}
+    looks = {"discover", "config", "doctor", "logs", "ask", "health", "routes"}
+    assert verbs == {*VERBS, *looks, "add_key", "keys", "revoke_key"}
     for name in verbs:
         twin = getattr(Controller, f"{name}_sync")
         assert inspect.signature(twin) == inspect.signature(getattr(Controller, name))

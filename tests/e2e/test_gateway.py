@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
 import re
 import shutil
 import signal
+import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -347,6 +350,127 @@ def test_what_goes_wrong_is_named_and_the_old_one_goes_on(behind: Deployment):
     missing = behind.play(profile="fast-only")
     assert missing.code != 0
     assert f"HAProxy is not at {behind.folder}: install it" in missing.text
+
+
+def told(behind: Deployment, *arguments: str, code: int = 0) -> str:
+    """Run magi on the deployment; return what it prints for programs, or what it says if there is nothing."""
+    run = magi(behind, *arguments)
+    assert run.code == code, run.out + run.err
+    return run.out or run.err
+
+
+def starts(behind: Deployment) -> int:
+    """Return how often supervisord has started HAProxy."""
+    return (behind.folder / "gateway/supervisor/supervisord.log").read_text().count("spawned: 'gateway'")
+
+
+def test_keys_open_the_gateway_and_close_it_at_once(behind: Deployment):
+    """The gateway knows its clients by their keys, and shows its own to the servers."""
+    variables, home = behind.groups["model_gateways"]["vars"], behind.folder / "gateway"
+    keys, servers = behind.folder / "client-keys", behind.folder / "server-key"
+    servers.write_text("canary-server-key\n")
+    servers.chmod(0o600)
+    behind.add_profile("closed", Q2, Q3, options={"api_key_file": str(servers)})
+    variables["model_gateway_keys_file"] = str(keys)
+    assert told(behind, "key", "add", "early").startswith("magi-")  # before the first deployment
+    first = behind.play(profile="closed")
+    assert first.code == 0, first.output
+    assert "set model_gateway_backend_key_file to a file on the gateway" in first.text
+    variables["model_gateway_backend_key_file"] = str(servers)
+    run = behind.play(profile="closed")
+    assert (run.code, "set model_gateway_backend_key_file" in run.text) == (0, False), run.output
+    assert 'Authorization: Bearer $KEY" -H' in run.output
+    assert error(ask(body=chat(Q2))) == (401, "invalid_api_key")
+    assert error(ask("/v1/models")) == (401, "invalid_api_key")
+    assert error(ask(body=chat(Q2), Authorization="Bearer canary-server-key")) == (401, "invalid_api_key")
+
+    alice = told(behind, "key", "add", "alice").strip()
+    some = ("--models", "*q2_k", "--concurrent", "1", "--per-minute", "2", "--expires", "9000-01-31")
+    ci = json.loads(told(behind, "key", "add", "ci", *some, "--json"))
+    assert (ci["name"], ci["hosts"], ci["gateways"]["localhost"]["in_use"]) == ("ci", ["localhost"], True)
+    for one in ({"Authorization": f"Bearer {alice}"}, {"x-api-key": alice}):
+        status, answer, _headers = ask(body=chat(Q3), **one)
+        assert status == 200, answer
+    limited = {"x-api-key": ci["key"]}
+    assert [item["id"] for item in ask("/v1/models", **limited)[1]["data"]] == [Q2]
+    assert error(ask(body=chat(Q3), **limited)) == (404, "model_not_found")
+    assert [ask(body=chat(Q2), **limited)[0] for _ in range(3)] == [200, 200, 429]
+    table = told(behind, "key", "list")
+    assert re.search(r"localhost +ci +\*q2_k +1 +2 +9000-01-31", table), table
+    listed = json.loads(told(behind, "key", "list", "--json"))["gateways"]["localhost"]["keys"]
+    assert [item["name"] for item in listed] == ["early", "alice", "ci"]
+    assert listed[2] == {
+        "name": "ci",
+        "models": ["*q2_k"],
+        "concurrent": 1,
+        "per_minute": 2,
+        "expires": "9000-01-31",
+    }
+    assert "has a key alice already; revoke it first" in told(behind, "key", "add", "alice", code=1)
+
+    # a deployment after it has nothing to do
+    again = behind.play("site", profile="closed")
+    assert (again.code, again.changed) == (0, 0), again.output
+
+    # a stream goes on while its key is taken away
+    stream = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
+    body = json.dumps(chat(Q2, stream=True, max_tokens=1500, ignore_eos=True))
+    stream.request("POST", "/v1/chat/completions", body, {"x-api-key": alice})
+    answer = stream.getresponse()
+    assert answer.status == 200
+    told(behind, "key", "revoke", "alice")
+    assert error(ask(body=chat(Q2), **{"x-api-key": alice})) == (401, "invalid_api_key")
+    assert answer.read().rstrip().endswith(b"data: [DONE]")
+    assert starts(behind) == 1
+    assert "No gateway has a key 'alice': there are ci, early" in told(behind, "key", "revoke", "alice", code=2)
+
+    # keys are nowhere but with their clients, and digests where HAProxy reads them
+    digest = hashlib.sha256(alice.encode()).hexdigest()
+    places = [path for path in behind.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert not [path for path in places if alice.encode() in path.read_bytes()]
+    found = {path for path in places if hashlib.sha256(ci["key"].encode()).hexdigest().encode() in path.read_bytes()}
+    assert found == {keys, home / "secrets" / "keys.map"}
+    assert {path.stat().st_mode & 0o777 for path in found} == {0o600}
+    assert digest not in "".join(path.read_text(errors="replace") for path in places if path.suffix == ".log")
+    servers_key = [path for path in places if b"canary-server-key" in path.read_bytes()]
+    assert {*servers_key} <= {servers, home / "secrets" / "backend.map"}
+    logged = [json.loads(line) for line in (home / "logs" / "gateway.log").read_text().splitlines() if line[:1] == "{"]
+    assert {item["key"] for item in logged} == {"-", "alice", "ci"}
+
+    # a file that somebody edits counts from the next deployment on, or is refused with its line
+    keys.write_text(keys.read_text() + "not a digest\n")
+    wrong = behind.play(profile="closed")
+    assert wrong.code != 0
+    assert re.search(rf"{keys}, line \d+: the first word must be the SHA-256 of a key", wrong.text), wrong.output
+    assert ask(body=chat(Q2), **limited)[0] in (200, 429)
+
+
+def test_https_with_a_certificate_of_the_host(behind: Deployment):
+    variables = behind.groups["model_gateways"]["vars"]
+    pem = behind.folder / "gateway.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-days", "2"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(pem), "-out", str(behind.folder / "c.pem")]
+    subprocess.run([*command, *names], check=True, capture_output=True)
+    pem.write_text((behind.folder / "c.pem").read_text() + pem.read_text())
+    pem.chmod(0o600)
+    variables["model_gateway_tls_certificate"] = str(pem)
+    run = behind.play(profile="fast-only")
+    assert run.code == 0, run.output
+    assert behind.report()["gateways"][0]["url"] == f"https://127.0.0.1:{PORT}/v1"
+
+    def status() -> int:
+        trusted = ssl.create_default_context(cafile=behind.folder / "c.pem")
+        connection = http.client.HTTPSConnection("127.0.0.1", PORT, timeout=60, context=trusted)
+        connection.request("POST", "/v1/chat/completions", json.dumps(chat(Q2)))
+        return connection.getresponse().status
+
+    assert status() == 200
+    assert "PRIVATE KEY" not in run.output
+    pem.write_text("no certificate")
+    bad = behind.play("site", "--diff", profile="fast-only")
+    assert bad.code != 0
+    assert f"model_gateway_tls_certificate {pem} is no certificate with its private key" in bad.text
+    assert status() == 200
 
 
 def answers() -> bool:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import http.client
+import json
 import re
+import ssl
+import subprocess
 import time
 from pathlib import Path
 
@@ -139,3 +145,64 @@ def test_a_change_of_all_servers_of_a_model_loses_no_request(behind: Fleet):
     assert min(clients.answered[Q2], clients.answered[Q3]) > 50
     held = fleet.sh("host1", f"journalctl -q -o cat -u {UNIT} | grep -c '\"held\":true'", check=False)
     assert held.strip() == "0"
+
+
+def test_keys_and_a_certificate_on_a_systemd_host(behind: Fleet, tmp_path: Path):
+    """The gateway's user exists only while it runs, and reads what belongs to root; nobody else does."""
+    fleet, limit = behind, ("--limit", "host1,host2")
+    variables = fleet.groups["model_gateways"]["vars"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-days", "2"]
+    subprocess.run([*command, "-keyout", tmp_path / "k", "-out", tmp_path / "c"], check=True, capture_output=True)
+    pem = (tmp_path / "c").read_text() + (tmp_path / "k").read_text()
+    fleet.sh("host1", "umask 077; cat >/etc/gateway.pem", stdin=pem)
+    fleet.sh("host1", "umask 077; cat >/etc/servers-key; rm -f /etc/magi-gateway-keys", stdin="canary-server-key\n")
+    variables.update(
+        model_gateway_keys_file="/etc/magi-gateway-keys",
+        model_gateway_backend_key_file="/etc/servers-key",
+        model_gateway_tls_certificate="/etc/gateway.pem",
+    )
+    run = fleet.deploy("one", *limit)
+    assert run.code == 0, run.output
+    (entry,) = fleet.report()["gateways"]
+    assert (entry["is_ready"], entry["asks_key"], entry["url"].partition(":")[0]) == (True, True, "https"), entry
+    master = fleet.sh("host1", f"systemctl show --value --property=MainPID {UNIT}")
+
+    def status(key: str) -> int:
+        trusted = ssl._create_unverified_context()
+        where = fleet.hosts["host1"]["ansible_host"]
+        with contextlib.closing(http.client.HTTPSConnection(where, PORT, timeout=60, context=trusted)) as connection:
+            body = json.dumps({"prompt": "Hello", "max_tokens": 4, "model": Q2})
+            connection.request("POST", "/v1/completions", body, {"Authorization": f"Bearer {key}"})
+            return connection.getresponse().status
+
+    def key(**given: str) -> None:
+        done = fleet.play("keys", "--limit", "host1", model_gateway_key=given)
+        assert done.code == 0, done.output
+
+    assert status("one") == 401
+    key(state="present", name="one", digest=hashlib.sha256(b"one").hexdigest())
+    assert (status("one"), status("two")) == (200, 401)
+    key(state="absent", name="one")
+    assert status("one") == 401
+    key(state="present", name="two", digest=hashlib.sha256(b"two").hexdigest())
+    assert status("two") == 200
+    assert fleet.sh("host1", f"systemctl show --value --property=MainPID {UNIT}") == master
+    again = fleet.deploy("one", *limit)
+    assert (again.code, again.changed) == (0, 0), again.output
+
+    # after a restart, as after that of the host, it has all it needs
+    fleet.sh("host1", f"systemctl restart {UNIT}")
+    assert status("two") == 200
+    files = "/etc/magi-gateway/secrets/keys.map /run/magi-gateway/secrets/tls.pem /run/magi-gateway/secrets/backend.map"
+    for path in files.split():
+        assert fleet.sh("host1", f"cat {path}")
+        assert fleet.sh("host1", f"setpriv --reuid=65534 --clear-groups cat {path}", check=False) == ""
+    assert fleet.sh("host1", f"{VERIFY} {UNIT}", check=False) == ""
+    printed = fleet.sh("host1", f"journalctl --quiet --output=cat --unit={UNIT}; cat /etc/magi-gateway/current/*")
+    for secret in ("canary", "PRIVATE KEY", hashlib.sha256(b"two").hexdigest()):
+        assert secret not in printed + run.output
+    gone = fleet.play("teardown", *limit)
+    assert gone.code == 0, gone.output
+    assert fleet.sh("host1", "ls -d /etc/magi-gateway /run/magi-gateway", check=False) == ""
+    assert fleet.sh("host1", "ls /etc/magi-gateway-keys")  # it belongs to whoever runs the gateway
+    fleet.sh("host1", "rm /etc/magi-gateway-keys /etc/gateway.pem /etc/servers-key")

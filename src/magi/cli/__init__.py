@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from magi.cli import deploy, init, looks, profile
+from magi.cli import deploy, init, key, looks, profile
 from magi.cli.options import Project
 from magi.errors import ExitCode, MagiError
 
@@ -25,6 +25,7 @@ for module in (init, deploy, looks, profile):
     for verb, examples in module.EXAMPLES.items():
         app.command(epilog="Examples:  " + "  ·  ".join(examples))(verb)
 app.add_typer(profile.app)
+app.add_typer(key.app)
 
 
 def _version(wanted: bool) -> None:

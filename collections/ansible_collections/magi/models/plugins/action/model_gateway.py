@@ -11,6 +11,7 @@ from ansible.errors import AnsibleActionFail
 from ansible_collections.magi.models.plugins.module_utils._base.managers import MANAGERS
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import GATEWAY_OPTIONS
+from ansible_collections.magi.models.plugins.module_utils._haproxy.sealed import SECRETS
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateway_health import gateway_questions
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import (
@@ -27,6 +28,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import
     routes,
     shared_aliases,
     unknown_hosts,
+    unlocked,
 )
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway, GatewayError
 
@@ -83,11 +85,18 @@ class ActionModule(HostAction):
         except (ValueError, jinja2.TemplateError) as error:
             raise AnsibleActionFail(f"Host {name}: a file of the gateway can't be written: {error}.") from None
         url, url_from = way.url(gateway.address, gateway.port)
+        url = url.replace("http:", "https:", 1) if gateway.tls_certificate else url
         result.update(self.on_host("model_gateway", {**on_host, "job": job}, task_vars))
-        result["warnings"] = [*result.get("warnings", ()), *found.warnings, *shared_aliases(found.servers)]
+        result["warnings"] = [
+            *result.get("warnings", ()),
+            *found.warnings,
+            *shared_aliases(found.servers),
+            *unlocked(gateway, found.servers),
+        ]
         result["gateway"] = {
             "url": f"{url}/v1",
             "url_from": url_from,
+            "asks_key": bool(gateway.keys_file),
             "routes": [
                 {"names": list(item.names), "servers": [{"host": s.host, "instance": s.instance} for s in item.servers]}
                 for item in routes(servers)
@@ -109,16 +118,18 @@ class ActionModule(HostAction):
             folders.insert(0, str(given["templates_dir"]))
         home = str(given["home"])
         service_files = {}
-        sockets = {}
+        places = {}
         for manager in MANAGERS if given["manager"] == "auto" else (given["manager"],):
             service = gateway_service(manager, home)
-            sockets[manager] = service.sockets
+            places[manager] = (service.sockets, service.secrets)
             renderer = environment(folders)
             renderer.filters.update(service.filters)
             values = {
                 "home": home,
                 "haproxy_path": given["haproxy_path"],
                 "sockets": service.sockets,
+                "secrets": [f"{home}/{SECRETS}/{name}" for name in gateway.secrets],
+                "secrets_folder": service.secrets,
                 **service.values(),
             }
             service_files[manager] = [
@@ -130,8 +141,8 @@ class ActionModule(HostAction):
                 for template in service.templates
             ]
         made = {
-            manager: configuration(gateway, routes(servers), servers, environment(folders), paths)
-            for manager, paths in sockets.items()
+            manager: configuration(gateway, routes(servers), servers, environment(folders), *place)
+            for manager, place in places.items()
         }
         return {
             "revisions": {manager: item.revision for manager, item in made.items()},

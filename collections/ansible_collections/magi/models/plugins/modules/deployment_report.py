@@ -88,8 +88,8 @@ report:
       elements: dict
       returned: always
     gateways:
-      description: Each gateway with host, url, url_from, names (what it routes), is_ready, cause and detail; and asked,
-        what its clients are told of the models that were launched, with name, url, by and status.
+      description: Each gateway with host, url, url_from, asks_key, names (what it routes), is_ready, cause and detail;
+        and asked, what its clients are told of the models that were launched, with name, url, by and status.
       type: list
       elements: dict
       returned: with gateways

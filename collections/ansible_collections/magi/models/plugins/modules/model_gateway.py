@@ -113,6 +113,28 @@ options:
     description: Clients at the same time.
     type: int
     default: 4000
+  keys_file:
+    description:
+      - File on the host with the keys of clients, one a line; M(magi.models.model_gateway_key) writes it. Then nobody
+        without one of them gets an answer.
+      - Without the file, there is no key yet. Empty, the gateway asks for none.
+    type: path
+    default: ""
+  backend_key_file:
+    description:
+      - File on the host whose first line is a key of all servers that have an API key file. The gateway shows it to
+        them instead of what a client sent.
+    type: path
+    default: ""
+  tls_certificate:
+    description: File on the host with a certificate and its private key in PEM. Then the gateway speaks HTTPS.
+    type: path
+    default: ""
+  affinity:
+    description:
+      - Whether a conversation goes on at the server that has its beginning in its cache, while a slot is free there.
+    type: bool
+    default: true
   job:
     description: What the action plugin hands to the module on the host. Not for use in a playbook.
     type: dict
@@ -143,7 +165,7 @@ missing:
   returned: for O(state=present) and O(state=prepared)
   type: str
 installable:
-  description: Whether a missing HAProxy can be installed from the distribution, by root with apt.
+  description: Whether a missing HAProxy can be installed from the distribution, by root with apt or dnf.
   returned: for O(state=present) and O(state=prepared)
   type: bool
 gateway:
@@ -158,6 +180,10 @@ gateway:
     url_from:
       description: C(controller) if the controller can ask there, C(host) if only the host can.
       type: str
+      returned: always
+    asks_key:
+      description: Whether clients need a key of the gateway.
+      type: bool
       returned: always
     routes:
       description: The names that are routed, each with its C(names) and its C(servers), as host and instance.
@@ -204,7 +230,10 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import 
     remembered,
 )
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import check_usable, gateway_service
+from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import KeysError
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import GATEWAY_OPTIONS
+from ansible_collections.magi.models.plugins.module_utils._haproxy.sealed import sealed
+from ansible_collections.magi.models.plugins.module_utils._haproxy.secrets import SecretError, Sources, read_secrets
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 PRESENT = ("present", "prepared")
@@ -229,7 +258,7 @@ def main() -> None:
             f"HAProxy is not at {program}: install it (Debian: apt-get install haproxy, EL: dnf install haproxy), or "
             "set model_gateway_haproxy_path"
         )
-        installable = os.geteuid() == 0 and shutil.which("apt-get") is not None and program == DISTRIBUTION
+        installable = os.geteuid() == 0 and any(map(shutil.which, ("apt-get", "dnf"))) and program == DISTRIBUTION
         if not (installable or params["optional"]):
             module.fail_json(msg=f"{missing}.")
         module.exit_json(
@@ -244,14 +273,20 @@ def main() -> None:
         if params["state"] == "prepared" and not service.running():
             module.exit_json(changed=False, done=[], missing="the gateway does not run yet", installable=False)
         if params["state"] in PRESENT:
+            revision, files = given["revisions"][service.name], given["files"][service.name]
+            sources = Sources(params["keys_file"], params["backend_key_file"], params["tls_certificate"])
+            secrets = read_secrets(sources, files)
+            if secrets:
+                revision, files = sealed(files, secrets)
             wanted = Wanted(
                 home,
                 program,
-                given["revisions"][service.name],
-                given["files"][service.name],
+                revision,
+                files,
                 tuple(ServiceFile(**item) for item in given["service_files"][service.name]),
                 given["addresses"],
                 params["port"],
+                secrets,
                 all_serve=params["state"] == "present",
             )
             outcome = present(service, wanted, check_mode=module.check_mode)
@@ -261,7 +296,7 @@ def main() -> None:
         if not params["optional"]:
             module.fail_json(msg=f"{error}.")
         module.exit_json(changed=False, done=[], missing=f"{error}", installable=False)
-    except (ProxyError, ServiceError) as error:
+    except (KeysError, ProxyError, SecretError, ServiceError) as error:
         module.fail_json(msg=f"{error}".rstrip(".") + ".")
     except OSError as error:
         module.fail_json(msg=f"{error.filename or home}: {why(error, 'model_gateway_home')}.")

@@ -14,13 +14,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps
 from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic, writing
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import enable, running_revision, servers
+from ansible_collections.magi.models.plugins.module_utils._haproxy.sealed import SECRETS
 from ansible_collections.magi.models.plugins.module_utils._haproxy.service import GatewayService
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import read_listeners
 
@@ -59,6 +60,8 @@ class Wanted:
     addresses: Sequence[str]
     """What it binds."""
     port: int
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Files that only HAProxy may read, beside the configuration: content by name."""
     all_serve: bool = True
     """No server is to be kept from requests, as one is whose deployment was killed before it was ready again."""
 
@@ -105,6 +108,7 @@ def _foreseen(service: GatewayService, wanted: Wanted) -> Outcome:
         for name in sorted({*before} | {*wanted.files})
         if before.get(name) != wanted.files.get(name)
     ]
+    diff += _secret_diff(Path(wanted.home) / SECRETS, wanted.secrets)
     configured = not diff
     for file in wanted.service_files:
         path = Path(file.path)
@@ -123,6 +127,16 @@ def _foreseen(service: GatewayService, wanted: Wanted) -> Outcome:
 
 def _kept_from_requests(service: GatewayService) -> list[str]:
     return [f"{item.backend}/{item.server}" for item in servers(service.sockets.stats) if item.state == "drained"]
+
+
+def _secret_diff(folder: Path, secrets: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return an entry for each secret file that changes, without its content."""
+    before = {path.name: _content(path) for path in _files(folder)}
+    return [
+        _diff(str(folder / name), *("(not shown)\n" if name in side else "" for side in (before, secrets)))
+        for name in sorted({*before} | {*secrets})
+        if before.get(name) != secrets.get(name)
+    ]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -145,6 +159,7 @@ def _check(service: GatewayService, wanted: Wanted, outcome: Outcome) -> None:
     with tempfile.TemporaryDirectory(prefix="magi-gateway-") as folder:
         for name, content in wanted.files.items():
             (Path(folder) / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+        _write_secrets(Path(folder) / SECRETS, wanted.secrets)
         said = _refused(wanted.program, folder)
     if said:
         raise ProxyError(
@@ -165,6 +180,7 @@ def _refused(program: str, folder: str) -> str:
     """Return why HAProxy refuses the configuration in ``folder``; empty if it takes it."""
     done = subprocess.run(
         [program, "-c", "-C", folder, "-f", f"{folder}/haproxy.cfg"],
+        env={**os.environ, "MAGI_SECRETS": SECRETS},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -195,6 +211,7 @@ def _locked(home: str) -> Iterator[None]:
 def _write(wanted: Wanted) -> None:
     """Write the files: the configuration into a folder of its own, which becomes the current one all at once."""
     home = Path(wanted.home)
+    _write_secrets(home / SECRETS, wanted.secrets)
     folder = home / "configurations" / wanted.revision
     make_folder(folder)
     for name, content in wanted.files.items():
@@ -211,6 +228,23 @@ def _write(wanted: Wanted) -> None:
     for file in wanted.service_files:
         make_folder(Path(file.path).parent)
         write_atomic(file.path, file.content.encode("utf-8", "surrogateescape"), file.mode)
+
+
+def _write_secrets(folder: Path, secrets: Mapping[str, str]) -> None:
+    """Make the folder hold these files, for its owner alone; without any, there is no folder."""
+    if secrets:
+        make_folder(folder.parent)
+        with writing(folder):
+            folder.mkdir(0o700, exist_ok=True)
+            folder.chmod(0o700)
+    for name, content in secrets.items():
+        write_atomic(folder / name, content.encode("utf-8", "surrogateescape"), 0o600)
+    with writing(folder):
+        for path in _files(folder):
+            if path.name not in secrets:
+                path.unlink()
+        if folder.exists() and not secrets:
+            folder.rmdir()
 
 
 def _await(service: GatewayService, wanted: Wanted) -> None:
@@ -239,10 +273,20 @@ def remembered(home: str) -> list[dict[str, Any]]:
     return []
 
 
+def configured(home: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the files of the configuration that the gateway works with, and its secret files; none without one."""
+    place = Path(home)
+    current, secrets = (
+        {path.name: _content(path) or "" for path in _files(place / folder)} for folder in ("current", SECRETS)
+    )
+    return current, secrets
+
+
 def absent(service: GatewayService, home: str, *, check_mode: bool) -> Outcome:
     """Stop the gateway and remove what is ours. Raises FileWriteError and ServiceError."""
     place = Path(home)
-    ours = [path for path in (place / "current", place / "configurations", place / "lock") if os.path.lexists(path)]
+    names = ("current", "configurations", SECRETS, "lock")
+    ours = [path for path in map(place.joinpath, names) if os.path.lexists(path)]
     owned = service.owned()
     if not (ours or owned):
         return Outcome(False)

@@ -24,6 +24,10 @@ GATEWAY_OPTIONS = {
     "stream_timeout": {"type": "int", "default": 600},
     "max_body": {"type": "int", "default": 32},
     "max_connections": {"type": "int", "default": 4000},
+    "keys_file": {"type": "path", "default": ""},
+    "backend_key_file": {"type": "path", "default": ""},
+    "tls_certificate": {"type": "path", "default": ""},
+    "affinity": {"type": "bool", "default": True},
     "job": {"type": "dict"},
 }
 

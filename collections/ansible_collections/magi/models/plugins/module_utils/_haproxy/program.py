@@ -35,6 +35,7 @@ class Program:
 
     def __init__(self, home: Path, supervisord_path: str):
         self.supervisor = Supervisor(home, supervisord_path)
+        self.secrets = "../../secrets"  # from home/configurations/REVISION, without a character of home
         self.sockets = Sockets(*(self._path(what) for what in ("haproxy", "master", "hold")))
 
     def _path(self, what: str) -> str:

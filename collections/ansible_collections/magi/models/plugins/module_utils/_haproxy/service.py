@@ -20,6 +20,9 @@ class GatewayService(Protocol):
     """On the controller, the role's templates of the files that define it."""
     filters: ClassVar[Filters]
     sockets: Sockets
+    secrets: str
+    """The folder in which HAProxy finds its secret files: letters, digits and /.- alone. Where it is relative, from the
+    folder of the configuration."""
 
     def values(self) -> dict[str, str]:
         """Return the values for its templates, beyond those that all managers' templates get."""

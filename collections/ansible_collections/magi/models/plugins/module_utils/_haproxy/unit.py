@@ -32,6 +32,7 @@ class Unit:
         self.home = home
         folder = "/run/magi-gateway"  # RuntimeDirectory= of the unit
         self.sockets = Sockets(f"{folder}/haproxy.sock", f"{folder}/master.sock", f"{folder}/hold.sock")
+        self.secrets = f"{folder}/secrets"  # where the unit copies them: its user is made at its start
 
     def values(self) -> dict[str, str]:
         return {}

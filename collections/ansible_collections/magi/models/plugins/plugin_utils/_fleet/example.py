@@ -28,8 +28,8 @@ def example_lines(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> lis
     """Return the command for one ready server of ``report``, of a chat model where there is one; nothing without any.
     It asks through a gateway that routes to it, if there is one.
 
-    It works where the report is read, or the first line says where else; ``$KEY`` in it is a key of the server.
-    ``hosts`` are those of the report.
+    It works where the report is read, or the first line says where else; ``$KEY`` in it is a key of the server, or
+    of the gateway. ``hosts`` are those of the report.
     """
     ready = [server for server in report["servers"] if server["is_ready"]]
     if not ready:
@@ -48,6 +48,7 @@ def example_lines(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> lis
             key = f' -H "Authorization: Bearer {bearer}"'
     client = []
     if gateway and gateway["is_ready"]:
+        key = ' -H "Authorization: Bearer $KEY"' if gateway["asks_key"] else key
         base, body = gateway["url"], {"model": server["model_id"], **body}
         where = f" on {gateway['host']} itself" if gateway["url_from"] == HOST else ""
         client = [f"Clients of OpenAI's API need two lines: base_url={base} and model={server['model_id']}"]

@@ -81,6 +81,7 @@ def _entry(host: str, result: Mapping[str, Any]) -> dict[str, Any]:
         "host": host,
         "url": gateway.get("url"),
         "url_from": gateway.get("url_from"),
+        "asks_key": gateway.get("asks_key", False),
         "names": sorted(name for route in gateway.get("routes", ()) for name in route["names"]),
         "is_ready": not (trouble or result.get("missing")),
         "cause": trouble.code if trouble else None,

@@ -66,8 +66,10 @@ def configuration(
     servers: Sequence[Server],
     environment: jinja2.Environment,
     sockets: Sockets,
+    secrets: str,
 ) -> Configuration:
-    """Return the configuration for ``routes`` to ``servers``, rendered with the templates of ``environment``."""
+    """Return the configuration for ``routes`` to ``servers``, rendered with the templates of ``environment``;
+    ``secrets`` is the path of the folder with its secret files."""
     names = sorted(name for route in routes for name in route.names)
     checked = {server: found[0] for server, found in places(routes).items()}
     files = {
@@ -76,7 +78,7 @@ def configuration(
         "names.txt": "".join(f"{encoded(name)}\n" for name in names),
         "servers.json": json.dumps([item.to_dict() for item in servers], indent=1) + "\n",
     }
-    values = {"gateway": gateway, "routes": routes, "sockets": sockets, "checked": checked}
+    values = {"gateway": gateway, "routes": routes, "sockets": sockets, "secrets": secrets, "checked": checked}
     environment.filters.update(server_name=server_name, backend=backend, printable=printable)
     environment.globals.update(endpoint=endpoint)
 

@@ -14,6 +14,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import Ac
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
 
 AUTOMATIC_SLOTS = 4
 """The slots of a llama-server that is told no number (llama.cpp tools/server/server.cpp, n_parallel)."""
@@ -44,6 +45,8 @@ class Server:
     aliases: tuple[str, ...] = ()
     task: str = "chat"
     """chat, embedding or rerank."""
+    wants_key: bool = False
+    """It has an API key file."""
     part: Part = Part.STAYS
 
     @property
@@ -154,6 +157,7 @@ def _server(host: str, instance: Instance, address: str) -> Server:
         int(slots) if re.fullmatch(r"[1-9][0-9]{0,5}", slots) else AUTOMATIC_SLOTS,
         instance.aliases,
         instance.task,
+        bool(instance.api_key_file),
     )
 
 
@@ -193,4 +197,17 @@ def shared_aliases(servers: Sequence[Server]) -> list[str]:
         "them; give it to one."
         for alias, models in sorted(holders.items())
         if len(models) > 1
+    ]
+
+
+def unlocked(gateway: Gateway, servers: Sequence[Server]) -> list[str]:
+    """Return a sentence for each server that will refuse all requests: it wants a key that neither the gateway nor any
+    client can show."""
+    if not gateway.keys_file or gateway.backend_key_file:
+        return []
+    return [
+        f"Host {item.host}, instance {item.instance}: it has an API key file, and the gateway takes clients' keys for "
+        "its own; set model_gateway_backend_key_file to a file on the gateway with a key of the server."
+        for item in servers
+        if item.wants_key
     ]

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import MAPS
+from ansible_collections.magi.models.plugins.module_utils._haproxy.sealed import BACKEND_KEY, CERTIFICATE
+
 
 class GatewayError(ValueError):
     """There is no configuration, and nothing was touched. The message says what is wrong and the remedy."""
@@ -32,6 +35,14 @@ class Gateway:
     max_body: int = 32
     """MiB."""
     max_connections: int = 4000
+    keys_file: str = ""
+    """The clients' keys, on the gateway; empty: the gateway asks for none."""
+    backend_key_file: str = ""
+    """The key that the gateway shows to servers that ask for one, on the gateway; empty: it has none."""
+    tls_certificate: str = ""
+    """Certificate and key, on the gateway; empty: it speaks plain HTTP."""
+    affinity: bool = True
+    """A conversation goes on at the server that has its beginning in its cache."""
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Gateway:
@@ -44,6 +55,11 @@ class Gateway:
                     f"model_gateway_{name} must be a whole number from 1 to {most}, but is {getattr(gateway, name)}; "
                     "correct it in the inventory."
                 )
+        for name in ("keys_file", "backend_key_file", "tls_certificate"):
+            if not re.fullmatch(r"(?:/[^\x00-\x1f]*)?", getattr(gateway, name)):
+                raise GatewayError(
+                    f"model_gateway_{name} must be an absolute path on the host; correct it in the inventory."
+                )
         for address in gateway.addresses:
             if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", address):
                 raise GatewayError(
@@ -51,6 +67,15 @@ class Gateway:
                     f"{address!a}; correct it in the inventory."
                 )
         return gateway
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The names of the secret files that HAProxy needs for it."""
+        return (
+            *(MAPS if self.keys_file else ()),
+            *((BACKEND_KEY,) if self.backend_key_file else ()),
+            *((CERTIFICATE,) if self.tls_certificate else ()),
+        )
 
     @property
     def addresses(self) -> tuple[str, ...]:

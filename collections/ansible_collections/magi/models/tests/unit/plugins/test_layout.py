@@ -42,7 +42,7 @@ EFFECTS = {
         "_models.registry",
         "_models.scan",
     ),
-    *(f"_haproxy.{name}" for name in ("apply", "choice", "program", "runtime", "service", "unit")),
+    *(f"_haproxy.{name}" for name in ("apply", "choice", "program", "runtime", "secrets", "service", "unit")),
     *("_services.choice", "_services.manager", "_services.supervisor", "_services.systemd"),
 }
 """The files and packages that act on the world. All others only decide."""

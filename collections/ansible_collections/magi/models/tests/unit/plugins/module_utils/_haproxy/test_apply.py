@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import 
     ServiceFile,
     Wanted,
     absent,
+    configured,
     present,
     remembered,
 )
@@ -120,6 +122,33 @@ def test_a_gateway_that_does_not_start_says_why(service):
         ProxyError, match=r"did not take the configuration in .*: Starting frontend gateway: cannot bind"
     ):
         present(service, wanted(service), check_mode=False)
+
+
+def test_secrets_lie_beside_the_configuration_and_nobody_sees_them(service):
+    one = replace(wanted(service, "1"), secrets={"keys.map": "abc alice\n", "tls.pem": "canary"})
+    for check_mode in (True, False):
+        outcome = present(service, one, check_mode=check_mode)
+        assert "canary" not in str(outcome)
+        assert {item["after"] for item in outcome.diff if "/secrets/" in item["after_header"]} == {"(not shown)\n"}
+    folder = service.home / "secrets"
+    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == {
+        "keys.map": 0o600,
+        "tls.pem": 0o600,
+    }
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert configured(str(service.home)) == (one.files, one.secrets)
+    assert not present(service, one, check_mode=False).changed
+    (folder / "keys.map").write_text("somebody's")
+    assert present(service, one, check_mode=False).actions == ("write", "reload")
+    assert (folder / "keys.map").read_text() == "abc alice\n"
+    less = replace(wanted(service, "2"), secrets={"keys.map": ""})
+    assert present(service, less, check_mode=False).actions == ("write", "reload")
+    assert [path.name for path in folder.iterdir()] == ["keys.map"]
+    assert present(service, wanted(service, "3"), check_mode=False).actions == ("write", "reload")
+    assert not folder.exists()
+    present(service, one, check_mode=False)
+    absent(service, str(service.home), check_mode=False)
+    assert not service.home.exists()
 
 
 def test_a_port_of_somebody_else_is_named(service):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.example import example_lines
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import gateway_entries
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_report
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
@@ -73,7 +74,7 @@ def test_a_key_is_read_where_it_lies_and_never_shown(given, header):
 
 
 GATEWAY = {"host": "gw1", "url": "http://gw1:8000/v1", "url_from": "controller", "names": ["chat-q4_k_m"]}
-GATEWAY |= {"is_ready": True, "cause": None, "detail": ""}
+GATEWAY |= {"asks_key": False, "is_ready": True, "cause": None, "detail": ""}
 
 
 @pytest.mark.parametrize(
@@ -93,6 +94,25 @@ def test_through_a_gateway_there_is_one_command_and_what_clients_need(gateway, f
     assert lines[2:] == (
         [f"Clients of OpenAI's API need two lines: base_url={base} and model=chat-q4_k_m"] if through else []
     )
+
+
+@pytest.mark.parametrize(("asks_key", "header"), [(True, 'Bearer $KEY"'), (False, 'Bearer $(head -n 1 /etc/keys)"')])
+def test_a_gateway_asks_for_its_own_key(asks_key, header):
+    made = plan(
+        "a", models=[model("a")], with_settings=settings(host="127.0.0.1"), options={"api_key_file": "/etc/keys"}
+    )
+    now = [running(item, health=200, model_ids=(item.name,)) for item in made.instances]
+    results = [HostResult("gpu1", replace(made, host="gpu1"), (), host(*now), way=Way("localhost", "local"))]
+    gateway = {
+        "url": "https://gw1:8000/v1",
+        "url_from": "controller",
+        "asks_key": asks_key,
+        "routes": [{"names": ["a"]}],
+    }
+    report = build_report(results, gateway_entries({"gw1": {"configured": {"missing": "", "gateway": gateway}}}))
+    line = example_lines(report, results)[1]
+    assert header in line
+    assert "https://gw1:8000/v1/chat/completions" in line
 
 
 def test_without_a_ready_server_there_is_no_example():

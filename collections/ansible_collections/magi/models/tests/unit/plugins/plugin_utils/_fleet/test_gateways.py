@@ -15,6 +15,7 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders im
 GATEWAY = {
     "url": "http://127.0.0.1:8000/v1",
     "url_from": "controller",
+    "asks_key": False,
     "routes": [{"names": ["b", "chat"], "servers": []}, {"names": ["a"], "servers": []}],
 }
 SERVES = {"missing": "", "installable": False, "gateway": GATEWAY}

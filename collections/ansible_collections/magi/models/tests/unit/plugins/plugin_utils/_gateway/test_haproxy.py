@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jinja2
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import Key, maps
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration, encoded, proxy_name
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server, routes
@@ -29,22 +30,29 @@ def rendered(servers=(), **settings):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return configuration(Gateway(**settings), routes(servers), servers, environment, SOCKETS)
+    return configuration(Gateway(**settings), routes(servers), servers, environment, SOCKETS, "/nowhere")
 
 
-def server(instance, host="h1", model_id=None, port=8080, aliases=()):
-    return Server(host, instance, model_id or instance, "127.0.0.1", port, 2, tuple(aliases))
+def server(instance, host="h1", model_id=None, port=8080, aliases=(), wants_key=False):
+    return Server(host, instance, model_id or instance, "127.0.0.1", port, 2, tuple(aliases), wants_key=wants_key)
 
 
-def refused(folder, made):
-    """Return what HAProxy says against a configuration; empty if it takes it."""
+def refused(folder, made, secrets=None):
+    """Return what HAProxy says against a configuration with secret files; empty if it takes it."""
     program = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if program is None:
         pytest.skip("haproxy is not installed (Debian: apt-get install haproxy)")
     for name, content in made.files.items():
         (folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+    (folder / "secrets").mkdir()
+    for name, content in (secrets or {}).items():
+        (folder / "secrets" / name).write_text(content)
     done = subprocess.run(
-        [program, "-c", "-C", folder, "-f", folder / "haproxy.cfg"], capture_output=True, text=True, check=False
+        [program, "-c", "-C", folder, "-f", folder / "haproxy.cfg"],
+        env={"MAGI_SECRETS": "secrets"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.stderr + done.stdout if done.returncode else ""
 
@@ -63,6 +71,27 @@ def refused(folder, made):
 )
 def test_haproxy_takes_the_configuration(servers, settings, tmp_path):
     assert refused(tmp_path, rendered(servers, **settings)) == ""
+
+
+def test_haproxy_takes_keys(tmp_path):
+    hostile = tuple(server(name, name, aliases=[f"{name}!"], wants_key=True) for name in HOSTILE)
+    made = rendered((*hostile, server("a"), server("a-2", model_id="a")), keys_file="/k", backend_key_file="/b")
+    keys = [Key("a" * 64, "alice", ("*",), 1, 1, "2027-01-31"), Key("b" * 64, "bob", ("a*", "[!a]?"))]
+    secrets = {**maps(keys, made.files["names.txt"], made.files["models.json"]), "backend.map": "key x'\"y\n"}
+    assert refused(tmp_path, made, secrets) == ""
+    allowed = secrets["allowed.map"].splitlines()
+    assert sum(line.startswith("1/") for line in allowed) == len(made.files["names.txt"].splitlines())
+    assert all(re.fullmatch(r"[12]/[!-~]+ 1", line, re.ASCII) for line in allowed)
+    assert [*map(str.isascii, secrets.values())] == [True] * len(secrets)
+
+
+def test_what_is_not_set_is_not_in_the_configuration():
+    plain = rendered((server("a"),), affinity=False).files
+    assert "SECRETS" not in plain["haproxy.cfg"] + plain["gateway.lua"]
+    assert "ssl" not in plain["haproxy.cfg"]
+    assert "affinity" not in plain["haproxy.cfg"] + plain["gateway.lua"]
+    keyed = rendered((server("a", wants_key=True), server("b")), backend_key_file="/b").files["haproxy.cfg"]
+    assert keyed.count("set-header authorization") == 1
 
 
 def test_no_name_leaves_its_place():
@@ -117,6 +146,10 @@ def test_the_revision_says_what_is_in_it():
         ({"hold": 0}, "model_gateway_hold"),
         ({"max_body": 2000}, "model_gateway_max_body must be a whole number from 1 to 1024"),
         ({"address": "127.0.0.1\n"}, None),
+        ({"keys_file": "keys"}, "model_gateway_keys_file must be an absolute path on the host; correct it"),
+        ({"tls_certificate": "/a\nb"}, "model_gateway_tls_certificate must be"),
+        ({"backend_key_file": "~x/y"}, "model_gateway_backend_key_file must be"),
+        ({"keys_file": "/a b/it's"}, None),
         ({"address": "a b"}, "model_gateway_address must be an address"),
         ({"address": "127.0.0.1,"}, "model_gateway_address"),
         ({"address": "::1, 10.0.0.1"}, None),

@@ -12,7 +12,9 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import
     reached,
     routes,
     shared_aliases,
+    unlocked,
 )
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import model, plan, settings
 
 SSH = Way("gpu1.example.org", "ssh")
@@ -119,3 +121,16 @@ def test_an_alias_of_two_models_is_named():
 def test_a_server_survives_json():
     item = server("a", aliases=("chat",))
     assert Server.from_dict(item.to_dict()) == item
+
+
+def test_a_server_that_wants_a_key_and_gets_none_is_named():
+    result = HostResult("gpu1", plan("a", models=[model("a")], options={"api_key_file": "/etc/keys"}), way=SSH)
+    (found,) = reached("gpu1", SSH, [result]).servers
+    assert found.wants_key
+    assert Server.from_dict(found.to_dict()) == found
+    (said,) = unlocked(Gateway(keys_file="/k"), [found, A1])
+    assert said.startswith(
+        "Host gpu1, instance a: it has an API key file, and the gateway takes clients' keys for its own"
+    )
+    for gateway in (Gateway(), Gateway(keys_file="/k", backend_key_file="/b"), Gateway(backend_key_file="/b")):
+        assert unlocked(gateway, [found, A1]) == []

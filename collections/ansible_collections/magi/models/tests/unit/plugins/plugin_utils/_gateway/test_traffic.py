@@ -1,0 +1,408 @@
+"""What real HAProxy does with the configuration: who gets in, and to which server. The servers are fakes, which are
+quick and say what they were asked; tests/e2e has real ones."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import jinja2
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import Key, maps
+from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server, routes
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
+
+TEMPLATES = Path(__file__).parents[5] / "roles" / "gateway" / "templates"
+HAPROXY = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+pytestmark = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed (Debian: apt-get install haproxy)")
+
+
+class FakeServer(ThreadingHTTPServer):
+    """Answers with the headers that it got, once ``go`` is set; counts the requests that it works on."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), FakeHandler)
+        self.go = threading.Event()
+        self.go.set()
+        self.lock = threading.Lock()
+        self.busy = self.most = self.served = 0
+        self.asked: list[dict[str, str]] = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, *_given):
+        """A check of HAProxy ends its connection without a word."""
+
+
+class FakeHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet: else the second waits until the first is acknowledged
+    server: FakeServer
+
+    def do_GET(self):
+        self.answer({})
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        with self.server.lock:
+            self.server.busy += 1
+            self.server.served += 1
+            self.server.most = max(self.server.most, self.server.busy)
+            self.server.asked.append(dict(self.headers))
+        self.server.go.wait(20)
+        with self.server.lock:
+            self.server.busy -= 1
+        self.answer({"port": self.server.server_port})
+
+    def answer(self, document):
+        data = json.dumps(document).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_given):
+        """Say nothing."""
+
+
+class Proxy:
+    """HAProxy, with the configuration for some servers."""
+
+    def __init__(self, folder, servers, secrets=None, **settings):
+        with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
+            self.port = free.getsockname()[1]
+        gateway = Gateway(port=self.port, max_body=1, **settings)
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(TEMPLATES),
+            undefined=jinja2.StrictUndefined,
+            keep_trailing_newline=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        sockets = Sockets(*(str(folder / name) for name in ("sock", "master", "hold")))
+        made = configuration(gateway, routes(servers), servers, environment, sockets, "secrets")
+        for name, content in made.files.items():
+            (folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+        (folder / "secrets").mkdir()
+        found = secrets(made.files) if secrets else {}
+        for name in gateway.secrets:
+            (folder / "secrets" / name).write_text(found[name])
+        self.log = folder / "log"
+        self.context = None
+        with self.log.open("w") as log:
+            command = [HAPROXY, "-db", "-C", folder, "-f", folder / "haproxy.cfg"]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def ask(self, path="/v1/chat/completions", body=None, headers=None):
+        """Return status, document and headers of an answer."""
+        if self.context:
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.context)
+        else:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with contextlib.closing(connection):
+            data = None if body is None else json.dumps(body)
+            connection.request("GET" if body is None else "POST", path, data, headers or {})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read()), answer.headers
+
+    def up(self, route):
+        """Wait until all servers of a route are up."""
+        awaited(lambda: self.ask(body={"model": route}, headers=KEY)[0] in (200, 429))
+
+    def logged(self):
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+def awaited(condition, patience=10):
+    deadline = time.monotonic() + patience
+    while True:
+        with contextlib.suppress(OSError):
+            if found := condition():
+                return found
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def fakes():
+    made = [FakeServer() for _ in range(3)]
+    yield made
+    for item in made:
+        item.go.set()
+        item.shutdown()
+        item.server_close()
+
+
+@pytest.fixture
+def start(tmp_path):
+    started = []
+
+    def proxy(servers, secrets=None, **settings):
+        one = Proxy(tmp_path, servers, secrets, **settings)
+        started.append(one)
+        awaited(lambda: one.ask("/health") if not settings.get("tls_certificate") else one.log.exists())
+        return one
+
+    yield proxy
+    for item in started:
+        item.process.terminate()
+        item.process.wait()
+
+
+def server(fake, name, slots=4, wants_key=False, model=None, aliases=()):
+    return Server("h1", name, model or name, "127.0.0.1", fake.server_port, slots, tuple(aliases), wants_key=wants_key)
+
+
+def digest(key):
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def secrets_of(*keys, **more):
+    return lambda files: {**maps(keys, files["names.txt"], files["models.json"]), **more}
+
+
+def error(answer):
+    status, document, _headers = answer
+    assert document["error"].keys() == {"message", "type", "param", "code"}
+    return status, document["error"]["code"]
+
+
+KEY = {"Authorization": "Bearer magi-all"}
+ALL = Key(digest("magi-all"), "all")
+
+
+def test_only_who_has_a_key_gets_in(fakes, start):
+    some = Key(digest("magi-some"), "some", ("ch?t*",))
+    none = Key(digest("magi-none"), "none", ("other",))
+    over = Key(digest("magi-over"), "over", expires="2020-01-31")
+    last = Key(digest("magi-last"), "last", expires="9999-12-30")
+    hostile = 'x"\n%[env(HOME)]'
+    proxy = start(
+        [server(fakes[0], "chat-a", aliases=["a/b c", hostile]), server(fakes[1], "code-b")],
+        secrets_of(ALL, some, none, over, last),
+        keys_file="/k",
+    )
+    proxy.up("chat-a")
+    proxy.up("code-b")
+    assert proxy.ask("/health")[0] == 200
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "magi-all"},
+        {"Authorization": "Basic magi-all"},
+        {"Authorization": f"Bearer {digest('magi-all')}"},
+        {"Authorization": "Bearer all"},
+        {"Authorization": "Bearer "},
+        {"x-api-key": ""},
+        {"x-api-key": "magi-al"},
+        {"x-api-key": "wrong", "Authorization": "Bearer magi-al"},
+        {"x-api-key": "x" * 50_000},
+        {"Authorization": 'Bearer "%[env(HOME)]\t\\"}'},
+        {"Authorization": "Bearer ключ".encode()},
+        {"x-api-key": b"\xff\xfe\x01"},
+    ):
+        for path, body in (("/v1/chat/completions", {"model": "chat-a"}), ("/v1/models", None), ("/metrics", None)):
+            answer = proxy.ask(path, body, headers)
+            assert error(answer) == (401, "invalid_api_key"), headers
+            assert answer[2]["WWW-Authenticate"] == "Bearer"
+    assert error(proxy.ask(body={"model": "chat-a"}, headers={"x-api-key": "x" * 100_000})) == (431, "headers_too_long")
+    assert error(proxy.ask(body={"model": "chat-a"}, headers={"x-api-key": "magi-over"})) == (401, "expired_api_key")
+    for name in ("all", "some", "last"):
+        for headers in ({"x-api-key": f"magi-{name}"}, {"authorization": f"bearer  magi-{name}"}):
+            assert proxy.ask(body={"model": "chat-a"}, headers=headers)[0] == 200
+    assert not any({"authorization", "x-api-key"} & {*map(str.lower, item)} for fake in fakes for item in fake.asked)
+
+    def names(key):
+        status, document, _headers = proxy.ask("/v1/models", headers={"x-api-key": key})
+        assert (status, document["object"]) == (200, "list")
+        return [item["id"] for item in document["data"]]
+
+    assert names("magi-all") == sorted(["chat-a", "a/b c", hostile, "code-b"])
+    assert (names("magi-some"), names("magi-none")) == (["chat-a"], [])
+
+    # what a key may not use is not there
+    hidden = proxy.ask(body={"model": "code-b"}, headers={"x-api-key": "magi-some"})
+    missing = proxy.ask(body={"model": "code-c"}, headers={"x-api-key": "magi-some"})
+    assert error(hidden) == error(missing) == (404, "model_not_found")
+    assert hidden[1]["error"]["message"].replace("code-b", "code-c") == missing[1]["error"]["message"]
+    near = proxy.ask(body={"model": "chat-b"}, headers={"x-api-key": "magi-some"})
+    assert "did you mean chat-a?" in near[1]["error"]["message"]
+    assert (
+        "did you mean"
+        not in proxy.ask(body={"model": "chat-b"}, headers={"x-api-key": "magi-none"})[1]["error"]["message"]
+    )
+    assert error(proxy.ask("/models/code-b/v1/x", {}, {"x-api-key": "magi-some"})) == (404, "model_not_found")
+    assert proxy.ask(body={"model": hostile}, headers=KEY)[0] == 200
+
+    lines = proxy.logged()
+    assert {item["key"] for item in lines} == {"-", "all", "some", "none", "over", "last"}
+    text = proxy.log.read_text()
+    assert "magi-" not in text
+    assert digest("magi-all") not in text
+
+
+def test_a_key_asks_no_more_than_it_may(fakes, start):
+    proxy = start(
+        [server(fakes[0], "a")],
+        secrets_of(
+            ALL,
+            Key(digest("one"), "one", concurrent=1),
+            Key(digest("two"), "two", concurrent=2),
+            Key(digest("few"), "few", per_minute=3),
+        ),
+        keys_file="/k",
+    )
+    proxy.up("a")
+    few = {"x-api-key": "few"}
+    assert error(proxy.ask(body={"model": "none"}, headers=few)) == (404, "model_not_found")  # does not count
+    assert [proxy.ask(body={"model": "a"}, headers=few)[0] for _ in range(3)] == [200] * 3
+    refused = proxy.ask(body={"model": "a"}, headers=few)
+    assert error(refused) == (429, "too_many_per_minute")
+    assert refused[2]["Retry-After"] == "30"
+
+    # one after the other, as fast as they come
+    assert {proxy.ask(body={"model": "a"}, headers={"x-api-key": "one"})[0] for _ in range(200)} == {200}
+
+    fakes[0].go.clear()
+    with ThreadPoolExecutor(2) as pool:
+        two = [pool.submit(proxy.ask, body={"model": "a"}, headers={"x-api-key": "two"}) for _ in range(2)]
+        awaited(lambda: fakes[0].busy == 2)
+        refused = proxy.ask(body={"model": "a"}, headers={"x-api-key": "two"})
+        assert error(refused) == (429, "too_many_concurrent")
+        assert refused[2]["Retry-After"] == "2"
+        fakes[0].go.set()
+        assert [item.result()[0] for item in two] == [200, 200]
+    assert proxy.ask(body={"model": "a"}, headers={"x-api-key": "two"})[0] == 200
+
+
+@pytest.mark.parametrize("keys_file", ["", "/k"])
+def test_servers_get_their_own_key(fakes, start, keys_file):
+    proxy = start(
+        [server(fakes[0], "a", wants_key=True), server(fakes[1], "b")],
+        secrets_of(ALL, **{"backend.map": "key se$cret'\"%[x]\n"}),
+        keys_file=keys_file,
+        backend_key_file="/b",
+    )
+    proxy.up("a")
+    proxy.up("b")
+    given = {**KEY, "x-api-key": "y"}
+    assert proxy.ask(body={"model": "a"}, headers=given)[0] == 200
+    assert fakes[0].asked[-1]["authorization"] == "Bearer se$cret'\"%[x]"
+    assert "x-api-key" not in fakes[0].asked[-1]
+    assert proxy.ask(body={"model": "b"}, headers=given)[0] == 200
+    assert fakes[1].asked[-1].get("authorization") == (None if keys_file else KEY["Authorization"])
+
+
+def talk(text, *more, model="m"):
+    """Return a conversation that begins with the system's message and ``text``."""
+    messages = [{"role": "system", "content": "You help."}, {"role": "user", "content": text}]
+    return {"messages": [*messages, *({"role": "user", "content": item} for item in more)], "model": model}
+
+
+def test_a_conversation_stays_and_conversations_spread(fakes, start):
+    proxy = start([server(fake, f"m-{number}", model="m") for number, fake in enumerate(fakes)])
+    awaited(lambda: proxy.log.read_text().count(" is UP") >= 0 and proxy.ask(body={"model": "m-0"})[0] == 200)
+
+    def where(*texts):
+        status, document, _headers = proxy.ask(body=talk(*texts))
+        assert status == 200
+        return document["port"]
+
+    homes = {f"question {number}": where(f"question {number}") for number in range(30)}
+    assert {*homes.values()} == {fake.server_port for fake in fakes}
+    for question, home in homes.items():
+        assert {where(question, *["more"] * length) for length in range(3)} == {home}
+
+
+def test_no_request_waits_while_a_slot_is_free(fakes, start):
+    """Sixteen clients with the same conversation: its server takes what it has slots for, the others the rest."""
+    two = fakes[:2]
+    proxy = start([server(fake, f"m-{number}", slots=2, model="m") for number, fake in enumerate(two)])
+    awaited(lambda: {proxy.ask(body={"model": f"m-{number}"})[0] for number in range(2)} == {200})
+    for number in range(5):
+        for fake in two:
+            fake.go.clear()
+        with ThreadPoolExecutor(16) as pool:
+            asked = [pool.submit(proxy.ask, body=talk(f"conversation {number}")) for _ in range(16)]
+            awaited(lambda: [fake.busy for fake in two] == [2, 2])
+            for fake in two:
+                fake.go.set()
+            assert {item.result()[0] for item in asked} == {200}
+    assert [fake.most for fake in two] == [2, 2]
+
+
+def test_who_waits_too_long_is_told_so(fakes, start):
+    proxy = start([server(fakes[0], "a", slots=1)], queue=2, queue_timeout=1, hold=1)
+    awaited(lambda: proxy.ask(body={"model": "a"})[0] == 200)
+    fakes[0].go.clear()
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(proxy.ask, body={"model": "a"})
+        awaited(lambda: fakes[0].busy)
+        waiting = pool.submit(proxy.ask, body={"model": "a"})
+        assert error(waiting.result()) == (429, "queue_timeout")
+        assert waiting.result()[2]["Retry-After"] == "5"
+        assert "No slot of this model was free within 1 s" in waiting.result()[1]["error"]["message"]
+        more = [pool.submit(proxy.ask, body={"model": "a"}) for _ in range(3)]
+        assert sorted(error(item.result())[1] for item in more) == ["queue_full", "queue_timeout", "queue_timeout"]
+        fakes[0].go.set()
+        assert first.result()[0] == 200
+
+
+def test_a_server_that_is_gone_is_something_else(fakes, start):
+    proxy = start([server(fakes[0], "a")], hold=1)
+    awaited(lambda: proxy.ask(body={"model": "a"})[0] == 200)
+    fakes[0].shutdown()
+    fakes[0].server_close()
+    gone = [proxy.ask(body={"model": "a"}) for _ in range(2)]
+    assert {error(answer) for answer in gone} == {(503, "no_server")}
+    assert [answer[2]["Retry-After"] for answer in gone] == ["10", "10"]
+
+
+@pytest.mark.parametrize("content", ["text", [{"type": "text", "text": "parts"}]])
+def test_messages_in_parts_are_conversations_too(fakes, start, content):
+    proxy = start([server(fake, f"m-{number}", model="m") for number, fake in enumerate(fakes)])
+    awaited(lambda: {proxy.ask(body={"model": f"m-{number}"})[0] for number in range(3)} == {200})
+    one = {"role": "user", "content": content}
+    asked = [
+        {"messages": [one, *[{"role": "assistant", "content": "x"}] * number], "model": "m"} for number in range(6)
+    ]
+    assert len({proxy.ask(body=body)[1]["port"] for body in asked}) == 1
+
+
+def test_https(fakes, start, tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-days", "2"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", tmp_path / "k", "-out", tmp_path / "c"]
+    subprocess.run([*command, *names], check=True, capture_output=True)
+    pem = (tmp_path / "c").read_text() + (tmp_path / "k").read_text()
+    proxy = start([server(fakes[0], "a")], lambda _files: {"tls.pem": pem}, tls_certificate="/t")
+    proxy.context = ssl.create_default_context(cafile=tmp_path / "c")
+    awaited(lambda: proxy.ask(body={"model": "a"})[0] == 200)
+    proxy.context.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert proxy.ask("/health")[0] == 200
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)) as plain:
+        plain.request("GET", "/health")
+        with pytest.raises((http.client.HTTPException, OSError)):
+            plain.getresponse()
+    offered = ssl.create_default_context(cafile=tmp_path / "c")
+    offered.set_alpn_protocols(["h2", "http/1.1"])
+    with offered.wrap_socket(
+        socket.create_connection(("127.0.0.1", proxy.port)), server_hostname="127.0.0.1"
+    ) as wrapped:
+        assert wrapped.selected_alpn_protocol() == "h2"
