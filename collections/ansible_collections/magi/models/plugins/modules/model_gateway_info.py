@@ -95,6 +95,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES
 from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import remembered
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
+from ansible_collections.magi.models.plugins.module_utils._haproxy.options import HEALTH_FROM
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import running_revision, servers
 
 
@@ -105,7 +106,7 @@ def main() -> None:
             "manager": {"type": "str", "choices": list(CHOICES), "default": "auto"},
             "address": {"type": "str", "default": "127.0.0.1"},
             "port": {"type": "int", "default": 8000},
-            "health_from": {"type": "str", "choices": ["auto", "controller", "host"], "default": "auto"},
+            "health_from": HEALTH_FROM,
         },
         supports_check_mode=True,
     )

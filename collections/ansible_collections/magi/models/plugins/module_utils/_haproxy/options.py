@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES
 
+HEALTH_FROM = {"type": "str", "choices": ["auto", "controller", "host"], "default": "auto"}
 GATEWAY_OPTIONS = {
     "state": {"type": "str", "choices": ["present", "prepared", "absent", "remembered"], "default": "present"},
     "hosts": {"type": "dict", "default": {}},
@@ -17,7 +18,7 @@ GATEWAY_OPTIONS = {
     "templates_dir": {"type": "path"},
     "address": {"type": "str", "default": "127.0.0.1"},
     "port": {"type": "int", "default": 8000},
-    "health_from": {"type": "str", "choices": ["auto", "controller", "host"], "default": "auto"},
+    "health_from": HEALTH_FROM,
     "hold": {"type": "int", "default": 60},
     "queue": {"type": "int", "default": 1000},
     "queue_timeout": {"type": "int", "default": 600},

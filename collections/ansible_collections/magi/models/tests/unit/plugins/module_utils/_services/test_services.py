@@ -15,6 +15,7 @@ import jinja2
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES, MANAGERS
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
+from ansible_collections.magi.models.plugins.module_utils._haproxy.options import HEALTH_FROM
 from ansible_collections.magi.models.plugins.module_utils._install.backend import BACKENDS
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
 from ansible_collections.magi.models.plugins.module_utils._services import supervisor, systemd
@@ -479,7 +480,8 @@ def test_the_choices_are_documented():
     files = [path for kind in ("modules", "doc_fragments") for path in (COLLECTION / "plugins" / kind).glob("*.py")]
     found = [line for path in files for line in re.findall(r"^ +choices: \[auto, .*", path.read_text(), re.MULTILINE)]
     assert found
-    assert {line.strip() for line in found} == {f"choices: [{', '.join(names)}]" for names in (CHOICES, BACKENDS)}
+    choices = (CHOICES, BACKENDS, HEALTH_FROM["choices"])
+    assert {line.strip() for line in found} == {f"choices: [{', '.join(names)}]" for names in choices}
 
 
 def test_no_other_file_names_a_manager():
