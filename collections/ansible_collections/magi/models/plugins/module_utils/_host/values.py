@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps
@@ -223,7 +223,8 @@ class Host:
 
     def to_dict(self) -> dict[str, Any]:
         states = [{**asdict(item), "state": item.state.value} for item in self.instances]  # Ansible takes plain strings
-        return {**asdict(self), "instances": states}
+        rest = asdict(replace(self, binary=None, instances=()))
+        return {**rest, "binary": self.binary and self.binary.to_dict(), "instances": states}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Host:
