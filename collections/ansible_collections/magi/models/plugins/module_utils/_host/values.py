@@ -8,12 +8,14 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
-from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
+
+if TYPE_CHECKING:  # a look at the instances alone needs no binary
+    from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,8 @@ class Host:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Host:
+        from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
+
         return cls(
             **{
                 **data,
