@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import asdict
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model
@@ -18,7 +17,7 @@ from .known import BINARY, Q2, Q3, host
 
 REGISTRY = {"models": [Q2], "rejected": [], "companions": [], "registry_path": "/var/lib/magi/model_registry.json"}
 SETTINGS = {"settings": {"options": {"n_gpu_layers": "all"}}, "origins": {}}
-HOST = {"host": {"binary": asdict(BINARY), "cores": 8}}
+HOST = {"host": {"binary": BINARY.to_dict(), "cores": 8}}
 
 
 def test_each_stage_adds_what_it_saw():
@@ -44,7 +43,7 @@ def test_what_was_saved_is_loaded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"schema": 99, "hosts": []}', b'{"schema": 3, "hosts": [{}]}', b"\xff"]
+    "content", [b"", b"[]", b'{"schema": 99, "hosts": []}', b'{"schema": 5, "hosts": [{}]}', b"\xff"]
 )
 def test_a_catalog_that_can_t_be_used_is_none(tmp_path, content):
     path = tmp_path / "catalog.json"

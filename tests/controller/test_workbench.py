@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from .known import BINARY, Q2, Q3
 
 PROJECT = Project(Path("/srv/project"))
 REGISTRY = {"models": [Q2], "rejected": [], "companions": [], "registry_path": "/r.json"}
-HOST = {"host": {"binary": asdict(BINARY)}}
+HOST = {"host": {"binary": BINARY.to_dict()}}
 
 
 def run(*results):

@@ -18,7 +18,7 @@ from magi.project import Project
 from magi.runner.options import Options
 from magi.state.folder import state_folder
 
-SCHEMA = 4
+SCHEMA = 5
 MODE = 0o600  # paths and names of models are nobody else's business
 
 
@@ -39,6 +39,9 @@ class Known:
     """Its llama-server with the options that it takes; None: nobody has looked yet."""
     instances: tuple[str, ...] = ()
     """Names of its instances then."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(replace(self, binary=None)), "binary": self.binary and self.binary.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Known:
@@ -89,7 +92,7 @@ def load(path: Path) -> dict[str, Known]:
 def save(path: Path, hosts: Mapping[str, Known]) -> None:
     """Write the catalog, crash-safely. Raises FileWriteError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    data = {"schema": SCHEMA, "hosts": [asdict(hosts[name]) for name in sorted(hosts)]}
+    data = {"schema": SCHEMA, "hosts": [hosts[name].to_dict() for name in sorted(hosts)]}
     write_atomic(path, json.dumps(data, separators=(",", ":")).encode() + b"\n", MODE)
 
 

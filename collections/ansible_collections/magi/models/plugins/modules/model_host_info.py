@@ -116,7 +116,7 @@ host:
       elements: str
       returned: always
     binary:
-      description: Path, version, identity and options of llama-server, the names of the C(devices) that it
+      description: Path, version, identity and options (as JSON) of llama-server, the names of the C(devices) that it
         computes on beside the CPU (null if the build can't list them), those of them that it takes by itself as
         C(default_devices), and in C(no_gpu) what it says if it can't use a GPU; null if there is none that runs.
       type: dict

@@ -6,9 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import signal
-import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,15 +28,8 @@ from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
     read_listeners,
     sockets_of,
 )
-from ansible_collections.magi.models.plugins.module_utils._host.trial import try_options
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running, Unreadable
 from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_health, ask_models, port_of
-from ansible_collections.magi.models.plugins.module_utils._llama.help import (
-    default_devices,
-    parse_devices,
-    parse_help,
-)
-from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary, Option
 from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
     ServiceManager,
@@ -47,92 +37,6 @@ from ansible_collections.magi.models.plugins.module_utils._services.manager impo
     environment_path,
 )
 from ansible_collections.magi.models.plugins.module_utils._services.values import Status
-
-_VARIABLE = "model_server_llama_server_path (LLAMA_SERVER_PATH)"
-
-
-def read_binary(path: str, environment: Mapping[str, str] | None = None) -> tuple[Binary | None, str]:
-    """Return the llama-server at ``path`` with its options, or None and a sentence that says why not.
-
-    Runs it three times (``--version``, ``--help``, ``--list-devices``; 5 to 10 ms each, the last longer where a GPU's
-    driver starts) with ``environment`` alone, 20 seconds each at most.
-    """
-    path = os.path.expanduser(path)
-    try:
-        status = os.stat(path)
-        version = _run(environment, path, "--version")
-        options: tuple[Option, ...] = parse_help(_run(environment, path, "--help"))
-    except (OSError, subprocess.SubprocessError) as error:
-        return None, _why_not(path, error)
-    if not any(option.environment == "LLAMA_ARG_MODEL" for option in options):
-        return None, f"{path} does not list llama-server's options; is it llama-server?"
-    found = re.search(r"version:\s*(.+)", version)
-    line = found.group(1).strip() if found else "unknown version"
-    identity = f"{line} {status.st_size} {status.st_mtime_ns}"
-    return Binary(path, line, identity, options, **_devices(path, environment)), ""
-
-
-def _why_not(path: str, error: Exception) -> str:
-    """Return a sentence on a llama-server that did not run."""
-    if isinstance(error, FileNotFoundError) and not os.path.exists(path):
-        return f"there is no llama-server at {path}; install it (role llama_server), or set {_VARIABLE}."
-    from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause  # see choice.chosen
-
-    said = str(error)
-    if isinstance(error, FileNotFoundError):
-        said = "the loader or interpreter that it names is missing: it was built for another system"
-    elif isinstance(error, subprocess.CalledProcessError):
-        printed = error.output.decode("utf-8", "replace")
-        cause = find_cause(printed.splitlines(), f"exit status {error.returncode}")
-        if error.returncode == -signal.SIGILL:
-            cause = find_cause((), "terminated by SIGILL")
-        if cause.code in ("library_missing", "illegal_instruction"):
-            return f"llama-server at {path}: {cause.detail}."
-        said = f"exit status {error.returncode}: {' '.join(printed.split())[-200:] or 'it printed nothing'}"
-    return f"llama-server at {path} does not run ({said}); reinstall it, or set {_VARIABLE}."
-
-
-def _shut(manager: ServiceManager, path: str) -> str:
-    """Return why the servers may not execute llama-server, as a sentence; an empty string if they may."""
-    obstacle = manager.obstacle(Path(path), [Path(path).parent], program=True)
-    if obstacle is None:
-        return ""
-    at, mode = obstacle
-    if mode == "hidden":
-        return (
-            f"the servers may not execute {path}: {at} lies in a home folder, which services do not see; move it, or "
-            f"set {_VARIABLE} to the path that it really has."
-        )
-    who = "o" if manager.capabilities.own_user else "u"
-    return (
-        f"the servers may not execute {path}, since {at} is {mode}: chmod {who}+x {at}, or move llama-server and set "
-        f"{_VARIABLE}."
-    )
-
-
-def _devices(path: str, environment: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return what a Binary has on GPUs."""
-    from ansible_collections.magi.models.plugins.module_utils._llama.cause import fell_back  # see choice.chosen
-
-    with contextlib.suppress(OSError, subprocess.SubprocessError):  # an older build, or a hanging driver
-        said = _run(environment, path, "--list-devices")
-        devices = parse_devices(said)
-        no_gpu = "" if devices else fell_back(said.splitlines())
-        return {"devices": devices, "default_devices": default_devices(said), "no_gpu": no_gpu}
-    return {}
-
-
-def _run(environment: Mapping[str, str] | None, *command: str) -> str:
-    result = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=20,
-        check=True,
-        env={"PATH": os.defpath, **(environment or {})},
-    )
-    return result.stdout.decode("utf-8", "replace")
 
 
 def asked_at(home: str, name: str, pid: int | None, sockets: Mapping[str, tuple[str, int]]) -> dict[str, str]:
@@ -237,7 +141,7 @@ def _may_fall(environment: Mapping[str, str]) -> bool:
 
 
 def _fell_back(manager: ServiceManager, name: str) -> str:
-    from ansible_collections.magi.models.plugins.module_utils._llama.cause import fell_back  # see choice.chosen
+    from ansible_collections.magi.models.plugins.module_utils._llama.help import fell_back  # see read_host
 
     return fell_back(manager.beginning(name, BEGINNING))
 
@@ -282,10 +186,18 @@ def read_host(
     ``must_read`` are files that the servers need, found in ``model_folders``.
     Raises ServiceError when the service manager can't be asked.
     """
-    binary, binary_error = read_binary(llama_server_path, environment) if llama_server_path else (None, "")
-    if binary:
-        binary_error = _shut(manager, binary.path)
-        binary = None if binary_error else binary
+    binary, binary_error, refused = None, "", ()
+    if llama_server_path:
+        # Imported here: a look at the instances alone needs neither, and each import is compiled again in every call.
+        from ansible_collections.magi.models.plugins.module_utils._host.binary import read_binary, shut
+        from ansible_collections.magi.models.plugins.module_utils._host.trial import try_options
+
+        binary, binary_error = read_binary(llama_server_path, environment)
+        if binary:
+            binary_error = shut(manager, binary.path)
+            binary = None if binary_error else binary
+        if binary:
+            refused = try_options(binary, option_sets, environment or {})
     looked_at = time.time()
     instances = read_instances(manager, home, ask=ask).instances
     leases = {item.port for item in instances if item.port}
@@ -310,7 +222,7 @@ def read_host(
             [*must_read, *([binary.path] if binary and must_read else [])],
             [*model_folders, *([os.path.dirname(binary.path)] if binary else [])],
         ),
-        refused=try_options(binary, option_sets, environment or {}) if binary else (),
+        refused=refused,
         can=manager.capabilities,
     )
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
-from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
+
+if TYPE_CHECKING:  # a look at the instances alone needs no binary
+    from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 
 
 @dataclass(frozen=True)
@@ -225,10 +227,13 @@ class Host:
 
     def to_dict(self) -> dict[str, Any]:
         states = [{**asdict(item), "state": item.state.value} for item in self.instances]  # Ansible takes plain strings
-        return {**asdict(self), "instances": states}
+        rest = asdict(replace(self, binary=None, instances=()))
+        return {**rest, "binary": self.binary and self.binary.to_dict(), "instances": states}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Host:
+        from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
+
         return cls(
             **{
                 **data,

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -159,14 +159,6 @@ def _not_set_up(number: int, lines: Sequence[str], status: str) -> Cause:
         226: ("its sandbox could not be set up", "make what is missing, or mend the drop-in that names it"),
     }.get(number, ("its service could not be set up", "mend that on the host"))
     return Cause("service_setup", f"{what[0]} ({said}); {what[1]}, and run again")
-
-
-def fell_back(lines: Iterable[str]) -> str:
-    """Return the line in which a server says that it can't use the GPU, or an empty string (ggml/src/ggml-*,
-    common/arg.cpp). Vulkan says nothing at llama-server's usual verbosity, unless the layers for the GPU are given."""
-    said = r"no usable GPU found|failed to initialize (?:CUDA|ROCm|HIP|MUSA|Vulkan|SYCL)"
-    found = next((line.strip() for line in lines if re.search(said, line)), "")
-    return re.sub(r"^[\d.]+ [A-Z] ", "", found)[:300]  # without time and level
 
 
 def not_on_device(devices: str, said: str) -> Cause:

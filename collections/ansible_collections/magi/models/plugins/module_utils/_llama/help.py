@@ -1,10 +1,12 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a llama-server says about itself: its options (--help), and its GPUs (--list-devices). Pure."""
+"""What a llama-server says about itself: its options (--help), its GPUs (--list-devices), and that it can't use one.
+Pure."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Option
 
@@ -77,3 +79,11 @@ def default_devices(text: str) -> tuple[str, ...]:
         return ()
     alike = len({product for _name, product in listed}) == 1 or backends == {"CUDA"}
     return tuple(name for name, _product in listed) if alike else ()
+
+
+def fell_back(lines: Iterable[str]) -> str:
+    """Return the line in which a server says that it can't use the GPU, or an empty string (ggml/src/ggml-*,
+    common/arg.cpp). Vulkan says nothing at llama-server's usual verbosity, unless the layers for the GPU are given."""
+    said = r"no usable GPU found|failed to initialize (?:CUDA|ROCm|HIP|MUSA|Vulkan|SYCL)"
+    found = next((line.strip() for line in lines if re.search(said, line)), "")
+    return re.sub(r"^[\d.]+ [A-Z] ", "", found)[:300]  # without time and level

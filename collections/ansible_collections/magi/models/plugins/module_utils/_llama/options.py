@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One option of a llama-server build, as its ``--help`` shows it (llama.cpp common/arg.cpp)."""
 
     name: str
@@ -40,13 +40,18 @@ class Binary:
     no_gpu: str = ""
     """The line in which it said that it can't use a GPU, while it listed them."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON, the options as one string: Ansible templates every value of every task that gets a host,
+        and the hundreds of options are nine tenths of one."""
+        lists = {"devices": self.devices and [*self.devices], "default_devices": [*self.default_devices]}
+        return {**vars(self), **lists, "options": json.dumps(self.options, separators=(",", ":"))}
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Binary:
-        lists = ("names", "flags", "words")
-        options = tuple(Option(**{**item, **{key: tuple(item[key]) for key in lists}}) for item in data["options"])
+        rows = json.loads(data["options"])
         devices = data["devices"]
         known = {
-            "options": options,
+            "options": tuple(Option._make(tuple(c) if isinstance(c, list) else c for c in row) for row in rows),
             "devices": None if devices is None else tuple(devices),
             "default_devices": tuple(data["default_devices"]),
         }

@@ -23,7 +23,6 @@ from ansible_collections.magi.models.plugins.module_utils._models.found import F
 from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
 from ansible_collections.magi.models.plugins.module_utils._models.naming import stem
 from ansible_collections.magi.models.plugins.module_utils._models.quantization import quantization_in
-from ansible_collections.magi.models.plugins.module_utils._models.remains import remains_of
 
 # Folders of things thrown away, and of file systems and caches (lower-case).
 _NOT_LOOKED_INTO = frozenset(
@@ -132,6 +131,9 @@ def _walk_folder(
             walk.reject(entry.path, "partial_download", what)
             continue
         elif ".gguf" in lower:
+            # Few folders have any; most runs do without its patterns.
+            from ansible_collections.magi.models.plugins.module_utils._models.remains import remains_of
+
             remains = remains_of(entry.name)
             if remains:
                 if not lower.endswith(".gguf.aria2"):

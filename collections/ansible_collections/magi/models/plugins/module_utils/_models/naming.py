@@ -7,10 +7,13 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from typing import TYPE_CHECKING
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import one_line
-from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
 from ansible_collections.magi.models.plugins.module_utils._models.quantization import without_quantization
+
+if TYPE_CHECKING:  # a run that reads no header needs no facts
+    from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
 
 _SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})", re.DOTALL)
 # A general.name that nobody chose: what converters put there when they have none, a path, or a hash.

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -72,6 +71,8 @@ def resolve_options(binary: Binary | None, layers: Layers) -> dict[str, Any]:
                 if name in _RESERVED:
                     raise InstanceError(f"{where}: option {given} can't be set: {_RESERVED[name]}.")
             if option is None:
+                import difflib  # a host imports all anew in each call, and has few typing errors
+
                 near = difflib.get_close_matches(key, sorted(known - set(_RESERVED)), 1, 0.5)
                 hint = f"did you mean {near[0]}?" if near else "see llama-server --help."
                 raise InstanceError(f"{where}: llama-server ({binary.version}) has no option {given}; {hint}")

@@ -31,6 +31,7 @@ EFFECTS = {
     *("_llama.architectures", "_llama.chat", "_llama.client", "_llama.drain", "_llama.probe"),
     *(
         "_host.apply",
+        "_host.binary",
         "_host.claims",
         "_host.inspect",
         "_host.lock",

@@ -10,6 +10,7 @@ import time
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._host import inspect, procfs
+from ansible_collections.magi.models.plugins.module_utils._host.binary import read_binary
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at, read_instances, unreadable
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets, orphans
 from ansible_collections.magi.models.plugins.module_utils._host.values import Unreadable
@@ -65,7 +66,7 @@ def test_a_binary_tells_its_devices_and_is_no_worse_for_not_knowing(tmp_path, li
         f"--help) echo '-m, --model FNAME  path (env: LLAMA_ARG_MODEL)';; *) {listing};; esac\n"
     )
     program.chmod(0o755)
-    binary, error = inspect.read_binary(str(program))
+    binary, error = read_binary(str(program))
     assert (binary.devices, binary.default_devices, binary.no_gpu) == (devices, devices or (), said)
     assert (binary.version, error) == ("1", "")
 
@@ -455,7 +456,7 @@ def test_a_llama_server_that_does_not_run_says_why(tmp_path, script, said):
     program = tmp_path / "llama-server"
     program.write_text(f"#!/bin/sh\n{script}\n" if script else "#!/nowhere/sh\n")
     program.chmod(0o755)
-    binary, error = inspect.read_binary(str(program))
+    binary, error = read_binary(str(program))
     assert binary is None
     assert str(program) in error
     assert said in error

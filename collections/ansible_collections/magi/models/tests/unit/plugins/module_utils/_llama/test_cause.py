@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     REPEATED,
-    fell_back,
     find_cause,
     not_ready,
     wrong_server,
 )
+from ansible_collections.magi.models.plugins.module_utils._llama.help import fell_back
 
 
 # Each line was printed by llama-server b11434.

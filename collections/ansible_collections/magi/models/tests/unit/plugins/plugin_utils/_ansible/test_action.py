@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ class FakeHost(HostAction):
         return self.on_host("model_registry", {}, task_vars)
 
     def _execute_module(self, *_args: Any, **_more: Any) -> dict[str, Any]:
+        self.collected = gc.isenabled()
         return dict(self.result)
 
     def _low_level_execute_command(self, command: str) -> dict[str, Any]:
@@ -87,3 +89,9 @@ def test_what_goes_well_is_left_as_it_is():
     host = FakeHost({"changed": False}, "Python 3.8.1")
     assert host.run(None, {"inventory_hostname": "gpu1"}) == {"changed": False}
     assert not host.commands
+
+
+def test_a_module_is_built_without_looking_for_garbage():
+    host = FakeHost({}, "")
+    host.run(None, {})
+    assert (host.collected, gc.isenabled()) == (False, True)

@@ -1,0 +1,107 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The llama-server of a host: what it takes, and what keeps the servers from executing it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._llama.help import (
+    default_devices,
+    fell_back,
+    parse_devices,
+    parse_help,
+)
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary, Option
+from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
+
+_VARIABLE = "model_server_llama_server_path (LLAMA_SERVER_PATH)"
+
+
+def read_binary(path: str, environment: Mapping[str, str] | None = None) -> tuple[Binary | None, str]:
+    """Return the llama-server at ``path`` with its options, or None and a sentence that says why not.
+
+    Runs it three times (``--version``, ``--help``, ``--list-devices``; 5 to 10 ms each, the last longer where a GPU's
+    driver starts) with ``environment`` alone, 20 seconds each at most.
+    """
+    path = os.path.expanduser(path)
+    try:
+        status = os.stat(path)
+        version = _run(environment, path, "--version")
+        options: tuple[Option, ...] = parse_help(_run(environment, path, "--help"))
+    except (OSError, subprocess.SubprocessError) as error:
+        return None, _why_not(path, error)
+    if not any(option.environment == "LLAMA_ARG_MODEL" for option in options):
+        return None, f"{path} does not list llama-server's options; is it llama-server?"
+    found = re.search(r"version:\s*(.+)", version)
+    line = found.group(1).strip() if found else "unknown version"
+    identity = f"{line} {status.st_size} {status.st_mtime_ns}"
+    return Binary(path, line, identity, options, **_devices(path, environment)), ""
+
+
+def _why_not(path: str, error: Exception) -> str:
+    """Return a sentence on a llama-server that did not run."""
+    if isinstance(error, FileNotFoundError) and not os.path.exists(path):
+        return f"there is no llama-server at {path}; install it (role llama_server), or set {_VARIABLE}."
+    from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause  # see choice.chosen
+
+    said = str(error)
+    if isinstance(error, FileNotFoundError):
+        said = "the loader or interpreter that it names is missing: it was built for another system"
+    elif isinstance(error, subprocess.CalledProcessError):
+        printed = error.output.decode("utf-8", "replace")
+        cause = find_cause(printed.splitlines(), f"exit status {error.returncode}")
+        if error.returncode == -signal.SIGILL:
+            cause = find_cause((), "terminated by SIGILL")
+        if cause.code in ("library_missing", "illegal_instruction"):
+            return f"llama-server at {path}: {cause.detail}."
+        said = f"exit status {error.returncode}: {' '.join(printed.split())[-200:] or 'it printed nothing'}"
+    return f"llama-server at {path} does not run ({said}); reinstall it, or set {_VARIABLE}."
+
+
+def shut(manager: ServiceManager, path: str) -> str:
+    """Return why the servers may not execute llama-server, as a sentence; an empty string if they may."""
+    obstacle = manager.obstacle(Path(path), [Path(path).parent], program=True)
+    if obstacle is None:
+        return ""
+    at, mode = obstacle
+    if mode == "hidden":
+        return (
+            f"the servers may not execute {path}: {at} lies in a home folder, which services do not see; move it, or "
+            f"set {_VARIABLE} to the path that it really has."
+        )
+    who = "o" if manager.capabilities.own_user else "u"
+    return (
+        f"the servers may not execute {path}, since {at} is {mode}: chmod {who}+x {at}, or move llama-server and set "
+        f"{_VARIABLE}."
+    )
+
+
+def _devices(path: str, environment: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return what a Binary has on GPUs."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):  # an older build, or a hanging driver
+        said = _run(environment, path, "--list-devices")
+        devices = parse_devices(said)
+        no_gpu = "" if devices else fell_back(said.splitlines())
+        return {"devices": devices, "default_devices": default_devices(said), "no_gpu": no_gpu}
+    return {}
+
+
+def _run(environment: Mapping[str, str] | None, *command: str) -> str:
+    result = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=20,
+        check=True,
+        env={"PATH": os.defpath, **(environment or {})},
+    )
+    return result.stdout.decode("utf-8", "replace")
