@@ -40,13 +40,13 @@ RUN_BY = {
     "magi profile show production": ("controller/test_profile_verbs.py", '("profile", "show", "production")'),
     "magi profile validate": ("controller/test_profile_verbs.py", '("profile", "validate")'),
     "magi profile new mine": ("e2e/test_verbs.py", 'magi.json("profile", "new", "mine", '),
-    "magi key add alice": ("e2e/test_gateway.py", 'magi(behind, "key", "add", "alice")'),
+    "magi key add alice": ("e2e/test_gateway.py", 'told(behind, "key", "add", "alice")'),
     "magi key add ci --models '*q2_k' --concurrent 1 --per-minute 2 --expires 9000-01-31": (
         "e2e/test_gateway.py",
         '"--models", "*q2_k", "--concurrent", "1", "--per-minute", "2", "--expires", "9000-01-31"',
     ),
-    "magi key list": ("e2e/test_gateway.py", 'magi(behind, "key", "list")'),
-    "magi key revoke alice": ("e2e/test_gateway.py", 'magi(behind, "key", "revoke", "alice")'),
+    "magi key list": ("e2e/test_gateway.py", 'told(behind, "key", "list")'),
+    "magi key revoke alice": ("e2e/test_gateway.py", 'told(behind, "key", "revoke", "alice")'),
     "magi migrate legacy.yml --name old": (
         "controller/test_profile_verbs.py",
         '("migrate", "legacy.yml", "--name", "old")',

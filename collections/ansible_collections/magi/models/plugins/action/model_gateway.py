@@ -108,7 +108,9 @@ class ActionModule(HostAction):
         done = not (self._task.check_mode or any(result.get(key) for key in ("failed", "unreachable", "missing")))
         routed = {item.model_id for item in found.servers}
         asked = [name for name in launched_models(hosts) if name in routed] if done else []
-        result["questions"] = gateway_questions(way, gateway.address, gateway.port, asked, given["health_from"])
+        result["questions"] = gateway_questions(
+            way, gateway.address, gateway.port, asked, given["health_from"], tls=bool(gateway.tls_certificate)
+        )
         return result
 
     def job(self, gateway: Gateway, servers: Sequence[Server], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,10 +22,13 @@ class ActionModule(HostAction):
             variables = task_vars or {}
             way = Way(*self.reached_by(variables))
             address, port = str(arguments.get("address", "127.0.0.1")), int(arguments.get("port", 8000))
-            entry = result["gateway"] = gateway_entry(variables["inventory_hostname"], *way.url(address, port), result)
+            tls = bool(arguments.get("tls_certificate"))
+            url, url_from = way.url(address, port)
+            url = url.replace("http:", "https:", 1) if tls else url
+            entry = result["gateway"] = gateway_entry(variables["inventory_hostname"], url, url_from, result)
             names = [route["names"][0] for route in entry["routes"]]
             result["questions"] = (
-                gateway_questions(way, address, port, names, arguments.get("health_from", "auto"), whole=True)
+                gateway_questions(way, address, port, names, arguments.get("health_from", "auto"), whole=True, tls=tls)
                 if entry["is_ready"]
                 else []
             )

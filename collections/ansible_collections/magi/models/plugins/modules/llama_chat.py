@@ -33,17 +33,9 @@ options:
     type: str
     required: true
   gateway:
-    description: Where the gateway listens. Then O(home) and O(manager) are the gateway's.
-    type: dict
-    suboptions:
-      address:
-        description: What it binds.
-        type: str
-        required: true
-      port:
-        description: Its port.
-        type: int
-        required: true
+    description: Ask the gateway of O(home) and O(manager).
+    type: bool
+    default: false
   question:
     description: What to ask.
     type: str
@@ -78,7 +70,7 @@ EXAMPLES = r"""
     name: smollm2-135m-instruct.q2_k
     question: What is the capital of France?
     home: /etc/magi-gateway
-    gateway: {address: 127.0.0.1, port: 8000}
+    gateway: true
 """
 
 RETURN = r"""
@@ -160,10 +152,7 @@ def main() -> None:
             "max_tokens": {"type": "int", "no_log": False, "default": 512},
             "hosts": {"type": "dict"},
             **SERVICE_OPTIONS,
-            "gateway": {
-                "type": "dict",
-                "options": {"address": {"type": "str", "required": True}, "port": {"type": "int", "required": True}},
-            },
+            "gateway": {"type": "bool", "default": False},
             "stream_path": {"type": "path"},
         },
         supports_check_mode=False,
@@ -173,9 +162,10 @@ def main() -> None:
     stream = Stream(params["stream_path"]) if params["stream_path"] else None
     try:
         if gateway:
-            if running_revision(gateway_service(params["manager"], params["home"]).sockets.stats) is None:
+            sockets = gateway_service(params["manager"], params["home"]).sockets
+            if running_revision(sockets.stats) is None:
                 module.exit_json(changed=False, skipped=True, reached=False)
-            environment = {"LLAMA_ARG_HOST": gateway["address"], "LLAMA_ARG_PORT": str(gateway["port"])}
+            environment = {"LLAMA_ARG_HOST": sockets.own}
         else:
             status = usable(chosen(params["manager"], params["home"], params["supervisord_path"])).status().get(name)
             if status is None or not status.pid:

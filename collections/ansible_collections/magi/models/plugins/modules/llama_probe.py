@@ -30,17 +30,9 @@ attributes:
     details: This module changes nothing.
 options:
   gateway:
-    description: Where the gateway listens, and what it is asked for. Then no service of O(home) is asked.
+    description: What the gateway of O(home) and O(manager) is asked for. Then no instance is asked.
     type: dict
     suboptions:
-      address:
-        description: What it binds.
-        type: str
-        required: true
-      port:
-        description: Its port.
-        type: int
-        required: true
       tasks:
         description: The task of each name, V(chat), V(embedding) or V(rerank).
         type: dict
@@ -67,9 +59,9 @@ probes:
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
 from ansible_collections.magi.models.plugins.module_utils._llama.probe import OF_TASK, probe
@@ -77,12 +69,11 @@ from ansible_collections.magi.models.plugins.module_utils._services.choice impor
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 
-def asked_through(gateway: Mapping[str, Any]) -> list[tuple[str, dict[str, str], str]]:
-    """Return name, environment and model of each question to a gateway."""
-    place = {"LLAMA_ARG_HOST": gateway["address"], "LLAMA_ARG_PORT": str(gateway["port"])}
+def asked_through(path: str, tasks: Mapping[str, str]) -> list[tuple[str, dict[str, str], str]]:
+    """Return name, environment and model of each question to the gateway whose own socket is at ``path``."""
+    place = {"LLAMA_ARG_HOST": path}
     return [
-        (name, {**place, **({OF_TASK[task]: "on"} if task in OF_TASK else {})}, name)
-        for name, task in gateway["tasks"].items()
+        (name, {**place, **({OF_TASK[task]: "on"} if task in OF_TASK else {})}, name) for name, task in tasks.items()
     ]
 
 
@@ -100,8 +91,6 @@ def asked_here(module: AnsibleModule) -> list[tuple[str, dict[str, str], str]]:
 
 def main() -> None:
     gateway = {
-        "address": {"type": "str", "required": True},
-        "port": {"type": "int", "required": True},
         "tasks": {"type": "dict", "required": True},
     }
     module = AnsibleModule(
@@ -113,7 +102,11 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    asked = asked_through(params["gateway"]) if params["gateway"] else asked_here(module)
+    if params["gateway"]:
+        sockets = gateway_service(params["manager"], params["home"]).sockets
+        asked = asked_through(sockets.own, params["gateway"]["tasks"])
+    else:
+        asked = asked_here(module)
     with ThreadPoolExecutor(max(1, len(asked))) as pool:
         said = pool.map(lambda question: probe(question[1], params["timeout"], question[2]), asked)
         module.exit_json(changed=False, probes=dict(zip((name for name, _environment, _model in asked), said)))

@@ -38,6 +38,12 @@ options:
       - Evaluated by the action plugin of the same name.
     type: int
     default: 8000
+  tls_certificate:
+    description:
+      - Its certificate, if it speaks HTTPS.
+      - Evaluated by the action plugin of the same name.
+    type: str
+    default: ""
   health_from:
     description:
       - Who asks whether clients reach it. V(controller), V(host), or V(auto), the controller where it binds an address
@@ -107,6 +113,7 @@ def main() -> None:
             "address": {"type": "str", "default": "127.0.0.1"},
             "port": {"type": "int", "default": 8000},
             "health_from": HEALTH_FROM,
+            "tls_certificate": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )

@@ -17,3 +17,5 @@ class Sockets:
     """Where the master passes on what is said to its processes, the old ones included."""
     hold: str
     """Where HAProxy sends itself requests that no server can take now."""
+    own: str
+    """Where our own modules ask, without HTTPS and without a key: only who may tell HAProxy what to do gets there."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import reachable
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
-from ansible_collections.magi.models.plugins.module_utils._llama.client import api_key, port_of
+from ansible_collections.magi.models.plugins.module_utils._llama.client import api_key, connection_to, port_of
 
 _NONSENSE = "the server sent something that is no completion; see its log (magi logs)."
 SILENCE = 300  # seconds without a byte, in which a long prompt is read, until the server counts as hung
@@ -65,18 +65,18 @@ def chat(
     ``tell`` gets the kind (``text`` or ``reasoning``) and the words of each piece; an exception of it ends the answer.
     If the server wants a key, it is read from the server's own file and goes nowhere else. Raises ChatError.
     """
-    address, port = reachable(environment.get("LLAMA_ARG_HOST", "127.0.0.1")), port_of(environment) or 0
     messages = [{"role": "user", "content": question}]
     body = {"messages": messages, "stream": True, "max_tokens": max_tokens, **({"model": model} if model else {})}
     headers: dict[str, str | bytes] = {"Content-Type": "application/json"}
     key = api_key(environment)
     if key:
         headers["Authorization"] = b"Bearer " + key
-    connection = http.client.HTTPConnection(address, port, timeout=SILENCE)
     said = {"text": "", "reasoning": ""}
     finish: str | None = None
     timings: Mapping[str, Any] = {}
+    connection = None
     try:
+        connection = connection_to(environment, SILENCE)
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
         response = connection.getresponse()
         if response.status != 200:
@@ -95,10 +95,12 @@ def chat(
     except (AttributeError, TypeError):
         raise ChatError(_NONSENSE) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        who = "gateway" if model else "server"
-        raise ChatError(f"the {who} at {address}, port {port}, does not answer ({error}); see magi status.") from None
+        address, port = reachable(environment.get("LLAMA_ARG_HOST", "127.0.0.1")), port_of(environment)
+        who = "gateway" if model else f"server at {address}, port {port},"
+        raise ChatError(f"the {who} does not answer ({error}); see magi status.") from None
     finally:
-        connection.close()
+        if connection:
+            connection.close()
     return {
         **said,
         "finish_reason": finish,

@@ -11,9 +11,12 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import reachable
+
+if TYPE_CHECKING:
+    from http.client import HTTPConnection
 
 
 class _Bounded(io.RawIOBase):
@@ -38,6 +41,21 @@ class _Bounded(io.RawIOBase):
         return io.BufferedReader(self)
 
 
+def connection_to(environment: Mapping[str, str], timeout: float) -> HTTPConnection:
+    """Return a connection to the server of ``environment``, whose host may be the path of a Unix socket. Raises
+    OSError."""
+    import http.client
+
+    host = environment.get("LLAMA_ARG_HOST", "127.0.0.1")
+    if not host.startswith("/"):
+        return http.client.HTTPConnection(reachable(host), port_of(environment) or 0, timeout=timeout)
+    connection = http.client.HTTPConnection("localhost", timeout=timeout)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(timeout)
+    connection.sock.connect(host)
+    return connection
+
+
 def request(
     environment: Mapping[str, str], path: str, timeout: float = 2, key: bytes | None = None, body: Any = None
 ) -> tuple[int, bytes]:
@@ -49,8 +67,7 @@ def request(
     """
     import http.client  # with what it needs a fifth of our imports, and the first look at a host asks no server
 
-    address = reachable(environment.get("LLAMA_ARG_HOST", "127.0.0.1"))
-    connection = http.client.HTTPConnection(address, port_of(environment) or 0, timeout=timeout)
+    connection = connection_to(environment, timeout)
     try:
         headers: dict[str, str | bytes] = {"Authorization": b"Bearer " + key} if key else {}
         if body is None:

@@ -20,7 +20,14 @@ _NEEDS_A_KEY = (401, 403)
 
 
 def gateway_questions(
-    way: Way, address: str, port: int, names: Iterable[str], health_from: str = "auto", *, whole: bool = False
+    way: Way,
+    address: str,
+    port: int,
+    names: Iterable[str],
+    health_from: str = "auto",
+    *,
+    whole: bool = False,
+    tls: bool = False,
 ) -> list[dict[str, str]]:
     """Return where to ask the gateway that binds ``address`` for the health of ``names``, each with name, url and by
     (CONTROLLER or HOST); if ``whole``, first for its own, and for its list of names.
@@ -31,6 +38,7 @@ def gateway_questions(
     url, url_from = way.url(address, port)
     outside = health_from == CONTROLLER or (health_from == "auto" and way.over_the_network and url_from == CONTROLLER)
     base, by = (url, CONTROLLER) if outside else (local_url(address, port), HOST)
+    base = base.replace("http:", "https:", 1) if tls else base
     paths = [("", "/health"), ("", "/v1/models")] if whole else []
     paths += [(name, f"/models/{quote(name, safe='')}/health") for name in names]
     return [{"name": name, "url": f"{base}{path}", "by": by} for name, path in paths]

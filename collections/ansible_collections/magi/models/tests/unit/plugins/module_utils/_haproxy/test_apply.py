@@ -26,7 +26,7 @@ class FakeService:
 
     def __init__(self, home):
         self.home = home
-        self.sockets = Sockets("fake", "fake", "fake")
+        self.sockets = Sockets("fake", "fake", "fake", "fake")
         self.kept = []
         self.runs = None
         self.calls = []

@@ -94,7 +94,7 @@ class Proxy:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        sockets = Sockets(*(str(folder / name) for name in ("sock", "master", "hold")))
+        sockets = Sockets(*(str(folder / name) for name in ("sock", "master", "hold", "own")))
         made = configuration(gateway, routes(servers), servers, environment, sockets, "secrets")
         for name, content in made.files.items():
             (folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
