@@ -29,8 +29,8 @@ def gateway_questions(
     whole: bool = False,
     tls: bool = False,
 ) -> list[dict[str, str]]:
-    """Return where to ask the gateway that binds ``address`` for the health of ``names``, each with name, url and by
-    (CONTROLLER or HOST); if ``whole``, first for its own, and for its list of names.
+    """Return where to ask the gateway that binds ``address``, with ``tls`` by HTTPS, for the health of ``names``, each
+    with name, url and by (CONTROLLER or HOST); if ``whole``, first for its own, and for its list of names.
 
     HOST or CONTROLLER asks if ``health_from`` says so; with auto, the controller where it gets there by an address that
     others have, too.
