@@ -140,7 +140,7 @@ def awaited(condition, patience=10):
 
 @pytest.fixture
 def fakes():
-    made = [FakeServer() for _ in range(3)]
+    made = [FakeServer() for _time in range(3)]
     yield made
     for item in made:
         item.go.set()
@@ -270,17 +270,17 @@ def test_a_key_asks_no_more_than_it_may(fakes, start):
     proxy.up("a")
     few = {"x-api-key": "few"}
     assert error(proxy.ask(body={"model": "none"}, headers=few)) == (404, "model_not_found")  # does not count
-    assert [proxy.ask(body={"model": "a"}, headers=few)[0] for _ in range(3)] == [200] * 3
+    assert [proxy.ask(body={"model": "a"}, headers=few)[0] for _time in range(3)] == [200] * 3
     refused = proxy.ask(body={"model": "a"}, headers=few)
     assert error(refused) == (429, "too_many_per_minute")
     assert refused[2]["Retry-After"] == "30"
 
     # one after the other, as fast as they come
-    assert {proxy.ask(body={"model": "a"}, headers={"x-api-key": "one"})[0] for _ in range(200)} == {200}
+    assert {proxy.ask(body={"model": "a"}, headers={"x-api-key": "one"})[0] for _time in range(200)} == {200}
 
     fakes[0].go.clear()
     with ThreadPoolExecutor(2) as pool:
-        two = [pool.submit(proxy.ask, body={"model": "a"}, headers={"x-api-key": "two"}) for _ in range(2)]
+        two = [pool.submit(proxy.ask, body={"model": "a"}, headers={"x-api-key": "two"}) for _time in range(2)]
         awaited(lambda: fakes[0].busy == 2)
         refused = proxy.ask(body={"model": "a"}, headers={"x-api-key": "two"})
         assert error(refused) == (429, "too_many_concurrent")
@@ -338,7 +338,7 @@ def test_no_request_waits_while_a_slot_is_free(fakes, start):
         for fake in two:
             fake.go.clear()
         with ThreadPoolExecutor(16) as pool:
-            asked = [pool.submit(proxy.ask, body=talk(f"conversation {number}")) for _ in range(16)]
+            asked = [pool.submit(proxy.ask, body=talk(f"conversation {number}")) for _time in range(16)]
             awaited(lambda: [fake.busy for fake in two] == [2, 2])
             for fake in two:
                 fake.go.set()
@@ -357,7 +357,7 @@ def test_who_waits_too_long_is_told_so(fakes, start):
         assert error(waiting.result()) == (429, "queue_timeout")
         assert waiting.result()[2]["Retry-After"] == "5"
         assert "No slot of this model was free within 1 s" in waiting.result()[1]["error"]["message"]
-        more = [pool.submit(proxy.ask, body={"model": "a"}) for _ in range(3)]
+        more = [pool.submit(proxy.ask, body={"model": "a"}) for _time in range(3)]
         assert sorted(error(item.result())[1] for item in more) == ["queue_full", "queue_timeout", "queue_timeout"]
         fakes[0].go.set()
         assert first.result()[0] == 200
@@ -368,7 +368,7 @@ def test_a_server_that_is_gone_is_something_else(fakes, start):
     awaited(lambda: proxy.ask(body={"model": "a"})[0] == 200)
     fakes[0].shutdown()
     fakes[0].server_close()
-    gone = [proxy.ask(body={"model": "a"}) for _ in range(2)]
+    gone = [proxy.ask(body={"model": "a"}) for _time in range(2)]
     assert {error(answer) for answer in gone} == {(503, "no_server")}
     assert [answer[2]["Retry-After"] for answer in gone] == ["10", "10"]
 
