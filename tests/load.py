@@ -6,7 +6,7 @@ import http.client
 import json
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,13 +14,16 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 class Clients:
-    """``count`` clients of the models ``names``; every second one has its answers streamed.
+    """``count`` clients of the models ``names``; every second one has its answers streamed. ``says`` is what a server
+    calls itself, where that is not its model (see ask_once).
 
     Within the block they ask; behind it, ``wrong`` has what went wrong, and ``answered`` counts the rest by model.
     """
 
-    def __init__(self, address: str, port: int, names: Sequence[str], count: int = 30, tokens: int = 8):
-        self.address, self.port, self.tokens = address, port, tokens
+    def __init__(
+        self, address: str, port: int, names: Sequence[str], *, count: int = 30, says: Mapping[str, str] | None = None
+    ):
+        self.address, self.port, self.says = address, port, says or {}
         self.wrong: list[Any] = []
         self.answered: Counter[str] = Counter()
         self._over = threading.Event()
@@ -42,7 +45,7 @@ class Clients:
     def _ask_on(self, model: str, stream: bool) -> None:
         connection = http.client.HTTPConnection(self.address, self.port, timeout=120)
         while not self._over.is_set():
-            wrong = ask_once(connection, model, stream=stream, tokens=self.tokens)
+            wrong = ask_once(connection, model, stream=stream, tokens=8, says=self.says.get(model, ""))
             with self._lock:
                 if wrong is None:
                     self.answered[model] += 1
@@ -51,9 +54,10 @@ class Clients:
         connection.close()
 
 
-def ask_once(connection: http.client.HTTPConnection, model: str, *, stream: bool, tokens: int) -> Any:
+def ask_once(connection: http.client.HTTPConnection, model: str, *, stream: bool, tokens: int, says: str = "") -> Any:
     """Ask for a chat; return what was wrong with the answer, or None. Like usual clients, begin anew on a connection
-    that was closed while nobody used it."""
+    that was closed while nobody used it. A server ``says`` the first of its names, as they are sorted."""
+    says = says or model
     body = {"model": model, "messages": QUESTION, "max_tokens": tokens, "ignore_eos": True, "stream": stream}
     kept = connection.sock is not None
     try:
@@ -63,7 +67,7 @@ def ask_once(connection: http.client.HTTPConnection, model: str, *, stream: bool
         answer = connection.getresponse()
     except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as lost:
         connection.close()
-        return ask_once(connection, model, stream=stream, tokens=tokens) if kept else (model, repr(lost))
+        return ask_once(connection, model, stream=stream, tokens=tokens, says=says) if kept else (model, repr(lost))
     except OSError as lost:
         connection.close()
         return model, repr(lost)
@@ -79,4 +83,4 @@ def ask_once(connection: http.client.HTTPConnection, model: str, *, stream: bool
     served = {json.loads(line[6:])["model"] for line in text.splitlines() if line.startswith("data: {")} or {
         json.loads(text)["model"]
     }
-    return None if served == {model} else (model, "another model", served)
+    return None if served == {says} else (model, "another model", served)
