@@ -13,7 +13,7 @@ import re
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,8 +45,8 @@ class ReleaseServer:
     """Status and headers with which the API refuses to answer."""
     cuts: list[int] = field(default_factory=list)
     """For each of the next downloads, the number of bytes after which it is cut off."""
-    drip: float = 0
-    """Seconds between two pieces of a file of 256 KiB."""
+    until: Callable[[], bool] = lambda: True
+    """Until it returns true, a file comes in small pieces, ten a second."""
     ranges: bool = True
     """Whether it sends parts of files."""
     silent: str = ""
@@ -113,9 +113,12 @@ class ReleaseServer:
             request.send_header(key, value)
         request.end_headers()
         body = body[:cut]
-        for start in range(0, len(body), 1 << 18):
-            time.sleep(self.drip)
-            request.wfile.write(body[start : start + (1 << 18)])
+        sent = 0
+        while sent < len(body) // 2 and not self.until():
+            request.wfile.write(body[sent : sent + (1 << 10)])
+            sent += 1 << 10
+            time.sleep(0.1)
+        request.wfile.write(body[sent:])
 
 
 @contextlib.contextmanager
