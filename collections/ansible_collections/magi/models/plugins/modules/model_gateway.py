@@ -108,7 +108,7 @@ options:
   max_body:
     description: The longest body of a request, in MiB.
     type: int
-    default: 32
+    default: 30
   max_connections:
     description: Clients at the same time.
     type: int

@@ -23,7 +23,7 @@ GATEWAY_OPTIONS = {
     "queue": {"type": "int", "default": 1000},
     "queue_timeout": {"type": "int", "default": 600},
     "stream_timeout": {"type": "int", "default": 600},
-    "max_body": {"type": "int", "default": 32},
+    "max_body": {"type": "int", "default": 30},
     "max_connections": {"type": "int", "default": 4000},
     "keys_file": {"type": "path", "default": ""},
     "backend_key_file": {"type": "path", "default": ""},

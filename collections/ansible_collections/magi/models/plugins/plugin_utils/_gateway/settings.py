@@ -32,7 +32,7 @@ class Gateway:
     """Seconds that one of them waits at most."""
     stream_timeout: int = 600
     """The longest pause between two parts of an answer, in seconds; the processing of a long prompt is one."""
-    max_body: int = 32
+    max_body: int = 30
     """MiB."""
     max_connections: int = 4000
     keys_file: str = ""
