@@ -64,7 +64,7 @@ class RoutedServer:
     """Where the gateway reaches it."""
     port: int
     state: str
-    """up, down, drained (it gets nothing new), or unknown."""
+    """up, down, drained (it gets nothing new), disabled (a deployment is about to start it), or unknown."""
     busy: int | None
     """Requests that it works on; None if unknown."""
     slots: int

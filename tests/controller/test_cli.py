@@ -293,7 +293,7 @@ def test_a_verb_runs_its_playbook_and_passes_its_options_on_to_ansible(verb, run
         (["ask", "openai/gpt:4@x", "Why?", "--max-tokens", "3"], {"model": "openai/gpt:4@x", "max_tokens": 3}),
         (["ask", "--instance", "a", "Why?"], {"instance": "a", "max_tokens": 512}),
         (["key", "list"], {}),
-        (["key", "revoke", "a"], {}),  # first, who has it
+        (["key", "revoke", "a"], {"model_gateway_key": {"state": "absent", "name": "a"}}),
     ],
 )
 def test_what_a_verb_gives_its_playbook(arguments, variables, run, monkeypatch, capsys):

@@ -119,7 +119,8 @@ def routes(document: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-STATES = {"up": "green", "down": "red", "down, held": "red", "drained": "yellow", "drained, held": "yellow"}
+STATES = {"up": "green", "down": "red", "down, held": "red"}
+STATES |= {"drained": "yellow", "drained, held": "yellow", "disabled": "yellow"}
 COLOURS = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", "quarantine": "magenta"}
 
 

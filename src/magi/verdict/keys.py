@@ -25,16 +25,13 @@ def added(run: Run, name: str, key: str) -> Result:
 
 
 def revoked(run: Run, name: str) -> Result:
-    """Return the gateways that have lost the key of this name. Raises what ``listed`` raises."""
+    """Return the gateways that have lost the key of this name. Raises UsageError if no gateway had one, and none was lost
+    that may have it, and what ``listed`` raises."""
     found = _held(run)
-    return replace(found, document={"name": name, **found.document}, told=_revoked)
-
-
-def check_known(name: str, seen: Result) -> None:
-    """Raise UsageError if no gateway has a key of this name, and none was lost that may have it."""
-    known = sorted({one for item in seen.document["gateways"].values() for one in _names(item)})
-    if not (seen.problem or name in known):
+    if not (found.problem or any(result.get("changed") for _host, result in run.of("keys", "in_use"))):
+        known = sorted({one for item in found.document["gateways"].values() for one in _names(item)})
         raise UsageError(f"No gateway has a key {name!r}: there are {', '.join(known) or 'none'}; see magi key list.")
+    return replace(found, document={"name": name, **found.document}, told=_revoked)
 
 
 def _held(run: Run) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._base.text import counted
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import HANDOVER_OPTIONS
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import actions_of_all, host_result, serving
@@ -31,4 +32,11 @@ class ActionModule(HostAction):
             return {**result, "changed": False, "skipped": True, "left": 0}
         keep = {name: given["gateway"][name] for name in ("home", "manager")}
         arguments = {"step": given["step"], "gateway": keep, "seconds": given["seconds"], "job": job.to_dict()}
-        return {**result, **self.on_host("model_gateway_handover", arguments, task_vars)}
+        told = self.on_host("model_gateway_handover", arguments, task_vars)
+        if told.get("failed") or told.get("unreachable"):
+            said = " ".join(str(told.get("msg", "no word why")).split()).rstrip(".")
+            return {**result, "left": -1, "warnings": [f"A gateway could not be told what goes and comes: {said}."]}
+        if told["left"]:
+            count = counted(told["left"], "request") if told["left"] > 0 else "HAProxy did not say how many requests"
+            told["warnings"] = [f"After {given['seconds']} s, a gateway's servers that go still had: {count}."]
+        return {**result, **told}

@@ -276,6 +276,8 @@ def main() -> None:
             revision, files = given["revisions"][service.name], given["files"][service.name]
             sources = Sources(params["keys_file"], params["backend_key_file"], params["tls_certificate"])
             secrets = read_secrets(sources, files)
+            if sources.keys_file and not os.path.exists(sources.keys_file):
+                module.warn(f"{sources.keys_file} is not there, so the gateway lets nobody in; magi key add makes it.")
             if secrets:
                 revision, files = sealed(files, secrets)
             wanted = Wanted(

@@ -65,7 +65,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 left:
-  description: Requests that were still in flight when the time ran out.
+  description: Requests that were still in flight when the time ran out; -1 if HAProxy did not say.
   returned: always
   type: int
 """
@@ -75,7 +75,13 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import HANDOVER_OPTIONS
-from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import await_empty, drain, enable, forget
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import (
+    RefusedError,
+    await_empty,
+    drain,
+    enable,
+    forget,
+)
 
 
 def main() -> None:
@@ -88,12 +94,19 @@ def main() -> None:
     left = 0
     if not module.check_mode:
         sockets = gateway_service(gateway["manager"], gateway["home"]).sockets
-        enable(sockets.stats, job["ready"])
-        forget(sockets.stats, job["forget"])
         deadline = time.monotonic() + module.params["seconds"]
+        try:
+            enable(sockets.stats, job["ready"])
+            forget(sockets.stats, job["forget"])
+            # What waits for a model that is forgotten is still served: its servers are drained when nothing does.
+            last = [place for place in job["drain"] if place.split("/")[0] in job["left"]]
+            drain(sockets.stats, [place for place in job["drain"] if place not in last])
+            if last:
+                await_empty(sockets, (), (), job["left"], module.params["seconds"])
+                drain(sockets.stats, last)
+        except RefusedError as error:
+            module.fail_json(msg=f"HAProxy did not take {error}")
         if job["drain"]:
-            await_empty(sockets, (), (), job["left"], module.params["seconds"])
-            drain(sockets.stats, job["drain"])
             rest = max(0.0, deadline - time.monotonic())
             left = await_empty(sockets, job["empty"], job["empty_before"], job["left"], rest)
     module.exit_json(changed=False, left=left)

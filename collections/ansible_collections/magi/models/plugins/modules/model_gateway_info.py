@@ -72,8 +72,8 @@ routed:
   elements: dict
 states:
   description:
-    - Each server in each backend that it is in, with backend, server, up, state (V(up), V(down) or V(drained)), busy,
-      slots, and queued (requests that wait in that backend). Empty if HAProxy does not answer.
+    - Each server in each backend that it is in, with backend, server, up, state (V(up), V(down), V(drained) or
+      V(disabled)), busy, slots, and queued (requests that wait in that backend). Empty if HAProxy does not answer.
   returned: always
   type: list
   elements: dict

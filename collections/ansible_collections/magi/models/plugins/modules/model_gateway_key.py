@@ -123,6 +123,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import (
     with_key,
     without_key,
 )
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import servers
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sealed import sealed
 from ansible_collections.magi.models.plugins.module_utils._haproxy.secrets import SecretError, read_keys
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
@@ -161,6 +162,9 @@ def take_in(module: AnsibleModule, keys: list[Key], in_use: bool) -> bool:
         return False
     secrets = {**secrets, **maps(keys, files["names.txt"], files["models.json"])}
     service = gateway_service(params["manager"], params["home"], params["supervisord_path"])
+    if any(item.state in ("drained", "disabled") for item in servers(service.sockets.stats)):
+        module.warn("a deployment is under way; the gateway takes the keys in when it ends.")
+        return False
     wanted = Wanted(params["home"], params["haproxy_path"], *sealed(files, secrets), (), (), 0, secrets)
     return present(service, wanted, check_mode=module.check_mode).changed
 

@@ -20,7 +20,13 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps
 from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic, writing
-from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import enable, running_revision, servers
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import (
+    RefusedError,
+    enable,
+    routed_keys,
+    running_revision,
+    servers,
+)
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sealed import SECRETS
 from ansible_collections.magi.models.plugins.module_utils._haproxy.service import GatewayService
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import read_listeners
@@ -63,7 +69,7 @@ class Wanted:
     secrets: Mapping[str, str] = field(default_factory=dict)
     """Files that only HAProxy may read, beside the configuration: content by name."""
     all_serve: bool = True
-    """No server is to be kept from requests, as one is whose deployment was killed before it was ready again."""
+    """No server is about to come."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,13 @@ def present(service: GatewayService, wanted: Wanted, *, check_mode: bool) -> Out
 
     Raises ProxyError, FileWriteError and ServiceError.
     """
+    try:
+        return _present(service, wanted, check_mode=check_mode)
+    except RefusedError as error:
+        raise ProxyError(f"HAProxy did not take {error}; run again, and see its log") from None
+
+
+def _present(service: GatewayService, wanted: Wanted, *, check_mode: bool) -> Outcome:
     outcome = _foreseen(service, wanted)
     if not outcome.changed:
         return outcome
@@ -93,7 +106,7 @@ def present(service: GatewayService, wanted: Wanted, *, check_mode: bool) -> Out
         elif "reload" in outcome.actions:
             service.reload()
         elif "ready" in outcome.actions:
-            enable(service.sockets.stats, _kept_from_requests(service))
+            enable(service.sockets.stats, _kept_from_requests(service, wanted))
         _await(service, wanted)
         _prune(wanted)
     return outcome
@@ -118,15 +131,23 @@ def _foreseen(service: GatewayService, wanted: Wanted) -> Outcome:
     actions = ["write"] if diff else []
     if not service.running():
         actions.append("start")
-    elif not configured or running_revision(service.sockets.stats) != wanted.revision:
+    elif not configured or running_revision(service.sockets.stats) != wanted.revision or _forgot(service, wanted):
         actions.append("reload")
-    elif wanted.all_serve and _kept_from_requests(service):
+    elif _kept_from_requests(service, wanted):
         actions.append("ready")
     return Outcome(bool(actions), tuple(actions), tuple(diff))
 
 
-def _kept_from_requests(service: GatewayService) -> list[str]:
-    return [f"{item.backend}/{item.server}" for item in servers(service.sockets.stats) if item.state == "drained"]
+def _forgot(service: GatewayService, wanted: Wanted) -> bool:
+    """Whether a deployment let HAProxy forget a name, and ended before what has it ended."""
+    now = routed_keys(service.sockets.stats)
+    return now is not None and now != {line.split()[0] for line in wanted.files.get("routes.map", "").splitlines()}
+
+
+def _kept_from_requests(service: GatewayService, wanted: Wanted) -> list[str]:
+    """Return the places of servers that a deployment kept from requests, and ended before it gave them any again."""
+    wrong = ("drained", "disabled") if wanted.all_serve else ("drained",)  # what comes is disabled until it is there
+    return [f"{item.backend}/{item.server}" for item in servers(service.sockets.stats) if item.state in wrong]
 
 
 def _secret_diff(folder: Path, secrets: Mapping[str, str]) -> list[dict[str, str]]:

@@ -44,29 +44,47 @@ def servers(path: str) -> list[ServerState]:
     return parse_servers(ask(path, "show stat") or "")
 
 
+class RefusedError(RuntimeError):
+    """HAProxy did not do what it was told, or does not answer."""
+
+
+def _tell(path: str, command: str, *, fine: str = "") -> None:
+    """Raise RefusedError unless HAProxy takes a ``command``, with no word or one that is ``fine``."""
+    said = ask(path, command)
+    if said is None or said.strip() not in ("", fine):
+        raise RefusedError(f"{command}: {'no answer' if said is None else ' '.join(said.split())}")
+
+
 def enable(path: str, places: Sequence[str]) -> None:
-    """Let the servers at ``places`` (backend/server), which are healthy, have requests."""
+    """Let the servers at ``places`` (backend/server), which are healthy, have requests. Raises RefusedError."""
     for place in places:
-        ask(path, f"set server {place} state ready")
-        ask(path, f"set server {place} health up")
+        _tell(path, f"set server {place} state ready")
+        _tell(path, f"set server {place} health up")
 
 
 def forget(path: str, keys: Sequence[str]) -> None:
-    """Answer requests for these keys of the map routes.map with 404 from now on."""
+    """Answer requests for these keys of the map routes.map with 404 from now on. Raises RefusedError."""
     for key in keys:
-        ask(path, f"del map routes.map {key}")
+        _tell(path, f"del map routes.map {key}", fine="Key not found.")
+
+
+def routed_keys(path: str) -> set[str] | None:
+    """Return the keys of the map routes.map as HAProxy has it now; None without an answer."""
+    said = ask(path, "show map routes.map")
+    return None if said is None else {line.split()[1] for line in said.splitlines() if len(line.split()) == 3}
 
 
 def drain(path: str, places: Sequence[str]) -> None:
-    """Send the servers at ``places`` no more requests."""
+    """Send the servers at ``places`` no more requests. Raises RefusedError."""
     for place in places:
-        ask(path, f"set server {place} state drain")
+        _tell(path, f"set server {place} state drain")
 
 
 def await_empty(
     sockets: Sockets, places: Collection[str], before: Collection[str], left: Collection[str], seconds: float
 ) -> int:
-    """Wait until no request is at the servers at ``places`` any more; return how many still are after ``seconds``.
+    """Wait until no request is at the servers at ``places`` any more; return how many still are after ``seconds``, or
+    -1 if HAProxy does not say.
 
     The processes of before a reload count, too, where the servers are at the places ``before``: such a process takes no
     new requests, but what waits in it for one of these servers still goes there. In the process that works, this holds
@@ -75,12 +93,14 @@ def await_empty(
     backends = {place.split("/")[0] for place in before}
     deadline = time.monotonic() + seconds
     while True:
-        _working, *old = parse_workers(ask(sockets.master, "show proc") or "") or [0]
-        stat = ask(sockets.stats, "show stat") or ""
-        count = in_flight(stat, places) + waiting(stat, left)
-        for pid in old:
-            stat = ask(sockets.master, f"@!{pid} show stat") or ""
-            count += in_flight(stat, before) + waiting(stat, backends)
+        workers = parse_workers(ask(sockets.master, "show proc") or "")
+        said = [ask(sockets.stats, "show stat"), *(ask(sockets.master, f"@!{pid} show stat") for pid in workers[1:])]
+        if not workers or None in said:
+            count = -1
+        else:
+            now, *earlier = map(str, said)
+            count = in_flight(now, places) + waiting(now, left)
+            count += sum(in_flight(stat, before) + waiting(stat, backends) for stat in earlier)
         if count == 0 or time.monotonic() > deadline:
             return count
         time.sleep(0.05)

@@ -19,7 +19,7 @@ class ServerState:
     server: str
     up: bool
     state: str
-    """up, down, or drained: it gets nothing new."""
+    """up, down, drained (it gets nothing new) or disabled (it is about to come)."""
     busy: int
     """Requests that it works on."""
     slots: int
@@ -65,6 +65,8 @@ def parse_servers(stat: str) -> list[ServerState]:
 
 
 def _rows(stat: str) -> list[dict[str, str]]:
+    if not stat.startswith("# pxname,"):  # what a process says that has just ended
+        return []
     return list(csv.DictReader(stat.removeprefix("# ").splitlines()))
 
 
@@ -89,8 +91,10 @@ def _servers(rows: list[dict[str, str]], queued: dict[str, int]) -> Iterator[Ser
 def _state(status: str) -> str:
     """Return the word for a status such as UP 1/3 (on its way down) or MAINT (via another); MAINT (resolution) means
     that its name has no address."""
-    if status.startswith(("DRAIN", "MAINT")) and status != "MAINT (resolution)":
+    if status.startswith("DRAIN"):
         return "drained"
+    if status.startswith("MAINT") and status != "MAINT (resolution)":
+        return "disabled"
     return "up" if status.startswith(("UP", "no check")) else "down"
 
 

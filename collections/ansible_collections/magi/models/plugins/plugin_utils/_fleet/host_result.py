@@ -55,7 +55,8 @@ def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
     refused = (seen.get("rollout") or {}).get("refused")
     if refused:
         return Cause("host_failed", refused)
-    for result in (seen.get(task) or {} for task in TASKS):
+    launched = (seen.get("applied") or {}).get("host")
+    for result in (seen.get(task) or {} for task in TASKS if not (launched and task == "begun")):
         said = " ".join(str(result.get("msg", "")).split()).rstrip(".")
         for words in ("Task failed: ", "Module failed: ", f"Host {name}: "):  # Ansible's own come first
             said = said.removeprefix(words)

@@ -91,7 +91,7 @@ def reached(gateway: str, way: Way, hosts: Sequence[HostResult], remembered: Ite
     gateway has ``remembered``.
     """
     unknown = unknown_hosts(hosts)
-    servers = [item for item in remembered if item.host in unknown]
+    servers = _settled(item for item in remembered if item.host in unknown)
     warnings = []
     for result in hosts:
         if result.plan is None or result.name in unknown:
@@ -107,6 +107,14 @@ def reached(gateway: str, way: Way, hosts: Sequence[HostResult], remembered: Ite
                     f"{gateway} can't reach it; set model_server_host there to an address that others reach."
                 )
     return Reached(tuple(sorted(servers, key=lambda item: item.whose)), tuple(warnings))
+
+
+def _settled(remembered: Iterable[Server]) -> list[Server]:
+    """Return one server for each instance, which stays: in the middle of a deployment, that which was there before."""
+    found: dict[tuple[str, str], Server] = {}
+    for item in sorted(remembered, key=lambda item: item.part is Part.COMES):
+        found.setdefault(item.whose, replace(item, part=Part.STAYS))
+    return list(found.values())
 
 
 def meanwhile(

@@ -19,6 +19,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import 
     remembered,
 )
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
+from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import ServerState
 
 
 class FakeService:
@@ -28,6 +29,7 @@ class FakeService:
         self.home = home
         self.sockets = Sockets("fake", "fake", "fake", "fake")
         self.kept = []
+        self.keys = None
         self.runs = None
         self.calls = []
         self.broken = False
@@ -62,6 +64,7 @@ def service(tmp_path, monkeypatch):
     made = FakeService(tmp_path / "home")
     monkeypatch.setattr(apply, "running_revision", lambda _path: made.runs)
     monkeypatch.setattr(apply, "servers", lambda _path: made.kept)
+    monkeypatch.setattr(apply, "routed_keys", lambda _path: made.keys)
     monkeypatch.setattr(apply, "enable", lambda _path, places: made.kept.clear() or made.calls.append(places))
     return made
 
@@ -102,6 +105,17 @@ def test_a_change_is_a_reload_and_what_does_not_run_as_desired_heals(service):
     assert present(service, wanted(service, "2"), check_mode=False).actions == ("reload",)
     service.runs = None
     assert present(service, wanted(service, "2"), check_mode=False).actions == ("start",)
+
+    # what a killed deployment left: servers without requests, and a name that leads nowhere
+    kept = [ServerState("a", f"s{state}", False, state, 0, 4, 0) for state in ("up", "drained", "disabled")]
+    service.kept = [*kept]
+    begun = replace(wanted(service, "2"), all_serve=False)
+    assert present(service, begun, check_mode=False).actions == ("ready",)
+    service.kept = [*kept]
+    assert present(service, wanted(service, "2"), check_mode=False).actions == ("ready",)
+    assert service.calls[-2:] == [["a/sdrained"], ["a/sdrained", "a/sdisabled"]]
+    service.keys = {"another"}
+    assert present(service, wanted(service, "2"), check_mode=False).actions == ("reload",)
 
 
 def test_a_configuration_that_is_refused_replaces_nothing(service, tmp_path):

@@ -47,7 +47,7 @@ def test_the_servers_that_run():
         ServerState("chat", "h1::a", False, "drained", 1, 4, 0),
         ServerState("chat", "h2::a", False, "down", 0, 4, 0),
         ServerState("chat", "h2::b", False, "drained", 1, 4, 0),
-        ServerState("chat", "h2::c", False, "drained", 0, 4, 0),
+        ServerState("chat", "h2::c", False, "disabled", 0, 4, 0),
     ]
     assert parse_servers("") == []
 

@@ -7,6 +7,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import Ca
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import (
+    Part,
     Route,
     Server,
     reached,
@@ -110,6 +111,14 @@ LOST = Cause("host_unreachable", "it can't be reached")
 def test_what_a_lost_host_serves_is_remembered(result, expected):
     remembered = [server("old", "gpu1"), server("gone", "removed from the inventory")]
     assert [item.instance for item in reached("gpu1", SSH, [result], remembered).servers] == expected
+
+
+def test_what_a_host_lost_in_the_middle_serves_is_what_it_served_before():
+    goes, comes = server("a", "gpu1", port=1), server("a", "gpu1", port=2)
+    alone = server("b", "gpu1")
+    remembered = [replace(comes, part=Part.COMES), replace(goes, part=Part.GOES), replace(alone, part=Part.COMES)]
+    found = reached("gpu1", SSH, [HostResult("gpu1", trouble=LOST)], remembered)
+    assert found.servers == (goes, alone)
 
 
 def test_an_alias_of_two_models_is_named():

@@ -316,7 +316,7 @@ def talk(text, *more, model="m"):
 
 def test_a_conversation_stays_and_conversations_spread(fakes, start):
     proxy = start([server(fake, f"m-{number}", model="m") for number, fake in enumerate(fakes)])
-    awaited(lambda: proxy.log.read_text().count(" is UP") >= 0 and proxy.ask(body={"model": "m-0"})[0] == 200)
+    awaited(lambda: {proxy.ask(body={"model": f"m-{number}"})[0] for number in range(3)} == {200})
 
     def where(*texts):
         status, document, _headers = proxy.ask(body=talk(*texts))
