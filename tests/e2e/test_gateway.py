@@ -322,6 +322,13 @@ def test_what_goes_wrong_is_named_and_the_old_one_goes_on(behind: Deployment):
     assert "haproxy.cfg:" in refused.text
     assert "unknown keyword 'nonsense'" in refused.text
     assert ask(body=chat(Q2))[0] == 200
+
+    # the hosts are deployed all the same, also where servers with clients restart
+    behind.add_profile("fast-only", Q2, options={"ctx_size": 1024})
+    changed = behind.play(profile="fast-only")
+    assert changed.code != 0
+    assert "refuses the configuration" in changed.text
+    assert (behind.servers()[Q2]["is_ready"], ask(body=chat(Q2))[0]) == (True, 200)
     del variables["model_gateway_templates_dir"]
 
     # a killed gateway comes back by itself

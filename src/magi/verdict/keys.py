@@ -25,8 +25,8 @@ def added(run: Run, name: str, key: str) -> Result:
 
 
 def revoked(run: Run, name: str) -> Result:
-    """Return the gateways that have lost the key of this name. Raises UsageError if no gateway had one, and none was lost
-    that may have it, and what ``listed`` raises."""
+    """Return the gateways that have lost the key of this name. Raises UsageError if no gateway had one, and none was
+    lost that may have it, and what ``listed`` raises."""
     found = _held(run)
     if not (found.problem or any(result.get("changed") for _host, result in run.of("keys", "in_use"))):
         known = sorted({one for item in found.document["gateways"].values() for one in _names(item)})
