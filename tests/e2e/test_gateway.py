@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._haproxy.program import Program
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import ask as tell
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import servers
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import proxy_name
 
 from .. import minilm
@@ -301,6 +302,25 @@ def stream_of(model: str, tokens: int = 400) -> Any:
     """Return what was wrong with a long stream of a model; None if it came whole."""
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=120)
     return ask_once(connection, model, stream=True, tokens=tokens)
+
+
+def test_what_a_killed_deployment_took_from_servers_the_next_one_gives_back(behind: Deployment):
+    stats = Program(behind.folder / "gateway", "supervisord").sockets.stats
+    behind.variables["model_server_stop_timeout"] = 60
+    assert behind.play(profile="development").code == 0
+    ended: list[Any] = []
+    last = threading.Thread(target=lambda: ended.append(stream_of(Q3)))
+    last.start()
+    killed = behind.start("site", profile="fast-only")
+    until(lambda: {item.state for item in servers(stats)} > {"up"}, 60, "servers are drained")
+    killed.send(signal.SIGKILL)
+    killed.process.wait()
+    run = behind.play(profile="development")
+    assert run.code == 0, run.output
+    last.join()
+    assert ended == [None]
+    assert {item.state for item in servers(stats)} == {"up"}
+    assert [ask(body=chat(name))[0] for name in (Q2, Q3, Q4)] == [200, 200, 200]
 
 
 def test_what_goes_wrong_is_named_and_the_old_one_goes_on(behind: Deployment):
