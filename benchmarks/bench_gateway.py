@@ -305,7 +305,7 @@ def affinity(folder: Path, program: str, model: str, count: int = 3, slots: int 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=3, help="for each run of wrk")
+    parser.add_argument("--seconds", type=int, default=2, help="for each run of wrk")
     parser.add_argument("--llama-server", default=Path.home() / ".cache/magi/llama.cpp/current/llama-server")
     parser.add_argument("--model", default=ROOT / "data/models/SmolLM2-135M-Instruct.Q2_K.gguf")
     parser.add_argument("--serve", nargs=3, metavar=("PORT", "SLOTS", "SECONDS"), help=argparse.SUPPRESS)
