@@ -27,12 +27,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "collections"))
 
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.templates import plain_environment
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server, routes
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
@@ -90,9 +89,7 @@ def healthy(port: int) -> None:
 def gateway(folder: Path, servers: Sequence[Server], **settings: Any) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """Run a gateway before ``servers``, with the configuration that a deployment writes; yield its port and process."""
     value = Gateway(port=free_port(), **settings)
-    environment = jinja2.Environment(  # noqa: S701 - no HTML
-        loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True
-    )
+    environment = plain_environment([str(TEMPLATES)])
     sockets = Sockets(*(str(folder / name) for name in ("stats", "master", "hold", "own")))
     made = configuration(value, routes(servers), servers, environment, sockets, "secrets")
     for name, content in made.files.items():

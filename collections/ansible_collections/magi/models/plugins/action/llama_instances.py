@@ -17,6 +17,7 @@ from ansible_collections.magi.models.plugins.module_utils._services.choice impor
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import job
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.templates import plain_environment
 
 ROLE_TEMPLATES = Path(__file__).parents[2] / "roles" / "model_server" / "templates"
 
@@ -26,17 +27,9 @@ def render(
 ) -> list[dict[str, Any]]:
     """Return the files of a plan: path, content, mode, per_instance. A template that renders to nothing makes no file.
 
-    A plain Jinja2 environment, not Ansible's: text from model files is only ever a value in it. Each template comes
-    from the first of ``folders`` that has it. Raises ValueError for a value that a file can't hold.
+    Each template comes from the first of ``folders`` that has it. Raises ValueError for a value that a file can't hold.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # noqa: S701 - no HTML; each value goes through the filter of its format
-    )
+    environment = plain_environment(folders)
     environment.filters.update(manager.filters)
     values = {**values, **manager.values()}
     instances = [replace(item, environment=manager.environment(item.name, item.environment)) for item in plan.instances]

@@ -13,6 +13,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import GATEWAY_OPTIONS
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sealed import SECRETS
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.templates import plain_environment
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateway_health import gateway_questions
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import (
     actions_of_all,
@@ -35,21 +36,6 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings impo
 ROLES = Path(__file__).parents[2] / "roles"
 OURS = ("hosts", "templates_dir", "health_from")
 """The options that stay on the controller."""
-
-
-def environment(folders: Sequence[str]) -> jinja2.Environment:
-    """Return a plain Jinja2 environment, not Ansible's: text from hosts and model files is only ever a value in it.
-
-    Each template comes from the first of ``folders`` that has it.
-    """
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # noqa: S701 - no HTML; each value goes through the filter of its format
-    )
 
 
 class ActionModule(HostAction):
@@ -124,7 +110,7 @@ class ActionModule(HostAction):
         for manager in MANAGERS if given["manager"] == "auto" else (given["manager"],):
             service = gateway_service(manager, home)
             places[manager] = (service.sockets, service.secrets)
-            renderer = environment(folders)
+            renderer = plain_environment(folders)
             renderer.filters.update(service.filters)
             values = {
                 "home": home,
@@ -143,7 +129,7 @@ class ActionModule(HostAction):
                 for template in service.templates
             ]
         made = {
-            manager: configuration(gateway, routes(servers), servers, environment(folders), *place)
+            manager: configuration(gateway, routes(servers), servers, plain_environment(folders), *place)
             for manager, place in places.items()
         }
         return {

@@ -34,6 +34,20 @@ def why(error: OSError, setting: str | None = "another path") -> str:
     return f"{cause}; make it writable{otherwise}" if error.errno == errno.EROFS else cause
 
 
+def content_of(path: Path) -> str | None:
+    """Return the content of a file, of which bytes that are not UTF-8 become halves of surrogate pairs; None if it is
+    not there. Raises OSError."""
+    try:
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return None
+
+
+def diff_of(path: str, before: str, after: str) -> dict[str, str]:
+    """Return an entry of a module's diff: the content of a file before and after."""
+    return {"before_header": path, "after_header": path, "before": before, "after": after}
+
+
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Raise FileWriteError for an error while ``path`` is written."""

@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import overlaps
-from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic, writing
+from ansible_collections.magi.models.plugins.module_utils._base.files import (
+    content_of,
+    diff_of,
+    make_folder,
+    write_atomic,
+    writing,
+)
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import (
     RefusedError,
     enable,
@@ -115,9 +121,9 @@ def _present(service: GatewayService, wanted: Wanted, *, check_mode: bool) -> Ou
 def _foreseen(service: GatewayService, wanted: Wanted) -> Outcome:
     """Return what is to be done. Changes nothing."""
     current = Path(wanted.home) / "current"
-    before = {path.name: _content(path) or "" for path in _files(current)}
+    before = {path.name: content_of(path) or "" for path in _files(current)}
     diff = [
-        _diff(str(current / name), before.get(name, ""), wanted.files.get(name, ""))
+        diff_of(str(current / name), before.get(name, ""), wanted.files.get(name, ""))
         for name in sorted({*before} | {*wanted.files})
         if before.get(name) != wanted.files.get(name)
     ]
@@ -125,9 +131,9 @@ def _foreseen(service: GatewayService, wanted: Wanted) -> Outcome:
     configured = not diff
     for file in wanted.service_files:
         path = Path(file.path)
-        content = _content(path)
+        content = content_of(path)
         if content != file.content or path.stat().st_mode & 0o7777 != file.mode:
-            diff.append(_diff(file.path, content or "", file.content))
+            diff.append(diff_of(file.path, content or "", file.content))
     actions = ["write"] if diff else []
     if not service.running():
         actions.append("start")
@@ -152,9 +158,9 @@ def _kept_from_requests(service: GatewayService, wanted: Wanted) -> list[str]:
 
 def _secret_diff(folder: Path, secrets: Mapping[str, str]) -> list[dict[str, str]]:
     """Return an entry for each secret file that changes, without its content."""
-    before = {path.name: _content(path) for path in _files(folder)}
+    before = {path.name: content_of(path) for path in _files(folder)}
     return [
-        _diff(str(folder / name), *("(not shown)\n" if name in side else "" for side in (before, secrets)))
+        diff_of(str(folder / name), *("(not shown)\n" if name in side else "" for side in (before, secrets)))
         for name in sorted({*before} | {*secrets})
         if before.get(name) != secrets.get(name)
     ]
@@ -162,17 +168,6 @@ def _secret_diff(folder: Path, secrets: Mapping[str, str]) -> list[dict[str, str
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.is_file())
-
-
-def _content(path: Path) -> str | None:
-    try:
-        return path.read_bytes().decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        return None
-
-
-def _diff(path: str, before: str, after: str) -> dict[str, str]:
-    return {"before_header": path, "after_header": path, "before": before, "after": after}
 
 
 def _check(service: GatewayService, wanted: Wanted, outcome: Outcome) -> None:
@@ -298,7 +293,7 @@ def configured(home: str) -> tuple[dict[str, str], dict[str, str]]:
     """Return the files of the configuration that the gateway works with, and its secret files; none without one."""
     place = Path(home)
     current, secrets = (
-        {path.name: _content(path) or "" for path in _files(place / folder)} for folder in ("current", SECRETS)
+        {path.name: content_of(path) or "" for path in _files(place / folder)} for folder in ("current", SECRETS)
     )
     return current, secrets
 
@@ -311,7 +306,7 @@ def absent(service: GatewayService, home: str, *, check_mode: bool) -> Outcome:
     owned = service.owned()
     if not (ours or owned):
         return Outcome(False)
-    diff = tuple(_diff(str(path), _content(path) or "", "") for path in [*_files(place / "current"), *owned])
+    diff = tuple(diff_of(str(path), content_of(path) or "", "") for path in [*_files(place / "current"), *owned])
     if check_mode:
         return Outcome(True, ("remove",), diff)
     service.remove()

@@ -19,6 +19,8 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.files import (
     check_writable,
+    content_of,
+    diff_of,
     make_folder,
     write_atomic,
     writing,
@@ -111,26 +113,15 @@ def file_changes(
     files = list(files)
     write, diff = [], []
     for file in files:
-        before = _content(Path(file.path))
+        before = content_of(Path(file.path))
         mode = None if before is None else Path(file.path).stat().st_mode & 0o7777
         if (before, mode) != (file.content, file.mode):
             write.append(file)
-            diff.append(_diff(file.path, before or "", file.content))
+            diff.append(diff_of(file.path, before or "", file.content))
     wanted = {file.path for file in files}
     stale = [path for path in owned if str(path) not in wanted]
-    diff += [_diff(str(path), _content(path) or "", "") for path in stale]
+    diff += [diff_of(str(path), content_of(path) or "", "") for path in stale]
     return write, stale, diff
-
-
-def _content(path: Path) -> str | None:
-    try:
-        return path.read_bytes().decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        return None
-
-
-def _diff(path: str, before: str, after: str) -> dict[str, str]:
-    return {"before_header": path, "after_header": path, "before": before, "after": after}
 
 
 def _actions_diff(actions: Iterable[Action]) -> list[dict[str, str]]:
@@ -462,7 +453,7 @@ def _removing(manager: ServiceManager, job: Job, also: Iterable[Path]) -> tuple[
     state = any(path.exists() for path in (home / "generation.json", home / "lock", claims_file(job.home), *also))
     ours = [*manager.owned(), *manager.common()]
     actions = tuple(Action(item.name, ActionKind.REMOVE, "teardown") for item in survey.instances)
-    diff = [_diff(str(path), _content(path) or "", "") for path in ours] + _actions_diff(actions)
+    diff = [diff_of(str(path), content_of(path) or "", "") for path in ours] + _actions_diff(actions)
     return _foreseen(bool(ours or state or actions), actions, Generation(), diff, survey), survey
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateway_health import asked_of, not_told
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach, way_to_root
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import said_of, way_to_reach, way_to_root
 
 NOT_CONFIGURED = ("gateway_failed", "host_unreachable")
 """The causes with which a deployment fails; with the others, it is degraded."""
@@ -90,9 +90,7 @@ def _entry(host: str, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _trouble(host: str, result: Mapping[str, Any]) -> Cause | None:
-    said = " ".join(str(result.get("msg", "")).split()).rstrip(".")
-    for words in ("Task failed: ", "Module failed: ", f"Host {host}: "):  # Ansible's own come first
-        said = said.removeprefix(words)
+    said = said_of(host, result)
     if result.get("unreachable"):
         return Cause(
             "host_unreachable", f"it can't be reached ({said}); {way_to_reach(said, 'bring it back')} and run again"

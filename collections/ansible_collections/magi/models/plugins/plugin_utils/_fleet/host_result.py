@@ -18,7 +18,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.values import ActionResult, Instance, Plan, overtaken
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, answers
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach, way_to_root
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import said_of, way_to_reach, way_to_root
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import is_ready, wrong_though_healthy
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
@@ -57,9 +57,7 @@ def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
         return Cause("host_failed", refused)
     launched = (seen.get("applied") or {}).get("host")
     for result in (seen.get(task) or {} for task in TASKS if not (launched and task == "begun")):
-        said = " ".join(str(result.get("msg", "")).split()).rstrip(".")
-        for words in ("Task failed: ", "Module failed: ", f"Host {name}: "):  # Ansible's own come first
-            said = said.removeprefix(words)
+        said = said_of(name, result)
         if result.get("unreachable"):
             remedy = way_to_reach(said, "bring it back")
             return Cause("host_unreachable", f"it can't be reached ({said}); {remedy} and run again")

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 # What ssh(1) and Ansible say, first match wins, and what to do.
 _WAYS = (
@@ -42,6 +44,15 @@ _ROOT = (
         "let the user become root there, or connect as root (ansible_user: root)",
     ),
 )
+
+
+def said_of(host: str, result: Mapping[str, Any]) -> str:
+    """Return why a task failed on ``host``, from its ``result``: in one line, without a full stop, and without the
+    words that Ansible and our actions put before it."""
+    said = " ".join(str(result.get("msg", "")).split()).rstrip(".")
+    for words in ("Task failed: ", "Module failed: ", f"Host {host}: "):  # Ansible's own come first
+        said = said.removeprefix(words)
+    return said
 
 
 def way_to_reach(said: str, otherwise: str) -> str:

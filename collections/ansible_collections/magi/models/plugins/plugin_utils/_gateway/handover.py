@@ -14,7 +14,8 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import
 
 Whose = tuple[str, str]
 """Host and instance."""
-_GOING = (ActionKind.RESTART, ActionKind.STOP, ActionKind.REMOVE)
+_GOING = (ActionKind.RESTART, ActionKind.STOP)
+_STARTED = (ActionKind.START, ActionKind.RESTART)
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,6 @@ def arriving(servers: Sequence[Server], actions: Mapping[Whose, ActionKind], rea
     return Handover(
         ready=_ready(servers, places(routes(servers)), [who for who in ready if actions.get(who) in _STARTED])
     )
-
-
-_STARTED = (ActionKind.START, ActionKind.RESTART)
 
 
 def _goes(item: Server, actions: Mapping[Whose, ActionKind]) -> bool:

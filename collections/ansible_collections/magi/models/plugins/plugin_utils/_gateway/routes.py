@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed, reachable
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed, is_one, reachable
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, Word
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
@@ -18,8 +18,6 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings impo
 
 AUTOMATIC_SLOTS = 4
 """The slots of a llama-server that is told no number (llama.cpp tools/server/server.cpp, n_parallel)."""
-_ENDS = (ActionKind.STOP, ActionKind.REMOVE)
-_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - recognised, not bound
 
 
 class Part(Word):
@@ -139,7 +137,9 @@ def meanwhile(
             servers.append(now)
         else:
             servers += [replace(now, part=Part.GOES), replace(item, part=Part.COMES)]
-    servers += [replace(there[who], part=Part.GOES) for who, kind in actions.items() if kind in _ENDS and who in there]
+    servers += [
+        replace(there[who], part=Part.GOES) for who, kind in actions.items() if kind is ActionKind.STOP and who in there
+    ]
     return tuple(sorted(servers, key=lambda item: (*item.whose, item.part)))
 
 
@@ -150,7 +150,7 @@ def _address(bound: str, way: Way, here: bool) -> str | None:
         address = reachable(bound)
     else:
         outside = [item.strip() for item in bound.split(",") if exposed(item)]
-        address = next((item for item in outside if item not in _WILDCARDS), way.address if outside else None)
+        address = next((item for item in outside if is_one(item)), way.address if outside else None)
     return address if address and re.fullmatch(r"[A-Za-z0-9_.:-]+", address) else None
 
 

@@ -6,10 +6,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import jinja2
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import Key, maps
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.templates import plain_environment
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration, encoded, proxy_name
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server, routes
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway, GatewayError
@@ -28,13 +28,7 @@ HOSTILE = (
 
 
 def rendered(servers=(), **settings):
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ROLE / "templates"),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = plain_environment([str(ROLE / "templates")])
     return configuration(Gateway(**settings), routes(servers), servers, environment, SOCKETS, "/nowhere")
 
 

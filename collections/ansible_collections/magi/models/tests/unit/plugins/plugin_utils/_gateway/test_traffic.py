@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import jinja2
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import Key, maps
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.templates import plain_environment
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server, routes
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
@@ -87,13 +87,7 @@ class Proxy:
         with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
             self.port = free.getsockname()[1]
         gateway = Gateway(port=self.port, max_body=1, **settings)
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(TEMPLATES),
-            undefined=jinja2.StrictUndefined,
-            keep_trailing_newline=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        environment = plain_environment([str(TEMPLATES)])
         sockets = Sockets(*(str(folder / name) for name in ("sock", "master", "hold", "own")))
         made = configuration(gateway, routes(servers), servers, environment, sockets, "secrets")
         for name, content in made.files.items():
