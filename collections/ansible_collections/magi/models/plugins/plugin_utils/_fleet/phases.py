@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
-from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance, Plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
 
 SPARE = 1.2
 """What a server takes beside its model, for its context and buffers, as a multiple of the model's size."""
@@ -65,12 +65,15 @@ def phases(hosts: Mapping[str, Before], batches: Sequence[Collection[str]]) -> P
         starts = dict(_starts(item))
         beside[name] = tuple(instance for instance, why in starts.items() if why.startswith(BESIDE))
         clients[name] = starts
+    goes = {name: item.going() for name, item in hosts.items()}
+    servers = _servers(hosts, beside)
     for batch in batches:
         for name in (name for name in batch if name in hosts):
-            item = hosts[name]
-            for instance in item.going():
-                elsewhere = _elsewhere(item.model_of(instance), hosts, batch, beside)
-                clients[name][instance] = _said(instance in item.plan.names(ActionKind.STOP), elsewhere)
+            ends = hosts[name].plan.names(ActionKind.STOP)
+            for instance in goes[name]:
+                theirs = servers.get(hosts[name].model_of(instance), ())
+                elsewhere = (host for host, other in theirs if not (host in batch and other in goes[host]))
+                clients[name][instance] = _said(instance in ends, next(elsewhere, ""))
     return Phases(
         {name: instances for name, instances in beside.items() if instances},
         going,
@@ -106,21 +109,15 @@ def _starts(item: Before) -> Iterable[tuple[str, str]]:
             free -= need
 
 
-def _elsewhere(
-    model_id: str, hosts: Mapping[str, Before], batch: Collection[str], beside: Mapping[str, Collection[str]]
-) -> str:
-    """Return a host that serves a model while those of ``batch`` change; empty if none does."""
+def _servers(hosts: Mapping[str, Before], beside: Mapping[str, Collection[str]]) -> dict[str, list[tuple[str, str]]]:
+    """Return host and instance of each server that runs or starts ``beside``, and that the plans have, by model."""
+    found: dict[str, list[tuple[str, str]]] = {}
     for name, item in hosts.items():
+        runs = {now.name for now in item.host.instances if now.pid} | {*beside.get(name, ())}
         for instance in (*item.plan.instances, *item.plan.kept):
-            goes = name in batch and instance.name in item.going()
-            if instance.model_id == model_id and not goes and _serves(item, instance, beside.get(name, ())):
-                return name
-    return ""
-
-
-def _serves(item: Before, instance: Instance, beside: Collection[str]) -> bool:
-    runs = any(now.name == instance.name and now.pid for now in item.host.instances)
-    return runs or instance.name in beside
+            if instance.name in runs:
+                found.setdefault(instance.model_id, []).append((name, instance.name))
+    return found
 
 
 def _said(ends: bool, elsewhere: str) -> str:
@@ -149,11 +146,12 @@ def apart(hosts: Mapping[str, Before]) -> list[list[str]]:
     restarts: dict[str, dict[str, int]] = {}
     for name, item in hosts.items():
         mine = restarts.setdefault(name, {})
+        restarting = item.going(ActionKind.RESTART)
         for now in item.host.instances:
             if now.pid:
                 model_id = item.model_of(now.name)
                 total[model_id] = total.get(model_id, 0) + 1
-                if now.name in item.going(ActionKind.RESTART):
+                if now.name in restarting:
                     mine[model_id] = mine.get(model_id, 0) + 1
     batches: list[list[str]] = []
     for name, mine in restarts.items():
