@@ -70,8 +70,7 @@ class ActionModule(HostAction):
             job = self.job(gateway, servers, given)
         except (ValueError, jinja2.TemplateError) as error:
             raise AnsibleActionFail(f"Host {name}: a file of the gateway can't be written: {error}.") from None
-        url, url_from = way.url(gateway.address, gateway.port)
-        url = url.replace("http:", "https:", 1) if gateway.tls_certificate else url
+        url, url_from = way.url(gateway.address, gateway.port, tls=bool(gateway.tls_certificate))
         result.update(self.on_host("model_gateway", {**on_host, "job": job}, task_vars))
         result["warnings"] = [
             *result.get("warnings", ()),

@@ -23,9 +23,8 @@ class ActionModule(HostAction):
             way = Way(*self.reached_by(variables))
             address, port = str(arguments.get("address", "127.0.0.1")), int(arguments.get("port", 8000))
             tls = bool(arguments.get("tls_certificate"))
-            url, url_from = way.url(address, port)
-            url = url.replace("http:", "https:", 1) if tls else url
-            entry = result["gateway"] = gateway_entry(variables["inventory_hostname"], url, url_from, result)
+            where = way.url(address, port, tls=tls)
+            entry = result["gateway"] = gateway_entry(variables["inventory_hostname"], *where, result)
             names = [route["names"][0] for route in entry["routes"]]
             result["questions"] = (
                 gateway_questions(way, address, port, names, arguments.get("health_from", "auto"), whole=True, tls=tls)

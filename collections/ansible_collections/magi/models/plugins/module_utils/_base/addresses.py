@@ -40,7 +40,8 @@ def overlaps(bound: str, wanted: str) -> bool:
     return bound == wanted or bool(_WILDCARDS & {bound, wanted})
 
 
-def local_url(host: str, port: int) -> str:
-    """Return the URL of a server bound to ``host``, as seen from its own host."""
+def local_url(host: str, port: int, *, tls: bool = False) -> str:
+    """Return the URL of a server bound to ``host``, as seen from its own host; with ``tls`` it speaks HTTPS."""
     address = reachable(host)
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"

@@ -35,10 +35,9 @@ def gateway_questions(
     HOST or CONTROLLER asks if ``health_from`` says so; with auto, the controller where it gets there by an address that
     others have, too.
     """
-    url, url_from = way.url(address, port)
+    url, url_from = way.url(address, port, tls=tls)
     outside = health_from == CONTROLLER or (health_from == "auto" and way.over_the_network and url_from == CONTROLLER)
-    base, by = (url, CONTROLLER) if outside else (local_url(address, port), HOST)
-    base = base.replace("http:", "https:", 1) if tls else base
+    base, by = (url, CONTROLLER) if outside else (local_url(address, port, tls=tls), HOST)
     paths = [("", "/health"), ("", "/v1/models")] if whole else []
     paths += [(name, f"/models/{quote(name, safe='')}/health") for name in names]
     return [{"name": name, "url": f"{base}{path}", "by": by} for name, path in paths]
