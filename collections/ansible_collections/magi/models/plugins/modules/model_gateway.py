@@ -19,6 +19,8 @@ description:
   - HAProxy checks a configuration before it replaces the one that works. A reload cuts no request.
 extends_documentation_fragment:
   - magi.models.attributes
+  - magi.models.gateways
+  - magi.models.gateways.programs
 attributes:
   check_mode:
     support: full
@@ -45,23 +47,6 @@ options:
       - Evaluated by the action plugin of the same name.
     type: dict
     default: {}
-  home:
-    description: Folder of the configuration. It belongs to the gateway alone.
-    type: path
-    required: true
-  manager:
-    description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
-    type: str
-    choices: [auto, systemd, supervisor]
-    default: auto
-  supervisord_path:
-    description: The supervisord program, for O(manager=supervisor).
-    type: path
-    default: supervisord
-  haproxy_path:
-    description: The HAProxy program, version 2.4 or later.
-    type: path
-    default: /usr/sbin/haproxy
   optional:
     description:
       - Where HAProxy is missing and can't be installed, or somebody else has the port, change nothing and say so in

@@ -16,16 +16,8 @@ description:
 extends_documentation_fragment:
   - magi.models.attributes
   - magi.models.attributes.info_module
+  - magi.models.gateways
 options:
-  home:
-    description: Folder of the configuration.
-    type: path
-    required: true
-  manager:
-    description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
-    type: str
-    choices: [auto, systemd, supervisor]
-    default: auto
   address:
     description:
       - What the gateway binds.
@@ -42,7 +34,7 @@ options:
     description:
       - Its certificate, if it speaks HTTPS.
       - Evaluated by the action plugin of the same name.
-    type: str
+    type: path
     default: ""
   health_from:
     description:
@@ -98,23 +90,15 @@ tasks:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES
 from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import remembered
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
-from ansible_collections.magi.models.plugins.module_utils._haproxy.options import HEALTH_FROM
+from ansible_collections.magi.models.plugins.module_utils._haproxy.options import INFO_OPTIONS
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import running_revision, servers
 
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={
-            "home": {"type": "path", "required": True},
-            "manager": {"type": "str", "choices": list(CHOICES), "default": "auto"},
-            "address": {"type": "str", "default": "127.0.0.1"},
-            "port": {"type": "int", "default": 8000},
-            "health_from": HEALTH_FROM,
-            "tls_certificate": {"type": "str", "default": ""},
-        },
+        argument_spec=INFO_OPTIONS,
         supports_check_mode=True,
     )
     home = module.params["home"]

@@ -16,6 +16,8 @@ description:
   - It never sees a key, only its SHA-256.
 extends_documentation_fragment:
   - magi.models.attributes
+  - magi.models.gateways
+  - magi.models.gateways.programs
 attributes:
   check_mode:
     support: full
@@ -57,23 +59,6 @@ options:
   expires:
     description: Its last day in UTC, as in V(2027-01-31).
     type: str
-  home:
-    description: Folder of the gateway's configuration.
-    type: path
-    required: true
-  manager:
-    description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
-    type: str
-    choices: [auto, systemd, supervisor]
-    default: auto
-  supervisord_path:
-    description: The supervisord program, for O(manager=supervisor).
-    type: path
-    default: supervisord
-  haproxy_path:
-    description: The HAProxy program.
-    type: path
-    default: /usr/sbin/haproxy
 """
 
 EXAMPLES = r"""

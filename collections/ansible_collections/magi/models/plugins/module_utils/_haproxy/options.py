@@ -32,6 +32,10 @@ GATEWAY_OPTIONS = {
     "job": {"type": "dict"},
 }
 
+INFO_OPTIONS = {
+    name: GATEWAY_OPTIONS[name] for name in ("home", "manager", "address", "port", "health_from", "tls_certificate")
+}
+
 HANDOVER_OPTIONS = {
     "step": {"type": "str", "choices": ["leaving", "arriving"], "required": True},
     "hosts": {"type": "dict", "default": {}},
