@@ -155,3 +155,31 @@ def test_every_verb_has_its_argument_specs(name):
     role = COLLECTION / "roles" / name
     specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]
     assert specs.keys() == {path.stem for path in (role / "tasks").glob("*.yml")}
+
+
+def _arguments(path: Path, module: str) -> list[dict[str, str]]:
+    """Return what each task of a file gives to ``module``, tasks in blocks included."""
+
+    def tasks(items):
+        for item in items:
+            yield item
+            yield from tasks(item.get("block", ()))
+
+    return [item[module] for item in tasks(yaml.safe_load(path.read_text())) if module in item]
+
+
+@pytest.mark.parametrize(
+    ("role", "files", "module", "own"),
+    [
+        ("gateway", ("prepare", "configure"), "magi.models.model_gateway", {"state", "optional", "health_from"}),
+        ("model_server", ("phases", "launch"), "magi.models.llama_instances", {"held_back", "beside", "begun"}),
+    ],
+)
+def test_a_gateway_or_a_host_is_told_the_same_in_each_phase(role, files, module, own):
+    """A setting that one task has and another has not would be a change in the middle of each deployment."""
+    given = [
+        item for name in files for item in _arguments(COLLECTION / "roles" / role / "tasks" / f"{name}.yml", module)
+    ]
+    assert len(given) > 1
+    same = [{key: value for key, value in item.items() if key not in own} for item in given]
+    assert all(item == same[0] for item in same)
