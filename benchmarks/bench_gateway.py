@@ -92,7 +92,7 @@ def gateway(folder: Path, servers: Sequence[Server], **settings: Any) -> Iterato
     environment = plain_environment([str(TEMPLATES)])
     sockets = Sockets(*(str(folder / name) for name in ("stats", "master", "hold", "own")))
     made = configuration(value, routes(servers), servers, environment, sockets, "secrets")
-    for name, content in made.files.items():
+    for name, content in made.items():
         (folder / name).write_text(content)
     with running([HAPROXY, "-W", "-db", "-S", sockets.master, "-f", "haproxy.cfg"], folder) as process:
         healthy(value.port)

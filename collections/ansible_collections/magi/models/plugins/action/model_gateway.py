@@ -132,8 +132,7 @@ class ActionModule(HostAction):
             for manager, place in places.items()
         }
         return {
-            "revisions": {manager: item.revision for manager, item in made.items()},
-            "files": {manager: dict(item.files) for manager, item in made.items()},
+            "files": made,
             "service_files": service_files,
             "addresses": list(gateway.addresses),
         }

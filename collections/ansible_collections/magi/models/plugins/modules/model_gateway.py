@@ -258,18 +258,15 @@ def main() -> None:
         if params["state"] == "prepared" and not service.running():
             module.exit_json(changed=False, done=[], missing="the gateway does not run yet", installable=False)
         if params["state"] in PRESENT:
-            revision, files = given["revisions"][service.name], given["files"][service.name]
+            files = given["files"][service.name]
             sources = Sources(params["keys_file"], params["backend_key_file"], params["tls_certificate"])
             secrets = read_secrets(sources, files)
             if sources.keys_file and not os.path.exists(sources.keys_file):
                 module.warn(f"{sources.keys_file} is not there, so the gateway lets nobody in; magi key add makes it.")
-            if secrets:
-                revision, files = sealed(files, secrets)
             wanted = Wanted(
                 home,
                 program,
-                revision,
-                files,
+                *sealed(files, secrets),
                 tuple(ServiceFile(**item) for item in given["service_files"][service.name]),
                 given["addresses"],
                 params["port"],

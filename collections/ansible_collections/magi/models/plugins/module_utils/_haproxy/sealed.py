@@ -15,6 +15,8 @@ BACKEND_KEY = "backend.map"
 """The secret file with the servers' key."""
 CERTIFICATE = "tls.pem"
 """The secret file with the gateway's certificate and its key."""
+UNSEALED = "0" * 16
+"""What stands for the revision until there is one."""
 _REVISION = re.compile(r"^(\s+description magi )[0-9a-f]{16}$", re.MULTILINE)
 
 

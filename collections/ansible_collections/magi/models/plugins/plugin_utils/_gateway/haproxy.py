@@ -4,27 +4,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import jinja2
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
+from ansible_collections.magi.models.plugins.module_utils._haproxy.sealed import UNSEALED
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Part, Route, Server
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
 
 TEMPLATES = ("haproxy.cfg", "gateway.lua")
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """The files of one configuration, by name, which lie in one folder, and its revision: a digest of them."""
-
-    revision: str
-    files: Mapping[str, str]
 
 
 def encoded(name: str) -> str:
@@ -67,9 +58,10 @@ def configuration(
     environment: jinja2.Environment,
     sockets: Sockets,
     secrets: str,
-) -> Configuration:
-    """Return the configuration for ``routes`` to ``servers``, rendered with the templates of ``environment``;
-    ``secrets`` is the path of the folder with its secret files."""
+) -> dict[str, str]:
+    """Return the configuration for ``routes`` to ``servers``, rendered with the templates of ``environment``: files by
+    name, which lie in one folder. ``secrets`` is the path of the folder with its secret files. Its revision is set on
+    the host (sealed), which alone knows these."""
     names = sorted(name for route in routes for name in route.names)
     checked = {server: found[0] for server, found in places(routes).items()}
     files = {
@@ -81,15 +73,8 @@ def configuration(
     values = {"gateway": gateway, "routes": routes, "sockets": sockets, "secrets": secrets, "checked": checked}
     environment.filters.update(server_name=server_name, backend=backend, printable=printable)
     environment.globals.update(endpoint=endpoint)
-
-    def rendered(revision: str) -> dict[str, str]:
-        return {
-            **files,
-            **{name: environment.get_template(f"{name}.j2").render(**values, revision=revision) for name in TEMPLATES},
-        }
-
-    digest = hashlib.sha256(json.dumps(rendered(""), sort_keys=True).encode()).hexdigest()[:16]
-    return Configuration(digest, rendered(digest))
+    rendered = {name: environment.get_template(f"{name}.j2").render(**values, revision=UNSEALED) for name in TEMPLATES}
+    return {**files, **rendered}
 
 
 def _listed(name: str) -> dict[str, str | int]:

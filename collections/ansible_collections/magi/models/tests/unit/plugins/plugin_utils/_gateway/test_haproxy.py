@@ -5,9 +5,11 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import Key, maps
+from ansible_collections.magi.models.plugins.module_utils._haproxy.sealed import sealed
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.templates import plain_environment
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration, encoded, proxy_name
@@ -27,9 +29,15 @@ HOSTILE = (
 )
 
 
+class Made(NamedTuple):
+    revision: str
+    files: dict[str, str]
+
+
 def rendered(servers=(), **settings):
     environment = plain_environment([str(ROLE / "templates")])
-    return configuration(Gateway(**settings), routes(servers), servers, environment, SOCKETS, "/nowhere")
+    made = configuration(Gateway(**settings), routes(servers), servers, environment, SOCKETS, "/nowhere")
+    return Made(*sealed(made, {}))
 
 
 def server(instance, host="h1", model_id=None, port=8080, aliases=(), wants_key=False):

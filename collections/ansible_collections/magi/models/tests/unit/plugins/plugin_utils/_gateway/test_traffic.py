@@ -90,10 +90,10 @@ class Proxy:
         environment = plain_environment([str(TEMPLATES)])
         sockets = Sockets(*(str(folder / name) for name in ("sock", "master", "hold", "own")))
         made = configuration(gateway, routes(servers), servers, environment, sockets, "secrets")
-        for name, content in made.files.items():
+        for name, content in made.items():
             (folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
         (folder / "secrets").mkdir()
-        found = secrets(made.files) if secrets else {}
+        found = secrets(made) if secrets else {}
         for name in gateway.secrets:
             (folder / "secrets" / name).write_text(found[name])
         self.log = folder / "log"
