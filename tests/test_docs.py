@@ -31,6 +31,8 @@ RUN_BY = {
         "activate && ansible-playbook site.yml -e profile=production",
     ),
     "magi doctor": ("e2e/test_verbs.py", 'magi.json("doctor", '),
+    "magi rollback": ("e2e/test_gateway.py", 'magi(behind, "rollback")'),
+    "magi rollback --check": ("e2e/test_gateway.py", 'magi(behind, "rollback", "--check", '),
     "magi routes": ("e2e/test_gateway.py", 'magi(behind, "routes")'),
     "magi config": ("e2e/test_verbs.py", 'magi.json("config", '),
     f"magi logs {Q2} -n 20": ("e2e/test_verbs.py", '"logs", Q2, "-n", '),

@@ -223,6 +223,14 @@ class Controller:
         hosts: Mapping[str, Any] = (await self._run(verbs.plan)).checked().document["hosts"]
         return hosts
 
+    async def rollback(self) -> Report:
+        """Take back the last deployment and return the report. Raises what ``initialize`` raises, and DeploymentFailed
+        where a host has no generation to go back to."""
+        result = await self._run(verbs.rollback)
+        self.report = Report.of(result.document)
+        result.checked()
+        return self.report
+
     async def discover(self) -> Mapping[str, Any]:
         """Return the models of each host, what was set aside, and drift (docs/controller.md).
 
@@ -340,6 +348,10 @@ class Controller:
     def plan_sync(self) -> Mapping[str, Any]:
         """As ``plan``, blocking."""
         return _blocking(self.plan())
+
+    def rollback_sync(self) -> Report:
+        """As ``rollback``, blocking."""
+        return _blocking(self.rollback())
 
     def discover_sync(self) -> Mapping[str, Any]:
         """As ``discover``, blocking."""

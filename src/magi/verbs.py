@@ -49,6 +49,11 @@ def plan(session: Session) -> Result:
     return deployments.planned(session.play("plan"))
 
 
+def rollback(session: Session) -> Result:
+    """Take back the last deployment: hosts and gateways run again what they ran before it."""
+    return deployments.deployed(session.play("rollback"), check=session.options.check)
+
+
 def status(session: Session) -> Result:
     """Say what runs."""
     return deployments.seen(session.play("status"))

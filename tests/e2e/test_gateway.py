@@ -28,7 +28,7 @@ from ..clients import talk
 from ..command import Ran, begin
 from ..load import Clients, ask_once
 from ..waiting import until
-from .conftest import CACHE, PORTS, Deployment, alive
+from .conftest import CACHE, PORTS, Deployment, alive, environment_of
 
 pytestmark = pytest.mark.e2e
 
@@ -321,6 +321,45 @@ def test_what_a_killed_deployment_took_from_servers_the_next_one_gives_back(behi
     assert ended == [None]
     assert {item.state for item in servers(stats)} == {"up"}
     assert [ask(body=chat(name))[0] for name in (Q2, Q3, Q4)] == [200, 200, 200]
+
+
+def test_a_rollback_brings_back_what_ran_before_exactly(behind: Deployment):
+    def made() -> dict[str, bytes]:
+        folders = (behind.home / "instances", behind.folder / "gateway" / "current")
+        return {str(path): path.read_bytes() for folder in folders for path in folder.iterdir()}
+
+    settings = behind.groups["model_gateways"]["vars"]
+    settings["model_gateway_hold"] = 60
+    assert behind.play(profile="development").code == 0
+    before, pids = made(), {name: server["pid"] for name, server in behind.servers().items()}
+    behind.add_profile("fast-only", "*q2_k", options={"ctx_size": 1024})
+    settings.update(model_gateway_hold=61, model_gateway_queue=11)
+    assert behind.play(profile="fast-only").code == 0
+    later = made()
+    assert before != later
+    (behind.folder / "profiles" / "development.yml").unlink()  # it needs no profile
+
+    looked = magi(behind, "rollback", "--check", "--json")
+    assert (looked.code, made()) == (0, later), looked.err
+    plan = looked.document["hosts"]["localhost"]
+    assert {item["instance"]: item["action"] for item in plan["actions"]} == {Q2: "restart", Q3: "start", Q4: "start"}
+    assert plan["notes"] == ["brings back generation 1 (profile development)."]
+
+    with Clients("127.0.0.1", PORT, [Q2], count=8) as clients:
+        back = magi(behind, "rollback", "--json")
+    assert back.code == 0, back.err
+    assert (clients.wrong, bool(clients.answered)) == ([], True)
+    assert (back.document["summary"]["profile"], back.document["ready_servers"]) == ("development", 3)
+    assert made() == before
+    assert [ask(body=chat(name))[0] for name in (Q2, Q3, Q4)] == [200, 200, 200]
+    assert behind.servers().keys() == pids.keys()
+
+    kept = {name: server["pid"] for name, server in behind.servers().items()}
+    again = magi(behind, "rollback")
+    assert again.code == 1, again.err
+    assert "Host localhost: there is no generation before this one (profile development, " in again.err
+    assert {name: environment_of(pid)["MAGI_INSTANCE"] for name, pid in kept.items()} == {name: name for name in kept}
+    assert made() == before
 
 
 def test_what_goes_wrong_is_named_and_the_old_one_goes_on(behind: Deployment):

@@ -89,6 +89,15 @@ def plan(
     return show(output, result, lambda console, document: _tables().plan(document))
 
 
+@takes(Given, "check", "diff")
+def rollback(given: Given) -> int:
+    """Take back the last deployment. Its hosts and the gateways run again what they ran before it, exactly."""
+    from magi import verbs
+
+    output = Output(given.as_json)
+    return show(output, carry_out(output, session(given), verbs.rollback, "magi rollback", steps=True), _deployed)
+
+
 @takes(Given)
 def status(
     given: Given,
@@ -208,6 +217,7 @@ EXAMPLES = {
         "magi up --check --diff",
     ),
     plan: ("magi plan production", "magi plan production --markdown > plan.md"),
+    rollback: ("magi rollback --check", "magi rollback", "magi rollback --limit gpu1"),
     status: ("magi status", "magi status --watch", "magi status --json | jq '.servers[].port'"),
     routes: ("magi routes", "magi routes --json | jq '.gateways[].url'"),
     health: ("magi health", "magi health --deep --json | jq '.summary.failed'"),

@@ -12,7 +12,14 @@ from ansible_collections.magi.models.plugins.module_utils._config.profile import
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
-from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, Plan, PlanError, Settings
+from ansible_collections.magi.models.plugins.module_utils._plan.restore import restored_plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import (
+    AskedForError,
+    Plan,
+    PlanError,
+    Remembered,
+    Settings,
+)
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction, HostAction
 
 _SHOWN = (ActionKind.START, ActionKind.RESTART, ActionKind.STOP, ActionKind.KEEP)
@@ -37,7 +44,9 @@ class ActionModule(ControllerAction, HostAction):
     _requires_connection = True
 
     SPEC = {
-        **{name: {"type": "dict", "required": True} for name in ("profile", "registry", "host", "settings")},
+        **{name: {"type": "dict", "required": True} for name in ("registry", "host", "settings")},
+        "profile": {"type": "dict"},
+        "undone": {"type": "float"},
         "gateways": {"type": "list", "elements": "str", "default": []},
     }
     ERRORS = (PlanError,)
@@ -52,16 +61,24 @@ class ActionModule(ControllerAction, HostAction):
             raise
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
+        registry = arguments["registry"]
+        given = {
+            "host_name": task_vars["inventory_hostname"],
+            "inventory": Inventory.from_dict(registry),
+            "host": Host.from_dict(arguments["host"]),
+            "settings": Settings.of({**arguments["settings"], "beside": bool(arguments["gateways"])}),
+        }
         try:
-            plan = build_plan(
-                host_name=task_vars["inventory_hostname"],
-                profile=Profile.from_dict(arguments["profile"]),
-                inventory=Inventory.from_dict(arguments["registry"]),
-                host=Host.from_dict(arguments["host"]),
-                settings=Settings.of({**arguments["settings"], "beside": bool(arguments["gateways"])}),
-                scan_paths=arguments["registry"]["scan_paths"],
-                lost=arguments["registry"].get("lost", ()),
-            )
+            if arguments["undone"] is not None:
+                history = tuple(map(Remembered.from_dict, registry["history"]))
+                plan = restored_plan(**given, history=history, undone=arguments["undone"])
+            else:
+                plan = build_plan(
+                    **given,
+                    profile=Profile.from_dict(arguments["profile"]),
+                    scan_paths=registry["scan_paths"],
+                    lost=registry.get("lost", ()),
+                )
         except AskedForError as error:
             raise AnsibleActionFail(str(error), result={"wrong": "profile"}) from None
         self.show(plan_lines(plan))

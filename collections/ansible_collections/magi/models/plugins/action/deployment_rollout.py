@@ -25,6 +25,7 @@ class ActionModule(ControllerAction):
         "serial": {"type": "list", "elements": "raw", "required": True},
         "plans": {"type": "dict", "default": {}},
         "gateways": {"type": "list", "elements": "str", "default": []},
+        "undone": {"type": "float", "default": 0},
     }
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,7 +39,8 @@ class ActionModule(ControllerAction):
         rollout = roll_out(serving, serial, apart(known))
         found = phases(known, rollout.parts())
         self.show(phases_lines(found))
-        return {**rollout.to_dict(), **decided.to_dict(), **asdict(found)}
+        times = {"began_at": time.time(), "undone": arguments["undone"]}
+        return {**rollout.to_dict(), **decided.to_dict(), **asdict(found), **times}
 
 
 def _something_goes(plans: Mapping[str, Any]) -> bool:

@@ -90,6 +90,7 @@ class ActionModule(HostAction):
         claim = arguments.pop("claim", None)
         unreached = arguments.pop("unreached", [])
         beside = arguments.pop("beside", None)
+        began_at = float(arguments.pop("began_at", None) or time.time())
         begun = {item["instance"]: item for item in (arguments.get("begun") or {}).get("actions", ())}
         generation = (arguments.pop("begun", None) or {}).get("generation")
         work = job()
@@ -101,11 +102,15 @@ class ActionModule(HostAction):
             given = arguments.pop("plan")
             plan = part_of(Plan.from_dict(given), beside, begun)
             try:
-                files = render(
-                    plan,
-                    chosen(plan.manager, plan.home),
-                    [*([str(templates_dir)] if templates_dir else []), str(ROLE_TEMPLATES)],
-                    values(plan, arguments, model_folders),
+                files = (
+                    []
+                    if plan.restores
+                    else render(
+                        plan,
+                        chosen(plan.manager, plan.home),
+                        [*([str(templates_dir)] if templates_dir else []), str(ROLE_TEMPLATES)],
+                        values(plan, arguments, model_folders),
+                    )
                 )
             except (ValueError, jinja2.TemplateError) as error:
                 if claim:
@@ -124,6 +129,9 @@ class ActionModule(HostAction):
                 claim=claim,
                 unreached=unreached,
                 beside=beside is not None,
+                began_at=plan.restores or began_at,
+                restores=plan.restores,
+                plan=plan.remembered().to_dict(),
             )
         result.update(self.on_host("llama_instances", {**arguments, "job": work}, task_vars))
         if begun and "actions" in result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +50,36 @@ class ActionModule(HostAction):
             return {**result, **self.on_host("model_gateway", on_host, task_vars)}
         if not str(self._task.args["home"]).startswith("/"):
             raise AnsibleActionFail("model_gateway_home must be an absolute path; correct it in the inventory.")
-        try:
-            gateway = Gateway.of(given)
-        except GatewayError as error:
-            raise AnsibleActionFail(str(error)) from None
         variables = task_vars or {}
         name, way = variables["inventory_hostname"], Way(*self.reached_by(variables))
         hosts = [host_result(*item) for item in given["hosts"].items()]
+        rollout = next((seen["rollout"] for seen in given["hosts"].values() if seen.get("rollout")), {})
+        began_at, undone = rollout.get("began_at", 0), rollout.get("undone", 0)
         known: list[Server] = []
-        if given["state"] == "prepared" or unknown_hosts(hosts):
+        if given["state"] == "prepared" or unknown_hosts(hosts) or undone:
             asked = self.on_host("model_gateway", {**on_host, "state": "remembered"}, task_vars)
             if asked.get("failed") or asked.get("unreachable"):
                 return {**result, **asked}
             known = [Server.from_dict(item) for item in asked["servers"]]
+            earlier = [made for made in asked["history"] if made["began_at"] < undone]
+            if earlier:
+                began_at = earlier[-1]["began_at"]
+                given, on_host = ({**where, **earlier[-1]["settings"]} for where in (given, on_host))
+        try:
+            gateway = Gateway.of(given)
+        except GatewayError as error:
+            raise AnsibleActionFail(str(error)) from None
         found = reached(name, way, hosts, known)
         servers = found.servers
         if given["state"] == "prepared":
             servers = meanwhile(known, servers, actions_of_all(hosts))
         try:
-            job = self.job(gateway, servers, given)
+            job = {
+                **self.job(gateway, servers, given),
+                "began_at": began_at,
+                "undone": undone,
+                "settings": asdict(gateway),
+            }
         except (ValueError, jinja2.TemplateError) as error:
             raise AnsibleActionFail(f"Host {name}: a file of the gateway can't be written: {error}.") from None
         url, url_from = way.url(gateway.address, gateway.port, tls=bool(gateway.tls_certificate))

@@ -21,9 +21,14 @@ extends_documentation_fragment:
   - magi.models.attributes.info_module
 options:
   profile:
-    description: The profile, as M(magi.models.profile_info) returns it.
+    description: The profile, as M(magi.models.profile_info) returns it. Needed unless O(undone) is given.
     type: dict
-    required: true
+  undone:
+    description:
+      - Plan a rollback instead, of the deployment that began at this time (C(began_at) of a host's C(generation)). The
+        plan of a host that it changed is what the deployment before made of it; that of another is what is there.
+      - Needs the C(history) of O(registry) (option O(magi.models.model_registry#module:history)).
+    type: float
   registry:
     description: The result of M(magi.models.model_registry).
     type: dict

@@ -48,6 +48,10 @@ options:
     type: list
     elements: str
     default: []
+  undone:
+    description: What a rollback takes back, as for M(magi.models.deployment_plan).
+    type: float
+    default: 0
 """
 
 EXAMPLES = r"""
@@ -87,6 +91,14 @@ clients:
   description: By host and instance, what happens to its clients, and why, where there is a gateway.
   returned: always
   type: dict
+began_at:
+  description: The time now, in seconds since the epoch. It stands for the deployment, on hosts and gateways.
+  returned: always
+  type: float
+undone:
+  description: As given.
+  returned: always
+  type: float
 unreached:
   description: Hosts that were to be claimed and could not be.
   returned: always

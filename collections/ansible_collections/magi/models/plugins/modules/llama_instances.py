@@ -86,6 +86,12 @@ options:
       - The result of an earlier call with O(beside). What that started is left as it is, and returned with the rest.
       - Evaluated by the action plugin of the same name.
     type: dict
+  began_at:
+    description:
+      - When the deployment began, from M(magi.models.deployment_rollout), for O(state=present). What it makes of the
+        host is remembered by that, with the two deployments before it, so that a rollback can bring it back.
+      - Evaluated by the action plugin of the same name.
+    type: float
   names:
     description:
       - The instances to stop, for O(state=stopped); all by default.
@@ -205,7 +211,7 @@ generation:
   type: dict
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ansible_collections.magi.models.plugins.module_utils._base.files import why
 from ansible_collections.magi.models.plugins.module_utils._base.private_module import PrivateModule
@@ -216,6 +222,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.apply import (
     ServiceFile,
     absent,
     fence,
+    files_of,
     present,
     stopped,
 )
@@ -245,6 +252,7 @@ def main() -> None:
             "held_back": {"type": "str", "default": ""},
             "beside": {"type": "list", "elements": "str"},
             "begun": {"type": "dict"},
+            "began_at": {"type": "float"},
             "names": {"type": "list", "elements": "str"},
             "concurrent_starts": {"type": "bool", "default": True},
             **TIMING,
@@ -274,12 +282,16 @@ def main() -> None:
         claim=Claim.from_dict(given["claim"]) if given.get("claim") else None,
         unreached=given.get("unreached", ()),
         beside=given.get("beside", False),
+        began_at=given.get("began_at", 0),
+        plan=given.get("plan", {}),
     )
     check = module.check_mode
     host = None
     try:
         manager = usable(chosen(params["manager"], params["home"], params["supervisord_path"]))
         if params["state"] == "present":
+            if given.get("restores"):
+                job = replace(job, files=files_of(manager, job.home, given["restores"], job.instances))
             result = present(manager, job, check_mode=check)
             if not check:
                 host = read_host(manager, job.home, ask=True)

@@ -36,7 +36,8 @@ options:
       - V(prepared) lets a gateway that runs know what comes, before the hosts are deployed; what goes is routed to,
         too, until M(magi.models.model_gateway_handover). One that does not run stays as it is.
       - V(absent) stops it and removes everything of it.
-      - V(remembered) returns the servers that it routes to. The action plugin uses it.
+      - V(remembered) returns the servers that it routes to, and the settings of the last deployments. The action plugin
+        uses it.
     type: str
     choices: [present, prepared, absent, remembered]
     default: present
@@ -193,6 +194,11 @@ questions:
   returned: for O(state=present)
   type: list
   elements: dict
+history:
+  description: The settings that the last deployments gave it, the oldest first, with the time at which each began.
+  returned: for O(state=remembered)
+  type: list
+  elements: dict
 servers:
   description: The servers that the gateway routes to.
   returned: for O(state=remembered)
@@ -205,6 +211,7 @@ import shutil
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import why
+from ansible_collections.magi.models.plugins.module_utils._base.history import history, remember
 from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import (
     PortTakenError,
     ProxyError,
@@ -234,7 +241,7 @@ def main() -> None:
     params = module.params
     home, program = params["home"], params["haproxy_path"]
     if params["state"] == "remembered":
-        module.exit_json(changed=False, done=[], servers=remembered(home))
+        module.exit_json(changed=False, done=[], servers=remembered(home), history=history(home))
     given = params["job"] or {}
     if params["state"] in PRESENT and not given:
         module.fail_json(msg="model_gateway has an action plugin of the same name that must call it; use it as a task.")
@@ -274,6 +281,9 @@ def main() -> None:
                 all_serve=params["state"] == "present",
             )
             outcome = present(service, wanted, check_mode=module.check_mode)
+            news = given["began_at"] and (outcome.changed or given["undone"])
+            if news and params["state"] == "present" and not module.check_mode:
+                remember(home, given["began_at"], {"settings": given["settings"]})
         else:
             outcome = absent(service, home, check_mode=module.check_mode)
     except PortTakenError as error:

@@ -97,6 +97,10 @@ options:
   llama_server_path:
     description: The llama-server whose architectures count if O(host) is not given; else the host's counts.
     type: path
+  history:
+    description: With O(host), also return what the last deployments made of it, for a rollback.
+    type: bool
+    default: false
   claim:
     description:
       - With O(host), claim the host for a deployment, before it is looked at, until M(magi.models.llama_instances) has
@@ -304,6 +308,13 @@ host:
   description: The host as M(magi.models.model_host_info) returns it.
   returned: with O(host)
   type: dict
+history:
+  description:
+    - With O(history), what the last deployments made of the host, the oldest first, each with its C(generation), its
+      C(plan), and whether its llama-server is still there (C(runnable)).
+  returned: with O(history)
+  type: list
+  elements: dict
 claim:
   description: Our claim to the host.
   returned: with O(claim), except in check mode
@@ -353,11 +364,14 @@ progress:
   elements: str
 """
 
+import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, make_folder, why
+from ansible_collections.magi.models.plugins.module_utils._base.history import history
 from ansible_collections.magi.models.plugins.module_utils._host.claims import end_claim, make_claim
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import HOST_OPTIONS, inspect_host
 from ansible_collections.magi.models.plugins.module_utils._host.values import Claim
@@ -378,6 +392,7 @@ def main() -> None:
             "checksum": {"type": "bool", "default": False},
             "host": {"type": "dict", "options": HOST_OPTIONS},
             "llama_server_path": {"type": "path"},
+            "history": {"type": "bool", "default": False},
             "claim": {"type": "dict", "default": {}},
             "fence": {"type": "bool", "default": False},
         },
@@ -406,6 +421,7 @@ def main() -> None:
         except FileWriteError as error:
             module.fail_json(msg=f"Can't write {error.filename}: {why(error, 'model_server_registry_path')}.")
     inventory, host, claimed = found.registry.inventory, None, {}
+    past: list[dict[str, Any]] = []
     if options["host"]:
         home = options["host"]["home"]
         try:
@@ -413,6 +429,9 @@ def main() -> None:
                 usable(chosen(options["host"]["manager"], home))
                 mine, before = make_claim(home, Claim.from_dict(options["claim"]))
                 claimed = {"claim": asdict(mine), "claims": [asdict(item) for item in before]}
+            if options["history"]:
+                past = history(home)
+                options["host"]["ports"] += [item["port"] for made in past for item in made["plan"]["instances"]]
             must_read = [file.path for model in inventory.models for file in model.files]
             host = inspect_host(**options["host"], must_read=must_read, model_folders=options["scan_paths"])
         except (FileWriteError, ServiceError, ValueError) as error:
@@ -437,6 +456,14 @@ def main() -> None:
     }
     if host:
         result["host"] = host.to_dict()
+    if options["history"]:
+        result["history"] = [
+            {
+                **{name: made[name] for name in ("generation", "plan")},
+                "runnable": os.access(made["plan"]["llama_server_path"], os.X_OK),
+            }
+            for made in past
+        ]
     if module._diff:
         header = {"before_header": path, "after_header": path}
         result["diff"] = {**header, **difference(found.before and found.before.inventory, found.registry.inventory)}

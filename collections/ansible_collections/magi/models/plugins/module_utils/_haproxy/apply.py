@@ -301,7 +301,7 @@ def configured(home: str) -> tuple[dict[str, str], dict[str, str]]:
 def absent(service: GatewayService, home: str, *, check_mode: bool) -> Outcome:
     """Stop the gateway and remove what is ours. Raises FileWriteError and ServiceError."""
     place = Path(home)
-    names = ("current", "configurations", SECRETS, "lock")
+    names = ("current", "configurations", "generations", SECRETS, "lock")
     ours = [path for path in map(place.joinpath, names) if os.path.lexists(path)]
     owned = service.owned()
     if not (ours or owned):

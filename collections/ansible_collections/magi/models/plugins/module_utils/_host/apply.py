@@ -25,6 +25,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.files import (
     write_atomic,
     writing,
 )
+from ansible_collections.magi.models.plugins.module_utils._base.history import forget, generations, history, remember
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._host.claims import check_claim, claims_file, end_claim
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import LOG_LINES, Survey, read_instances
@@ -52,6 +53,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.drain import dr
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError, check_api_keys
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult, overtaken
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager, environment_file
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 FIRST_LOOK = 10
 """Seconds that a launch waits for its servers; most are ready by then, and the health check waits for the others."""
@@ -92,6 +94,10 @@ class Job:
     """Hosts of the deployment that it could not claim."""
     beside: bool = False
     """Only ``actions`` and ``files`` come now, beside all that runs; the rest of the plan follows in another call."""
+    began_at: float = 0
+    """When the deployment began, or that which comes back did (Generation)."""
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    """What it is made of, to be remembered."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,19 @@ class Applied:
     """Seconds since the last start."""
     instances: tuple[str, ...] = ()
     """Names of all instances on the host before."""
+
+
+def files_of(manager: ServiceManager, home: str, began_at: float, names: Iterable[str]) -> list[ServiceFile]:
+    """Return the files that a remembered deployment made for the instances ``names``, and those that they share.
+
+    Raises ServiceError if it is not remembered any more.
+    """
+    entry = next((item for item in history(home) if item["began_at"] == began_at), None)
+    if entry is None:
+        raise ServiceError(f"{home}/generations has no deployment of {began_at} any more; run again.")
+    own = {template.destination.format(home=home, name=name) for name in names for template in manager.templates}
+    files = [ServiceFile(**item) for item in entry["files"]]
+    return [file for file in files if not file.per_instance or file.path in own]
 
 
 def file_changes(
@@ -216,7 +235,11 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Applied:
         job.deployment,
         _now(),
         job.profile,
+        job.began_at,
     )
+    if job.began_at and not job.beside:
+        files = [asdict(file) for file in job.files]
+        remember(job.home, job.began_at, {"generation": asdict(generation), "plan": job.plan, "files": files})
     # Before the first change: wherever this ends, older plans must be refused.
     write_generation(job.home, generation)
     ending = [item.instance for item in job.actions if item.action in (ActionKind.STOP, ActionKind.RESTART)]
@@ -438,6 +461,7 @@ def absent(manager: ServiceManager, job: Job, *, check_mode: bool, also: Iterabl
         for name in names:
             manager.forget(name)
         manager.remove()
+        forget(job.home)
         for path in (home / "generation.json", *also, claims_file(job.home), home / "lock"):
             with writing(path):
                 path.unlink(missing_ok=True)
@@ -451,6 +475,7 @@ def _removing(manager: ServiceManager, job: Job, also: Iterable[Path]) -> tuple[
     survey = read_instances(manager, job.home)
     home = Path(job.home)
     state = any(path.exists() for path in (home / "generation.json", home / "lock", claims_file(job.home), *also))
+    state = state or bool(generations(job.home))
     ours = [*manager.owned(), *manager.common()]
     actions = tuple(Action(item.name, ActionKind.REMOVE, "teardown") for item in survey.instances)
     diff = [diff_of(str(path), content_of(path) or "", "") for path in ours] + _actions_diff(actions)

@@ -103,6 +103,9 @@ class Generation:
     applied_at: str = ""
     """UTC, ISO 8601."""
     profile: str = ""
+    began_at: float = 0
+    """When its deployment began, in seconds since the epoch by the controller's clock: the same on all its hosts. A
+    rollback brings back that, too."""
 
     def same(self, other: Generation) -> bool:
         """Whether nobody has changed the host between the two."""

@@ -14,11 +14,17 @@ from ansible_collections.magi.models.plugins.module_utils._plan.values import Ac
 
 
 def decide(
-    instances: Iterable[Instance], running: Iterable[Running], others: Mapping[str, Action], *, retry: bool = False
+    instances: Iterable[Instance],
+    running: Iterable[Running],
+    others: Mapping[str, Action],
+    *,
+    retry: bool = False,
+    new: str = "new in this profile",
 ) -> Iterable[Action]:
     """Yield one action for each instance that is desired or exists, comparing what *runs* with what is desired.
 
-    ``others`` has the actions of instances that exist and are not desired.
+    ``others`` has the actions of instances that exist and are not desired; ``new`` is the reason for one that does not
+    exist yet.
 
     An instance that its service manager gave up on is left alone (quarantine) until something it is made of changes,
     unless ``retry``: a deployment would only crash it again, and wait for it.
@@ -27,7 +33,7 @@ def decide(
     for instance in instances:
         now = there.pop(instance.name, None)
         if now is None:
-            yield Action(instance.name, ActionKind.START, "new in this profile")
+            yield Action(instance.name, ActionKind.START, new)
         elif now.state == State.ORPHANED:
             yield Action(instance.name, ActionKind.RESTART, f"process {now.pid} runs outside its service manager")
         elif now.config_hash == instance.config_hash and not retry and _fails_again(now):

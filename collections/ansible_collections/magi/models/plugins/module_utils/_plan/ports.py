@@ -45,10 +45,10 @@ def assign_ports(
             )
         if item.port is not None:
             fixed[item.port] = item.name
-            owner = _owner(foreign[item.port]) if item.port in foreign else kept.get(item.port)
-            if owner:
+            holder = owner(foreign[item.port]) if item.port in foreign else kept.get(item.port)
+            if holder:
                 refused[item.name] = (
-                    f"port {item.port} of {item.name} is taken by {owner}; stop it, or give the entry another port"
+                    f"port {item.port} of {item.name} is taken by {holder}; stop it, or give the entry another port"
                 )
             else:
                 ports[item.name] = item.port
@@ -70,7 +70,7 @@ def assign_ports(
         if item.name not in ports and item.name not in refused:
             port = next(free, None)
             if port is None:
-                taken = ", ".join(f"{p} by {_owner(foreign[p])}" for p in sorted(foreign) if first <= p <= last)
+                taken = ", ".join(f"{p} by {owner(foreign[p])}" for p in sorted(foreign) if first <= p <= last)
                 raise PlanError(
                     f"Host {host_name}: no free port for {item.name} in {first}-{last}"
                     + (f" (taken: {taken})" if taken else "")
@@ -78,18 +78,19 @@ def assign_ports(
                 )
             ports[item.name] = port
     notes = [
-        f"{name} moves from port {lease} to {ports[name]}: {_owner(foreign[lease])} has taken it."
+        f"{name} moves from port {lease} to {ports[name]}: {owner(foreign[lease])} has taken it."
         for name, lease in moved.items()
     ]
     notes += [
-        f"Port {port} is taken by {_owner(foreign[port])} and was left out."
+        f"Port {port} is taken by {owner(foreign[port])} and was left out."
         for port in sorted(foreign.keys() - moved.values())
         if first <= port <= min(last, max(ports.values(), default=0))
     ]
     return Ports(ports, refused, tuple(notes))
 
 
-def _owner(listener: Listener) -> str:
+def owner(listener: Listener) -> str:
+    """Say who holds a port."""
     if listener.pid is None:
         return "a process that can't be seen from here"
     return f"process {listener.pid} ({listener.command})"

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
@@ -161,6 +161,12 @@ class Plan:
     """Whether llama-server computes on a GPU there."""
     gpu_groups: tuple[str, ...] = ()
     """The groups that own the GPUs' device nodes there."""
+    restores: float = 0
+    """When the deployment began that it brings back (Generation.began_at); 0: it is made from a profile."""
+
+    def remembered(self) -> Plan:
+        """Return what a rollback needs of it: what was to run, not how it came to that."""
+        return replace(self, generation=Generation(), actions=(), kept=(), degraded=(), warnings=(), notes=())
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "actions": [item.to_dict() for item in self.actions]}
@@ -180,6 +186,20 @@ class Plan:
     def names(self, *actions: ActionKind) -> tuple[str, ...]:
         """Return the names of the instances that have one of these actions."""
         return tuple(item.instance for item in self.actions if item.action in actions)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What an earlier deployment made of a host."""
+
+    generation: Generation
+    plan: Plan
+    runnable: bool
+    """Its llama-server is still there."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Remembered:
+        return cls(Generation(**data["generation"]), Plan.from_dict(data["plan"]), data["runnable"])
 
 
 @dataclass(frozen=True)

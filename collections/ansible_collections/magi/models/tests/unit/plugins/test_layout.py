@@ -23,6 +23,7 @@ EFFECTS = {
         "_base.cores",
         "_base.files",
         "_base.gpus",
+        "_base.history",
         "_base.private_module",
         "_gguf.reader",
         "_install",
@@ -133,7 +134,7 @@ def test_settings_defaults_and_argument_specs_agree():
     assert {name: spec["default"] for name, spec in specs.items() if "default" in spec} == defaults
     assert {PREFIX + name: option["default"] for name, option in TIMING.items()}.items() <= defaults.items()
     settings = {PREFIX + setting.name: setting for setting in SETTINGS}
-    assert specs.keys() == settings.keys() | {"model_server_stop_instances"}
+    assert specs.keys() == settings.keys() | {"model_server_stop_instances", "model_server_rollback"}
     for name, setting in settings.items():
         if setting.environment:
             assert f"C({setting.environment})" in " ".join(str(specs[name]["description"]).split())

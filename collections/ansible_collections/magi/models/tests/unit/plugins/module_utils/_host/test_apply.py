@@ -9,9 +9,17 @@ from pathlib import Path
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base import files
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError
+from ansible_collections.magi.models.plugins.module_utils._base.history import history
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._host import apply, claims, lock, procfs
-from ansible_collections.magi.models.plugins.module_utils._host.apply import Job, ServiceFile, absent, present, stopped
+from ansible_collections.magi.models.plugins.module_utils._host.apply import (
+    Job,
+    ServiceFile,
+    absent,
+    files_of,
+    present,
+    stopped,
+)
 from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     ConflictError,
     exclusive,
@@ -111,6 +119,42 @@ def test_a_bad_file_of_keys_is_refused_before_anything_is_written(tmp_path, cont
     assert str(error.value).startswith(f"instance a: its API key file {keys}")
     assert not home.exists()
     assert services.asked == []
+
+
+def test_what_was_made_is_remembered_and_comes_back_byte_for_byte(tmp_path):
+    home = tmp_path / "home"
+    services = FakeServices(home)
+
+    def made(began_at, content, generation, **more):
+        files = (
+            ServiceFile(str(home / "template"), f"# {content}\n", 0o644, False),
+            ServiceFile(str(home / "instances" / "a.env"), f"X={content}\n", 0o600, True),
+        )
+        given = job(home, files=files, generation=generation, began_at=began_at, plan={"x": content}, **more)
+        return present(services, given, check_mode=False).generation
+
+    first = made(1.5, "1\udce9", Generation())
+    assert (first.began_at, first.number) == (1.5, 1)
+    second = made(2.5, "2", first)
+    made(2.6, "3", second, beside=True)  # the rest will follow, and be remembered
+    assert [(item["began_at"], item["plan"]) for item in history(str(home))] == [
+        (1.5, {"x": "1\udce9"}),
+        (2.5, {"x": "2"}),
+    ]
+    files = files_of(services, str(home), 1.5, ["a"])
+    assert [(Path(file.path).name, file.content) for file in files] == [
+        ("template", "# 1\udce9\n"),
+        ("a.env", "X=1\udce9\n"),
+    ]
+    assert [file.path for file in files_of(services, str(home), 1.5, [])] == [str(home / "template")]
+    now = read_generation(str(home))
+    again = present(services, job(home, files=files, generation=now, began_at=1.5), check_mode=False).generation
+    assert (again.number, again.digest, again.began_at) == (4, first.digest, 1.5)
+    assert [item["began_at"] for item in history(str(home))] == [1.5]
+    with pytest.raises(ServiceError, match=r"generations has no deployment of 2\.5 any more"):
+        files_of(services, str(home), 2.5, ["a"])
+    absent(services, job(home), check_mode=False)
+    assert not (home / "generations").exists()
 
 
 BUSY = (200, b"# HELP\nllamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n")

@@ -1,0 +1,116 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The plan of a rollback: what an earlier deployment made of a host, once more. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, foreign_listeners
+from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Inventory
+from ansible_collections.magi.models.plugins.module_utils._plan.actions import decide
+from ansible_collections.magi.models.plugins.module_utils._plan.instance import config_hash
+from ansible_collections.magi.models.plugins.module_utils._plan.ports import owner
+from ansible_collections.magi.models.plugins.module_utils._plan.values import (
+    Action,
+    Instance,
+    Plan,
+    PlanError,
+    Remembered,
+    Settings,
+)
+
+
+def restored_plan(
+    *,
+    host_name: str,
+    history: Sequence[Remembered],
+    undone: float,
+    inventory: Inventory,
+    host: Host,
+    settings: Settings,
+) -> Plan:
+    """Return the plan that takes back the deployment that began at ``undone``; on a host that it did not change, the
+    plan of what is there. ``history`` has the oldest first.
+
+    Raises PlanError if there is nothing to go back to, or it can't run any more.
+    """
+    target = _target(host_name, history, undone, host)
+    plan, what = target.plan, f"generation {target.generation.number} (profile {target.generation.profile})"
+    if plan.manager != host.manager:
+        raise PlanError(
+            f"Host {host_name}: {what} ran by {plan.manager}, and model_server_manager is {host.manager} now; set it "
+            "back, then run again."
+        )
+    lacking = [] if target.runnable else [f"its llama-server {plan.llama_server_path} is gone"]
+    lacking += _lacking(plan.instances, inventory, host)
+    if lacking:
+        raise PlanError(
+            f"Host {host_name}: {what} can't be brought back: {'; '.join(lacking)}. Put back what is missing, or "
+            "deploy a profile."
+        )
+    desired = {item.name for item in plan.instances}
+    others = {
+        item.name: Action(item.name, ActionKind.STOP, f"not in {what}")
+        for item in host.instances
+        if item.name not in desired
+    }
+    actions = decide(plan.instances, host.instances, others, retry=settings.retry_quarantined, new=f"in {what}")
+    notes = [
+        f"{item.name}: its model file or llama-server is another than then."
+        for item in plan.instances
+        if not _as_then(item, inventory, host)
+    ]
+    return replace(
+        plan,
+        generation=host.generation,
+        actions=tuple(actions),
+        models_discovered=len(inventory.models),
+        notes=(f"brings back {what}.", *notes),
+        restores=target.generation.began_at,
+    )
+
+
+def _target(host_name: str, history: Sequence[Remembered], undone: float, host: Host) -> Remembered:
+    """Return what is to run."""
+    now = host.generation
+    there = [item for item in history if item.generation.began_at <= now.began_at]
+    if now.began_at != undone and there:  # the deployment that is taken back did not change this host
+        return there[-1]
+    earlier = [item for item in there if item.generation.began_at < now.began_at]
+    if earlier:
+        return earlier[-1]
+    if not now.number:
+        raise PlanError(f"Host {host_name}: nothing was deployed here, so there is nothing to go back to.")
+    raise PlanError(
+        f"Host {host_name}: there is no generation before this one (profile {now.profile}, {now.applied_at}) any more, "
+        "or there never was one: a host keeps the last three. Deploy a profile instead."
+    )
+
+
+def _lacking(instances: Iterable[Instance], inventory: Inventory, host: Host) -> Iterable[str]:
+    """Yield what keeps ``instances`` from running as they did."""
+    paths = {path for model in inventory.models for path in (model.path, *model.duplicates)}
+    for item in instances:
+        if item.model_path not in paths:
+            aside = next((f" ({x.reason.rstrip('.')})" for x in inventory.rejected if x.path == item.model_path), "")
+            yield f"{item.model_path}, the model of {item.name}, is gone or set aside{aside}"
+        holder = foreign_listeners(host.listeners, item.address).get(item.port)
+        if holder:
+            yield f"port {item.port} of {item.name} is taken by {owner(holder)}"
+
+
+def _as_then(instance: Instance, inventory: Inventory, host: Host) -> bool:
+    """Whether the files and the llama-server of ``instance`` are those that it was made of, as far as we can tell."""
+    model = next((x for x in inventory.models if instance.model_path in (x.path, *x.duplicates)), None)
+    if model is None or host.binary is None:
+        return True
+    environment = {key: value for key, value in instance.environment.items() if key != "MAGI_CONFIG_HASH"}
+    projector: tuple[FileVersion, ...] = (model.mmproj,) if model.mmproj else ()
+    made = {
+        config_hash(environment, instance.extra_args, files, host.binary)
+        for files in (model.files, (*model.files, *projector))
+    }
+    return instance.config_hash in made
