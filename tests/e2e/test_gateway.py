@@ -21,12 +21,14 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._haproxy.program import Program
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import ask as tell
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import servers
+from ansible_collections.magi.models.plugins.module_utils._host.procfs import orphans
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import proxy_name
 
 from .. import minilm
 from ..clients import talk
 from ..command import Ran, begin
 from ..load import Clients, ask_once
+from ..playbook import Playing
 from ..waiting import until
 from .conftest import CACHE, PORTS, Deployment, alive, environment_of
 
@@ -360,6 +362,57 @@ def test_a_rollback_brings_back_what_ran_before_exactly(behind: Deployment):
     assert "Host localhost: there is no generation before this one (profile development, " in again.err
     assert {name: environment_of(pid)["MAGI_INSTANCE"] for name, pid in kept.items()} == {name: name for name in kept}
     assert made() == before
+
+
+def test_a_canary_that_does_worse_is_taken_back_and_the_others_stay(behind: Deployment):
+    behind.hosts = {
+        name: {
+            "model_server_home": str(behind.home / name),
+            "model_server_port_range": [first, first + 4],
+            "model_server_registry_path": str(behind.folder / f"{name}.json"),
+        }
+        for name, first in (("one", PORTS[0]), ("two", PORTS[0] + 5))
+    }
+
+    def deploy(bake: int = 1, **options: Any) -> Playing:
+        behind.add_profile("p", Q2, options=options, rollout={"canary": 1, "bake": bake})
+        return behind.start(profile="p")
+
+    def running() -> dict[str, tuple[int, str]]:
+        pids = {server["host"]: server["pid"] for server in behind.report()["servers"]}
+        return {host: (pid, environment_of(pid).get("LLAMA_ARG_CTX_SIZE", "")) for host, pid in pids.items()}
+
+    first = deploy().finish()  # there is nothing to go back to
+    assert (first.code, "canary: verdict" in first.output) == (0, False), first.output
+    with Clients("127.0.0.1", PORT, [Q2], count=8) as clients:
+        good = deploy(ctx_size=1024).finish()
+    assert (good.code, clients.wrong) == (0, []), good.output
+    assert "canary: verdict" in good.output
+    before = running()
+    assert {size for _pid, size in before.values()} == {"1024"}
+
+    bad = deploy(ctx_size=2048, rope_freq_scale=50).finish()
+    assert bad.code == 2, bad.output
+    said = f"instance {Q2}: it was asked for some words and repeated itself"
+    assert re.search(rf"taken_back: Host one: {said} \(.*\); what it ran before is back", bad.output), bad.output
+    assert f"held_back: Host two: not deployed, because in an earlier batch one failed: {said}" in bad.output
+    after = running()
+    assert after["two"] == before["two"]
+    assert after["one"][1] == "1024"
+    assert [server["is_ready"] for server in behind.report()["servers"]] == [True, True]
+    assert ask(body=chat(Q2))[0] == 200
+
+    # one that crashes while it is watched; the playbook's step is what tells that it is
+    crashing = deploy(bake=10, ctx_size=4096)
+    until(lambda: "canary: for a while" in crashing.output, 90, "the canary is watched")
+    (pid,) = orphans(str(behind.home / "one"), set()).values()
+    assert environment_of(pid)["LLAMA_ARG_CTX_SIZE"] == "4096"
+    os.kill(pid, signal.SIGKILL)
+    crashed = crashing.finish()
+    assert crashed.code == 2, crashed.output
+    assert f"taken_back: Host one: instance {Q2} crashed while it was watched; what it ran" in crashed.output
+    assert {size for _pid, size in running().values()} == {"1024"}
+    assert running()["two"] == before["two"]
 
 
 def test_what_goes_wrong_is_named_and_the_old_one_goes_on(behind: Deployment):

@@ -8,12 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
+from ansible_collections.magi.models.plugins.module_utils._config.profile import Canary
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.phases import Before, apart, phases, phases_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.precedence import Seen, precedence
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.rollout import roll_out
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import canaries
 
 
 class ActionModule(ControllerAction):
@@ -26,6 +28,7 @@ class ActionModule(ControllerAction):
         "plans": {"type": "dict", "default": {}},
         "gateways": {"type": "list", "elements": "str", "default": []},
         "undone": {"type": "float", "default": 0},
+        "canary": {"type": "dict"},
     }
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,11 +39,22 @@ class ActionModule(ControllerAction):
         serial = ["100%"] if decided.refused else arguments["serial"]
         behind = arguments["gateways"] and not decided.refused
         known = before(hosts, arguments["plans"]) if behind and _something_goes(arguments["plans"]) else {}
-        rollout = roll_out(serving, serial, apart(known))
+        canary = Canary(**arguments["canary"]) if arguments["canary"] and not decided.refused else None
+        plans = {name: Plan.from_dict(item["plan"]) for name, item in arguments["plans"].items() if item.get("plan")}
+        first = canaries({name: plans[name] for name in among if name in plans}, canary) if canary else ()
+        rollout = roll_out(serving, serial, apart(known), first)
         found = phases(known, rollout.parts())
         self.show(phases_lines(found))
-        times = {"began_at": time.time(), "undone": arguments["undone"]}
-        return {**rollout.to_dict(), **decided.to_dict(), **asdict(found), **times}
+        return {
+            **rollout.to_dict(),
+            **decided.to_dict(),
+            **asdict(found),
+            "canary": list(first),
+            "bake": canary.bake if canary else 0,
+            "auto_revert": bool(canary and canary.auto_revert),
+            "began_at": time.time(),
+            "undone": arguments["undone"],
+        }
 
 
 def _something_goes(plans: Mapping[str, Any]) -> bool:

@@ -19,6 +19,9 @@ class ActionModule(HostAction):
         result = super().run(tmp, task_vars)
         _checked, given = self.validate_argument_spec(HANDOVER_OPTIONS)
         hosts = {name: host_result(name, seen) for name, seen in given["hosts"].items()}
+        keep = {name: given["gateway"][name] for name in ("home", "manager")}
+        if given["step"] == "counted":
+            return {**result, **self.on_host("model_gateway_handover", {"step": "counted", "gateway": keep}, task_vars)}
         servers = [Server.from_dict(item) for item in given["gateway"]["servers"]]
         actions = actions_of_all(hosts.values())
         batch = [name for name in given["batch"] if name in hosts and not hosts[name].trouble]
@@ -30,7 +33,6 @@ class ActionModule(HostAction):
             job = arriving(servers, actions, ready)
         if not job:
             return {**result, "changed": False, "skipped": True, "left": 0}
-        keep = {name: given["gateway"][name] for name in ("home", "manager")}
         arguments = {"step": given["step"], "gateway": keep, "seconds": given["seconds"], "job": job.to_dict()}
         told = self.on_host("model_gateway_handover", arguments, task_vars)
         if told.get("failed") or told.get("unreachable"):

@@ -48,6 +48,24 @@ options:
     type: list
     elements: str
     default: []
+  canary:
+    description:
+      - How the deployment is tried before it comes to all hosts, from C(rollout) of the profile. So many of the hosts
+        that launch something, and have been deployed before, are the first batch.
+    type: dict
+    suboptions:
+      hosts:
+        description: How many hosts.
+        type: int
+        required: true
+      bake:
+        description: Seconds for which they are watched.
+        type: int
+        required: true
+      auto_revert:
+        description: Whether what does worse there is taken back.
+        type: bool
+        required: true
   undone:
     description: What a rollback takes back, as for M(magi.models.deployment_plan).
     type: float
@@ -91,6 +109,19 @@ clients:
   description: By host and instance, what happens to its clients, and why, where there is a gateway.
   returned: always
   type: dict
+canary:
+  description: The hosts of the first batch that are watched before the others follow.
+  returned: always
+  type: list
+  elements: str
+bake:
+  description: Seconds for which they are watched.
+  returned: always
+  type: int
+auto_revert:
+  description: Whether what does worse there is taken back.
+  returned: always
+  type: bool
 began_at:
   description: The time now, in seconds since the epoch. It stands for the deployment, on hosts and gateways.
   returned: always

@@ -37,6 +37,10 @@ options:
         description: The task of each name, V(chat), V(embedding) or V(rerank).
         type: dict
         required: true
+  sensible:
+    description: Ask for some tokens instead of one where that is what an instance does; they must be text.
+    type: bool
+    default: false
   timeout:
     description: Seconds that an instance may take. One that is busy with other requests answers later.
     type: int
@@ -97,6 +101,7 @@ def main() -> None:
         argument_spec={
             **SERVICE_OPTIONS,
             "gateway": {"type": "dict", "options": gateway},
+            "sensible": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 60},
         },
         supports_check_mode=True,
@@ -108,7 +113,9 @@ def main() -> None:
     else:
         asked = asked_here(module)
     with ThreadPoolExecutor(max(1, len(asked))) as pool:
-        said = pool.map(lambda question: probe(question[1], params["timeout"], question[2]), asked)
+        said = pool.map(
+            lambda question: probe(question[1], params["timeout"], question[2], sensible=params["sensible"]), asked
+        )
         module.exit_json(changed=False, probes=dict(zip((name for name, _environment, _model in asked), said)))
 
 

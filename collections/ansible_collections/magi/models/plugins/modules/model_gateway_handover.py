@@ -26,9 +26,9 @@ attributes:
     description: Tells the gateway nothing.
 options:
   step:
-    description: Before servers go, or after servers came.
+    description: Before servers go, or after servers came; V(counted) only returns what each has done.
     type: str
-    choices: [leaving, arriving]
+    choices: [leaving, arriving, counted]
     required: true
   hosts:
     description: By host, what its tasks registered, as for M(magi.models.deployment_report).
@@ -68,6 +68,13 @@ left:
   description: Requests that were still in flight when the time ran out; -1 if HAProxy did not say.
   returned: always
   type: int
+counts:
+  description:
+    - What each server has done, with C(server) as the gateway calls it, C(requests), C(failed) of them, and
+      C(first_byte_ms), the mean time until an answer began.
+  returned: for O(step=counted)
+  type: list
+  elements: dict
 """
 
 import time
@@ -78,6 +85,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.options impor
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import (
     RefusedError,
     await_empty,
+    counts,
     drain,
     enable,
     forget,
@@ -87,6 +95,9 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime impor
 def main() -> None:
     module = AnsibleModule(argument_spec=HANDOVER_OPTIONS, supports_check_mode=True)
     job, gateway = module.params["job"], module.params["gateway"]
+    if module.params["step"] == "counted":
+        found = counts(gateway_service(gateway["manager"], gateway["home"]).sockets.stats)
+        module.exit_json(changed=False, left=0, counts=[item.to_dict() for item in found])
     if job is None:
         module.fail_json(
             msg="model_gateway_handover has an action plugin of the same name that must call it; use it as a task."

@@ -62,6 +62,18 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Canary:
+    """How a deployment is tried on some hosts before it comes to the others."""
+
+    hosts: int = 1
+    """How many come first, of those that change and serve already."""
+    bake: int = 60
+    """Seconds for which they are watched."""
+    auto_revert: bool = True
+    """What does worse there is taken back."""
+
+
+@dataclass(frozen=True)
 class Profile:
     name: str
     description: str
@@ -70,6 +82,8 @@ class Profile:
     strict: bool = False
     resources: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str | None] = field(default_factory=dict)
+    canary: Canary | None = None
+    """None: all hosts are deployed without a trial."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,7 +91,7 @@ class Profile:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Profile:
         entries = tuple(Entry(**{**entry, "aliases": tuple(entry["aliases"])}) for entry in data["entries"])
-        return cls(**{**data, "entries": entries})
+        return cls(**{**data, "entries": entries, "canary": Canary(**data["canary"]) if data["canary"] else None})
 
 
 _PROFILE = {
@@ -88,6 +102,12 @@ _PROFILE = {
     "environment": {"type": "dict"},
     "resources": {"type": "dict"},
     "strict": {"type": "bool", "default": False},
+    "rollout": {"type": "dict"},
+}
+_ROLLOUT = {
+    "canary": {"type": "int"},
+    "bake": {"type": "int", "default": Canary.bake},
+    "auto_revert": {"type": "bool", "default": Canary.auto_revert},
 }
 _ENTRY = {
     "model": {"type": "str"},
@@ -192,6 +212,20 @@ class _Reader:
             self.refuse((*where, name), f"{what}environment: {said}")
         return environment({name: value for name, value in given.items() if name not in wrong})
 
+    def canary(self, given: Mapping[str, Any] | None) -> Canary | None:
+        if given is None:
+            return None
+        where, before = ("rollout",), len(self.problems)
+        valid = self.mapping(where, "rollout: ", given, _ROLLOUT)
+        if valid["canary"] is None:
+            if len(self.problems) == before:
+                self.refuse(where, "rollout: canary is missing; say how many hosts come first, such as canary: 1.")
+            return None
+        for name, least in (("canary", 1), ("bake", 0)):
+            if not least <= valid[name] <= 86400:
+                self.refuse((*where, name), f"rollout: {name} must be from {least} to 86400, not {valid[name]}.")
+        return Canary(valid["canary"], valid["bake"], valid["auto_revert"])
+
     def resources(self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any]) -> dict[str, str]:
         try:
             return resources(valid["resources"] or {})
@@ -216,12 +250,14 @@ def examine_profile(name: str, data: Any) -> tuple[Profile | None, tuple[Problem
         reader.refuse(("enabled_models",), 'enabled_models is empty; enable a model, or "*" for all.')
     limits = reader.resources(("resources",), "", valid)
     variables = reader.environment(("environment",), "", valid)
+    canary = reader.canary(valid["rollout"])
     for index, said in _shared_aliases(entries):
         reader.refuse(("enabled_models", index, "aliases"), said)
     if reader.problems:
         return None, tuple(reader.problems)
     found = tuple(entry for entry in entries if entry is not None)
-    return Profile(name, valid["description"], found, valid["options"] or {}, valid["strict"], limits, variables), ()
+    options = valid["options"] or {}
+    return Profile(name, valid["description"], found, options, valid["strict"], limits, variables, canary), ()
 
 
 def _shared_aliases(entries: Sequence[Entry | None]) -> Iterator[tuple[int, str]]:

@@ -37,7 +37,7 @@ INFO_OPTIONS = {
 }
 
 HANDOVER_OPTIONS = {
-    "step": {"type": "str", "choices": ["leaving", "arriving"], "required": True},
+    "step": {"type": "str", "choices": ["leaving", "arriving", "counted"], "required": True},
     "hosts": {"type": "dict", "default": {}},
     "batch": {"type": "list", "elements": "str", "default": []},
     "gateway": {"type": "dict", "required": True},

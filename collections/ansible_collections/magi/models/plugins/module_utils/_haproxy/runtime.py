@@ -11,8 +11,10 @@ from collections.abc import Collection, Sequence
 
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import (
+    Counted,
     ServerState,
     in_flight,
+    parse_counts,
     parse_revision,
     parse_servers,
     parse_workers,
@@ -42,6 +44,11 @@ def running_revision(path: str) -> str | None:
 def servers(path: str) -> list[ServerState]:
     """Return the state of each server; [] without an answer."""
     return parse_servers(ask(path, "show stat") or "")
+
+
+def counts(path: str) -> list[Counted]:
+    """Return what each server has done; [] without an answer."""
+    return parse_counts(ask(path, "show stat") or "")
 
 
 class RefusedError(RuntimeError):

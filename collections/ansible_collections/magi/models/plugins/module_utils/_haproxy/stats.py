@@ -57,6 +57,35 @@ def waiting(stat: str, backends: Collection[str]) -> int:
     return sum(_number(row["qcur"]) for row in rows if row["pxname"] in backends)
 
 
+@dataclass(frozen=True)
+class Counted:
+    """What a server has done in one backend since HAProxy took its configuration."""
+
+    server: str
+    requests: int
+    failed: int
+    """Answers with a status of 5xx, that were none, or that it cut off."""
+    first_byte_ms: int
+    """How long it took until an answer began, in milliseconds: a mean of the last requests (means_since)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def parse_counts(stat: str) -> list[Counted]:
+    """Return what each server has done, from ``show stat``."""
+    rows = (row for row in _rows(stat) if row["svname"] not in ("FRONTEND", "BACKEND", HELD))
+    return [
+        Counted(
+            row["svname"],
+            _number(row["stot"]),
+            max(_number(row["hrsp_5xx"]) + _number(row["srv_abrt"]), _number(row["eresp"])),
+            _number(row["rtime"]),
+        )
+        for row in rows
+    ]
+
+
 def parse_servers(stat: str) -> list[ServerState]:
     """Return the servers from ``show stat``, and for each the requests that wait in its backend."""
     rows = _rows(stat)

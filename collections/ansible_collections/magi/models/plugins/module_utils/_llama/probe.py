@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from collections.abc import Mapping
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
@@ -20,27 +21,54 @@ _TASKS = (
 )
 OF_TASK = {"rerank": "LLAMA_ARG_RERANKING", "embedding": "LLAMA_ARG_EMBEDDINGS"}
 """The variable of a server by its model's task; chat has none."""
+_SOME = {"prompt": "Once upon a time", "max_tokens": 16, "temperature": 0}
 _ON = ("1", "on", "true", "enabled")
 
 
-def probe(environment: Mapping[str, str], timeout: float, model: str = "") -> str:
+def senseless(text: str) -> str:
+    """Say why ``text``, some tokens of a model, is no text; empty if it may be. Damaged weights, and a GPU that
+    computes nonsense, give the same token again and again, or none that is text."""
+    shown = printable(text.strip())[:40]
+    if not text.strip():
+        return "answered nothing"
+    if re.search(r"(.{1,12}?)\1{5,}", text, re.DOTALL):
+        return f"repeated itself ({shown})"
+    if text.count("\ufffd") * 4 > len(text):
+        return f"answered what is no text ({shown})"
+    return ""
+
+
+def probe(environment: Mapping[str, str], timeout: float, model: str = "", *, sensible: bool = False) -> str:
     """Return why the server of ``environment`` (asked_at) does not do its work within ``timeout`` seconds, or an empty
     string where it does: a token of completion, an embedding or a rerank, by its options. With a ``model``, the gateway
-    there is asked for that."""
+    there is asked for that. It is to be ``sensible``: a server of completions is asked for some tokens, which must be
+    text."""
     _variable, what, path, body, field = next(
         task for task in _TASKS if not task[0] or environment.get(task[0], "").lower() in _ON
     )
+    words = sensible and field == "choices"
+    if words:
+        what, body = "some words", {**body, **_SOME}
     if model:
         body = {"model": model, **body}
     try:
         status, answer = request(environment, path, timeout, api_key(environment), body)
         if status == 200 and json.loads(answer).get(field):
-            return ""
+            wrong = senseless(json.loads(answer)[field][0]["text"]) if words else ""
+            return wrong and f"it was asked for {what} and {wrong}; compare its model's file with its source"
         if model and status in (401, 403):  # it wants a client's key, and nobody here has one
             return ""
     except TimeoutError:
         return f"it did not give {what} in {timeout:g} seconds; see its log and its device (magi logs)"
-    except (OSError, http.client.HTTPException, ValueError, AttributeError, RecursionError) as error:
+    except (
+        OSError,
+        http.client.HTTPException,
+        ValueError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        RecursionError,
+    ) as error:
         return f"it was asked for {what} and did not answer ({printable(str(error))[:100]}); see its log (magi logs)"
     remedy = "its file of API keys has changed since it was started; run magi up" if status == 401 else "see its log"
     return f"it was asked for {what} and answered HTTP status {status}; {remedy}"

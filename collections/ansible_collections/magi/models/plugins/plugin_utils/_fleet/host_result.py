@@ -38,6 +38,8 @@ class HostResult:
     """The state of the host after the deployment; None: no answer."""
     trouble: Cause | None = None
     """Why the host as a whole was not deployed: host_unreachable, host_failed or held_back."""
+    worse: Cause | None = None
+    """What a canary did worse: taken_back, or does_worse where that was not asked for."""
     answers: Mapping[str, Answer] = field(default_factory=dict)
     """By launched instance, what clients are told when they ask for its health."""
     way: Way = field(default_factory=Way)
@@ -78,8 +80,9 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
     if not planned:
         return HostResult(name, trouble=problem)
     applied = seen.get("applied") or {}
-    looked = seen.get("after") or {"skipped": True}
-    after = (applied if looked.get("skipped") else looked).get("host")
+    # Behind a canary that was taken back, an older look may be there.
+    looks = [item["host"] for item in (seen.get("after") or {}, applied) if item.get("host")]
+    after = max(looks, key=lambda host: host["looked_at"], default=None)
     return HostResult(
         name,
         Plan.from_dict(planned),
@@ -88,9 +91,21 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
         int(seen["settings"]["settings"]["max_startup_time"]),
         Generation(**applied["generation"]) if applied.get("generation") else None,
         problem,
+        _worse(name, seen.get("canary") or {}),
         answers((seen.get("asked") or {}).get("results") or ()),
         Way(**seen["settings"]["way"]),
     )
+
+
+def _worse(name: str, canary: Mapping[str, Any]) -> Cause | None:
+    """Return what a canary did worse."""
+    said = canary.get("worse") or {}
+    if name in canary.get("take_back", ()):
+        why = said.get(name) or f"canary {next(iter(said))} does worse"
+        return Cause("taken_back", f"{why}; what it ran before is back: see what is wrong, then run again")
+    if name in said:
+        return Cause("does_worse", f"{said[name]}; it stays, as auto_revert is false: magi rollback takes it back")
+    return None
 
 
 def actions_of_all(hosts: Iterable[HostResult]) -> dict[tuple[str, str], ActionKind]:

@@ -25,8 +25,7 @@ def build_report(hosts: Sequence[HostResult], gateways: Sequence[Mapping[str, An
     warnings: list[str] = []
     launched = 0
     for result in hosts:
-        if result.trouble:
-            failed.append(_failed(result.name, None, result.trouble))
+        failed += [_failed(result.name, None, item) for item in (result.trouble, result.worse) if item]
         if result.plan is None:
             continue
         degraded += [{"host": result.name, "detail": sentence} for sentence in result.plan.degraded]
@@ -167,5 +166,6 @@ def problems(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> dict[str
 
 
 def not_deployed(hosts: Sequence[HostResult]) -> dict[str, str]:
-    """Return by host why it was not deployed."""
-    return {item.name: f"Host {item.name}: {item.trouble.detail}." for item in hosts if item.trouble}
+    """Return by host why it was not deployed, or what was taken back there."""
+    found = ((item.name, item.trouble or item.worse) for item in hosts)
+    return {name: f"Host {name}: {cause.detail}." for name, cause in found if cause}

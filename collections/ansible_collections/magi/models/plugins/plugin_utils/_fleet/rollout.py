@@ -37,14 +37,25 @@ class Rollout:
         return batch
 
 
-def roll_out(serving: Mapping[str, bool], serial: Sequence[int | str], apart: Sequence[Sequence[str]] = ()) -> Rollout:
-    """Return the rollout over hosts; ``serving`` says by name whether something runs there.
+def roll_out(
+    serving: Mapping[str, bool],
+    serial: Sequence[int | str],
+    apart: Sequence[Sequence[str]] = (),
+    canary: Sequence[str] = (),
+) -> Rollout:
+    """Return the rollout over hosts; ``serving`` says by name whether something runs there. The hosts ``canary`` are
+    the first batch, if there are any. For the others:
 
     All hosts are one batch if nothing runs yet, or ``serial`` is 100%; in the latter case, they are the batches
     ``apart`` if given. Else the hosts where nothing runs come first, since nobody misses them; the others follow in
     batches of ``serial``: numbers of hosts or percentages of these others (at least one host), repeating the last size
     until none is left.
     """
+    if canary:
+        later = {name: runs for name, runs in serving.items() if name not in canary}
+        rest = [[name for name in batch if name in later] for batch in apart]
+        after = roll_out(later, serial, [batch for batch in rest if batch]) if later else Rollout((), ())
+        return Rollout((*canary, *after.order), (len(canary), *after.batches))
     idle = [name for name, runs in serving.items() if not runs]
     busy = [name for name, runs in serving.items() if runs]
     if not busy or list(serial) == ["100%"]:
@@ -78,6 +89,8 @@ def held_back(batch: Sequence[HostResult], max_fail_percentage: int) -> str:
 
 
 def _not_ready(result: HostResult) -> list[str]:
+    if result.worse:
+        return [result.worse.detail]
     if result.trouble:
         return [result.trouble.detail.split("; ")[0]]  # without its remedy: the sentence ends with one
     causes = [

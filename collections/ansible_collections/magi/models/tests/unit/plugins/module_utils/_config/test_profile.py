@@ -84,8 +84,21 @@ def test_what_is_wrong_with_a_profile_is_one_sentence(data, said):
         ({"description": "x"}, {(): "enabled_models is missing"}),
         ({"enabled_model": ["*"]}, {("enabled_model",): 'unknown key "enabled_model": did you mean "enabled_models"?'}),
         (
-            {"enabled_models": ["*"], "colour": 1},
-            {("colour",): "the keys are name, description, enabled_models, options, environment, resources, strict."},
+            {"enabled_models": ["*"], "wheels": 1},
+            {
+                ("wheels",): "the keys are name, description, enabled_models, options, environment, resources, strict, "
+                "rollout."
+            },
+        ),
+        ({"enabled_models": ["*"], "rollout": 1}, {("rollout",): "rollout must be a mapping"}),
+        ({"enabled_models": ["*"], "rollout": {"bake": 5}}, {("rollout",): "rollout: canary is missing"}),
+        (
+            {"enabled_models": ["*"], "rollout": {"canary": 0, "bake": -1, "auto_rever": True}},
+            {
+                ("rollout", "auto_rever"): 'rollout: unknown key "auto_rever": did you mean "auto_revert"?',
+                ("rollout", "canary"): "rollout: canary must be from 1 to 86400, not 0.",
+                ("rollout", "bake"): "rollout: bake must be from 0 to 86400, not -1.",
+            },
         ),
         (
             {

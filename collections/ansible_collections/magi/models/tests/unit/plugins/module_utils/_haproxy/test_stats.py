@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import (
+    Counted,
     ServerState,
     in_flight,
+    parse_counts,
     parse_revision,
     parse_servers,
     parse_workers,
@@ -81,3 +83,15 @@ PROC = """#<PID>          <type>          <reloads>       <uptime>        <versi
 @pytest.mark.parametrize(("proc", "workers"), [(PROC, [27880, 27167, 27300]), ("", [])])
 def test_the_processes(proc, workers):
     assert parse_workers(proc) == workers
+
+
+def test_what_each_server_has_done():
+    stat = """# pxname,svname,stot,eresp,srv_abrt,hrsp_5xx,rtime,
+gateway,FRONTEND,9,,,1,,
+a,h1::a,20,5,1,2,140,
+a,held,7,0,0,0,9000,
+a,h2::a,,,,,,
+a,BACKEND,29,5,1,2,150,
+"""
+    assert parse_counts(stat) == [Counted("h1::a", 20, 5, 140), Counted("h2::a", 0, 0, 0)]
+    assert parse_counts("") == []

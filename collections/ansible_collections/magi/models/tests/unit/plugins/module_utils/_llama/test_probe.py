@@ -5,7 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._llama.probe import probe
+from ansible_collections.magi.models.plugins.module_utils._llama.probe import probe, senseless
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def asked(tmp_path):
     servers = []
     hold = threading.Event()
 
-    def ask(status, body, timeout=5.0, model="", **environment):
+    def ask(status, body, timeout=5.0, model="", sensible=False, **environment):
         got = {}
 
         class FakeServer(BaseHTTPRequestHandler):
@@ -35,7 +35,7 @@ def asked(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         at = {"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": str(server.server_port)}
-        return probe({**at, **environment}, timeout, model), got
+        return probe({**at, **environment}, timeout, model, sensible=sensible), got
 
     yield ask
     hold.set()
@@ -91,3 +91,37 @@ def test_a_server_that_is_gone_is_said():
 def test_a_gateway_that_wants_a_client_s_key_does_its_work(asked, model, silent):
     said, _got = asked(401, "{}", model=model)
     assert (said == "") is silent
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (", the company had a team of 100 employees. However, one", ""),
+        (" Paris.\n- The capital of Italy is Rome.\n- The capital of", ""),
+        ("很久以前，有一个小村庄", ""),
+        (" ha ha ha, said the king", ""),
+        # damaged weights, NaN, and what GPUs are known to print
+        ("................", "repeated itself (................)"),
+        ("GGGGGGGGGGGGGGGG", "repeated itself (GGGGGGGGGGGGGGGG)"),
+        (" is is is is is is is is", "repeated itself (is is is is is is is is)"),
+        (' to to to to to to to"\n    print to to to', "repeated itself ("),
+        ("", "answered nothing"),
+        (" \n", "answered nothing"),
+        ("\ufffda\ufffdb\ufffdc", "answered what is no text ("),
+    ],
+)
+def test_what_is_no_text_is_said(asked, text, said):
+    assert senseless(text).startswith(said)
+    assert bool(senseless(text)) == bool(said)
+    found, got = asked(200, json.dumps({"choices": [{"text": text}]}), sensible=True)
+    assert found.startswith(f"it was asked for some words and {said}" if said else "")
+    assert bool(found) == bool(said)
+    assert got["body"]["max_tokens"] > 8
+    assert asked(200, json.dumps({"choices": [{"text": text}]}))[0] == ""  # one token says nothing of this
+
+
+@pytest.mark.parametrize(
+    "body", ['{"choices": [{}]}', '{"choices": [1]}', '{"choices": {"a": 1}}', '{"choices": [{"text": 1}]}']
+)
+def test_an_answer_without_text_is_said(asked, body):
+    assert asked(200, body, sensible=True)[0].startswith("it was asked for some words and did not answer (")

@@ -56,6 +56,22 @@ def test_servers_of_a_model_restart_apart_unless_batches_are_given(serial, apart
     assert ("".join(rollout.order), list(rollout.batches)) == (order, batches)
 
 
+@pytest.mark.parametrize(
+    ("serving", "serial", "apart", "canary", "order", "batches"),
+    [
+        ([BUSY, BUSY, BUSY], ["100%"], [], "1", "102", [1, 2]),
+        ([BUSY, BUSY, BUSY], [1], [], "0", "012", [1, 1, 1]),
+        ([BUSY, IDLE, BUSY], [1], [], "2", "210", [1, 1, 1]),
+        ([BUSY, BUSY, BUSY], ["100%"], [["0"], ["1"], ["2"]], "0", "012", [1, 1, 1]),
+        ([BUSY, BUSY], ["100%"], [], "01", "01", [2]),
+        ([BUSY], [1], [], "0", "0", [1]),
+    ],
+)
+def test_canaries_come_first(serving, serial, apart, canary, order, batches):
+    rollout = roll_out({str(i): runs for i, runs in enumerate(serving)}, serial, apart, [*canary])
+    assert ("".join(rollout.order), list(rollout.batches)) == (order, batches)
+
+
 @pytest.mark.parametrize(("name", "before"), [("a", ()), ("b", ()), ("c", ("a", "b")), ("d", ("c",))])
 def test_the_batch_before_a_host(name, before):
     assert Rollout(("a", "b", "c", "d"), (2, 1, 1)).before(name) == before

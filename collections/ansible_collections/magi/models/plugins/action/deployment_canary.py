@@ -1,0 +1,69 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import Counted
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import host_result
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import said_of
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import Clients, Watched, Whose, worse
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import proxy_name
+
+
+class ActionModule(ControllerAction):
+    """Decide whether the first hosts do worse; see the module of the same name."""
+
+    SPEC = {
+        "hosts": {"type": "dict", "required": True},
+        "batch": {"type": "list", "elements": "str", "required": True},
+        "watched": {"type": "dict", "default": {}},
+        "before": {"type": "list", "elements": "dict", "default": []},
+        "after": {"type": "list", "elements": "dict", "default": []},
+        "bake": {"type": "int", "required": True},
+        "auto_revert": {"type": "bool", "required": True},
+    }
+
+    def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
+        results = {name: host_result(name, seen) for name, seen in arguments["hosts"].items()}
+        batch = [name for name in arguments["batch"] if name in results]
+        hosts = {name: _watched(name, results[name], arguments["watched"].get(name) or {}) for name in batch}
+        others = [item for name, item in results.items() if name not in batch]
+        places = {
+            proxy_name(item.name, instance.name): (item.name, instance.name)
+            for item in results.values()
+            for instance in ((*item.plan.instances, *item.plan.kept) if item.plan else ())
+        }
+        gateways = [
+            Clients(_by_server(before, places), _by_server(after, places))
+            for before, after in zip(arguments["before"], arguments["after"])
+        ]
+        found = worse(hosts, others, gateways)
+        back = arguments["auto_revert"] and bool(found)
+        if found:
+            what = "what they were given is taken back" if back else "it stays, as auto_revert is false"
+            self.show([f"{name} does worse: {said}; {what}" for name, said in found.items()])
+        return {
+            "worse": found,
+            "take_back": batch if back else [],
+            "bake": 0 if found else arguments["bake"],
+        }
+
+
+def _watched(name: str, result: Any, seen: Mapping[str, Any]) -> Watched:
+    looked, tried = seen.get("looked") or {}, seen.get("tried") or {}
+    lost = next((said_of(name, item) for item in (looked, tried) if item.get("unreachable") or item.get("failed")), "")
+    return Watched(result, Host.from_dict(looked["host"]) if looked.get("host") else None, tried.get("probes"), lost)
+
+
+def _by_server(found: Mapping[str, Any], places: Mapping[str, Whose]) -> dict[Whose, Sequence[Counted]]:
+    """Return the counts of a gateway by server. One that did not answer has none."""
+    counts: Iterable[Counted] = (Counted(**item) for item in found.get("counts") or ())
+    by_server: dict[Whose, list[Counted]] = {}
+    for item in counts:
+        if item.server in places:
+            by_server.setdefault(places[item.server], []).append(item)
+    return dict(by_server)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
+from ansible_collections.magi.models.plugins.module_utils._config.profile import Canary
+from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import Counted
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import (
+    Clients,
+    Watched,
+    canaries,
+    compared,
+    since,
+    unwell,
+    worse,
+)
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import host, plan, running
+
+PLAN = plan("a-q2_k")
+(INSTANCE,) = PLAN.instances
+NAME = INSTANCE.name
+
+
+def deployed(name="one", action=ActionKind.RESTART, **more):
+    after = host(running(INSTANCE, health=200, model_ids=(NAME,)))
+    outcome = ActionResult(Action(NAME, action, "changed"), ready=True)
+    return HostResult(name, **{"plan": PLAN, "results": (outcome,), "after": after, **more})
+
+
+def later(**more):
+    return host(running(INSTANCE, health=200, model_ids=(NAME,), **more))
+
+
+def count(requests, failed=0, first_byte_ms=100):
+    return Counted("s", requests, failed, first_byte_ms)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "actions", "first"),
+    [
+        (1, "rkr", "0"),
+        (2, "rkr", "02"),
+        (5, "rks", "02"),
+        (1, "kkk", ""),
+    ],
+)
+def test_the_first_hosts_are_of_those_that_launch_something(numbers, actions, first):
+    kinds = {"r": ActionKind.RESTART, "k": ActionKind.KEEP, "s": ActionKind.START}
+    plans = {
+        str(i): replace(PLAN, generation=Generation(3), actions=(Action(NAME, kinds[kind], ""),))
+        for i, kind in enumerate(actions)
+    }
+    assert "".join(canaries(plans, Canary(numbers))) == first
+    new = {name: replace(item, generation=Generation()) for name, item in plans.items()}
+    assert canaries(new, Canary(numbers)) == ()  # there is nothing to go back to
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (Watched(deployed()), ""),
+        (Watched(deployed(), later(), {NAME: ""}), ""),
+        (Watched(deployed(trouble=Cause("host_failed", "its disk is full; free some"))), "its disk is full"),
+        (Watched(deployed(plan=None)), "it has no plan"),
+        (
+            Watched(deployed(results=(ActionResult(Action(NAME, ActionKind.START, ""), cause=Cause("x", "y; z")),))),
+            f"instance {NAME} is not ready: y",
+        ),
+        (Watched(deployed(), later(pid=101)), f"instance {NAME} crashed while it was watched"),
+        (Watched(deployed(), later(pid=None, state="failed")), f"instance {NAME} crashed while it was watched"),
+        (Watched(deployed(), host()), f"instance {NAME} crashed while it was watched"),
+        (
+            Watched(deployed(), later(), {NAME: "it answered nothing; see its log"}),
+            f"instance {NAME}: it answered nothing",
+        ),
+        (Watched(deployed(), lost="it can't be reached"), "it can't be reached"),
+        # what was not launched is not on trial
+        (Watched(deployed(action=ActionKind.KEEP), host(), {NAME: "nothing"}), ""),
+    ],
+)
+def test_what_is_wrong_with_one_by_itself(seen, said):
+    assert unwell("one", seen) == said
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "said"),
+    [
+        (count(20), count(40), ""),
+        (count(20, 2), count(40), "2 of its 20 requests failed, and 0 of 40 of the others"),
+        (count(20, 1), count(40), ""),  # one alone may be chance
+        (count(100, 4), count(100, 3), ""),
+        (count(100, 30), count(100, 20), "30 of its 100 requests failed, and 20 of 100 of the others"),
+        (count(20, 0, 301), count(40), "its answers began after 0.30 s, and those of the others after 0.10 s"),
+        (count(20, 0, 300), count(40), ""),
+        (count(20, 0, 90), count(40, 0, 5), ""),
+        (count(4, 4), count(40), ""),  # too few to tell
+        (count(20, 20), count(4), ""),
+    ],
+)
+def test_answers_are_compared(mine, others, said):
+    assert compared(mine, others, "the others") == said
+
+
+@pytest.mark.parametrize("was", [0, 3, 100, 511, 512, 5000])
+@pytest.mark.parametrize("new", [1, 5, 60, 600])
+@pytest.mark.parametrize(("old_ms", "new_ms"), [(100, 100), (50, 800), (900, 100)])
+def test_what_was_done_since_is_found_in_a_mean_that_forgets_slowly(was, new, old_ms, new_ms):
+    """HAProxy's own arithmetic (swrate_add and swrate_avg of freq_ctr.h, stats.c)."""
+    window, total = 512, 0
+
+    def mean(requests):
+        return (total + min(requests, window) - 1) // max(1, min(requests, window))
+
+    for _number in range(was):
+        total += old_ms - (total + window - 1) // window
+    before = count(was, 1, mean(was) if was else 0)
+    for _number in range(new):
+        total += new_ms - (total + window - 1) // window
+    after = count(was + new, 3, mean(was + new))
+    found = since([before], [after])
+    assert (found.requests, found.failed) == (new, 2)
+    # A mean comes as whole milliseconds, and the fewer are new among many, the less is seen of them.
+    step = min(was + new, window) / new + 1
+    assert abs(found.first_byte_ms - new_ms) <= max(0.35 * new_ms, 2 * step)
+
+
+def test_servers_are_compared_with_the_others_of_their_model_and_else_with_what_was_before():
+    watched = {"one": Watched(deployed(), later(), {NAME: ""})}
+    own, other = ("one", NAME), ("two", NAME)
+    gateway = Clients({own: [count(50)], other: [count(50)]}, {own: [count(90, 10, 100)], other: [count(90)]})
+    alone = {"one": f"instance {NAME}: 10 of its 40 requests failed, and 0 of 50 of the one before it"}
+    both = {"one": f"instance {NAME}: 10 of its 40 requests failed, and 0 of 40 of the other servers of its model"}
+    assert worse(watched, [], [gateway]) == alone
+    assert worse(watched, [deployed("two")], [gateway]) == both
+    assert worse(watched, [deployed("two")], []) == {}
+    assert worse(watched, [deployed("two")], [Clients({}, {}), gateway]) == both
+    assert worse({"one": Watched(deployed())}, [deployed("two")], []) == {}
