@@ -78,21 +78,21 @@ def held_back(batch: Sequence[HostResult], max_fail_percentage: int) -> str:
 
     A host counts as failed if it was not deployed, or if one of its instances is not ready or is in quarantine: else
     each run would take what broke one batch to the next. As with Ansible's max_fail_percentage, at most that
-    percentage of a batch may fail. A batch that was held back itself holds back the next.
+    percentage of a batch may fail, but no canary. A batch that was held back itself holds back the next.
     """
     held = next((item.trouble.detail for item in batch if item.trouble and item.trouble.code == "held_back"), "")
     failed = [(result.name, why) for result in batch for why in _not_ready(result)[:1]]
-    if held or len(failed) * 100 <= max_fail_percentage * len(batch):
+    few = len(failed) * 100 <= max_fail_percentage * len(batch) and not any(item.worse for item in batch)
+    if held or few:
         return held
     named = "; ".join(f"{name} failed: {why}" for name, why in failed)
     return f"not deployed, because in an earlier batch {named}; fix that and run again"
 
 
 def _not_ready(result: HostResult) -> list[str]:
-    if result.worse:
-        return [result.worse.detail]
-    if result.trouble:
-        return [result.trouble.detail.split("; ")[0]]  # without its remedy: the sentence ends with one
+    whole = result.worse or result.trouble
+    if whole:
+        return [whole.detail.split("; ")[0]]  # without its remedy: the sentence ends with one
     causes = [
         (item.name, cause_of(item, result))
         for item in ((*result.plan.instances, *result.plan.kept) if result.plan else ())

@@ -95,6 +95,7 @@ HELD = HostResult(
     PLAN,
     trouble=Cause("held_back", "not deployed, because in an earlier batch x failed: y; fix that and run again"),
 )
+WORSE = replace(GOOD, name="worse", worse=Cause("taken_back", "instance a-q2_k crashed; it is back: run again"))
 LOST = HostResult("lost", PLAN, trouble=Cause("host_unreachable", "it can't be reached; bring it back and run again"))
 
 
@@ -114,6 +115,8 @@ LOST = HostResult("lost", PLAN, trouble=Cause("host_unreachable", "it can't be r
         ([GOOD, LOST], 49, ["lost"]),
         ([LOST, LOST], 50, ["lost"]),
         ([LOST], 100, []),
+        # but no canary
+        ([WORSE], 100, ["worse failed: instance a-q2_k crashed"]),
         # a batch that was held back holds back the next, in the same words
         ([HELD, HELD], 0, ["x failed: y"]),
     ],

@@ -19,8 +19,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import Key, maps
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import counts
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.templates import plain_environment
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import compared, since
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server, routes
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
@@ -400,3 +402,29 @@ def test_https(fakes, start, tmp_path):
         socket.create_connection(("127.0.0.1", proxy.port)), server_hostname="127.0.0.1"
     ) as wrapped:
         assert wrapped.selected_alpn_protocol() == "h2"
+
+
+def test_a_server_that_is_slow_is_seen_in_what_a_gateway_counts(fakes, start, tmp_path):
+    """The measure by which a canary is taken back."""
+    quick, slow, _other = fakes
+    servers = [server(quick, "a", model="m"), server(slow, "a-2", model="m")]
+    proxy = start(servers)
+    quick.go.set()
+    slow.go.set()
+    for name in ("a", "a-2"):
+        proxy.up(name)
+    path = str(tmp_path / "sock")
+    before = {item.server: item for item in counts(path) if item.requests}
+    slow.go.clear()
+    threading.Timer(0.3, slow.go.set).start()
+    with ThreadPoolExecutor(4) as pool:  # all wait for the slow one until it opens
+        late = [pool.submit(proxy.ask, body={"model": "a-2"}) for _number in range(4)]
+        assert [proxy.ask(body={"model": "a"})[0] for _number in range(12)] == [200] * 12
+        assert [item.result()[0] for item in late] == [200] * 4
+    # What waited tells more than what it does once it is open again.
+    assert [proxy.ask(body={"model": "a-2"})[0] for _number in range(2)] == [200] * 2
+    after = {item.server: item for item in counts(path) if item.requests}
+    told = {name: since([before[name]], [after[name]]) for name in after}
+    assert (told["h1::a"].requests, told["h1::a-2"].requests) == (12, 6)
+    assert compared(told["h1::a-2"], told["h1::a"], "the other").startswith("its answers began after 0.")
+    assert compared(told["h1::a"], told["h1::a-2"], "the other") == ""
