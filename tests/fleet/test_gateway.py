@@ -206,3 +206,34 @@ def test_keys_and_a_certificate_on_a_systemd_host(behind: Fleet, tmp_path: Path)
     assert fleet.sh("host1", "ls -d /etc/magi-gateway /run/magi-gateway", check=False) == ""
     assert fleet.sh("host1", "ls /etc/magi-gateway-keys")  # it belongs to whoever runs the gateway
     fleet.sh("host1", "rm /etc/magi-gateway-keys /etc/gateway.pem /etc/servers-key")
+
+
+def test_a_deployment_that_failed_halfway_is_taken_back_where_it_came_to(behind: Fleet):
+    fleet, limit = behind, ("--limit", "host1,host2")
+
+    def made() -> dict[str, str]:
+        return {host: fleet.sh(host, "cat /etc/magi/instances/*.env") for host in ("host1", "host2")}
+
+    fleet.variables["model_server_serial"] = [1]
+    assert fleet.deploy("one", *limit).code == 0
+    before, pids = made(), {server["host"]: server["pid"] for server in fleet.report()["servers"]}
+    fleet.profile("half", Q2, options={"lora": "/nowhere.gguf"})
+    half = fleet.deploy("half", *limit)
+    assert half.code == 2, half.output
+    assert "Host host2: not deployed, because in an earlier batch host1 failed" in half.output
+    assert [before[host] == now for host, now in made().items()] == [False, True]
+    assert {served(fleet, Q2) for _ in range(4)} == {200}
+
+    back = fleet.play("rollback", *limit)
+    assert back.code == 0, back.output
+    assert made() == before
+    again = {server["host"]: server["pid"] for server in fleet.report()["servers"]}
+    assert [pids[host] == pid for host, pid in again.items()] == [False, True]
+    assert {served(fleet, Q2) for _ in range(4)} == {200}
+    assert fleet.sh("host1", "stat -c %a /etc/magi/generations/*.json") == "600\n"
+
+    more = fleet.play("rollback", *limit)
+    assert more.code == 2, more.output
+    for host in ("host1", "host2"):
+        assert f"Host {host}: there is no generation before this one (profile one, " in more.output
+    assert made() == before
