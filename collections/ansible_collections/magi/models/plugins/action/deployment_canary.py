@@ -8,7 +8,7 @@ from typing import Any
 from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import Counted
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import host_result
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, host_result
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import said_of
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import Clients, Watched, Whose, worse
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import proxy_name
@@ -20,7 +20,7 @@ class ActionModule(ControllerAction):
     SPEC = {
         "hosts": {"type": "dict", "required": True},
         "batch": {"type": "list", "elements": "str", "required": True},
-        "watched": {"type": "dict", "default": {}},
+        "watched": {"type": "dict"},
         "before": {"type": "list", "elements": "dict", "default": []},
         "after": {"type": "list", "elements": "dict", "default": []},
         "bake": {"type": "int", "required": True},
@@ -30,7 +30,8 @@ class ActionModule(ControllerAction):
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         results = {name: host_result(name, seen) for name, seen in arguments["hosts"].items()}
         batch = [name for name in arguments["batch"] if name in results]
-        hosts = {name: _watched(name, results[name], arguments["watched"].get(name) or {}) for name in batch}
+        watched = arguments["watched"]
+        hosts = {name: _watched(name, results[name], watched and watched.get(name, {})) for name in batch}
         others = [item for name, item in results.items() if name not in batch]
         places = {
             proxy_name(item.name, instance.name): (item.name, instance.name)
@@ -53,10 +54,15 @@ class ActionModule(ControllerAction):
         }
 
 
-def _watched(name: str, result: Any, seen: Mapping[str, Any]) -> Watched:
+def _watched(name: str, result: HostResult, seen: Mapping[str, Any] | None) -> Watched:
+    """Return what was seen of a host; ``seen`` is None before the watch."""
+    if seen is None:
+        return Watched(result)
     looked, tried = seen.get("looked") or {}, seen.get("tried") or {}
-    lost = next((said_of(name, item) for item in (looked, tried) if item.get("unreachable") or item.get("failed")), "")
-    return Watched(result, Host.from_dict(looked["host"]) if looked.get("host") else None, tried.get("probes"), lost)
+    if "host" in looked and "probes" in tried:
+        return Watched(result, Host.from_dict(looked["host"]), tried["probes"])
+    said = next((said_of(name, item) for item in (looked, tried) if item.get("msg")), "it gave no answer")
+    return Watched(result, lost=f"it could not be watched ({said})")
 
 
 def _by_server(found: Mapping[str, Any], places: Mapping[str, Whose]) -> dict[Whose, Sequence[Counted]]:

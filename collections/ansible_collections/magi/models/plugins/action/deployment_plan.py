@@ -62,6 +62,8 @@ class ActionModule(ControllerAction, HostAction):
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         registry = arguments["registry"]
+        if arguments["profile"] is None and arguments["undone"] is None:
+            raise AnsibleActionFail("deployment_plan needs a profile, or with undone what a rollback takes back.")
         given = {
             "host_name": task_vars["inventory_hostname"],
             "inventory": Inventory.from_dict(registry),

@@ -45,6 +45,8 @@ class ActionModule(ControllerAction):
         rollout = roll_out(serving, serial, apart(known), first)
         found = phases(known, rollout.parts())
         self.show(phases_lines(found))
+        # Another controller's clock may be ahead of ours.
+        latest = max((found["host"]["generation"].get("began_at", 0) for found in hosts.values()), default=0)
         return {
             **rollout.to_dict(),
             **decided.to_dict(),
@@ -52,7 +54,7 @@ class ActionModule(ControllerAction):
             "canary": list(first),
             "bake": canary.bake if canary else 0,
             "auto_revert": bool(canary and canary.auto_revert),
-            "began_at": time.time(),
+            "began_at": max(time.time(), latest + 0.001),
             "undone": arguments["undone"],
         }
 

@@ -104,7 +104,7 @@ class ActionModule(HostAction):
             try:
                 files = (
                     []
-                    if plan.restores
+                    if plan.restores is not None
                     else render(
                         plan,
                         chosen(plan.manager, plan.home),
@@ -129,7 +129,7 @@ class ActionModule(HostAction):
                 claim=claim,
                 unreached=unreached,
                 beside=beside is not None,
-                began_at=plan.restores or began_at,
+                began_at=began_at if plan.restores is None else plan.restores,
                 restores=plan.restores,
                 plan=plan.remembered().to_dict(),
             )

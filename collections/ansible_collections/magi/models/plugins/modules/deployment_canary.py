@@ -29,9 +29,9 @@ options:
   watched:
     description:
       - By canary, C(looked), the result of M(magi.models.model_host_info) at the end of the watch, and C(tried), that
-        of M(magi.models.llama_probe). Without it, only what the deployment saw counts.
+        of M(magi.models.llama_probe). Where it is not given, only what the deployment saw counts; what is missing in it
+        counts as worse.
     type: dict
-    default: {}
   before:
     description: The results of M(magi.models.model_gateway_handover) with its step C(counted), as the watch began.
     type: list
@@ -55,7 +55,9 @@ options:
 EXAMPLES = r"""
 - name: Decide whether the canaries are well
   magi.models.deployment_canary:
-    hosts: "{{ ansible_play_hosts_all | magi.models.registered(hostvars, planned='planned', applied='applied') }}"
+    hosts: >-
+      {{ ansible_play_hosts_all
+         | magi.models.registered(hostvars, settings='settled', planned='planned', applied='applied') }}
     batch: "{{ ansible_play_batch }}"
     bake: 60
     auto_revert: true

@@ -40,7 +40,9 @@ options:
 EXAMPLES = r"""
 - name: Go on only if the batches before are well
   magi.models.deployment_gate:
-    hosts: "{{ ansible_play_hosts_all | magi.models.registered(hostvars, planned='planned', applied='applied') }}"
+    hosts: >-
+      {{ ansible_play_hosts_all
+         | magi.models.registered(hostvars, settings='settled', planned='planned', applied='applied') }}
     order: "{{ rollout.order }}"
     batches: "{{ rollout.batches }}"
   register: gate

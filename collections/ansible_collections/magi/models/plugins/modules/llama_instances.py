@@ -290,7 +290,7 @@ def main() -> None:
     try:
         manager = usable(chosen(params["manager"], params["home"], params["supervisord_path"]))
         if params["state"] == "present":
-            if given.get("restores"):
+            if given.get("restores") is not None:
                 job = replace(job, files=files_of(manager, job.home, given["restores"], job.instances))
             result = present(manager, job, check_mode=check)
             if not check:

@@ -115,9 +115,12 @@ class Applied:
 def files_of(manager: ServiceManager, home: str, began_at: float, names: Iterable[str]) -> list[ServiceFile]:
     """Return the files that a remembered deployment made for the instances ``names``, and those that they share.
 
-    Raises ServiceError if it is not remembered any more.
+    Raises ServiceError if it is not remembered any more, and there are any.
     """
+    names = tuple(names)
     entry = next((item for item in history(home) if item["began_at"] == began_at), None)
+    if entry is None and not names:
+        return []
     if entry is None:
         raise ServiceError(f"{home}/generations has no deployment of {began_at} any more; run again.")
     own = {template.destination.format(home=home, name=name) for name in names for template in manager.templates}
@@ -222,9 +225,12 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Applied:
     owned = () if job.beside else (path for path in manager.owned() if str(path) not in left)
     write, stale, diff = file_changes(job.files, owned)
     results = [ActionResult(item, item.action is not ActionKind.QUARANTINE) for item in job.actions]
-    changed = bool(write or stale) or any(item.action.changes for item in job.actions)
+    back = 0 < job.began_at < job.generation.began_at  # to what an earlier deployment made, even if that is the same
+    changed = bool(write or stale) or any(item.action.changes for item in job.actions) or back
     diff += _actions_diff(job.actions)
     if check_mode or not changed:
+        if not check_mode and job.began_at == job.generation.began_at:  # all of it has started beside
+            _remember(job, job.generation)
         return Applied(changed, tuple(results), job.generation, tuple(diff))
     # Before anything is stopped.
     check_writable([*(file.path for file in write), *stale, *manager.needs()])
@@ -237,11 +243,9 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Applied:
         job.profile,
         job.began_at,
     )
-    if job.began_at and not job.beside:
-        files = [asdict(file) for file in job.files]
-        remember(job.home, job.began_at, {"generation": asdict(generation), "plan": job.plan, "files": files})
     # Before the first change: wherever this ends, older plans must be refused.
     write_generation(job.home, generation)
+    _remember(job, generation)
     ending = [item.instance for item in job.actions if item.action in (ActionKind.STOP, ActionKind.RESTART)]
     manager.regain()
     replaced = manager.outdated()
@@ -267,6 +271,12 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Applied:
     manager.reload()  # after forget: whatever a manager still remembers would look like an instance to stop
     results = _start_all(manager, _cut(results, cut), job)
     return Applied(True, tuple(results), generation, tuple(diff))
+
+
+def _remember(job: Job, generation: Generation) -> None:
+    if job.began_at and not job.beside:
+        files = [asdict(file) for file in job.files]
+        remember(job.home, job.began_at, {"generation": asdict(generation), "plan": job.plan, "files": files})
 
 
 def _files_left(manager: ServiceManager, job: Job) -> set[str]:

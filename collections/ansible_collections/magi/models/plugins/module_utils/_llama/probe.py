@@ -21,7 +21,7 @@ _TASKS = (
 )
 OF_TASK = {"rerank": "LLAMA_ARG_RERANKING", "embedding": "LLAMA_ARG_EMBEDDINGS"}
 """The variable of a server by its model's task; chat has none."""
-_SOME = {"prompt": "Once upon a time", "max_tokens": 16, "temperature": 0}
+_SOME = {"prompt": "Once upon a time", "max_tokens": 16, "temperature": 0, "ignore_eos": True}
 _ON = ("1", "on", "true", "enabled")
 
 
@@ -31,7 +31,8 @@ def senseless(text: str) -> str:
     shown = printable(text.strip())[:40]
     if not text.strip():
         return "answered nothing"
-    if re.search(r"(.{1,12}?)\1{5,}", text, re.DOTALL):
+    again = re.search(r"(.{0,11}?\S)\1{5,}", text, re.DOTALL)
+    if again and 2 * len(again[0]) > len(text.strip()):
         return f"repeated itself ({shown})"
     if text.count("\ufffd") * 4 > len(text):
         return f"answered what is no text ({shown})"

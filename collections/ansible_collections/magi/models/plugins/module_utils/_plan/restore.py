@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
-from ansible_collections.magi.models.plugins.module_utils._host.values import Host, foreign_listeners
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Host, foreign_listeners
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.actions import decide
 from ansible_collections.magi.models.plugins.module_utils._plan.instance import config_hash
+from ansible_collections.magi.models.plugins.module_utils._plan.leave import kept_instance
 from ansible_collections.magi.models.plugins.module_utils._plan.ports import owner
 from ansible_collections.magi.models.plugins.module_utils._plan.values import (
     Action,
@@ -32,54 +33,81 @@ def restored_plan(
     host: Host,
     settings: Settings,
 ) -> Plan:
-    """Return the plan that takes back the deployment that began at ``undone``; on a host that it did not change, the
-    plan of what is there. ``history`` has the oldest first.
+    """Return the plan that takes back the deployment that began at ``undone``; on a host that it did not change, one
+    that keeps what is there. ``history`` has the oldest first.
 
     Raises PlanError if there is nothing to go back to, or it can't run any more.
     """
-    target = _target(host_name, history, undone, host)
+    now = host.generation
+    if now.began_at != undone:
+        return _as_it_is(host_name, inventory, host)
+    target = _before(host_name, history, now)
     plan, what = target.plan, f"generation {target.generation.number} (profile {target.generation.profile})"
     if plan.manager != host.manager:
         raise PlanError(
             f"Host {host_name}: {what} ran by {plan.manager}, and model_server_manager is {host.manager} now; set it "
             "back, then run again."
         )
-    lacking = [] if target.runnable else [f"its llama-server {plan.llama_server_path} is gone"]
-    lacking += _lacking(plan.instances, inventory, host)
+    desired = {item.name for item in plan.instances}
+    running = {item.name for item in host.instances if item.pid}
+    kept = tuple(item for item in plan.kept if item.name in running)
+    ran_on = {item.name for item in kept}
+    others = {
+        item.name: Action(item.name, ActionKind.KEEP, f"ran on as it was in {what}")
+        if item.name in ran_on
+        else Action(item.name, ActionKind.STOP, f"not in {what}")
+        for item in host.instances
+        if item.name not in desired
+    }
+    actions = tuple(decide(plan.instances, host.instances, others, retry=settings.retry_quarantined, new=f"in {what}"))
+    launched = {item.instance for item in actions if item.action in (ActionKind.START, ActionKind.RESTART)}
+    lacking = [*_lacking([item for item in plan.instances if item.name in launched], inventory, host)]
+    if launched and not target.runnable:
+        lacking.insert(0, f"its llama-server {plan.llama_server_path} is gone")
     if lacking:
         raise PlanError(
             f"Host {host_name}: {what} can't be brought back: {'; '.join(lacking)}. Put back what is missing, or "
             "deploy a profile."
         )
-    desired = {item.name for item in plan.instances}
-    others = {
-        item.name: Action(item.name, ActionKind.STOP, f"not in {what}")
-        for item in host.instances
-        if item.name not in desired
-    }
-    actions = decide(plan.instances, host.instances, others, retry=settings.retry_quarantined, new=f"in {what}")
+    same_binary = host.binary is not None and host.binary.path == plan.llama_server_path
     notes = [
         f"{item.name}: its model file or llama-server is another than then."
         for item in plan.instances
-        if not _as_then(item, inventory, host)
+        if same_binary and not _as_then(item, inventory, host)
     ]
     return replace(
         plan,
-        generation=host.generation,
-        actions=tuple(actions),
+        generation=now,
+        actions=actions,
+        kept=kept,
         models_discovered=len(inventory.models),
         notes=(f"brings back {what}.", *notes),
         restores=target.generation.began_at,
     )
 
 
-def _target(host_name: str, history: Sequence[Remembered], undone: float, host: Host) -> Remembered:
-    """Return what is to run."""
-    now = host.generation
-    there = [item for item in history if item.generation.began_at <= now.began_at]
-    if now.began_at != undone and there:  # the deployment that is taken back did not change this host
-        return there[-1]
-    earlier = [item for item in there if item.generation.began_at < now.began_at]
+def _as_it_is(host_name: str, inventory: Inventory, host: Host) -> Plan:
+    """Return the plan of a host that the deployment which is taken back did not change."""
+    kept = tuple(kept_instance(item) for item in host.instances if item.pid)
+    return Plan(
+        host=host_name,
+        profile=host.generation.profile,
+        manager=host.manager,
+        home=host.home,
+        llama_server_path=host.binary.path if host.binary else "",
+        generation=host.generation,
+        instances=(),
+        actions=tuple(Action(item.name, ActionKind.KEEP, "not part of what is taken back") for item in host.instances),
+        models_discovered=len(inventory.models),
+        models_enabled=len({item.model_id for item in kept}),
+        kept=kept,
+        restores=host.generation.began_at,
+    )
+
+
+def _before(host_name: str, history: Sequence[Remembered], now: Generation) -> Remembered:
+    """Return what ran before ``now``."""
+    earlier = [item for item in history if item.generation.began_at < now.began_at]
     if earlier:
         return earlier[-1]
     if not now.number:
@@ -93,6 +121,8 @@ def _target(host_name: str, history: Sequence[Remembered], undone: float, host: 
 def _lacking(instances: Iterable[Instance], inventory: Inventory, host: Host) -> Iterable[str]:
     """Yield what keeps ``instances`` from running as they did."""
     paths = {path for model in inventory.models for path in (model.path, *model.duplicates)}
+    # The present llama-server may be another than theirs.
+    paths |= {item.path for item in inventory.rejected if item.code == "unknown_architecture"}
     for item in instances:
         if item.model_path not in paths:
             aside = next((f" ({x.reason.rstrip('.')})" for x in inventory.rejected if x.path == item.model_path), "")

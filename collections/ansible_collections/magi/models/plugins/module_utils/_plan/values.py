@@ -161,12 +161,12 @@ class Plan:
     """Whether llama-server computes on a GPU there."""
     gpu_groups: tuple[str, ...] = ()
     """The groups that own the GPUs' device nodes there."""
-    restores: float = 0
-    """When the deployment began that it brings back (Generation.began_at); 0: it is made from a profile."""
+    restores: float | None = None
+    """When the deployment began that it brings back (Generation.began_at); None: it is made from a profile."""
 
     def remembered(self) -> Plan:
         """Return what a rollback needs of it: what was to run, not how it came to that."""
-        return replace(self, generation=Generation(), actions=(), kept=(), degraded=(), warnings=(), notes=())
+        return replace(self, generation=Generation(), actions=(), degraded=(), warnings=(), notes=())
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "actions": [item.to_dict() for item in self.actions]}

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
@@ -83,7 +83,7 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
     # Behind a canary that was taken back, an older look may be there.
     looks = [item["host"] for item in (seen.get("after") or {}, applied) if item.get("host")]
     after = max(looks, key=lambda host: host["looked_at"], default=None)
-    return HostResult(
+    result = HostResult(
         name,
         Plan.from_dict(planned),
         tuple(map(ActionResult.from_dict, applied.get("actions") or ())),
@@ -91,21 +91,26 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
         int(seen["settings"]["settings"]["max_startup_time"]),
         Generation(**applied["generation"]) if applied.get("generation") else None,
         problem,
-        _worse(name, seen.get("canary") or {}),
+        None,
         answers((seen.get("asked") or {}).get("results") or ()),
         Way(**seen["settings"]["way"]),
     )
+    return replace(result, worse=_worse(result, seen.get("canary") or {}))
 
 
-def _worse(name: str, canary: Mapping[str, Any]) -> Cause | None:
-    """Return what a canary did worse."""
+def _worse(result: HostResult, canary: Mapping[str, Any]) -> Cause | None:
+    """Return what a canary did worse, and whether that was taken back."""
     said = canary.get("worse") or {}
-    if name in canary.get("take_back", ()):
-        why = said.get(name) or f"canary {next(iter(said))} does worse"
+    if result.name not in (*said, *canary.get("take_back", ())):
+        return None
+    why = said.get(result.name) or f"canary {next(iter(said))} does worse"
+    if result.name not in canary["take_back"]:
+        return Cause("does_worse", f"{why}; it stays, as auto_revert is false: magi rollback takes it back")
+    plan = result.plan
+    back = plan and plan.restores is not None and not result.trouble
+    if plan and back and not any(cause_of(item, result) for item in plan.instances):
         return Cause("taken_back", f"{why}; what it ran before is back: see what is wrong, then run again")
-    if name in said:
-        return Cause("does_worse", f"{said[name]}; it stays, as auto_revert is false: magi rollback takes it back")
-    return None
+    return Cause("does_worse", f"{why}; it could not be taken back: mend the host, then run magi rollback")
 
 
 def actions_of_all(hosts: Iterable[HostResult]) -> dict[tuple[str, str], ActionKind]:

@@ -29,7 +29,7 @@ _WINDOW = 512
 
 def canaries(plans: Mapping[str, Plan], canary: Canary) -> tuple[str, ...]:
     """Return the hosts that come first: of those that launch something, and have something to go back to."""
-    able = (name for name, plan in plans.items() if plan.names(*LAUNCHED) and plan.generation.number)
+    able = (name for name, plan in plans.items() if plan.names(*LAUNCHED) and plan.generation.began_at)
     return tuple(name for name, _number in zip(able, range(canary.hosts)))
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,37 @@ def test_what_was_made_is_remembered_and_comes_back_byte_for_byte(tmp_path):
         files_of(services, str(home), 2.5, ["a"])
     absent(services, job(home), check_mode=False)
     assert not (home / "generations").exists()
+
+
+def test_what_has_started_beside_is_remembered_when_the_rest_is_nothing(tmp_path):
+    home = tmp_path / "home"
+    services = FakeServices(home)
+    first = present(services, job(home, began_at=1.5, beside=True), check_mode=False).generation
+    assert history(str(home)) == []
+    keep = (Action("a", ActionKind.KEEP, "started beside the old ones"),)
+    rest = job(home, began_at=1.5, actions=keep, generation=first, plan={"x": 1})
+    assert not present(services, rest, check_mode=False).changed
+    assert [(item["began_at"], item["plan"]) for item in history(str(home))] == [(1.5, {"x": 1})]
+
+
+def test_going_back_to_the_same_goes_back_all_the_same(tmp_path):
+    """Else the next rollback would come here again, and never further."""
+    home = tmp_path / "home"
+    services = FakeServices(home)
+    now = Generation()
+    for began_at in (1.5, 2.5):
+        restart = (Action("a", ActionKind.RESTART, "its keys changed"),)
+        now = present(
+            services, job(home, began_at=began_at, actions=restart, generation=now), check_mode=False
+        ).generation
+    keep = (Action("a", ActionKind.KEEP, "runs as desired"),)
+    back = job(home, began_at=1.5, actions=keep, generation=now)
+    assert present(services, back, check_mode=True).changed
+    result = present(services, back, check_mode=False)
+    assert (result.changed, result.generation.number, result.generation.began_at) == (True, 3, 1.5)
+    assert [item["began_at"] for item in history(str(home))] == [1.5]
+    again = present(services, replace(back, generation=result.generation), check_mode=False)
+    assert (again.changed, again.generation) == (False, result.generation)
 
 
 BUSY = (200, b"# HELP\nllamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n")

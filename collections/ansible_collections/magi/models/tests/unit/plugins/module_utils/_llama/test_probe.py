@@ -100,6 +100,9 @@ def test_a_gateway_that_wants_a_client_s_key_does_its_work(asked, model, silent)
         (" Paris.\n- The capital of Italy is Rome.\n- The capital of", ""),
         ("很久以前，有一个小村庄", ""),
         (" ha ha ha, said the king", ""),
+        ("\n      def x():\n          return 1", ""),
+        ("\n\n## Story\n\n------\n", ""),
+        (", ______ lived in a small village, and", ""),
         # damaged weights, NaN, and what GPUs are known to print
         ("................", "repeated itself (................)"),
         ("GGGGGGGGGGGGGGGG", "repeated itself (GGGGGGGGGGGGGGGG)"),

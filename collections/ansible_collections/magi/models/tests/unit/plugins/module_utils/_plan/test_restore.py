@@ -68,8 +68,6 @@ def test_what_it_had_starts_again():
         (generation(2, "two", 20.5), 20.5, "one", 10.5),
         # a rollback before this one: it counts on, and is what it brought back
         (generation(5, "two", 20.5), 20.5, "one", 10.5),
-        # the deployment that is taken back did not change this host
-        (generation(2, "two", 20.5), 30.5, "two", 20.5),
         # it was killed before it was remembered
         (generation(3, "three", 25.0), 25.0, "two", 20.5),
     ],
@@ -103,6 +101,29 @@ def test_each_host_goes_back_behind_the_last_deployment(at, undone, profile, res
 def test_what_can_not_come_back_is_refused_with_its_reason(given, said):
     with pytest.raises(PlanError, match=f"^Host gpu1: .*{said}"):
         back(**given)
+
+
+def test_what_the_deployment_did_not_change_stays_as_it_is():
+    """Also where nothing is remembered, its model is gone, and somebody has stopped one."""
+    first, stopped = THIRD.instances[:2]
+    now = (running(first), running(stopped, pid=None, state="stopped"))
+    value = back(*now, at=generation(2, "two", 20.5), history=(), models=[model("other")])
+    assert {item.instance: (item.action, item.reason) for item in value.actions} == dict.fromkeys(
+        (first.name, stopped.name), ("keep", "not part of what is taken back")
+    )
+    assert (value.instances, [item.name for item in value.kept]) == ((), [first.name])
+    assert (value.restores, value.profile) == (20.5, "two")
+
+
+def test_what_runs_needs_no_file_and_what_ran_on_without_goes_on():
+    kept = replace(SECOND, kept=(FIRST.instances[0],))
+    history = (remembered(2, kept, 20.5), HISTORY[2])
+    there = (running(SECOND.instances[0]), running(FIRST.instances[0]))
+    value = back(*there, history=history, models=[model("other")])
+    assert {item.instance: item.action for item in value.actions} == {"b-q3_k_m": "keep", "a-q2_k": "keep"}
+    assert [item.name for item in value.kept] == ["a-q2_k"]
+    with pytest.raises(PlanError, match=r"/models/b-q3_k_m\.gguf, the model of b-q3_k_m, is gone"):
+        back(there[1], history=history, models=[model("other")])
 
 
 def test_another_file_of_the_same_name_is_told():
