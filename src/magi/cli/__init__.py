@@ -68,22 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
                 print(error.format_message(), file=sys.stderr)
                 return ExitCode.USAGE
             return _fail(error.format_message(), ExitCode.USAGE, arguments)
-        return _fail(_defect(error), ExitCode.FAILED, arguments)
+        from magi.state.defect import defect
 
-
-def _defect(error: Exception) -> str:
-    """Return a sentence for what should never happen, with the path of the trace that helps to fix it."""
-    import traceback
-
-    from magi.state.folder import state_folder
-
-    sentence = f"Internal error ({type(error).__name__}: {' '.join(str(error).split())})"
-    try:
-        path = state_folder() / "defect.log"
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    except OSError:
-        return f"{sentence}: please report it."
-    return f"{sentence}: please report it with {path}."
+        return _fail(defect(error), ExitCode.FAILED, arguments)
 
 
 def _fail(message: str, code: int, arguments: list[str]) -> int:
