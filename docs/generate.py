@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Write docs/reference.md from the modules' documentation and the roles' argument_specs, as ansible-doc reads them, and
-docs/magi.1 from the command line."""
+from the routes of magi serve; and docs/magi.1 from the command line."""
 
 from __future__ import annotations
 
@@ -57,7 +57,19 @@ def reference() -> str:
         lines += ["", f"### {name}", ""]
         lines += [f"- `{entry}`: {text(spec)}" for entry, spec in page["entry_points"].items()]
         lines += ["", *option_rows(role["main"].get("options", {}))]
+    lines += ["", "## HTTP API", "", "Of `magi serve` ([serve.md](serve.md)).", "", *api_rows()]
     return "\n".join(lines).replace(str(ROOT), ".") + "\n"
+
+
+def api_rows() -> list[str]:
+    from magi.web.api import PARTS
+
+    rows = ["| request | role | meaning |", "|---|---|---|"]
+    for route in (route for part in PARTS for route in part.routes):
+        (method,) = route.methods
+        meaning = " ".join(route.description.split("\n\n")[0].split())
+        rows.append(f"| `{method} {route.path}` | {route.needed} | {meaning} |")
+    return rows
 
 
 def manual() -> str:

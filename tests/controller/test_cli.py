@@ -338,13 +338,14 @@ def test_the_document_has_every_verb_and_its_json():
     verbs_, json_ = text.partition("## Options")[0], text.partition("## JSON")[2].partition("\n## ")[0]
     assert {*re.findall(r"^\| \[?`magi (\w+)", verbs_, re.MULTILINE)} == {verb[0] for verb in COMMANDS}
     cells = re.findall(r"^\| (`.*?) \|", json_, re.MULTILINE)
-    assert {name for cell in cells for name in re.findall(r"`([a-z ]+)`", cell)} == {*map(" ".join, COMMANDS)}
+    documented = {name for cell in cells for name in re.findall(r"`([a-z ]+)`", cell)}
+    assert documented == {*map(" ".join, COMMANDS)} - {"serve"}  # whose answers are in docs/serve.md
 
 
 def test_help_imports_nothing_that_takes_long():
     code = (
         "import sys; from magi.cli import main; code = main(['up', '--help']); "
-        "heavy = {'ansible', 'ansible_runner', 'ansible_collections', 'rich.live', 'asyncio', 'yaml'} & {*sys.modules}; "
+        "heavy = {'ansible', 'ansible_runner', 'ansible_collections', 'rich.live', 'asyncio', 'fastapi', 'yaml'} & {*sys.modules}; "
         "print(sorted(heavy), file=sys.stderr); sys.exit(code)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

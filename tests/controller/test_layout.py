@@ -21,6 +21,8 @@ ACTING = {
         "session",
     ),
     *("state", "verbs"),
+    *(f"web.{name}" for name in ("api", "app", "audit", "jobs", "looks", "profiles", "routing", "runs", "server")),
+    *("web.service", "web.tokens"),
 }
 """The modules of magi that act on the world. All others only decide."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from magi.cli import deploy, init, key, looks, profile
+from magi.cli import deploy, init, key, looks, profile, serve
 from magi.cli.options import Project
 from magi.errors import ExitCode, MagiError
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (init, deploy, looks, profile):
+for module in (init, deploy, looks, profile, serve):
     for verb, examples in module.EXAMPLES.items():
         app.command(epilog="Examples:  " + "  ·  ".join(examples))(verb)
 app.add_typer(profile.app)

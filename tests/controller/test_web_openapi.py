@@ -1,0 +1,71 @@
+"""The API keeps what its own OpenAPI document promises, whatever it is asked: schemathesis makes the requests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+import uvicorn
+from fastapi import FastAPI
+
+from magi.web import Service, router
+from magi.web.app import application
+from magi.web.guard import Role
+from magi.web.server import listen
+
+from ..playbook import copy_profiles
+from ..waiting import until
+from .fake_run import FakeRun
+from .known import ROOT
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("web")
+    copy_profiles(folder / "profiles")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        patch.setattr("magi.project.Project.is_bare", False)
+        patch.setattr("magi.session.run", FakeRun())
+        yield Service(project=ROOT, profiles=folder / "profiles")
+
+
+@pytest.fixture(scope="module")
+def address(service: Service) -> Iterator[str]:
+    """Where a server listens."""
+    listening = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(application(service), log_level="warning", lifespan="on"))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        until(lambda: server.started, 10, "the server")
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+CHECKS = [
+    schemathesis.checks.status_code_conformance,
+    schemathesis.checks.content_type_conformance,
+    schemathesis.checks.response_schema_conformance,
+    schemathesis.checks.ignored_auth,
+]
+"""A sentence with 422 or 502 is a good answer to a good request, so whether that was accepted is not checked."""
+
+
+def document() -> dict[str, Any]:
+    app = FastAPI()
+    app.include_router(router)
+    return app.openapi()
+
+
+@schemathesis.openapi.from_dict(document()).parametrize()
+@hypothesis.settings(max_examples=5, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+def test_the_api_keeps_what_it_promises(case: Any, service: Service, address: str):
+    headers = {"Authorization": f"Bearer {service.new_tokens[Role.DEPLOY]}"}
+    case.call_and_validate(base_url=address, headers=headers, checks=CHECKS)
