@@ -9,7 +9,9 @@ import json
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from magi.cli import main
+from magi.cli.output import Output
+from magi.cli.serve import tell
 from magi.errors import UsageError
 from magi.web import Service, router, tokens
 from magi.web.app import application
@@ -226,6 +230,30 @@ def test_a_look_is_that_of_its_verb(path, playbook, variables, web: Client, run:
     assert answer.status_code == 200, answer.text
     assert answer.json()["document"]["hosts"]
     assert [given for name, _options, given in run.calls if name == playbook] == [variables]
+
+
+def test_a_look_that_fails_is_not_tried_again_at_once(run: FakeRun, service: Service):
+    with Client(application(service), service) as web:
+        until(lambda: web.get("/api/v1/routes").status_code == 422, 10, "an error")
+        assert [web.get("/api/v1/routes").status_code for _time in range(5)] == [422] * 5
+    assert [playbook for playbook, *_ in run.calls].count("routes") == 1
+
+
+def test_who_waits_gets_what_began_after_the_question(web: Client, run: FakeRun):
+    """Also where an earlier look is at work: many ask at the same time."""
+    began: list[str] = []
+
+    def ask() -> None:
+        began.append(web.get("/api/v1/discover", params={"max_age": 0}).json()["seen_at"])
+
+    before = time.time()
+    threads = [threading.Thread(target=ask) for _number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(began) == 8
+    assert min(map(datetime.fromisoformat, began)).timestamp() >= before - 1e-3
 
 
 def test_a_look_that_fails_is_a_sentence(web: Client, run: FakeRun, monkeypatch: pytest.MonkeyPatch):
@@ -545,6 +573,16 @@ def test_no_answer_has_a_secret(service: Service, web: Client, monkeypatch: pyte
     web.ended(web.post("/api/v1/up", json={}))
     kept = [path.read_text() for path in service.folder.rglob("*") if path.is_file()]
     assert not [token for token in service.new_tokens.values() for text in (*texts, *kept) if token in text]
+
+
+@pytest.mark.parametrize("people", [True, False])
+def test_new_tokens_are_shown_once_and_to_people_alone(people, service: Service, folder: Path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: people)
+    for each in (service, Service(project=ROOT, profiles=folder)):
+        tell(Output(), each, "http://127.0.0.1:8321")
+    printed = "".join(capsys.readouterr())
+    assert [printed.count(token) for token in service.new_tokens.values()] == [people, people]
+    assert printed.count(f"Its tokens are in {service.token_file}") == 2
 
 
 def test_without_its_packages_serve_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys):

@@ -58,12 +58,12 @@ def serve(
     )
     address, port = listening.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
-    _tell(Output(), service, f"http://{shown}:{port}{root_path}")
+    tell(Output(), service, f"http://{shown}:{port}{root_path}")
     serve_until_signal(service, listening, root_path)
     return ExitCode.OK
 
 
-def _tell(output: Output, service: Service, url: str) -> None:
+def tell(output: Output, service: Service, url: str) -> None:
     """Say where it is; and new tokens, which nobody shows again, to people alone: other outputs become logs."""
     output.say(f"magi serves {service.session.project.root} on {url} until Ctrl-C.")
     if service.new_tokens and sys.stdout.isatty():

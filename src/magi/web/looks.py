@@ -52,6 +52,7 @@ class Looks:
         self._runs = runs
         self._seen: OrderedDict[Key, Seen] = OrderedDict()
         self._failed: dict[Key, MagiError] = {}
+        self._tried: dict[Key, float] = {}
         self._at_work: dict[Key, asyncio.Task[None]] = {}
 
     async def see(self, key: Key, verb: Verb, max_age: float | None = None) -> Seen:
@@ -68,21 +69,19 @@ class Looks:
                     raise self._failed[key]
             return seen
         seen = self._seen.get(key)
-        failed = self._failed.get(key)
-        if seen is None or asked - seen.at > FRESH:
+        if asked - self._tried.get(key, 0) > FRESH:
             self.refresh(key, verb)
         if seen:
             return seen
-        if failed:
-            raise failed
+        if key in self._failed:
+            raise self._failed[key]
         soon = "Nothing was seen on the hosts yet: ask again in a moment, or with max_age to wait for it."
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, soon, {"Retry-After": "2"})
 
     def refresh(self, key: Key, verb: Verb) -> asyncio.Task[None]:
         """Look again, unless that is at work already; the task never raises."""
         if key not in self._at_work:
-            task = self._at_work[key] = asyncio.create_task(self._look(key, verb))
-            task.add_done_callback(lambda _task: self._at_work.pop(key, None))
+            self._at_work[key] = asyncio.create_task(self._look(key, verb))
         return self._at_work[key]
 
     def is_refreshing(self, key: Key) -> bool:
@@ -93,7 +92,7 @@ class Looks:
         return str(self._failed[key]) if key in self._failed else None
 
     async def _look(self, key: Key, verb: Verb) -> None:
-        began = time.time()
+        began = self._tried[key] = time.time()
         try:
             result = await self._runs.look(verb)
         except MagiError as error:
@@ -104,10 +103,13 @@ class Looks:
             self._seen[key] = Seen(result, began)
             self._seen.move_to_end(key)
             self._failed.pop(key, None)
+        finally:  # here, and not once it is done: who waits never gets a task that has ended
+            del self._at_work[key]
         while len(self._seen) > MOST:
             self._seen.popitem(last=False)
-        while len(self._failed) > MOST:
-            self._failed.pop(next(iter(self._failed)))
+        for others in (self._failed, self._tried):
+            while len(others) > MOST:
+                others.pop(next(iter(others)))
 
     async def repeat(self, key: Key, verb: Verb, interval: float) -> None:
         """Look again every ``interval`` seconds, until cancelled."""
