@@ -1,0 +1,3 @@
+.PHONY: bench-serve
+bench-serve: pinned $(VENV)/dev.stamp ## How fast magi serve says what runs, to 100 clients, while it deploys
+	benchmarks/bench_serve.py
