@@ -120,6 +120,7 @@ def test_without_a_right_token_nothing_is_answered(given, path, web: Client):
     assert answer.status_code == 401
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert answer.headers["cache-control"] == "no-store"
     assert "Authorization: Bearer TOKEN" in answer.json()["detail"]
 
 
@@ -127,6 +128,7 @@ def test_without_a_right_token_nothing_is_answered(given, path, web: Client):
     ("method", "path", "body"),
     [
         ("POST", "up", {}),
+        ("POST", "rollback", {}),
         ("POST", "stop", {}),
         ("POST", "down", {}),
         ("POST", "jobs/x/cancel", None),
@@ -306,11 +308,27 @@ def test_a_deployment_is_a_job_with_its_events_from_the_beginning(web: Client, r
     assert (line["action"], line["role"], line["job"], line["given"]["profile"]) == ("up", "deploy", job["id"], "p")
 
 
+@pytest.mark.parametrize(
+    ("verb", "body", "playbook", "variables"),
+    [
+        ("up", {"profile": "p"}, "site", {"profile": "p"}),
+        ("rollback", {}, "rollback", {}),
+        ("stop", {"instances": ["a", "b"]}, "stop", {"model_server_stop_instances": ["a", "b"]}),
+        ("stop", {}, "stop", {}),
+        ("down", {}, "teardown", {}),
+    ],
+)
+def test_a_change_is_that_of_its_verb(verb, body, playbook, variables, web: Client, run: FakeRun):
+    web.ended(web.post(f"/api/v1/{verb}", json={**body, "check": True}))
+    ((_playbook, options, given),) = [call for call in run.calls if call[0] == playbook]
+    assert (options.check, given) == (True, variables)
+
+
 def test_one_change_at_a_time_and_it_ends_on_request(web: Client, run: FakeRun, service: Service, folder: Path):
     run.held.add("site")
     begun = web.post("/api/v1/up", json={})
     until(lambda: any(call[0] == "site" for call in run.calls), 10, "the deployment")
-    for path in ("down", "stop", "up"):
+    for path in ("down", "stop", "up", "rollback"):
         refused = web.post(f"/api/v1/{path}", json={})
         assert refused.status_code == 409
         assert begun.json()["id"] in refused.json()["detail"]

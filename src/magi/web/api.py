@@ -69,7 +69,7 @@ async def _look(here: Service, key: Key, verb: Verb, max_age: float | None) -> R
 
 
 def _age(seen: Seen) -> dict[str, str]:
-    return {"Age": str(int(seen.age)), "Cache-Control": "no-store"}
+    return {"Age": str(int(seen.age))}
 
 
 @looking.get("/api/v1/status", response_model=shapes.Look, tags=["looks"])
@@ -122,7 +122,7 @@ def _of(profile: str | None, verb: Verb) -> Verb:
 # --- jobs ------------------------------------------------------------------------------------------------------------
 
 
-def _start(request: Request, here: Service, verb: str, act: Verb, body: shapes.Up | shapes.Stop | shapes.Down) -> Any:
+def _start(request: Request, here: Service, verb: str, act: Verb, body: shapes.Change) -> Any:
     """Begin a job, and return it with its address."""
     given = body.model_dump()
 
@@ -147,6 +147,12 @@ async def up(request: Request, here: Here, body: shapes.Up) -> Any:
     return _start(request, here, "up", act, body)
 
 
+@changing.post("/api/v1/rollback", status_code=202, response_model=shapes.Job, tags=["jobs"])
+async def rollback(request: Request, here: Here, body: shapes.Change) -> Any:
+    """Take back the last deployment, as a job: its hosts and the gateways run again what they ran before."""
+    return _start(request, here, "rollback", verbs.rollback, body)
+
+
 @changing.post("/api/v1/stop", status_code=202, response_model=shapes.Job, tags=["jobs"])
 async def stop(request: Request, here: Here, body: shapes.Stop) -> Any:
     """Stop instances gracefully, as a job; the next deployment starts them again."""
@@ -154,7 +160,7 @@ async def stop(request: Request, here: Here, body: shapes.Stop) -> Any:
 
 
 @changing.post("/api/v1/down", status_code=202, response_model=shapes.Job, tags=["jobs"])
-async def down(request: Request, here: Here, body: shapes.Down) -> Any:
+async def down(request: Request, here: Here, body: shapes.Change) -> Any:
     """Stop and remove what was deployed, as a job."""
     return _start(request, here, "down", verbs.down, body)
 
@@ -196,7 +202,7 @@ async def events(
     """
     found = here.jobs.get(job_id)
     after = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else 0
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    headers = {"X-Accel-Buffering": "no"}  # nginx shall not keep them back
     return StreamingResponse(_stream(here, found, after), media_type="text/event-stream", headers=headers)
 
 
@@ -235,7 +241,7 @@ async def add_key(request: Request, here: Here, body: shapes.NewKey) -> Any:
     """Make a key for a client; this answer alone has it. Waits until the gateways know it."""
     given = body.model_dump()
     made = await _change_keys(request, here, partial(verbs.add_key, **given), "key add", **given)
-    return as_json(made, 201, {"Cache-Control": "no-store"})
+    return as_json(made, 201)
 
 
 @changing.delete("/api/v1/keys/{name}", status_code=204, tags=["keys"])

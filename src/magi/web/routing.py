@@ -31,6 +31,10 @@ LARGEST = 1 << 20
 """Bytes of a request's body."""
 
 
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Of all answers: they are of this moment and for one client, and no page."""
+
+
 class _Guarded(APIRoute):
     needed: Role
 
@@ -40,9 +44,11 @@ class _Guarded(APIRoute):
         async def handle(request: Request) -> Response:
             try:
                 request.state.role = admitted(request, self.needed)
-                return await handler(Request(request.scope, _limited(request.receive)))
+                given = await handler(Request(request.scope, _limited(request.receive)))
             except Exception as error:
-                return problem(error)
+                given = problem(error)
+            given.headers.update(_HEADERS)
+            return given
 
         return handle
 

@@ -18,22 +18,18 @@ class Given(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Up(Given):
+class Change(Given):
+    check: bool = Field(False, description="Change nothing.")
+    limit: Hosts | None = Field(None, description="Only these hosts.")
+
+
+class Up(Change):
     profile: Name | None = Field(None, description="Default: that of the settings.")
     strict: bool = Field(False, description="Fail if anything is degraded.")
-    check: bool = Field(False, description="Change nothing.")
-    limit: Hosts | None = Field(None, description="Only these hosts.")
 
 
-class Stop(Given):
+class Stop(Change):
     instances: list[Name] = Field([], description="Default: all.", max_length=1000)
-    check: bool = Field(False, description="Change nothing.")
-    limit: Hosts | None = Field(None, description="Only these hosts.")
-
-
-class Down(Given):
-    check: bool = Field(False, description="Change nothing.")
-    limit: Hosts | None = Field(None, description="Only these hosts.")
 
 
 class Draft(Given):
