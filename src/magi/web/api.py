@@ -34,7 +34,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-_PROBLEM = {"model": shapes.Problem, "content": {MEDIA_TYPE: {}}, "description": "One sentence."}
+_SCHEMA = {"schema": {"$ref": "#/components/schemas/Problem"}}
+_PROBLEM = {"model": shapes.Problem, "content": {MEDIA_TYPE: _SCHEMA}, "description": "What is wrong: one sentence."}
 router = APIRouter(
     lifespan=_lifespan,
     responses={"4XX": _PROBLEM, "5XX": _PROBLEM, 422: _PROBLEM},

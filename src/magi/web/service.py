@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from magi import verbs
@@ -100,7 +100,7 @@ class Service:
 
 def of(state: object) -> Service:
     """Return the service of an application's state. Raises MagiError."""
-    found: Callable[[], Service] | Service | None = getattr(state, "magi", None)
+    found = getattr(state, "magi", None)
     if not isinstance(found, Service) or not hasattr(found, "jobs"):
         raise MagiError("The application has not started magi: include its router before it starts, with its lifespan.")
     return found

@@ -49,6 +49,11 @@ class NewKey(Given):
     expires: str | None = Field(None, max_length=10, description="Its last day in UTC, YYYY-MM-DD.")
 
 
+class Remark(BaseModel):
+    line: int | None
+    message: str
+
+
 class Problem(BaseModel):
     """An error (RFC 9457)."""
 
@@ -58,6 +63,10 @@ class Problem(BaseModel):
     detail: str = Field(description="What is wrong, and the remedy: one sentence.")
     exit_code: int | None = Field(None, description="That of the verb (docs/controller.md).")
     document: dict[str, Any] | None = Field(None, description="What was still found or done.")
+    problems: list[Remark] | None = Field(None, description="All that is wrong with a profile.")
+    text: str | None = Field(None, description="The profile that is there now, where another was read.")
+    version: str | None = Field(None, description="Its version; null: it is gone.")
+    difference: str | None = Field(None, description="From what is there now to what was not saved.")
 
 
 class Look(BaseModel):
@@ -85,11 +94,6 @@ class Job(BaseModel):
 
 class JobResult(Job):
     document: dict[str, Any] | None = Field(description="As --json of the verb prints it; null while it runs.")
-
-
-class Remark(BaseModel):
-    line: int | None
-    message: str
 
 
 class ProfileEntry(BaseModel):
