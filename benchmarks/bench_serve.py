@@ -157,13 +157,13 @@ def main() -> None:
         found = {
             f"{name}, {what}": measure(it, path, arguments.seconds, deploying)
             for name, path in PATHS.items()
-            for what, deploying in (("nothing else at work", False), ("while it deploys", True))
+            for what, deploying in (("while it looks", False), ("while it deploys", True))
         }
     result = {"clients": CLIENTS, "cores": len(os.sched_getaffinity(0)), "load_before": load, "figures": found}
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
     lines = [
         f"Measured {time.strftime('%Y-%m-%d')} on {result['cores']} cores, which clients, magi serve, Ansible and the "
-        f"model servers share, load {load:.1f} before.",
+        f"model servers share, load {load:.1f} before. Each line is of {arguments.seconds:g} s.",
         "",
         f"| {CLIENTS} clients, each once a second | p50 | p99 | longest |",
         "|---|--:|--:|--:|",
