@@ -94,9 +94,8 @@ def reached(gateway: str, way: Way, hosts: Sequence[HostResult], remembered: Ite
     for result in hosts:
         if result.plan is None or result.name in unknown:
             continue
-        here = result.name == gateway or way.connection == result.way.connection == "local"
         for instance in (*result.plan.instances, *result.plan.kept):
-            address = _address(instance.address, result.way, here)
+            address = address_from(gateway, way, instance.address, result.name, result.way)
             if address:
                 servers.append(_server(result.name, instance, address))
             else:
@@ -143,10 +142,11 @@ def meanwhile(
     return tuple(sorted(servers, key=lambda item: (*item.whose, item.part)))
 
 
-def _address(bound: str, way: Way, here: bool) -> str | None:
-    """Return the address of a server that binds ``bound`` on a host that others get to by ``way``; None without one."""
+def address_from(asks: str, its_way: Way, bound: str, host: str, way: Way) -> str | None:
+    """Return the address at which the host ``asks``, which Ansible gets to by ``its_way``, reaches what binds ``bound``
+    on ``host``, which others get to by ``way``; None without one."""
     address: str | None
-    if here:
+    if host == asks or its_way.connection == way.connection == "local":
         address = reachable(bound)
     else:
         outside = [item.strip() for item in bound.split(",") if exposed(item)]

@@ -19,6 +19,7 @@ RANKS = {
     "_host": 5,
     **dict.fromkeys(("_haproxy", "_ansible", "_fleet", "_profiles"), 6),
     "_gateway": 7,
+    "_observe": 8,
 }
 """Each package, and each file that stands apart from its package. A file imports its own package and lower ranks."""
 

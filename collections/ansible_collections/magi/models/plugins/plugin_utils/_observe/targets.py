@@ -1,0 +1,134 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What Prometheus asks: all servers, gateways and hosts, as documents for its file_sd_configs. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from ansible_collections.magi.models.plugins.module_utils._base.states import Word
+from ansible_collections.magi.models.plugins.module_utils._base.text import printable
+from ansible_collections.magi.models.plugins.module_utils._plan.devices import meant_for
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import endpoint
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import address_from, unknown_hosts
+
+
+class Kind(Word):
+    """What is asked; the targets of each kind have files of their own, and a job in Prometheus's configuration."""
+
+    SERVERS = "servers"
+    KEYED = "keyed-servers"
+    """Servers that want a key."""
+    GATEWAYS = "gateways"
+    HOSTS = "hosts"
+    """node_exporter."""
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """Where a host offers metrics that are not a server's."""
+
+    host: str
+    way: Way
+    kind: Kind
+    address: str
+    """What it binds."""
+    port: int
+    remedy: str
+    """How it can be reached from elsewhere."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    files: dict[str, str] = field(default_factory=dict)
+    """By name, of the hosts that are known; each has its own."""
+    keep: tuple[str, ...] = ()
+    """The names of the files that stay as they are: of hosts that this run knows nothing of."""
+    warnings: tuple[str, ...] = ()
+
+
+def targets(
+    monitor: str,
+    way: Way,
+    hosts: Sequence[HostResult],
+    exporters: Iterable[Exporter] = (),
+    unknown: Iterable[tuple[str, Kind]] = (),
+    *,
+    has_key: bool = False,
+) -> Targets:
+    """Return the documents with which Prometheus on the host ``monitor``, which Ansible gets to by ``way``, asks the
+    servers that each of ``hosts`` deploys or keeps, and the ``exporters``.
+
+    What Prometheus knows of a host that was not deployed, and of the ``unknown``, it keeps. ``has_key``: it has the key
+    of the servers that want one; without it these are left out, since it would take their refusal for a failure.
+    """
+    not_deployed = unknown_hosts(hosts)
+    found: dict[str, list[dict[str, object]]] = {}
+    warnings = []
+    for result in hosts:
+        if result.plan is None or result.name in not_deployed:
+            continue
+        for instance in (*result.plan.instances, *result.plan.kept):
+            address = address_from(monitor, way, instance.address, result.name, result.way)
+            where = f"Host {result.name}, instance {instance.name}"
+            if not address:
+                warnings.append(
+                    f"{where}: it binds {instance.address}, where Prometheus on {monitor} can't reach it; set "
+                    "model_server_host there to an address that others reach."
+                )
+            elif instance.api_key_file and not has_key:
+                warnings.append(
+                    f"{where}: it has an API key file, and Prometheus on {monitor} has no key; set "
+                    "observability_key_file to a file there with a key of the server."
+                )
+            else:
+                kind = Kind.KEYED if instance.api_key_file else Kind.SERVERS
+                labels = _labels(result.name, result.plan.profile, instance)
+                found.setdefault(_name(kind, result.name), []).append(_target(address, instance.port, labels))
+    for item in exporters:
+        address = address_from(monitor, way, item.address, item.host, item.way)
+        if address:
+            labels = {"host": item.host, "instance": f"{item.kind.value.removesuffix('s')} {item.host}"}
+            found[_name(item.kind, item.host)] = [_target(address, item.port, labels)]
+        else:
+            warnings.append(
+                f"Host {item.host}: its metrics are at {item.address}, where Prometheus on {monitor} can't reach them; "
+                f"{item.remedy}."
+            )
+    return Targets(
+        {name: json.dumps(documents, indent=1) + "\n" for name, documents in sorted(found.items())},
+        tuple(sorted(_kept(not_deployed, unknown))),
+        tuple(warnings),
+    )
+
+
+def _kept(not_deployed: Iterable[str], unknown: Iterable[tuple[str, Kind]]) -> Iterator[str]:
+    for host in not_deployed:
+        yield from (_name(kind, host) for kind in (Kind.SERVERS, Kind.KEYED))
+    yield from (_name(kind, host) for host, kind in unknown)
+
+
+def _name(kind: Kind, host: str) -> str:
+    return f"{kind.value}-of-{quote(host, safe='')}.json"
+
+
+def _target(address: str, port: int, labels: dict[str, str]) -> dict[str, object]:
+    return {"targets": [endpoint(address, port)], "labels": labels}
+
+
+def _labels(host: str, profile: str, instance: Instance) -> dict[str, str]:
+    device = instance.environment.get("LLAMA_ARG_DEVICE") or meant_for(instance.environment) or "cpu"
+    return {
+        "host": host,
+        "instance": instance.name,
+        "model_id": instance.model_id,
+        "tier": instance.tier,
+        "profile": printable(profile),
+        "device": printable(device),
+    }
