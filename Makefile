@@ -103,7 +103,7 @@ lint: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog and documentation
 	antsibull-changelog lint
 	antsibull-docs lint-collection-docs --plugin-docs .
 
-docs: $(VENV)/dev.stamp ## Write docs/reference.md and the man page from the code
+docs: $(VENV)/dev.stamp ## Write docs/reference.md, docs/alerts.md and the man page from the code
 	docs/generate.py
 
 sanity: $(VENV)/dev.stamp ## ansible-test sanity and units and Galaxy's importer, as for any collection

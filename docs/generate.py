@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Write docs/reference.md from the modules' documentation and the roles' argument_specs, as ansible-doc reads them, and
-from the routes of magi serve; and docs/magi.1 from the command line."""
+from the routes of magi serve; docs/magi.1 from the command line; and docs/alerts.md from Prometheus's rules."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 COLLECTION = "magi.models"
+sys.path.append(str(ROOT / "collections"))
 
 
 def ansible_doc(*arguments: str) -> dict[str, Any]:
@@ -115,6 +116,14 @@ def exit_codes() -> list[tuple[str, str]]:
     ]
 
 
+def alerts() -> str:
+    """Return the runbooks."""
+    from ansible_collections.magi.models.plugins.plugin_utils._observe.rules import runbooks
+
+    return runbooks()
+
+
 if __name__ == "__main__":
     (ROOT / "docs" / "reference.md").write_text(reference())
     (ROOT / "docs" / "magi.1").write_text(manual())
+    (ROOT / "docs" / "alerts.md").write_text(alerts())

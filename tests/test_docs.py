@@ -134,6 +134,7 @@ def test_the_reference_is_up_to_date():
     spec.loader.exec_module(generate)
     assert (ROOT / "docs" / "reference.md").read_text() == generate.reference(), "run make docs"
     assert (ROOT / "docs" / "magi.1").read_text() == generate.manual(), "run make docs"
+    assert (ROOT / "docs" / "alerts.md").read_text() == generate.alerts(), "run make docs"
     assert "ignore:" not in generate.reference()  # markup that only ansible-doc reads
 
 

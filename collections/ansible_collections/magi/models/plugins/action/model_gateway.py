@@ -101,6 +101,7 @@ class ActionModule(HostAction):
             "servers": [item.to_dict() for item in servers],
             "home": given["home"],
             "manager": given["manager"],
+            "metrics": {"address": gateway.metrics_address, "port": gateway.metrics_port, "way": asdict(way)},
         }
         done = not (self._task.check_mode or any(result.get(key) for key in ("failed", "unreachable", "missing")))
         routed = {item.model_id for item in found.servers}

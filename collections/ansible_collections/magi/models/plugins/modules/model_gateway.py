@@ -121,6 +121,14 @@ options:
       - Whether a conversation goes on at the server that has its beginning in its cache, while a slot is free there.
     type: bool
     default: true
+  metrics_address:
+    description: What the metrics for Prometheus bind. They need no key.
+    type: str
+    default: 127.0.0.1
+  metrics_port:
+    description: The port of the metrics for Prometheus. With 0, there are none.
+    type: int
+    default: 8405
   job:
     description: What the action plugin hands to the module on the host. Not for use in a playbook.
     type: dict
@@ -188,6 +196,10 @@ gateway:
     manager:
       description: The service manager, as it was given.
       type: str
+      returned: always
+    metrics:
+      description: Where its metrics are, as address and port, and the way by which Ansible gets to the host.
+      type: dict
       returned: always
 questions:
   description: Where M(ansible.builtin.uri) asks for each model that was launched, each with name, url and by.

@@ -29,6 +29,8 @@ GATEWAY_OPTIONS = {
     "backend_key_file": {"type": "path", "default": ""},
     "tls_certificate": {"type": "path", "default": ""},
     "affinity": {"type": "bool", "default": True},
+    "metrics_address": {"type": "str", "default": "127.0.0.1"},
+    "metrics_port": {"type": "int", "default": 8405},
     "job": {"type": "dict"},
 }
 

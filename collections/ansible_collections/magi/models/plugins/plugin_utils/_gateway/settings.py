@@ -43,27 +43,36 @@ class Gateway:
     """Certificate and key, on the gateway; empty: it speaks plain HTTP."""
     affinity: bool = True
     """A conversation goes on at the server that has its beginning in its cache."""
+    metrics_address: str = "127.0.0.1"
+    """What the metrics for Prometheus bind."""
+    metrics_port: int = 8405
+    """0: there are none."""
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Gateway:
         """Return the gateway with these settings of the module model_gateway. Raises GatewayError."""
         gateway = cls(**{item.name: values[item.name] for item in fields(cls)})
-        for name in ("hold", "queue", "queue_timeout", "stream_timeout", "max_body", "max_connections", "port"):
-            most = {"port": 65535, "max_body": 1024}.get(name, 1_000_000)
-            if not 1 <= getattr(gateway, name) <= most:
+        for name, least, most in (
+            *((name, 1, 1_000_000) for name in ("hold", "queue", "queue_timeout", "stream_timeout", "max_connections")),
+            *(("max_body", 1, 1024), ("port", 1, 65535), ("metrics_port", 0, 65535)),
+        ):
+            if not least <= getattr(gateway, name) <= most:
                 raise GatewayError(
-                    f"model_gateway_{name} must be a whole number from 1 to {most}, but is {getattr(gateway, name)}; "
-                    "correct it in the inventory."
+                    f"model_gateway_{name} must be a whole number from {least} to {most}, but is "
+                    f"{getattr(gateway, name)}; correct it in the inventory."
                 )
         for name in ("keys_file", "backend_key_file", "tls_certificate"):
             if not re.fullmatch(r"(?:/[^\x00-\x1f]*)?", getattr(gateway, name)):
                 raise GatewayError(
                     f"model_gateway_{name} must be an absolute path on the host; correct it in the inventory."
                 )
-        for address in gateway.addresses:
+        for name, address in (
+            *(("address", item) for item in gateway.addresses),
+            ("metrics_address", gateway.metrics_address),
+        ):
             if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", address):
                 raise GatewayError(
-                    f"model_gateway_address must be an address such as 127.0.0.1, or several with commas, but has "
+                    f"model_gateway_{name} must be an address such as 127.0.0.1, or several with commas, but has "
                     f"{address!a}; correct it in the inventory."
                 )
         return gateway

@@ -30,6 +30,15 @@ class Kind(Word):
     """node_exporter."""
 
 
+JOBS = {
+    Kind.SERVERS: "magi-servers",
+    Kind.KEYED: "magi-servers",
+    Kind.GATEWAYS: "magi-gateways",
+    Kind.HOSTS: "magi-hosts",
+}
+"""The label job of each kind."""
+
+
 @dataclass(frozen=True)
 class Exporter:
     """Where a host offers metrics that are not a server's."""

@@ -93,7 +93,8 @@ def test_haproxy_takes_keys(tmp_path):
 
 
 def test_what_is_not_set_is_not_in_the_configuration():
-    plain = rendered((server("a"),), affinity=False).files
+    plain = rendered((server("a"),), affinity=False, metrics_port=0).files
+    assert "prometheus" not in plain["haproxy.cfg"]
     assert "SECRETS" not in plain["haproxy.cfg"] + plain["gateway.lua"]
     assert "ssl" not in plain["haproxy.cfg"]
     assert "affinity" not in plain["haproxy.cfg"] + plain["gateway.lua"]
@@ -160,6 +161,9 @@ def test_the_revision_says_what_is_in_it():
         ({"address": "a b"}, "model_gateway_address must be an address"),
         ({"address": "127.0.0.1,"}, "model_gateway_address"),
         ({"address": "::1, 10.0.0.1"}, None),
+        ({"metrics_port": 0}, None),
+        ({"metrics_port": -1}, "model_gateway_metrics_port must be a whole number from 0 to 65535, but is -1"),
+        ({"metrics_address": "0.0.0.0 x"}, "model_gateway_metrics_address must be an address"),
     ],
 )
 def test_settings_are_checked(given, said):

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import re
 import shutil
 import socket
 import ssl
@@ -26,6 +27,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server, routes
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
+from ansible_collections.magi.models.plugins.plugin_utils._observe.rules import RECORDS, Limits, alerts
 
 TEMPLATES = Path(__file__).parents[5] / "roles" / "gateway" / "templates"
 HAPROXY = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin")
@@ -86,9 +88,8 @@ class Proxy:
     """HAProxy, with the configuration for some servers."""
 
     def __init__(self, folder, servers, secrets=None, **settings):
-        with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
-            self.port = free.getsockname()[1]
-        gateway = Gateway(port=self.port, max_body=1, **settings)
+        self.port = free_port()
+        gateway = Gateway(port=self.port, max_body=1, **{"metrics_port": 0, **settings})
         environment = plain_environment([str(TEMPLATES)])
         sockets = Sockets(*(str(folder / name) for name in ("sock", "master", "hold", "own")))
         made = configuration(gateway, routes(servers), servers, environment, sockets, "secrets")
@@ -122,6 +123,11 @@ class Proxy:
 
     def logged(self):
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+def free_port():
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
+        return free.getsockname()[1]
 
 
 def awaited(condition, patience=10):
@@ -428,3 +434,22 @@ def test_a_server_that_is_slow_is_seen_in_what_a_gateway_counts(fakes, start, tm
     assert (told["h1::a"].requests, told["h1::a-2"].requests) == (12, 6)
     assert compared(told["h1::a-2"], told["h1::a"], "the other").startswith("its answers began after 0.")
     assert compared(told["h1::a"], told["h1::a-2"], "the other") == ""
+
+
+def test_the_metrics_are_those_that_the_rules_ask_for(fakes, start):
+    port = free_port()
+    start([server(fakes[0], "a")], keys_file="/k", secrets=secrets_of(ALL), metrics_port=port)
+
+    def get(path):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    text = awaited(lambda: (found := get("/metrics")[1]) and "haproxy_server_check_code" in found and found)
+    expressions = " ".join(item.expr for item in (*RECORDS, *alerts(Limits())))
+    asked = {*re.findall(r"\bhaproxy_\w+", expressions)}
+    assert len(asked) > 5
+    assert asked <= {*re.findall(r"^haproxy_\w+", text, re.MULTILINE)}
+    assert 'server="h1::a"' in text
+    assert get("/")[0] == get("/v1/models")[0] == 404
