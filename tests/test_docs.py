@@ -89,6 +89,15 @@ RUN_BY = {
             "site.yml -e profile=production -e model_server_serial=1",
         )
     },
+    # The whole block is taken from the document.
+    **dict.fromkeys(
+        (
+            "ansible-playbook -i inventories/local -i inventories/monitoring site.yml",
+            "prometheus --config.file=data/monitoring/prometheus.yml --storage.tsdb.path=data/monitoring/series "
+            "--web.listen-address=127.0.0.1:9090",
+        ),
+        ("e2e/test_readme.py", '"docs" / "observability.md"'),
+    ),
     "make chaos": ("fleet/test_chaos.py", '"tests.chaos.chaos"'),
     "make test": ("../.ci/run", "exec make test"),
     "make lint": ("test_docs.py", '@pytest.mark.parametrize("part", ["lint", '),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from ..clients import talk
+from ..prometheus import Prometheus
+from ..waiting import until
 from .conftest import MODELS, ROOT, alive, ask
 
 pytestmark = pytest.mark.e2e
@@ -93,6 +96,8 @@ def test_the_readme_s_commands_in_their_order(stranger: Stranger, tmp_path: Path
     assert changed(again) == 0, again
     assert stranger.servers() == {n: {**s, "action": "keep"} for n, s in servers.items()}
 
+    if shutil.which("prometheus"):
+        the_monitoring_s_commands(stranger, {*servers})
     stranger.run("MAGI_PROFILE=production make up")
     assert {server["tier"] for server in stranger.servers().values()} == {"Q3", "Q4"}
     kept = stranger.servers()
@@ -134,6 +139,16 @@ def test_the_readme_s_commands_in_their_order(stranger: Stranger, tmp_path: Path
     assert not alive(server["pid"])
     assert not (stranger.folder / "data" / "home").exists()
     assert changed(stranger.run("make down")) == 0
+
+
+def the_monitoring_s_commands(stranger: Stranger, servers: set[str]) -> None:
+    (commands,) = re.findall(r"```console\n(.*?)```", (ROOT / "docs" / "observability.md").read_text(), re.DOTALL)
+    *deploy, look = commands.splitlines()
+    stranger.run(" && ".join(deploy))
+    program, *arguments = look.split()
+    with Prometheus([program, *arguments], stranger.folder) as prometheus:
+        there = dict.fromkeys({*servers, "gateway localhost"}, True)
+        until(lambda: prometheus.up() == there, 60, "all targets are up")
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import quote
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import Word
@@ -115,6 +116,34 @@ def targets(
         tuple(sorted(_kept(not_deployed, unknown))),
         tuple(warnings),
     )
+
+
+def gateway_exporters(gateways: Mapping[str, Mapping[str, Any]]) -> tuple[list[Exporter], list[tuple[str, Kind]]]:
+    """Return where the gateways offer their metrics, from what their tasks registered, and those of which this run does
+    not know it."""
+    found, unknown = [], []
+    for host, seen in gateways.items():
+        results = [seen[name] for name in ("installed", "configured") if name in seen and not seen[name].get("skipped")]
+        result = results[0] if results else {}
+        if result.get("failed") or "gateway" not in result:
+            unknown.append((host, Kind.GATEWAYS))
+        elif not result.get("missing") and result["gateway"]["metrics"]["port"]:
+            metrics = result["gateway"]["metrics"]
+            remedy = "set model_gateway_metrics_address there to an address that others reach"
+            way = Way(**metrics["way"])
+            found.append(Exporter(host, way, Kind.GATEWAYS, metrics["address"], metrics["port"], remedy))
+    return found, unknown
+
+
+def host_exporters(ways: Mapping[str, Way | None], port: int) -> tuple[list[Exporter], list[tuple[str, Kind]]]:
+    """Return where node_exporter is on each host; ``ways`` has None for those to which this run knows no way, which are
+    returned, too. Port 0: it is on none."""
+    found = [
+        Exporter(host, way, Kind.HOSTS, "0.0.0.0", port, "")  # noqa: S104 - recognised, not bound
+        for host, way in ways.items()
+        if way and port
+    ]
+    return found, [(host, Kind.HOSTS) for host, way in ways.items() if port and not way]
 
 
 def _kept(not_deployed: Iterable[str], unknown: Iterable[tuple[str, Kind]]) -> Iterator[str]:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.magi.models.plugins.module_utils._config.monitoring import MONITORING_OPTIONS
 from ansible_collections.magi.models.plugins.module_utils._config.settings import PREFIX, SETTINGS
 from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import GATEWAY_OPTIONS
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
+from ansible_collections.magi.models.plugins.plugin_utils._observe.rules import RUNBOOKS
 from ansible_collections.magi.models.tests.unit.plugins.layout import OWN, Source, impure, sources, strangers, upward
 
 COLLECTION = Path(__file__).parents[3]
@@ -22,6 +24,7 @@ EFFECTS = {
         "_base.command",
         "_base.cores",
         "_base.files",
+        "_base.folder",
         "_base.gpus",
         "_base.history",
         "_base.private_module",
@@ -151,7 +154,21 @@ def test_defaults_and_argument_specs_of_the_gateway_agree():
     assert {name: options[name] for name in vars(Gateway())} == vars(Gateway())
 
 
-@pytest.mark.parametrize("name", ["model_server", "gateway"])
+def test_defaults_and_argument_specs_of_the_monitoring_agree():
+    role = COLLECTION / "roles" / "observability"
+    defaults = yaml.safe_load((role / "defaults" / "main.yml").read_text())
+    specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+    assert {name: spec["default"] for name, spec in specs.items() if "default" in spec} == defaults
+    options = {f"observability_{name}": option.get("default") for name, option in MONITORING_OPTIONS.items()}
+    assert {
+        name: value for name, value in options.items() if name in defaults and "home" not in name
+    }.items() <= defaults.items()
+    assert MONITORING_OPTIONS["runbooks"]["default"] == RUNBOOKS
+    given = yaml.safe_load((COLLECTION / "galaxy.yml").read_text())["repository"]
+    assert RUNBOOKS.startswith(given)
+
+
+@pytest.mark.parametrize("name", ["model_server", "gateway", "observability"])
 def test_every_verb_has_its_argument_specs(name):
     role = COLLECTION / "roles" / name
     specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]

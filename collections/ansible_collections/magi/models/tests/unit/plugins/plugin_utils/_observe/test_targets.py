@@ -8,7 +8,13 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
-from ansible_collections.magi.models.plugins.plugin_utils._observe.targets import Exporter, Kind, targets
+from ansible_collections.magi.models.plugins.plugin_utils._observe.targets import (
+    Exporter,
+    Kind,
+    gateway_exporters,
+    host_exporters,
+    targets,
+)
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import model, plan, settings
 
 SSH, LOCAL = Way("gpu1.example.org", "ssh"), Way("mon", "local")
@@ -99,3 +105,32 @@ def test_the_name_of_a_host_stays_within_its_file():
     hostile = "../{{ 1 }}\n*"
     (name,) = targets(hostile, SSH, [deployed(hostile)]).files
     assert re.fullmatch(r"[\w.%-]+", name, re.ASCII)
+
+
+METRICS = {"address": "0.0.0.0", "port": 8405, "way": {"address": "gw1", "connection": "ssh"}}
+
+
+@pytest.mark.parametrize(
+    ("seen", "port", "unknown"),
+    [
+        ({"configured": {"gateway": {"metrics": METRICS}, "missing": ""}}, 8405, False),
+        ({"configured": {"missing": "no HAProxy"}, "installed": {"gateway": {"metrics": METRICS}}}, 8405, False),
+        ({"configured": {"gateway": {"metrics": METRICS}}, "installed": {"skipped": True}}, 8405, False),
+        ({"configured": {"gateway": {"metrics": METRICS}, "missing": "no HAProxy"}}, None, False),
+        ({"configured": {"gateway": {"metrics": {**METRICS, "port": 0}}}}, None, False),
+        ({"configured": {"gateway": {"metrics": METRICS}, "failed": True}}, None, True),
+        ({"configured": {"unreachable": True}}, None, True),
+        ({}, None, True),
+    ],
+)
+def test_where_a_gateway_offers_its_metrics(seen, port, unknown):
+    found, lost = gateway_exporters({"gw1": seen})
+    assert [item.port for item in found] == ([port] if port else [])
+    assert lost == ([("gw1", Kind.GATEWAYS)] if unknown else [])
+
+
+def test_where_node_exporter_is():
+    found, lost = host_exporters({"gpu1": SSH, "gpu2": None}, 9100)
+    assert [(item.host, item.port) for item in found] == [("gpu1", 9100)]
+    assert lost == [("gpu2", Kind.HOSTS)]
+    assert host_exporters({"gpu1": SSH, "gpu2": None}, 0) == ([], [])

@@ -1,0 +1,19 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The arguments of the module model_monitoring, for it and its action plugin. Pure."""
+
+from __future__ import annotations
+
+MONITORING_OPTIONS = {
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "home": {"type": "path", "required": True},
+    "hosts": {"type": "dict", "default": {}},
+    "gateways": {"type": "dict", "default": {}},
+    "interval": {"type": "int", "default": 15},
+    "key_file": {"type": "path", "default": ""},
+    "node_port": {"type": "int", "default": 0},
+    "alertmanagers": {"type": "list", "elements": "str", "default": []},
+    "limits": {"type": "dict", "default": {}},
+    "runbooks": {"type": "str", "default": "https://github.com/magi-models/magi.models/blob/main/docs/alerts.md"},
+    "job": {"type": "dict"},
+}

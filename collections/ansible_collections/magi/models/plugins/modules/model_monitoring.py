@@ -1,0 +1,125 @@
+#!/usr/bin/python
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: model_monitoring
+short_description: Tell Prometheus on a host what to ask and of what to warn, or remove that
+version_added: 0.2.0
+author:
+  - The magi.models maintainers (@magi-models)
+description:
+  - Writes Prometheus's configuration, its rules, and the targets of a deployment, namely all servers, gateways and
+    hosts, as documents for its C(file_sd_configs).
+  - An action plugin makes them on the controller, from what each host deployed or keeps, and calls the module of the
+    same name on the host once. What is known of hosts that this run did not reach or deploy stays.
+  - Prometheus sees new targets by itself. It must reload its configuration where RV(reload) is true.
+extends_documentation_fragment:
+  - magi.models.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    details: Shows every file.
+  idempotent:
+    support: full
+options:
+  state:
+    description: With V(absent), what the module wrote is removed.
+    type: str
+    choices: [present, absent]
+    default: present
+  home:
+    description: Folder of the files C(prometheus.yml), C(rules.yml) and C(targets/*.json).
+    type: path
+    required: true
+  hosts:
+    description:
+      - By host of the group C(model_servers), the results of its tasks, as M(magi.models.deployment_report) takes them.
+      - Evaluated by the action plugin of the same name.
+    type: dict
+    default: {}
+  gateways:
+    description:
+      - By host of the group C(model_gateways), the results of its tasks, likewise.
+      - Evaluated by the action plugin of the same name.
+    type: dict
+    default: {}
+  interval:
+    description: Seconds between two looks at each target, and between two evaluations of the rules.
+    type: int
+    default: 15
+  key_file:
+    description: File on the host with a key for all servers that have an API key file. Without it, these are not asked.
+    type: path
+    default: ""
+  node_port:
+    description: The port of node_exporter on all hosts. With 0, it is not asked.
+    type: int
+    default: 0
+  alertmanagers:
+    description: Where alerts are sent, each an address with a port.
+    type: list
+    elements: str
+    default: []
+  limits:
+    description: From where on something is worth an alert, such as C(queue) or C(first_token).
+    type: dict
+    default: {}
+  runbooks:
+    description: The page with the runbooks, to which each alert links.
+    type: str
+    default: https://github.com/magi-models/magi.models/blob/main/docs/alerts.md
+  job:
+    description: What the action plugin hands to the module on the host. Not for use in a playbook.
+    type: dict
+"""
+
+EXAMPLES = r"""
+- name: Tell Prometheus what was deployed
+  magi.models.model_monitoring:
+    home: /etc/magi-monitoring
+    limits: {queue: 50}
+    hosts: >-
+      {{ groups.model_servers | magi.models.registered(hostvars, settings='settled', registry='discovered',
+         planned='planned', applied='applied', after='looked') }}
+"""
+
+RETURN = r"""
+reload:
+  description: Whether something changed that Prometheus does not see by itself.
+  returned: always
+  type: bool
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, why
+from ansible_collections.magi.models.plugins.module_utils._base.folder import settle
+from ansible_collections.magi.models.plugins.module_utils._config.monitoring import MONITORING_OPTIONS
+
+OURS = ("prometheus.yml", "rules.yml", "targets/*-of-*.json")
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=MONITORING_OPTIONS, supports_check_mode=True)
+    params = module.params
+    job = params["job"]
+    if params["state"] == "absent":
+        job = {"files": {}, "keep": []}
+    elif not job:
+        module.fail_json(
+            msg="model_monitoring has an action plugin of the same name that must call it; use it as a task."
+        )
+    try:
+        diff = settle(params["home"], job["files"], OURS, job["keep"], check_mode=module.check_mode)
+    except FileWriteError as error:
+        module.fail_json(msg=f"{error.filename}: {why(error, 'observability_home')}.")
+    reload = any(not item["after_header"].endswith(".json") for item in diff)
+    module.exit_json(changed=bool(diff), diff=diff, reload=reload)
+
+
+if __name__ == "__main__":
+    main()

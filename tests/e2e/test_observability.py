@@ -1,0 +1,125 @@
+"""What Prometheus sees of a deployment: the real one, which looks each second, at real servers and a real gateway."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..load import ask_once
+from ..prometheus import Prometheus, get
+from ..waiting import until
+from .conftest import PORTS, Deployment
+
+PROMETHEUS = shutil.which("prometheus")
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed (Debian: apt-get install prometheus)"),
+]
+
+Q2, Q3 = "smollm2-135m-instruct.q2_k", "smollm2-135m-instruct.q3_k_m"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture
+def watched(deployment: Deployment) -> Deployment:
+    """A deployment with two models, of which one falls asleep, a gateway, and files for Prometheus."""
+    for quantization in ("Q2_K", "Q3_K_M"):
+        deployment.add_model(quantization)
+    deployment.add_profile("both", {"model": Q2, "options": {"sleep_idle_seconds": 3}}, {"model": Q3})
+    deployment.add_profile("one", {"model": Q2, "options": {"sleep_idle_seconds": 3}})
+    deployment.variables["model_server_port_range"] = [PORTS[0], PORTS[1] - 1]
+    here = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+    }
+    deployment.groups["model_gateways"] = {
+        "hosts": {"localhost": {}},
+        "vars": {
+            **here,
+            "model_gateway_manager": "supervisor",
+            "model_gateway_supervisord_path": str(Path(sys.executable).with_name("supervisord")),
+            "model_gateway_home": str(deployment.folder / "gateway"),
+            "model_gateway_port": PORTS[1],
+            "model_gateway_metrics_port": free_port(),
+        },
+    }
+    deployment.groups["monitoring"] = {
+        "hosts": {"localhost": {}},
+        "vars": {
+            **here,
+            "observability_home": str(deployment.folder / "monitoring"),
+            "observability_interval": 1,
+            "observability_limits": {"down": 1},
+        },
+    }
+    return deployment
+
+
+def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment):
+    home = watched.folder / "monitoring"
+    run = watched.play(profile="both")
+    assert run.code == 0, run.output
+    assert watched.play(profile="both").changed == 0
+    with Prometheus(
+        [
+            *(PROMETHEUS, "--config.file", str(home / "prometheus.yml")),
+            *("--storage.tsdb.path", str(watched.folder / "series")),
+            f"--web.listen-address=127.0.0.1:{free_port()}",
+        ],
+        watched.folder,
+    ) as prometheus:
+        there = {Q2, Q3, "gateway localhost"}
+        until(lambda: prometheus.up() == dict.fromkeys(there, True), 20, "all targets are up")
+        labels = f'{{host="localhost",instance="{Q3}",model_id="{Q3}",tier="Q3",profile="both",device="cpu"}}'
+        assert prometheus.value(f"llamacpp:requests_processing{labels}") == 0
+
+        # What our rules are made of is there, and they can be evaluated.
+        servers = watched.servers()
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", PORTS[1], timeout=60)) as gateway:
+            assert ask_once(gateway, Q3, stream=True, tokens=8) is None
+        for name in ("magi:tokens:rate1m", "magi:queue", "magi:slots:busy_share", "magi:first_token:seconds"):
+            until(lambda name=name: prometheus.value(f'{name}{{model_id="{Q3}"}}') is not None, 20, f"{name} is there")
+        rules = [rule for group in prometheus.asked("rules")["groups"] for rule in group["rules"]]
+        assert {rule["health"] for rule in rules} == {"ok"}
+
+        # It falls asleep though it is looked at, and sleeps on.
+        def asleep() -> bool:
+            return get(f"http://127.0.0.1:{servers[Q2]['port']}/props")["is_sleeping"]
+
+        looks = f'count_over_time(up{{instance="{Q2}"}}[1h])'
+        until(asleep, 20, "the idle server sleeps")
+        log = watched.home / "logs" / f"{Q2}.log"
+        fell_asleep, before = log.read_text().count("entering sleeping state"), prometheus.value(looks)
+        until(lambda: prometheus.value(looks) >= before + 10, 30, "ten more looks")
+        assert asleep()
+        assert log.read_text().count("entering sleeping state") == fell_asleep
+
+        assert prometheus.firing() == {}
+        os.kill(servers[Q3]["pid"], signal.SIGSTOP)
+        try:
+            until(prometheus.firing, 30, "an alert fires")
+            found = prometheus.firing()["MagiServerDown"]
+        finally:
+            os.kill(servers[Q3]["pid"], signal.SIGCONT)
+        assert found["annotations"]["summary"] == f"Server {Q3} on host localhost does not answer"
+        assert found["annotations"]["runbook_url"].endswith("/docs/alerts.md#magiserverdown")
+        until(lambda: not prometheus.firing(), 30, "the alert ends")
+
+        # What no longer runs is no target.
+        assert watched.play(profile="one").code == 0
+        until(lambda: {*prometheus.up()} == there - {Q3}, 20, "the target is gone")
+        assert asleep()
+    assert watched.play("teardown").code == 0
+    assert not home.exists()
