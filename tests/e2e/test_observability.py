@@ -8,7 +8,9 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,13 @@ from ..prometheus import Prometheus, get
 from ..waiting import until
 from .conftest import PORTS, Deployment
 
-PROMETHEUS = shutil.which("prometheus")
+PROMETHEUS, NODE_EXPORTER = map(shutil.which, ("prometheus", "prometheus-node-exporter"))
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed (Debian: apt-get install prometheus)"),
+    pytest.mark.skipif(
+        not (PROMETHEUS and NODE_EXPORTER),
+        reason="Prometheus is not installed (Debian: apt-get install prometheus prometheus-node-exporter)",
+    ),
 ]
 
 Q2, Q3 = "smollm2-135m-instruct.q2_k", "smollm2-135m-instruct.q3_k_m"
@@ -33,7 +38,23 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def watched(deployment: Deployment) -> Deployment:
+def node(tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """Process and port of a node_exporter that reads nothing but our file."""
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            *(NODE_EXPORTER, "--collector.disable-defaults", "--collector.textfile"),
+            *(f"--collector.textfile.directory={tmp_path / 'textfiles'}", f"--web.listen-address=127.0.0.1:{port}"),
+        ],
+        stderr=subprocess.DEVNULL,
+    )
+    yield process.pid, port
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture
+def watched(deployment: Deployment, node: tuple[int, int]) -> Deployment:
     """A deployment with two models, of which one falls asleep, a gateway, and files for Prometheus."""
     for quantization in ("Q2_K", "Q3_K_M"):
         deployment.add_model(quantization)
@@ -62,12 +83,14 @@ def watched(deployment: Deployment) -> Deployment:
             "observability_home": str(deployment.folder / "monitoring"),
             "observability_interval": 1,
             "observability_limits": {"down": 1},
+            "observability_node_port": node[1],
+            "observability_textfile_dir": str(deployment.folder / "textfiles"),
         },
     }
     return deployment
 
 
-def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment):
+def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment, node: tuple[int, int]):
     home = watched.folder / "monitoring"
     run = watched.play(profile="both")
     assert run.code == 0, run.output
@@ -80,10 +103,14 @@ def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment):
         ],
         watched.folder,
     ) as prometheus:
-        there = {Q2, Q3, "gateway localhost"}
+        there = {Q2, Q3, "gateway localhost", "host localhost"}
         until(lambda: prometheus.up() == dict.fromkeys(there, True), 20, "all targets are up")
         labels = f'{{host="localhost",instance="{Q3}",model_id="{Q3}",tier="Q3",profile="both",device="cpu"}}'
         assert prometheus.value(f"llamacpp:requests_processing{labels}") == 0
+
+        assert prometheus.value('magi_deployment_success{host="localhost"}') == 1
+        assert prometheus.value('magi_deployment_info{host="localhost",profile="both"}') == 1
+        assert prometheus.value(f'magi_instance_ready{{host="localhost",instance="{Q3}",model_id="{Q3}"}}') == 1
 
         # What our rules are made of is there, and they can be evaluated.
         servers = watched.servers()
@@ -107,15 +134,20 @@ def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment):
         assert log.read_text().count("entering sleeping state") == fell_asleep
 
         assert prometheus.firing() == {}
-        os.kill(servers[Q3]["pid"], signal.SIGSTOP)
+        stopped = (servers[Q3]["pid"], node[0])
+        for process in stopped:
+            os.kill(process, signal.SIGSTOP)
         try:
-            until(prometheus.firing, 30, "an alert fires")
-            found = prometheus.firing()["MagiServerDown"]
+            until(lambda: prometheus.firing().keys() == {"MagiServerDown", "MagiHostDown"}, 30, "both alerts fire")
+            found = prometheus.firing()
         finally:
-            os.kill(servers[Q3]["pid"], signal.SIGCONT)
-        assert found["annotations"]["summary"] == f"Server {Q3} on host localhost does not answer"
-        assert found["annotations"]["runbook_url"].endswith("/docs/alerts.md#magiserverdown")
-        until(lambda: not prometheus.firing(), 30, "the alert ends")
+            for process in stopped:
+                os.kill(process, signal.SIGCONT)
+        said = found["MagiServerDown"]["annotations"]
+        assert said["summary"] == f"Server {Q3} on host localhost does not answer"
+        assert said["runbook_url"].endswith("/docs/alerts.md#magiserverdown")
+        assert found["MagiHostDown"]["labels"]["host"] == "localhost"
+        until(lambda: not prometheus.firing(), 30, "the alerts end")
 
         # What no longer runs is no target.
         assert watched.play(profile="one").code == 0
@@ -123,3 +155,4 @@ def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment):
         assert asleep()
     assert watched.play("teardown").code == 0
     assert not home.exists()
+    assert [*(watched.folder / "textfiles").iterdir()] == []

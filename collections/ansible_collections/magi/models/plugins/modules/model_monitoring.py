@@ -33,9 +33,15 @@ options:
     choices: [present, absent]
     default: present
   home:
-    description: Folder of the files C(prometheus.yml), C(rules.yml) and C(targets/*.json).
+    description: Folder of the files C(prometheus.yml), C(rules.yml) and C(targets/*.json). Without it, there are none.
     type: path
-    required: true
+    default: ""
+  textfile_dir:
+    description:
+      - Folder where node_exporter on the host looks for C(*.prom) files (C(--collector.textfile.directory)). A host of
+        O(hosts) gets C(magi.prom) there, which tells how it was deployed.
+    type: path
+    default: ""
   hosts:
     description:
       - By host of the group C(model_servers), the results of its tasks, as M(magi.models.deployment_report) takes them.
@@ -95,29 +101,33 @@ reload:
   type: bool
 """
 
+import contextlib
+import os
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, why
 from ansible_collections.magi.models.plugins.module_utils._base.folder import settle
 from ansible_collections.magi.models.plugins.module_utils._config.monitoring import MONITORING_OPTIONS
-
-OURS = ("prometheus.yml", "rules.yml", "targets/*-of-*.json")
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=MONITORING_OPTIONS, supports_check_mode=True)
     params = module.params
     job = params["job"]
-    if params["state"] == "absent":
-        job = {"files": {}, "keep": []}
-    elif not job:
+    if not job:
         module.fail_json(
             msg="model_monitoring has an action plugin of the same name that must call it; use it as a task."
         )
-    try:
-        diff = settle(params["home"], job["files"], OURS, job["keep"], check_mode=module.check_mode)
-    except FileWriteError as error:
-        module.fail_json(msg=f"{error.filename}: {why(error, 'observability_home')}.")
-    reload = any(not item["after_header"].endswith(".json") for item in diff)
+    diff = []
+    for setting, wanted in job.items():
+        try:
+            diff += settle(params[setting], **wanted, check_mode=module.check_mode)
+        except FileWriteError as error:
+            module.fail_json(msg=f"{error.filename}: {why(error, f'observability_{setting}')}.")
+    if params["state"] == "absent" and params["home"] and not module.check_mode:
+        with contextlib.suppress(OSError):  # only where nothing else is in it
+            os.rmdir(params["home"])
+    reload = any(item["after_header"].endswith(".yml") for item in diff)
     module.exit_json(changed=bool(diff), diff=diff, reload=reload)
 
 

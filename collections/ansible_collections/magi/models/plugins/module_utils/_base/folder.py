@@ -23,8 +23,8 @@ def settle(
 ) -> list[dict[str, str]]:
     """Make ``folder`` hold ``files``, content by path in it, and return what changes as a module's diff.
 
-    Of the files there that match a glob of ``ours``, others are removed, but for those to ``keep``; folders that are
-    empty then, too. Everything else is somebody else's. Raises FileWriteError; what was written until then stays.
+    Of the files there that match a glob of ``ours``, others are removed, but for those to ``keep``; folders in it that
+    are empty then, too. Everything else is somebody else's. Raises FileWriteError; what was written until then stays.
     """
     home = Path(folder)
     there = {str(path.relative_to(home)) for glob in ours for path in home.glob(glob) if path.is_file()}
@@ -47,9 +47,7 @@ def settle(
     for name in gone:
         with writing(home / name):
             (home / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # up to the first that has something else in it
-            for path in (home / name).parents:
-                path.rmdir()
-                if path == home:
-                    break
+        with contextlib.suppress(OSError):  # something else may be in it
+            if (home / name).parent != home:
+                (home / name).parent.rmdir()
     return diff

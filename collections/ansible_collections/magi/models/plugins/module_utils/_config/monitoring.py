@@ -6,7 +6,8 @@ from __future__ import annotations
 
 MONITORING_OPTIONS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "home": {"type": "path", "required": True},
+    "home": {"type": "path", "default": ""},
+    "textfile_dir": {"type": "path", "default": ""},
     "hosts": {"type": "dict", "default": {}},
     "gateways": {"type": "dict", "default": {}},
     "interval": {"type": "int", "default": 15},
