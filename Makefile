@@ -73,6 +73,11 @@ status: $(VENV)/up.stamp ## Show what runs
 pinned: $(VENV)/dev.stamp
 	MODEL_SCAN_PATH= MAGI_DOTENV=/dev/null ansible-playbook playbooks/prepare.yml -e llama_server_install_method=source \
 	  -e llama_server_path=$(HOME)/.cache/magi/llama.cpp/current/llama-server
+	# Prometheus and promtool, too; services of the distribution's are not started.
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v promtool >/dev/null; then
+	  ansible localhost -m ansible.builtin.apt -a \
+	    'name=prometheus,prometheus-node-exporter install_recommends=false update_cache=true policy_rc_d=101'
+	fi
 
 # Tests on this machine and tests on the hosts run at the same time. The latter bring up hosts and docker daemon; what was
 # not there before is gone afterwards. (Not the variable MAKE: a dry run would run that line, and its trap.)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -39,11 +41,12 @@ def free_port() -> int:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[tuple[int, int]]:
-    """Process and port of a node_exporter that reads nothing but our file."""
+    """Process and port of a node_exporter that reads our file, and little else."""
     port = free_port()
     process = subprocess.Popen(
         [
             *(NODE_EXPORTER, "--collector.disable-defaults", "--collector.textfile"),
+            *("--collector.meminfo", "--collector.filesystem"),
             *(f"--collector.textfile.directory={tmp_path / 'textfiles'}", f"--web.listen-address=127.0.0.1:{port}"),
         ],
         stderr=subprocess.DEVNULL,
@@ -82,7 +85,7 @@ def watched(deployment: Deployment, node: tuple[int, int]) -> Deployment:
             **here,
             "observability_home": str(deployment.folder / "monitoring"),
             "observability_interval": 1,
-            "observability_limits": {"down": 1},
+            "observability_limits": {"down": 1, "memory": 1, "disk": 1},
             "observability_node_port": node[1],
             "observability_textfile_dir": str(deployment.folder / "textfiles"),
         },
@@ -120,6 +123,14 @@ def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment, node: t
             until(lambda name=name: prometheus.value(f'{name}{{model_id="{Q3}"}}') is not None, 20, f"{name} is there")
         rules = [rule for group in prometheus.asked("rules")["groups"] for rule in group["rules"]]
         assert {rule["health"] for rule in rules} == {"ok"}
+
+        # Each panel shows something.
+        chosen = {"$host": "localhost", "$model": Q3}
+        for path in sorted((home / "dashboards").glob("*.json")):
+            for panel in json.loads(path.read_text())["panels"]:
+                for target in panel["targets"]:
+                    query = re.sub(r"\$\w+", lambda found: chosen[found[0]], target["expr"])
+                    until(lambda query=query: prometheus.value(query) is not None, 20, f"{path.name}: {query}")
 
         # It falls asleep though it is looked at, and sleeps on.
         def asleep() -> bool:

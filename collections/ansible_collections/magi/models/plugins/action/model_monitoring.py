@@ -12,6 +12,7 @@ from ansible_collections.magi.models.plugins.module_utils._models.model import I
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import host_result
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
+from ansible_collections.magi.models.plugins.plugin_utils._observe.dashboards import dashboards
 from ansible_collections.magi.models.plugins.plugin_utils._observe.prometheus import prometheus
 from ansible_collections.magi.models.plugins.plugin_utils._observe.rules import LimitError, Limits, rules
 from ansible_collections.magi.models.plugins.plugin_utils._observe.targets import (
@@ -23,7 +24,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._observe.targets impor
 from ansible_collections.magi.models.plugins.plugin_utils._observe.textfile import FILE, textfile
 
 OURS = {
-    "home": ["prometheus.yml", "rules.yml", "targets/*-of-*.json"],
+    "home": ["prometheus.yml", "rules.yml", "targets/*-of-*.json", "grafana.yml", "dashboards/magi-*.json"],
     "textfile_dir": [FILE],
 }
 """The files in the folder that each of these settings names."""
@@ -70,6 +71,7 @@ class ActionModule(HostAction):
             "files": {
                 "prometheus.yml": prometheus(home, given["interval"], given["key_file"], given["alertmanagers"]),
                 "rules.yml": rules(limits, given["runbooks"]),
+                **dashboards(home),
                 **{f"targets/{name}": content for name, content in found.files.items()},
             },
             "keep": [f"targets/{name}" for name in found.keep],
@@ -89,5 +91,5 @@ class ActionModule(HostAction):
             **{item.name: item.way if item.plan else None for item in hosts},
             monitor: way,
         }
-        nodes, gone = host_exporters(ways, given["node_port"])
+        nodes, gone = host_exporters(ways, given["node_address"], given["node_port"])
         return targets(monitor, way, hosts, [*gateways, *nodes], [*lost, *gone], has_key=bool(given["key_file"]))

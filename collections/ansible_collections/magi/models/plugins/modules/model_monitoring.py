@@ -12,7 +12,7 @@ author:
   - The magi.models maintainers (@magi-models)
 description:
   - Writes Prometheus's configuration, its rules, and the targets of a deployment, namely all servers, gateways and
-    hosts, as documents for its C(file_sd_configs).
+    hosts, as documents for its C(file_sd_configs); and dashboards for Grafana.
   - An action plugin makes them on the controller, from what each host deployed or keeps, and calls the module of the
     same name on the host once. What is known of hosts that this run did not reach or deploy stays.
   - Prometheus sees new targets by itself. It must reload its configuration where RV(reload) is true.
@@ -33,7 +33,9 @@ options:
     choices: [present, absent]
     default: present
   home:
-    description: Folder of the files C(prometheus.yml), C(rules.yml) and C(targets/*.json). Without it, there are none.
+    description:
+      - Folder of the files C(prometheus.yml), C(rules.yml), C(targets/*.json), C(grafana.yml) and C(dashboards/*.json).
+        Without it, there are none.
     type: path
     default: ""
   textfile_dir:
@@ -62,6 +64,10 @@ options:
     description: File on the host with a key for all servers that have an API key file. Without it, these are not asked.
     type: path
     default: ""
+  node_address:
+    description: What node_exporter binds on all hosts.
+    type: str
+    default: 127.0.0.1
   node_port:
     description: The port of node_exporter on all hosts. With 0, it is not asked.
     type: int
@@ -127,7 +133,7 @@ def main() -> None:
     if params["state"] == "absent" and params["home"] and not module.check_mode:
         with contextlib.suppress(OSError):  # only where nothing else is in it
             os.rmdir(params["home"])
-    reload = any(item["after_header"].endswith(".yml") for item in diff)
+    reload = any(os.path.basename(item["after_header"]) in ("prometheus.yml", "rules.yml") for item in diff)
     module.exit_json(changed=bool(diff), diff=diff, reload=reload)
 
 

@@ -12,6 +12,7 @@ MONITORING_OPTIONS = {
     "gateways": {"type": "dict", "default": {}},
     "interval": {"type": "int", "default": 15},
     "key_file": {"type": "path", "default": ""},
+    "node_address": {"type": "str", "default": "127.0.0.1"},
     "node_port": {"type": "int", "default": 0},
     "alertmanagers": {"type": "list", "elements": "str", "default": []},
     "limits": {"type": "dict", "default": {}},

@@ -135,14 +135,13 @@ def gateway_exporters(gateways: Mapping[str, Mapping[str, Any]]) -> tuple[list[E
     return found, unknown
 
 
-def host_exporters(ways: Mapping[str, Way | None], port: int) -> tuple[list[Exporter], list[tuple[str, Kind]]]:
-    """Return where node_exporter is on each host; ``ways`` has None for those to which this run knows no way, which are
-    returned, too. Port 0: it is on none."""
-    found = [
-        Exporter(host, way, Kind.HOSTS, "0.0.0.0", port, "")  # noqa: S104 - recognised, not bound
-        for host, way in ways.items()
-        if way and port
-    ]
+def host_exporters(
+    ways: Mapping[str, Way | None], address: str, port: int
+) -> tuple[list[Exporter], list[tuple[str, Kind]]]:
+    """Return where node_exporter, which binds ``address``, is on each host; ``ways`` has None for those to which this
+    run knows no way, which are returned, too. Port 0: it is on none."""
+    remedy = "let node_exporter bind another address, and set observability_node_address to it"
+    found = [Exporter(host, way, Kind.HOSTS, address, port, remedy) for host, way in ways.items() if way and port]
     return found, [(host, Kind.HOSTS) for host, way in ways.items() if port and not way]
 
 

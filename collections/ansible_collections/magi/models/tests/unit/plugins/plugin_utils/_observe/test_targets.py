@@ -103,7 +103,7 @@ def test_gateways_and_hosts_are_targets():
 
 def test_the_name_of_a_host_stays_within_its_file():
     hostile = "../{{ 1 }}\n*"
-    (name,) = targets(hostile, SSH, [deployed(hostile)]).files
+    name = "".join(targets(hostile, SSH, [deployed(hostile)]).files)
     assert re.fullmatch(r"[\w.%-]+", name, re.ASCII)
 
 
@@ -130,7 +130,7 @@ def test_where_a_gateway_offers_its_metrics(seen, port, unknown):
 
 
 def test_where_node_exporter_is():
-    found, lost = host_exporters({"gpu1": SSH, "gpu2": None}, 9100)
+    found, lost = host_exporters({"gpu1": SSH, "gpu2": None}, "0.0.0.0", 9100)
     assert [(item.host, item.port) for item in found] == [("gpu1", 9100)]
     assert lost == [("gpu2", Kind.HOSTS)]
-    assert host_exporters({"gpu1": SSH, "gpu2": None}, 0) == ([], [])
+    assert host_exporters({"gpu1": SSH, "gpu2": None}, "0.0.0.0", 0) == ([], [])
