@@ -49,6 +49,8 @@ def watched(fleet: Fleet):
 
 def test_prometheus_from_nothing(watched: Fleet):
     fleet, limit = watched, ("--limit", "host1,host2")
+    packages = "prometheus prometheus-node-exporter"
+    fleet.sh("host1", f"DEBIAN_FRONTEND=noninteractive apt-get purge -qy {packages} >/dev/null")
     run = fleet.deploy("one", *limit)
     assert run.code == 0, run.output
     # node_exporter on host2 binds what only host2 reaches, as nobody said otherwise.
@@ -66,7 +68,9 @@ def test_prometheus_from_nothing(watched: Fleet):
         assert exposure, scored
         assert float(exposure[1]) <= most, scored
         assert fleet.sh("host1", f"systemd-analyze verify 2>&1 {unit}", check=False) == ""
-    assert fleet.sh("host1", "systemctl is-active prometheus.service", check=False).strip() != "active"
+    for asked_for in ("is-active", "is-enabled"):  # Debian's own
+        said = fleet.sh("host1", f"systemctl {asked_for} {packages}", check=False).split()
+        assert not {*said} & {"active", "enabled"}, said
     assert fleet.deploy("one", *limit).changed == 0
 
     # A change of the rules is taken without a restart.

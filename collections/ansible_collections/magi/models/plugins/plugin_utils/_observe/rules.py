@@ -295,7 +295,7 @@ def alerts(limits: Limits) -> tuple[Alert, ...]:
                 "`magi routes` tells which servers are up; the gateway's log has status and server of each request.",
                 "502: a server ended before it answered. 503: the model has no server. 504: one took too long. See "
                 "[gateway.md](gateway.md).",
-                "If it began with a deployment, deploy the profile as it was before.",
+                "If it began with a deployment, `magi rollback` takes that back.",
             ),
         ),
         Alert(
