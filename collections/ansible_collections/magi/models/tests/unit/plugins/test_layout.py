@@ -168,6 +168,14 @@ def test_defaults_and_argument_specs_of_the_monitoring_agree():
     assert RUNBOOKS.startswith(given)
 
 
+def test_gateways_and_prometheus_are_told_of_the_same_tasks():
+    gateway, monitoring = (
+        yaml.safe_load((COLLECTION / "roles" / name / "vars" / "main.yml").read_text())[f"__{name}_hosts"]
+        for name in ("gateway", "observability")
+    )
+    assert gateway == monitoring
+
+
 @pytest.mark.parametrize("name", ["model_server", "gateway", "observability"])
 def test_every_verb_has_its_argument_specs(name):
     role = COLLECTION / "roles" / name
