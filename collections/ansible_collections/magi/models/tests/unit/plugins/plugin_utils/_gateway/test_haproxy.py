@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -46,7 +47,7 @@ def server(instance, host="h1", model_id=None, port=8080, aliases=(), wants_key=
 
 def refused(folder, made, secrets=None):
     """Return what HAProxy says against a configuration with secret files; empty if it takes it."""
-    program = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+    program = os.environ.get("MAGI_HAPROXY") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if program is None:
         pytest.skip("haproxy is not installed (Debian: apt-get install haproxy)")
     for name, content in made.files.items():

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import os
 import re
 import shutil
 import socket
@@ -30,7 +31,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings impo
 from ansible_collections.magi.models.plugins.plugin_utils._observe.rules import RECORDS, Limits, alerts
 
 TEMPLATES = Path(__file__).parents[5] / "roles" / "gateway" / "templates"
-HAPROXY = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+HAPROXY = os.environ.get("MAGI_HAPROXY") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin")
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed (Debian: apt-get install haproxy)")
 
 
