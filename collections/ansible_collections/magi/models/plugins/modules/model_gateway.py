@@ -279,20 +279,23 @@ def main() -> None:
         if params["state"] in PRESENT:
             files = given["files"][service.name]
             sources = Sources(params["keys_file"], params["backend_key_file"], params["tls_certificate"])
-            secrets = read_secrets(sources, files)
             if sources.keys_file and not os.path.exists(sources.keys_file):
                 module.warn(f"{sources.keys_file} is not there, so the gateway lets nobody in; magi key add makes it.")
-            wanted = Wanted(
-                home,
-                program,
-                *sealed(files, secrets),
-                tuple(ServiceFile(**item) for item in given["service_files"][service.name]),
-                given["addresses"],
-                params["port"],
-                secrets,
-                all_serve=params["state"] == "present",
-            )
-            outcome = present(service, wanted, check_mode=module.check_mode)
+
+            def want() -> Wanted:
+                secrets = read_secrets(sources, files)
+                return Wanted(
+                    home,
+                    program,
+                    *sealed(files, secrets),
+                    tuple(ServiceFile(**item) for item in given["service_files"][service.name]),
+                    given["addresses"],
+                    params["port"],
+                    secrets,
+                    all_serve=params["state"] == "present",
+                )
+
+            outcome = present(service, want, check_mode=module.check_mode)
             news = given["began_at"] and (outcome.changed or given["undone"])
             if news and params["state"] == "present" and not module.check_mode:
                 remember(home, given["began_at"], {"settings": given["settings"]})

@@ -142,16 +142,19 @@ def changed_file(module: AnsibleModule) -> tuple[bool, list[Key]]:
 def take_in(module: AnsibleModule, keys: list[Key], in_use: bool) -> bool:
     """Let the gateway know the keys; return whether that changes it. Raises ProxyError, ServiceError and OSError."""
     params = module.params
-    files, secrets = configured(params["home"])
     if not in_use:
         return False
-    secrets = {**secrets, **maps(keys, files["names.txt"], files["models.json"])}
     service = gateway_service(params["manager"], params["home"], params["supervisord_path"])
     if any(item.state in ("drained", "disabled") for item in servers(service.sockets.stats)):
         module.warn("a deployment is under way; the gateway takes the keys in when it ends.")
         return False
-    wanted = Wanted(params["home"], params["haproxy_path"], *sealed(files, secrets), (), (), 0, secrets)
-    return present(service, wanted, check_mode=module.check_mode).changed
+
+    def want() -> Wanted:
+        files, secrets = configured(params["home"])
+        secrets = {**secrets, **maps(keys, files["names.txt"], files["models.json"])}
+        return Wanted(params["home"], params["haproxy_path"], *sealed(files, secrets), (), (), 0, secrets)
+
+    return present(service, want, check_mode=module.check_mode).changed
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,18 +86,20 @@ class Outcome:
     diff: tuple[dict[str, str], ...] = ()
 
 
-def present(service: GatewayService, wanted: Wanted, *, check_mode: bool) -> Outcome:
-    """Make the host run the gateway. A configuration that HAProxy refuses never replaces one that works.
+def present(service: GatewayService, want: Callable[[], Wanted], *, check_mode: bool) -> Outcome:
+    """Make the host run the gateway that ``want`` returns, which reads files of the host. A configuration that HAProxy
+    refuses never replaces one that works.
 
-    Raises ProxyError, FileWriteError and ServiceError.
+    Raises ProxyError, FileWriteError and ServiceError, and what ``want`` raises.
     """
     try:
-        return _present(service, wanted, check_mode=check_mode)
+        return _present(service, want, check_mode=check_mode)
     except RefusedError as error:
         raise ProxyError(f"HAProxy did not take {error}; run again, and see its log") from None
 
 
-def _present(service: GatewayService, wanted: Wanted, *, check_mode: bool) -> Outcome:
+def _present(service: GatewayService, want: Callable[[], Wanted], *, check_mode: bool) -> Outcome:
+    wanted = want()
     outcome = _foreseen(service, wanted)
     if not outcome.changed:
         return outcome
@@ -105,7 +107,10 @@ def _present(service: GatewayService, wanted: Wanted, *, check_mode: bool) -> Ou
     if check_mode:
         return outcome
     with _locked(wanted.home):
-        outcome = _foreseen(service, wanted)  # again: whoever had the lock has changed things
+        before, wanted = wanted, want()  # again: whoever had the lock has changed things
+        outcome = _foreseen(service, wanted)
+        if wanted != before:
+            _check(service, wanted, outcome)
         _write(wanted)
         if "start" in outcome.actions:
             service.start()

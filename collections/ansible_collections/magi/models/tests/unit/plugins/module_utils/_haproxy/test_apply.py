@@ -81,51 +81,55 @@ def wanted(service, revision="1", program="/bin/true", port=0, **files):
     )
 
 
+def put(service, one, *, check_mode):
+    return present(service, lambda: one, check_mode=check_mode)
+
+
 def test_check_real_again_check(service):
     one = wanted(service)
-    assert present(service, one, check_mode=True).actions == ("write", "start")
+    assert put(service, one, check_mode=True).actions == ("write", "start")
     assert not service.home.exists()
-    assert present(service, one, check_mode=False).actions == ("write", "start")
+    assert put(service, one, check_mode=False).actions == ("write", "start")
     assert (service.home / "current" / "haproxy.cfg").read_text() == "# 1\n"
     assert service.definition.stat().st_mode & 0o777 == 0o600
     for check_mode in (True, False):
-        again = present(service, one, check_mode=check_mode)
+        again = put(service, one, check_mode=check_mode)
         assert (again.changed, again.actions, again.diff) == (False, (), ())
     assert service.calls == ["start"]
 
 
 def test_a_change_is_a_reload_and_what_does_not_run_as_desired_heals(service):
-    present(service, wanted(service), check_mode=False)
-    assert present(service, wanted(service, "2"), check_mode=False).actions == ("write", "reload")
+    put(service, wanted(service), check_mode=False)
+    assert put(service, wanted(service, "2"), check_mode=False).actions == ("write", "reload")
     assert service.runs == "2"
     (service.home / "current" / "haproxy.cfg").write_text("# somebody's\n")
-    assert present(service, wanted(service, "2"), check_mode=False).actions == ("write", "reload")
+    assert put(service, wanted(service, "2"), check_mode=False).actions == ("write", "reload")
     assert (service.home / "current" / "haproxy.cfg").read_text() == "# 2\n"
     service.runs = "1"  # a reload was lost
-    assert present(service, wanted(service, "2"), check_mode=False).actions == ("reload",)
+    assert put(service, wanted(service, "2"), check_mode=False).actions == ("reload",)
     service.runs = None
-    assert present(service, wanted(service, "2"), check_mode=False).actions == ("start",)
+    assert put(service, wanted(service, "2"), check_mode=False).actions == ("start",)
 
     # what a killed deployment left: servers without requests, and a name that leads nowhere
     kept = [ServerState("a", f"s{state}", False, state, 0, 4, 0) for state in ("up", "drained", "disabled")]
     service.kept = [*kept]
     begun = replace(wanted(service, "2"), all_serve=False)
-    assert present(service, begun, check_mode=False).actions == ("ready",)
+    assert put(service, begun, check_mode=False).actions == ("ready",)
     service.kept = [*kept]
-    assert present(service, wanted(service, "2"), check_mode=False).actions == ("ready",)
+    assert put(service, wanted(service, "2"), check_mode=False).actions == ("ready",)
     assert service.calls[-2:] == [["a/sdrained"], ["a/sdrained", "a/sdisabled"]]
     service.keys = {"another"}
-    assert present(service, wanted(service, "2"), check_mode=False).actions == ("reload",)
+    assert put(service, wanted(service, "2"), check_mode=False).actions == ("reload",)
 
 
 def test_a_configuration_that_is_refused_replaces_nothing(service, tmp_path):
-    present(service, wanted(service), check_mode=False)
+    put(service, wanted(service), check_mode=False)
     program = tmp_path / "haproxy"
     program.write_text("#!/bin/sh\necho \"[ALERT]    (7) : config : [$5:3] : unknown keyword 'x'\" >&2\nexit 1\n")
     program.chmod(0o755)
     for check_mode in (True, False):
         with pytest.raises(ProxyError, match=r"stays: \[haproxy.cfg:3\] : unknown keyword 'x'; correct the template"):
-            present(service, wanted(service, "2", str(program)), check_mode=check_mode)
+            put(service, wanted(service, "2", str(program)), check_mode=check_mode)
     assert (service.home / "current" / "haproxy.cfg").read_text() == "# 1\n"
     assert service.calls == ["start"]
 
@@ -135,13 +139,13 @@ def test_a_gateway_that_does_not_start_says_why(service):
     with pytest.raises(
         ProxyError, match=r"did not take the configuration in .*: Starting frontend gateway: cannot bind"
     ):
-        present(service, wanted(service), check_mode=False)
+        put(service, wanted(service), check_mode=False)
 
 
 def test_secrets_lie_beside_the_configuration_and_nobody_sees_them(service):
     one = replace(wanted(service, "1"), secrets={"keys.map": "abc alice\n", "tls.pem": "canary"})
     for check_mode in (True, False):
-        outcome = present(service, one, check_mode=check_mode)
+        outcome = put(service, one, check_mode=check_mode)
         assert "canary" not in str(outcome)
         assert {item["after"] for item in outcome.diff if "/secrets/" in item["after_header"]} == {"(not shown)\n"}
     folder = service.home / "secrets"
@@ -151,18 +155,28 @@ def test_secrets_lie_beside_the_configuration_and_nobody_sees_them(service):
     }
     assert folder.stat().st_mode & 0o777 == 0o700
     assert configured(str(service.home)) == (one.files, one.secrets)
-    assert not present(service, one, check_mode=False).changed
+    assert not put(service, one, check_mode=False).changed
     (folder / "keys.map").write_text("somebody's")
-    assert present(service, one, check_mode=False).actions == ("write", "reload")
+    assert put(service, one, check_mode=False).actions == ("write", "reload")
     assert (folder / "keys.map").read_text() == "abc alice\n"
     less = replace(wanted(service, "2"), secrets={"keys.map": ""})
-    assert present(service, less, check_mode=False).actions == ("write", "reload")
+    assert put(service, less, check_mode=False).actions == ("write", "reload")
     assert [path.name for path in folder.iterdir()] == ["keys.map"]
-    assert present(service, wanted(service, "3"), check_mode=False).actions == ("write", "reload")
+    assert put(service, wanted(service, "3"), check_mode=False).actions == ("write", "reload")
     assert not folder.exists()
-    present(service, one, check_mode=False)
+    put(service, one, check_mode=False)
     absent(service, str(service.home), check_mode=False)
     assert not service.home.exists()
+
+
+def test_a_key_that_is_added_meanwhile_stays(service):
+    """What is read from files of the host is read again once nobody else changes the gateway."""
+    before = replace(wanted(service, "1"), secrets={"keys.map": ""})
+    after = replace(wanted(service, "2"), secrets={"keys.map": "abc alice\n"})
+    reads = [before, after]
+    assert present(service, lambda: reads.pop(0), check_mode=False).actions == ("write", "start")
+    assert configured(str(service.home)) == (after.files, after.secrets)
+    assert (service.runs, reads) == ("2", [])
 
 
 def test_a_port_of_somebody_else_is_named(service):
@@ -171,26 +185,26 @@ def test_a_port_of_somebody_else_is_named(service):
         with pytest.raises(
             PortTakenError, match=rf"port {port} of 127.0.0.1 is taken by process \d+, .*; end it, or set"
         ):
-            present(service, wanted(service, port=port), check_mode=True)
+            put(service, wanted(service, port=port), check_mode=True)
 
 
 def test_the_last_configurations_stay(service):
     for number in range(6):
-        present(service, wanted(service, str(number)), check_mode=False)
+        put(service, wanted(service, str(number)), check_mode=False)
     assert len([*(service.home / "configurations").iterdir()]) == apply.KEPT
     assert (service.home / "current" / "haproxy.cfg").exists()
 
 
 def test_what_is_routed_is_remembered(service):
     assert remembered(str(service.home)) == []
-    present(service, wanted(service, **{"servers.json": json.dumps([{"host": "gpu1"}])}), check_mode=False)
+    put(service, wanted(service, **{"servers.json": json.dumps([{"host": "gpu1"}])}), check_mode=False)
     assert remembered(str(service.home)) == [{"host": "gpu1"}]
 
 
 def test_only_ours_is_removed(service):
     home = str(service.home)
     assert not absent(service, home, check_mode=False).changed
-    present(service, wanted(service), check_mode=False)
+    put(service, wanted(service), check_mode=False)
     theirs = service.home / "theirs"
     theirs.write_text("x")
     assert absent(service, home, check_mode=True).changed

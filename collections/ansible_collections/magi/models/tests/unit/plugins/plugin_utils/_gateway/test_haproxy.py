@@ -62,7 +62,7 @@ def refused(folder, made, secrets=None):
         text=True,
         check=False,
     )
-    return done.stderr + done.stdout if done.returncode else ""
+    return done.stderr + done.stdout or f"exit status {done.returncode}" if done.returncode else ""
 
 
 @pytest.mark.parametrize(

@@ -376,6 +376,21 @@ def test_a_server_that_is_gone_is_something_else(fakes, start):
     assert [answer[2]["Retry-After"] for answer in gone] == ["10", "10"]
 
 
+def test_a_long_conversation_stays_by_its_beginning(fakes, start):
+    proxy = start([server(fake, f"m-{number}", model="m") for number, fake in enumerate(fakes)])
+    awaited(lambda: {proxy.ask(body={"model": f"m-{number}"})[0] for number in range(3)} == {200})
+    long = "long " * 20_000
+
+    def where(*messages):
+        talk = [{"role": role, "content": content} for role, content in messages]
+        return proxy.ask(body={"messages": talk, "model": "m"})[1]["port"]
+
+    for first in ([("user", long)], [("system", long), ("user", "one")], [("system", "You help."), ("user", long)]):
+        assert len({where(*first, *[("user", "more")] * number) for number in range(6)}) == 1
+    short = {where(("system", "You help."), ("user", str(number)), ("user", long)) for number in range(30)}
+    assert short == {fake.server_port for fake in fakes}
+
+
 @pytest.mark.parametrize("content", ["text", [{"type": "text", "text": "parts"}]])
 def test_messages_in_parts_are_conversations_too(fakes, start, content):
     proxy = start([server(fake, f"m-{number}", model="m") for number, fake in enumerate(fakes)])
