@@ -16,6 +16,7 @@ import pytest
 
 from ..command import Ran, begin
 from ..load import Clients
+from ..waiting import until
 from .conftest import Q2, Q3, Fleet, bare
 
 pytestmark = pytest.mark.fleet
@@ -126,25 +127,44 @@ def test_a_gateway_for_several_hosts(behind: Fleet, tmp_path: Path):
     assert fleet.play("teardown", *limit).changed == 0
 
 
-def test_a_change_of_all_servers_of_a_model_loses_no_request(behind: Fleet):
-    """Two servers on two hosts restart one after the other; a model moves; clients of both notice nothing."""
+def test_what_happens_to_all_servers_of_a_model_loses_no_request(behind: Fleet):
+    """Two servers on two hosts change, are upgraded, and lose their host, one after the other; clients notice nothing."""
     fleet, limit = behind, ("--limit", "host1,host2")
+    where = fleet.hosts["host1"]["ansible_host"]
     fleet.variables["model_server_stop_timeout"] = 60
     run = fleet.deploy("two", *limit)
     assert run.code == 0, run.output
     fleet.profile("two", Q2, {"model": Q3, "aliases": ["chat"]}, options={"ctx_size": 1024})
-    with Clients(fleet.hosts["host1"]["ansible_host"], PORT, [Q2, Q3], says={Q3: "chat"}) as clients:
-        run = fleet.deploy("two", *limit)
-        assert run.code == 0, run.output
-        assert f"host1: clients of {Q2}: drained, while host2 serves its model" in run.output
-        assert f"host2: clients of {Q3}: drained, while host1 serves its model" in run.output
-        assert "stop_timeout ran out" not in run.output
+    for host in ("host1", "host2"):
+        fleet.sh(host, f"cp -a {fleet.group_vars['model_server_llama_server_path'].rpartition('/')[0]} /opt/upgraded")
+    with Clients(where, PORT, [Q2, Q3], says={Q3: "chat"}) as clients:
+        for change in ({}, {"model_server_llama_server_path": "/opt/upgraded/llama-server"}):
+            fleet.variables.update(change)
+            run = fleet.deploy("two", *limit)
+            assert run.code == 0, run.output
+            assert f"host1: clients of {Q2}: drained, while host2 serves its model" in run.output
+            assert f"host2: clients of {Q3}: drained, while host1 serves its model" in run.output
+            assert "stop_timeout ran out" not in run.output
         again = fleet.deploy("two", *limit)
         assert (again.code, again.changed) == (0, 0), again.output
     assert clients.wrong == []
-    assert min(clients.answered[Q2], clients.answered[Q3]) > 50
+    assert min(clients.answered[Q2], clients.answered[Q3]) > 100
     held = fleet.sh("host1", f"journalctl -q -o cat -u {UNIT} | grep -c '\"held\":true'", check=False)
     assert held.strip() == "0"
+
+    # nobody drains a host that reboots: who has a slot there is cut, and nobody else
+    ports = [item["port"] for item in fleet.report()["servers"] if item["host"] == "host2"]
+    with Clients(where, PORT, [Q2, Q3], says={Q3: "chat"}) as clients:
+        until(lambda: all(fleet.busy("host2", port) for port in ports), 30, "both servers of host2 work")
+        fleet.sh("host2", "systemctl reboot", check=False)
+        until(lambda: not any(fleet.get("host2", port, "/health")[0] for port in ports), 60, "host2 is down")
+        until(lambda: all(fleet.busy("host2", port) for port in ports), 120, "both servers of host2 work again")
+    ended = [item for item in clients.wrong if item[1] in ("cut", 502) or "IncompleteRead" in str(item[1])]
+    assert clients.wrong == ended
+    assert len(ended) <= 8  # slots
+    assert min(clients.answered[Q2], clients.answered[Q3]) > 50
+    for host in ("host1", "host2"):
+        fleet.sh(host, "rm -r /opt/upgraded")
 
 
 def test_keys_and_a_certificate_on_a_systemd_host(behind: Fleet, tmp_path: Path):
@@ -201,6 +221,14 @@ def test_keys_and_a_certificate_on_a_systemd_host(behind: Fleet, tmp_path: Path)
     printed = fleet.sh("host1", f"journalctl --quiet --output=cat --unit={UNIT}; cat /etc/magi-gateway/current/*")
     for secret in ("canary", "PRIVATE KEY", hashlib.sha256(b"two").hexdigest()):
         assert secret not in printed + run.output
+
+    # without them, their copies are gone, too
+    for name in ("keys_file", "backend_key_file", "tls_certificate"):
+        del variables[f"model_gateway_{name}"]
+    run = fleet.deploy("one", *limit)
+    assert run.code == 0, run.output
+    assert served(fleet, Q2) == 200
+    assert fleet.sh("host1", "ls -d /etc/magi-gateway/secrets /run/magi-gateway/secrets", check=False) == ""
     gone = fleet.play("teardown", *limit)
     assert gone.code == 0, gone.output
     assert fleet.sh("host1", "ls -d /etc/magi-gateway /run/magi-gateway", check=False) == ""
