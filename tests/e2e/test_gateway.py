@@ -467,11 +467,13 @@ def test_what_goes_wrong_is_named_and_the_old_one_goes_on(behind: Deployment):
     assert (status, answer["error"]["code"], headers["Retry-After"]) == (503, "no_server", "10")
     assert behind.play(profile="fast-only").code == 0
 
-    # without HAProxy, the run fails unless it is optional
+    # without HAProxy, the run fails unless it is optional, and what restarts has no clients to speak of
+    behind.add_profile("fast-only", Q2)
     variables["model_gateway_haproxy_path"] = str(behind.folder)
     missing = behind.play(profile="fast-only")
     assert missing.code != 0
     assert f"HAProxy is not at {behind.folder}: install it" in missing.text
+    assert "clients of" not in missing.text
 
 
 def told(behind: Deployment, *arguments: str, code: int = 0) -> str:
@@ -498,6 +500,13 @@ def test_keys_open_the_gateway_and_close_it_at_once(behind: Deployment):
     first = behind.play(profile="closed")
     assert first.code == 0, first.output
     assert "set model_gateway_backend_key_file to a file on the gateway" in first.text
+    # whoever has no key can't ask for a model's health: the deployment asks on a socket of its own
+    (entry,) = behind.report()["gateways"]
+    assert [(item["name"], bool(item["socket"]), item["status"]) for item in entry["asked"]] == [
+        ("", False, 200),
+        (Q2, True, 200),
+        (Q3, True, 200),
+    ]
     variables["model_gateway_backend_key_file"] = str(servers)
     run = behind.play(profile="closed")
     assert (run.code, "set model_gateway_backend_key_file" in run.text) == (0, False), run.output
@@ -557,7 +566,7 @@ def test_keys_open_the_gateway_and_close_it_at_once(behind: Deployment):
     servers_key = [path for path in places if b"canary-server-key" in path.read_bytes()]
     assert {*servers_key} <= {servers, home / "secrets" / "backend.map"}
     logged = [json.loads(line) for line in (home / "logs" / "gateway.log").read_text().splitlines() if line[:1] == "{"]
-    assert {item["key"] for item in logged} == {"-", "alice", "ci"}
+    assert {item["key"] for item in logged} == {"-", ":magi", "alice", "ci"}
 
     # a file that somebody edits counts from the next deployment on, or is refused with its line
     keys.write_text(keys.read_text() + "not a digest\n")

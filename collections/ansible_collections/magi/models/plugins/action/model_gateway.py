@@ -107,7 +107,13 @@ class ActionModule(HostAction):
         routed = {item.model_id for item in found.servers}
         asked = [name for name in launched_models(hosts) if name in routed] if done else []
         result["questions"] = gateway_questions(
-            way, gateway.address, gateway.port, asked, given["health_from"], tls=bool(gateway.tls_certificate)
+            way,
+            gateway.address,
+            gateway.port,
+            asked,
+            given["health_from"],
+            tls=bool(gateway.tls_certificate),
+            socket=result.get("keyless", ""),
         )
         return result
 

@@ -26,8 +26,9 @@ class ActionModule(HostAction):
             where = way.url(address, port, tls=tls)
             entry = result["gateway"] = gateway_entry(variables["inventory_hostname"], *where, result)
             names = [route["names"][0] for route in entry["routes"]]
+            asker, keyless = arguments.get("health_from", "auto"), result["keyless"]
             result["questions"] = (
-                gateway_questions(way, address, port, names, arguments.get("health_from", "auto"), whole=True, tls=tls)
+                gateway_questions(way, address, port, names, asker, whole=True, tls=tls, socket=keyless)
                 if entry["is_ready"]
                 else []
             )

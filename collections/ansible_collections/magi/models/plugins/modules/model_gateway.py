@@ -201,8 +201,12 @@ gateway:
       description: Where its metrics are, as address and port, and the way by which Ansible gets to the host.
       type: dict
       returned: always
+keyless:
+  description: The socket on the host where the gateway answers without a key; empty where clients need none.
+  returned: for O(state=present)
+  type: str
 questions:
-  description: Where M(ansible.builtin.uri) asks for each model that was launched, each with name, url and by.
+  description: Where M(ansible.builtin.uri) asks for each model that was launched, each with name, url, by and socket.
   returned: for O(state=present)
   type: list
   elements: dict
@@ -310,6 +314,8 @@ def main() -> None:
     except OSError as error:
         module.fail_json(msg=f"{error.filename or home}: {why(error, 'model_gateway_home')}.")
     found = {"missing": "", "installable": False} if params["state"] in PRESENT else {}
+    if params["state"] == "present":
+        found["keyless"] = service.sockets.own if params["keys_file"] else ""
     module.exit_json(changed=outcome.changed, done=list(outcome.actions), diff=list(outcome.diff), **found)
 
 

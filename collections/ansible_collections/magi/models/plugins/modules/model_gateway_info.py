@@ -69,6 +69,10 @@ states:
   returned: always
   type: list
   elements: dict
+keyless:
+  description: The socket on the host where the gateway answers without a key; empty where clients need none.
+  returned: always
+  type: str
 gateway:
   description:
     - Both together, with host, url, url_from, names, is_ready, cause and detail as in a report, and routes.
@@ -79,7 +83,7 @@ gateway:
   returned: always
   type: dict
 questions:
-  description: Where M(ansible.builtin.uri) asks as clients do, each with name, url and by.
+  description: Where M(ansible.builtin.uri) asks as clients do, each with name, url, by and socket.
   returned: always
   type: list
   elements: dict
@@ -90,8 +94,9 @@ tasks:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import remembered
+from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import configured, remembered
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
+from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import MAPS
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import INFO_OPTIONS
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import running_revision, servers
 
@@ -102,12 +107,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     home = module.params["home"]
-    path = gateway_service(module.params["manager"], home).sockets.stats
+    sockets = gateway_service(module.params["manager"], home).sockets
     module.exit_json(
         changed=False,
-        running=running_revision(path) is not None,
+        running=running_revision(sockets.stats) is not None,
         routed=remembered(home),
-        states=[item.to_dict() for item in servers(path)],
+        states=[item.to_dict() for item in servers(sockets.stats)],
+        keyless=sockets.own if MAPS[0] in configured(home)[1] else "",
     )
 
 

@@ -15,9 +15,6 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions impor
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import CONTROLLER, HOST, Way
 
-_NEEDS_A_KEY = (401, 403)
-"""It is there, and more than that it tells only those who have one."""
-
 
 def gateway_questions(
     way: Way,
@@ -28,19 +25,27 @@ def gateway_questions(
     *,
     whole: bool = False,
     tls: bool = False,
+    socket: str = "",
 ) -> list[dict[str, str]]:
     """Return where to ask the gateway that binds ``address``, with ``tls`` by HTTPS, for the health of ``names``, each
-    with name, url and by (CONTROLLER or HOST); if ``whole``, first for its own, and for its list of names.
+    with name, url, by (CONTROLLER or HOST) and socket; if ``whole``, first for its own, and for its list of names.
 
     HOST or CONTROLLER asks if ``health_from`` says so; with auto, the controller where it gets there by an address that
-    others have, too.
+    others have, too. Where clients need a key, there is a ``socket`` on the host that needs none: whoever has no key is
+    told only that the gateway is there, and the rest is asked on the socket.
     """
     url, url_from = way.url(address, port, tls=tls)
     outside = health_from == CONTROLLER or (health_from == "auto" and way.over_the_network and url_from == CONTROLLER)
     base, by = (url, CONTROLLER) if outside else (local_url(address, port, tls=tls), HOST)
-    paths = [("", "/health"), ("", "/v1/models")] if whole else []
-    paths += [(name, f"/models/{quote(name, safe='')}/health") for name in names]
-    return [{"name": name, "url": f"{base}{path}", "by": by} for name, path in paths]
+    asked = [(name, f"/models/{quote(name, safe='')}/health") for name in names]
+    asked = [("", "/v1/models"), *asked] if whole else asked
+    there = {"name": "", "url": f"{base}/health", "by": by, "socket": ""}
+    if socket:
+        base, by = "http://localhost", HOST
+    return [
+        *([there] if whole or (socket and asked) else []),
+        *({"name": name, "url": f"{base}{path}", "by": by, "socket": socket} for name, path in asked),
+    ]
 
 
 def _asked(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
@@ -52,7 +57,7 @@ def _asked(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any
 
 
 def asked_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return name, url, by and HTTP status (-1: no answer) of each question; ``results`` is what ansible.builtin.uri
+    """Return name, url, by, socket and HTTP status (-1: no answer) of each question; ``results`` is what ansible.builtin.uri
     returned in a loop over them."""
     return [asked for asked, _result in _asked(results)]
 
@@ -68,7 +73,7 @@ def not_told(
     unknown: list[str] = []
     for asked, result in _asked(results):
         name, status, url = asked["name"], asked["status"], asked["url"]
-        if status in _NEEDS_A_KEY or name in excused:
+        if name in excused:
             continue
         if status < 0:
             return _not_reached(host, asked, result)

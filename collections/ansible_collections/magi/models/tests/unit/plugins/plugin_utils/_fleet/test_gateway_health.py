@@ -35,6 +35,14 @@ def test_where_a_gateway_is_asked(way, address, health_from, base, by):
     assert gateway_questions(way, address, 8000, ["a"], health_from) == [asked[2]]
     assert gateway_questions(way, address, 8000, [], health_from) == []
 
+    # who has no key learns no more than that it is there
+    there, listed, *rest = gateway_questions(way, address, 8000, ["a"], health_from, whole=True, tls=True, socket="/s")
+    assert there == {"name": "", "url": f"{base.replace('http', 'https')}/health", "by": by, "socket": ""}
+    assert {"by": "host", "socket": "/s"}.items() <= listed.items()
+    assert rest == [{"name": "a", "url": "http://localhost/models/a/health", "by": "host", "socket": "/s"}]
+    assert gateway_questions(way, address, 8000, ["a"], health_from, tls=True, socket="/s") == [there, *rest]
+    assert gateway_questions(way, address, 8000, [], health_from, socket="/s") == []
+
 
 BASE = "http://gw1:8000"
 
@@ -63,8 +71,7 @@ REFUSED = "Request failed: <urlopen error [Errno 111] Connection refused>"
         ([LIST, told("/models/a/health", 503), told("/models/b/health", 503)], "not_reached",
          "it reaches no server of a, b; open their ports"),
         ([told("/models/b/health", 404), told("/models/a/health", 503)], "not_routed", "it does not know b; "),
-        # who has no key learns no more than that it is there
-        ([told("/health"), told("/v1/models", 401), told("/models/a/health", 401)], None, ""),
+        ([told("/health"), told("/models/a/health", 401)], "not_reached", "a/health answers HTTP status 401"),
         ([told("/models/c/health", 503)], None, ""),
     ],
 )  # fmt: skip
