@@ -2,7 +2,8 @@
 """What the gateway costs and what it brings, each beside what it is compared with, in turn. Writes results/gateway.json
 and the tables in README.md.
 
-Needs HAProxy, wrk (Debian: apt-get install wrk), and the llama-server and the model of ``make up``.
+Needs HAProxy, wrk (Debian: apt-get install wrk), and the llama-server and the model of ``make up``. The LiteLLM proxy
+gets an environment of its own, which is kept.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ HAPROXY = "/usr/sbin/haproxy"
 TEMPLATES = ROOT / "collections/ansible_collections/magi/models/roles/gateway/templates"
 README, RESULTS = ROOT / "benchmarks/README.md", ROOT / "benchmarks/results/gateway.json"
 STREAMS, RELOADS, PIECES = 500, 5, 100
+FIRST = 500  # words of a conversation's first message: some 700 tokens
 WORDS = ("the", "river", "stone", "moves", "under", "bright", "cold", "seven", "lamps", "nobody", "counts", "again")
 
 # An upstream that answers at once, so that what a request takes is the gateway's part.
@@ -54,7 +56,37 @@ global
 frontend at_once
     bind 127.0.0.1:{port}
     http-request wait-for-body time 5s if METH_POST
-    http-request return status 200 content-type application/json string '{{"ok":true}}'
+    http-request return status 200 content-type application/json string '{answer}'
+"""
+ANSWER = {
+    "id": "x",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello"}}],
+    "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+}
+
+# What a proxy costs that reads no body.
+BARE = """
+defaults
+    mode http
+    timeout client 60s
+    timeout server 60s
+    timeout connect 5s
+frontend bare
+    bind 127.0.0.1:{port}
+    default_backend servers
+backend servers
+    server one 127.0.0.1:{to}
+"""
+
+# The version of the LiteLLM proxy, a peer that many would pick.
+PEER = "1.108.7"
+PEER_SETTINGS = """
+model_list:
+  - model_name: m
+    litellm_params: {{model: openai/m, api_base: "http://127.0.0.1:{to}/v1", api_key: none}}
 """
 
 
@@ -73,11 +105,11 @@ def running(command: Sequence[str | Path], cwd: Path) -> Iterator[subprocess.Pop
         process.wait()
 
 
-def healthy(port: int) -> None:
+def healthy(port: int, path: str = "/health") -> None:
     deadline = time.monotonic() + 120
     while True:
         with contextlib.suppress(OSError), contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as asked:
-            asked.request("GET", "/health")
+            asked.request("GET", path)
             if asked.getresponse().status == 200:
                 return
         if time.monotonic() > deadline:
@@ -86,14 +118,16 @@ def healthy(port: int) -> None:
 
 
 @contextlib.contextmanager
-def gateway(folder: Path, servers: Sequence[Server], **settings: Any) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def gateway(
+    folder: Path, servers: Sequence[Server], balance: str = "leastconn", **settings: Any
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """Run a gateway before ``servers``, with the configuration that a deployment writes; yield its port and process."""
     value = Gateway(port=free_port(), **settings)
     environment = plain_environment([str(TEMPLATES)])
     sockets = Sockets(*(str(folder / name) for name in ("stats", "master", "hold", "own")))
     made = configuration(value, routes(servers), servers, environment, sockets, "secrets")
     for name, content in made.items():
-        (folder / name).write_text(content)
+        (folder / name).write_text(content.replace("balance leastconn", f"balance {balance}"))
     with running([HAPROXY, "-W", "-db", "-S", sockets.master, "-f", "haproxy.cfg"], folder) as process:
         healthy(value.port)
         for server in servers:
@@ -163,7 +197,8 @@ def wrk(folder: Path, port: int, clients: int, size: int, seconds: int) -> tuple
     body = json.dumps({"messages": [{"role": "user", "content": "x" * (size - 60)}], "model": "m"})
     (folder / "post.lua").write_text(f"wrk.method = 'POST'\nwrk.body = [[{body}]]\n")
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
-    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--latency", "-s", folder / "post.lua", url]
+    how = ("-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "60s", "--latency")
+    command = ["wrk", *how, "-s", folder / "post.lua", url]
     done = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "Non-2xx" not in done, done
     unit = {"us": 0.001, "ms": 1, "s": 1000}
@@ -173,26 +208,54 @@ def wrk(folder: Path, port: int, clients: int, size: int, seconds: int) -> tuple
     return float(half[1]) * unit[half[2]], float(most[1]) * unit[most[2]], float(rate[1])
 
 
-def latency(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
-    """Yield rows: what a request takes directly and through the gateway, in turn; medians of the rounds."""
+def peer(folder: Path, to: int) -> tuple[list[str | Path], int]:
+    """Return the command of the LiteLLM proxy before the server at port ``to``, and its port; the first call installs
+    it."""
+    home = Path.home() / f".cache/magi/peers/litellm-{PEER}"
+    if not (home / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
+        pip = [home / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, f"litellm[proxy]=={PEER}"], check=True)
+        (home / "ready").touch()
+    (folder / "peer.yaml").write_text(PEER_SETTINGS.format(to=to))
     port = free_port()
-    (folder / "at_once.cfg").write_text(AT_ONCE.format(port=port))
-    with running([HAPROXY, "-db", "-f", "at_once.cfg"], folder):
-        healthy(port)
-        with gateway(folder, [Server("h", "m", "m", "127.0.0.1", port, 64)]) as (through, _process):
-            for size in (1_000, 200_000):
-                for clients in (1, 10, 50):
-                    seen = [
-                        [wrk(folder, where, clients, size, seconds) for where in (port, through)]
-                        for _round in range(rounds)
+    command = [home / "bin/litellm", "--config", "peer.yaml", "--host", "127.0.0.1", "--port", str(port)]
+    # Without a key, as the gateway; prices that it would fetch at its start are in its package, too.
+    weak = ("LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY=true", "LITELLM_LOCAL_MODEL_COST_MAP=True")
+    return ["env", *weak, "NO_PROXY=*", *command], port
+
+
+def latency(folder: Path, rounds: int, seconds: int) -> Iterator[str]:
+    """Yield rows: what a request takes directly, and what plain HAProxy, the gateway
+    and LiteLLM add, in turn; medians of the rounds."""
+    at_once, bare = free_port(), free_port()
+    (folder / "at_once.cfg").write_text(AT_ONCE.format(port=at_once, answer=json.dumps(ANSWER)))
+    (folder / "bare.cfg").write_text(BARE.format(port=bare, to=at_once))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(running([HAPROXY, "-db", "-f", "at_once.cfg"], folder))
+        healthy(at_once)
+        stack.enter_context(running([HAPROXY, "-db", "-f", "bare.cfg"], folder))
+        through, _process = stack.enter_context(gateway(folder, [Server("h", "m", "m", "127.0.0.1", at_once, 64)]))
+        command, other = peer(folder, at_once)
+        stack.enter_context(running(command, folder))
+        healthy(other, "/health/liveliness")
+        ports = (at_once, bare, through, other)
+        for size in (1_000, 200_000):
+            for clients in (1, 10, 50):
+                seen = [[wrk(folder, where, clients, size, seconds) for where in ports] for _round in range(rounds)]
+                direct, plain, ours, theirs = (
+                    [statistics.median(x[side][part] for x in seen) for part in range(3)] for side in range(len(ports))
+                )
+                yield " | ".join(
+                    [
+                        f"| {size // 1000} KB, {clients} clients | {direct[0]:.2f} / {direct[1]:.2f}",
+                        *(f"{x[0] - direct[0]:+.2f} / {x[1] - direct[1]:+.2f}" for x in (plain, ours, theirs)),
+                        f"{(theirs[0] - direct[0]) / (ours[0] - direct[0]):.0f}×",
+                        f"{ours[2]:.0f}",
+                        f"{theirs[2]:.0f}",
+                        f"{ours[2] / theirs[2]:.0f}× |",
                     ]
-                    (d50, d99, _), (t50, t99, rate) = (
-                        [statistics.median(x[side][part] for x in seen) for part in range(3)] for side in (0, 1)
-                    )
-                    yield (
-                        f"| {size // 1000} KB, {clients} clients | {d50:.2f} / {d99:.2f} ms | {t50:.2f} / {t99:.2f} ms "
-                        f"| +{t50 - d50:.2f} / +{t99 - d99:.2f} ms | {rate:.0f} |"
-                    )
+                )
 
 
 def resident(process: subprocess.Popen[bytes]) -> float:
@@ -267,12 +330,12 @@ def first_token(port: int, messages: list[dict[str, str]]) -> float:
 
 def later_turns(port: int, conversations: int = 8, turns: int = 4) -> float:
     """Return the median of the seconds to the first token of each turn after the first."""
-    chance = random.Random(1)  # noqa: S311 - the same words in both runs
+    chance = random.Random(1)  # noqa: S311 - the same words in all runs
 
     def text(words: int) -> str:
         return " ".join(chance.choice(WORDS) for _word in range(words))
 
-    talks = [[{"role": "user", "content": text(500)}] for _talk in range(conversations)]
+    talks = [[{"role": "user", "content": text(FIRST)}] for _talk in range(conversations)]
     later = []
     for turn in range(turns):
         for talk in chance.sample(talks, len(talks)):
@@ -282,10 +345,11 @@ def later_turns(port: int, conversations: int = 8, turns: int = 4) -> float:
     return statistics.median(later)
 
 
-def affinity(folder: Path, program: str, model: str, count: int = 3, slots: int = 4) -> tuple[float, float]:
-    """Return the median of later turns without and with affinity, before new servers each."""
+def affinity(folder: Path, program: str, model: str, count: int = 3, slots: int = 4) -> list[float]:
+    """Return the median of later turns with round robin, the least loaded server, and affinity, before new servers
+    each."""
     found = []
-    for on in (False, True):
+    for on, balance in ((False, "roundrobin"), (False, "leastconn"), (True, "leastconn")):
         with contextlib.ExitStack() as stack:
             ports = [free_port() for _server in range(count)]
             for port in ports:  # a cache for each conversation that may come to it
@@ -294,9 +358,9 @@ def affinity(folder: Path, program: str, model: str, count: int = 3, slots: int 
             for port in ports:
                 healthy(port)
             servers = [Server("h", f"m-{port}", "m", "127.0.0.1", port, slots) for port in ports]
-            port, _process = stack.enter_context(gateway(folder, servers, affinity=on))
+            port, _process = stack.enter_context(gateway(folder, servers, balance, affinity=on))
             found.append(later_turns(port))
-    return found[0], found[1]
+    return found
 
 
 def main() -> None:
@@ -313,8 +377,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lines = [
-            "| p50 / p99 | directly | through the gateway | added | requests a second through it |",
-            "|---|--:|--:|--:|--:|",
+            "| p50 / p99 in ms | directly | plain HAProxy adds | the gateway adds | LiteLLM adds | LiteLLM ÷ gateway "
+            "| requests a second: gateway | LiteLLM | gateway ÷ LiteLLM |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
         ]
         lines += latency(folder, given.rounds, given.seconds)
         with upstreams(folder, 1, 1000, 0) as servers, gateway(folder, servers) as (port, process):
@@ -324,7 +389,7 @@ def main() -> None:
         with upstreams(folder, 2, 2, 0.1) as servers, gateway(folder, servers) as (port, _process):
             pairs = [(throughput(port, 4, 200), throughput(port, 16, 200)) for _round in range(given.rounds)]
             used = statistics.median(many / few for few, many in pairs)
-        without, with_it = affinity(folder, str(given.llama_server), str(given.model))
+        robin, least, home = affinity(folder, str(given.llama_server), str(given.model))
     lines += [
         "",
         "| what | figure |",
@@ -333,9 +398,10 @@ def main() -> None:
         f"| memory with {STREAMS} live streams | {live:.0f} MiB |",
         f"| memory after 20 bodies of 10 MB | {after:.0f} MiB |",
         f"| 2 servers with 2 slots each: 16 clients ÷ one for each slot, in requests a second | {used:.2f} |",
-        f"| first token of later turns, 8 conversations on 3 servers: without affinity | {without:.2f} s |",
-        f"| the same with affinity | {with_it:.2f} s |",
-        f"| ratio | {without / with_it:.1f}× |",
+        f"| first token of later turns, 8 conversations on 3 servers: round robin | {robin:.2f} s |",
+        f"| the same, the least loaded server (`model_gateway_affinity: false`) | {least:.2f} s |",
+        f"| the same with affinity | {home:.2f} s |",
+        f"| round robin ÷ affinity | {robin / home:.1f}× |",
     ]
     print("\n".join(lines))
     day = time.strftime("%Y-%m-%d")

@@ -57,8 +57,8 @@ def _asked(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any
 
 
 def asked_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return name, url, by, socket and HTTP status (-1: no answer) of each question; ``results`` is what ansible.builtin.uri
-    returned in a loop over them."""
+    """Return name, url, by, socket and HTTP status (-1: no answer) of each question; ``results`` is what
+    ansible.builtin.uri returned in a loop over them."""
     return [asked for asked, _result in _asked(results)]
 
 
