@@ -36,7 +36,7 @@ pytestmark = pytest.mark.e2e
 
 Q2, Q3, Q4 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m", "q4_k_m"))
 PORT = PORTS[1]
-HAPROXY = Path("/usr/sbin/haproxy")
+HAPROXY = os.environ.get("MAGI_HAPROXY") or "/usr/sbin/haproxy"
 
 
 @pytest.fixture
@@ -53,6 +53,7 @@ def behind(deployment: Deployment) -> Deployment:
             "model_gateway_manager": "supervisor",
             "model_gateway_supervisord_path": str(Path(sys.executable).with_name("supervisord")),
             "model_gateway_home": str(deployment.folder / "gateway"),
+            "model_gateway_haproxy_path": HAPROXY,
             "model_gateway_port": PORT,
             "model_gateway_hold": 5,
         },
@@ -428,7 +429,7 @@ def test_what_goes_wrong_is_named_and_the_old_one_goes_on(behind: Deployment):
     refused = behind.play(profile="fast-only")
     assert refused.code != 0
     assert (
-        "Gateway localhost: HAProxy (/usr/sbin/haproxy) refuses the configuration, so the one before stays: "
+        f"Gateway localhost: HAProxy ({HAPROXY}) refuses the configuration, so the one before stays: "
         in refused.text
     )
     assert "haproxy.cfg:" in refused.text
