@@ -374,6 +374,7 @@ def main() -> None:
     if given.serve:
         asyncio.run(serve(int(given.serve[0]), int(given.serve[1]), float(given.serve[2])))
         return
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lines = [
@@ -408,7 +409,10 @@ def main() -> None:
     RESULTS.write_text(json.dumps({"measured": day, "lines": lines}, indent=1) + "\n")
     begin, end = "<!-- gateway: written by bench_gateway.py -->", "<!-- gateway end -->"
     before, _begin, rest = README.read_text().partition(begin)
-    said = f"Measured {day} on {os.cpu_count()} cores, which clients, gateway and servers share."
+    said = (
+        f"Measured {day} on {os.cpu_count()} cores, which clients, gateway and servers share; load {load:.1f} before. "
+        "What is compared took turns."
+    )
     README.write_text("\n".join([before + begin, said, "", *lines, end + rest.partition(end)[2]]))
 
 

@@ -429,8 +429,7 @@ def test_what_goes_wrong_is_named_and_the_old_one_goes_on(behind: Deployment):
     refused = behind.play(profile="fast-only")
     assert refused.code != 0
     assert (
-        f"Gateway localhost: HAProxy ({HAPROXY}) refuses the configuration, so the one before stays: "
-        in refused.text
+        f"Gateway localhost: HAProxy ({HAPROXY}) refuses the configuration, so the one before stays: " in refused.text
     )
     assert "haproxy.cfg:" in refused.text
     assert "unknown keyword 'nonsense'" in refused.text
