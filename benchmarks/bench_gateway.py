@@ -328,7 +328,7 @@ def first_token(port: int, messages: list[dict[str, str]]) -> float:
     return first
 
 
-def later_turns(port: int, conversations: int = 8, turns: int = 4) -> float:
+def later_turns(port: int, conversations: int = 8, turns: int = 3) -> float:
     """Return the median of the seconds to the first token of each turn after the first."""
     chance = random.Random(1)  # noqa: S311 - the same words in all runs
 
