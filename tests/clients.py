@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +17,15 @@ def python() -> Path:
     """Return the Python that has ``PACKAGES``; their first use downloads them."""
     folder = CACHE / "-".join((*PACKAGES, f"py{sys.version_info.major}.{sys.version_info.minor}"))
     program, ready = folder / "bin" / "python", folder / "ready"
-    if not ready.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run(
-            [program, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES], check=True
-        )
-        ready.touch()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run side by side
+        if not ready.exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+            subprocess.run(
+                [program, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES], check=True
+            )
+            ready.touch()
     return program
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import urllib.request
@@ -18,7 +19,15 @@ from ..playbook import ROOT, Playing, Run, copy_profiles, start
 CACHE = Path.home() / ".cache" / "magi"
 LLAMA_SERVER = CACHE / "llama.cpp" / "current" / "llama-server"
 MODELS = ROOT / "data" / "models"
-PORTS = (18080, 18099)
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+def ports(first: int) -> tuple[int, int]:
+    """Return a range of 20 ports; each worker of pytest-xdist has its own."""
+    return first + 200 * WORKER, first + 200 * WORKER + 19
+
+
+PORTS = ports(18080)
 
 
 @dataclass
@@ -128,6 +137,15 @@ def alive(pid: int) -> bool:
         return "zombie" not in Path(f"/proc/{pid}/status").read_text().split("State:")[1].splitlines()[0]
     except OSError:
         return False
+
+
+LONGEST = ("test_ansible_versions", "test_readme", "test_gateway")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest come first, so that no worker has one of them left when the others have ended."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)

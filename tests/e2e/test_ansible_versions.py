@@ -14,7 +14,7 @@ import ansible
 import pytest
 import tomllib
 
-from .conftest import ROOT
+from .conftest import ROOT, WORKER
 
 pytestmark = pytest.mark.e2e
 
@@ -49,6 +49,7 @@ def test_ansible_core(core: str, python: str, tmp_path: Path):
     pip = [tmp_path / "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "-c", tmp_path / "constraints.txt", "ansible-core", *NEEDED], check=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
+    environment |= {"PYTEST_XDIST_WORKER": f"gw{WORKER}"}
     for arguments, passed in ((TESTS, r"\d{3,} passed"), ((DEPLOYMENT,), "1 passed")):
         done = subprocess.run(
             [tmp_path / "venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],

@@ -22,11 +22,12 @@ from magi.errors import DeploymentFailed, HostUnreachable, ProfileError
 from ..command import Ran, begin
 from ..playbook import clean_environment, copy_profiles
 from ..waiting import until
-from .conftest import ROOT, Deployment, ask
+from .conftest import ROOT, Deployment, ask, ports
 
 pytestmark = pytest.mark.e2e
 
 Q2, Q3 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m"))
+PORTS, OTHER = ports(18120), ports(18160)
 GONE = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
 
 
@@ -54,7 +55,7 @@ def at_work(deployment: Deployment) -> list[int]:
 @pytest.fixture
 def two(deployment: Deployment) -> Deployment:
     """A deployment of two models, on ports of its own."""
-    deployment.variables["model_server_port_range"] = [18120, 18139]
+    deployment.variables["model_server_port_range"] = PORTS
     deployment.add_model("Q2_K")
     deployment.add_model("Q3_K_M")
     return deployment
@@ -110,7 +111,7 @@ def test_from_a_plan_to_the_end(two: Deployment):
     ]
     assert "\x1b" not in up.out + up.err
     assert seen + secrets_below(two.folder) + secrets_in(up.out, up.err) == []
-    assert ask(18120).strip()
+    assert ask(PORTS[0]).strip()
 
     for folder in (state(two) / "magi" / "runs").iterdir():
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -123,8 +124,8 @@ def test_from_a_plan_to_the_end(two: Deployment):
     status = magi(two, "status", "--json")
     assert status.code == 0, status.err
     assert [(s["instance"], s["port"], s["is_ready"]) for s in status.document["servers"]] == [
-        (Q2, 18120, True),
-        (Q3, 18121, True),
+        (Q2, PORTS[0], True),
+        (Q3, PORTS[0] + 1, True),
     ]
     option = {"model_server_options": {"hf_token": CANARIES["HF_TOKEN"]}}
     assert magi(two, "discover", "-e", json.dumps(option)).code == 0
@@ -373,7 +374,7 @@ def test_a_controller_from_initialize_to_shutdown(in_process: Deployment):
         assert (report.ready_servers, report.total_servers, report.is_degraded) == (2, 2, False)
         assert report.summary["profile"] == controller.profile == "development"
         assert controller.enabled_models == (Q2, Q3)
-        assert [server.port for server in report.servers] == [18120, 18121]
+        assert [server.port for server in report.servers] == [PORTS[0], PORTS[0] + 1]
         status = await controller.status()
         assert [server.is_ready for server in status.servers] == [True, True]
         assert not [item for item in (await controller.plan())["localhost"]["actions"] if item["action"] != "keep"]
@@ -399,7 +400,7 @@ def test_what_a_controller_raises(in_process: Deployment):
 
 
 def test_two_controllers_in_one_process(in_process: Deployment):
-    other = Deployment(in_process.folder / "other", {"model_server_port_range": [18160, 18179]})
+    other = Deployment(in_process.folder / "other", {"model_server_port_range": OTHER})
     other.models.mkdir(parents=True)
     other.add_model("Q2_K")
     copy_profiles(other.folder / "profiles")
@@ -407,7 +408,10 @@ def test_two_controllers_in_one_process(in_process: Deployment):
     async def both() -> None:
         controllers = [Controller(inventory=item.inventory(), project=ROOT) for item in (in_process, other)]
         reports = await asyncio.gather(*(controller.initialize() for controller in controllers))
-        assert [[server.port for server in report.servers] for report in reports] == [[18120, 18121], [18160]]
+        assert [[server.port for server in report.servers] for report in reports] == [
+            [PORTS[0], PORTS[0] + 1],
+            [OTHER[0]],
+        ]
         assert all(server.is_ready for report in reports for server in report.servers)
         await asyncio.gather(*(controller.shutdown() for controller in controllers))
 

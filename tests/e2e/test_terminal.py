@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ..command import Terminal
-from .conftest import Deployment
+from .conftest import Deployment, ports
 
 pytestmark = pytest.mark.e2e
 
@@ -20,12 +20,13 @@ STEPS = (
     "[4/5] Launching servers",
     "[5/5] Health check",
 )
+PORTS = ports(18140)
 SPINNER = "[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]"
 
 
 @pytest.fixture
 def two(deployment: Deployment) -> Deployment:
-    deployment.variables["model_server_port_range"] = [18140, 18159]
+    deployment.variables["model_server_port_range"] = PORTS
     deployment.add_model("Q2_K")
     deployment.add_model("Q3_K_M")
     return deployment
@@ -55,14 +56,14 @@ def test_each_verb_from_a_plan_to_the_end(two: Deployment):
     status = seen(two, "status")
     rows = [line.split() for line in status.splitlines() if line.startswith("●")]
     assert [(row[1], row[2], row[3], row[4], row[6]) for row in rows] == [
-        (Q2, "Q2", "localhost", "18140", "ready"),
-        (Q3, "Q3", "localhost", "18141", "ready"),
+        (Q2, "Q2", "localhost", str(PORTS[0]), "ready"),
+        (Q3, "Q3", "localhost", str(PORTS[0] + 1), "ready"),
     ]
     assert "Nothing to change." in seen(two, "plan")
     assert Q2 in seen(two, "discover")
-    assert re.search(r"port_range +18140, 18159 +inventory model_server_port_range", seen(two, "config"))
+    assert re.search(rf"port_range +{PORTS[0]}, {PORTS[1]} +inventory model_server_port_range", seen(two, "config"))
     assert "Problems: 0, warnings: 0." in seen(two, "doctor")
-    assert "listening on http://127.0.0.1:18140" in seen(two, "logs", Q2, "-n", "5")
+    assert f"listening on http://127.0.0.1:{PORTS[0]}" in seen(two, "logs", Q2, "-n", "5")
     answer, speed = seen(two, "ask", Q2, "What is the capital of France?", "--max-tokens", "16").splitlines()
     assert answer.strip()
     assert re.fullmatch(r"localhost: \d+ tokens, [\d.]+ tokens/s.*", speed)

@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from ..command import begin
-from .conftest import ROOT, Deployment
+from .conftest import ROOT, Deployment, ports
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("verbs")]
 Q2 = "smollm2-135m-instruct.q2_k"
+PORTS = ports(18200)
 KEY = "canary-key-1"
 
 
@@ -50,7 +51,7 @@ class Magi:
 def magi(tmp_path_factory: pytest.TempPathFactory):
     """One deployment for all tests of this file: a server with an API key."""
     folder = tmp_path_factory.mktemp("verbs")
-    deployment = Deployment(folder, {"model_server_port_range": [18200, 18219]})  # other tests leave nothing on it
+    deployment = Deployment(folder, {"model_server_port_range": PORTS})  # other tests leave nothing on it
     (folder / "profiles").mkdir()
     deployment.add_model("Q2_K")
     keys = folder / "keys"
@@ -78,9 +79,9 @@ def test_doctor_finds_nothing_wrong_then_a_taken_port_and_no_binary(magi: Magi):
         "memory",
         "plan",
     }
-    with socket.create_server(("127.0.0.1", 18219)):
+    with socket.create_server(("127.0.0.1", PORTS[1])):
         wrong = magi("doctor", *inventory(magi), code=1, LLAMA_SERVER_PATH="/nonexistent/llama-server").stderr
-    assert f"warning  port 18219 is taken by process {os.getpid()}" in wrong
+    assert f"warning  port {PORTS[1]} is taken by process {os.getpid()}" in wrong
     assert "PROBLEM  there is no llama-server at /nonexistent/llama-server; install it" in wrong
 
 
@@ -152,9 +153,9 @@ def test_profiles_from_what_was_discovered(magi: Magi):
 
 def test_a_legacy_configuration_becomes_a_profile(magi: Magi):
     legacy = magi.deployment.folder / "legacy.json"
-    legacy.write_text(json.dumps({"models": {"Q2_FAST_1": {"name": Q2, "port": 18215}, "Q3_X": {"name": "gone"}}}))
+    legacy.write_text(json.dumps({"models": {"Q2_FAST_1": {"name": Q2, "port": PORTS[0]}, "Q3_X": {"name": "gone"}}}))
     folder = ("--dir", str(magi.deployment.folder / "profiles"))
     document = magi.json("migrate", str(legacy), "--name", "old", *folder, "--registry", str(magi.deployment.registry))
     assert [(item["key"], item["model"]) for item in document["entries"]] == [("Q2_FAST_1", Q2), ("Q3_X", None)]
     entry = yaml.safe_load((magi.deployment.folder / "profiles" / "old.yml").read_text())["enabled_models"]
-    assert entry == [{"model": Q2, "port": 18215}]
+    assert entry == [{"model": Q2, "port": PORTS[0]}]
