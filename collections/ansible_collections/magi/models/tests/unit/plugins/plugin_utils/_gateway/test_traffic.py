@@ -15,7 +15,7 @@ import ssl
 import subprocess
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -360,10 +360,21 @@ def test_who_waits_too_long_is_told_so(fakes, start):
         assert error(waiting.result()) == (429, "queue_timeout")
         assert waiting.result()[2]["Retry-After"] == "5"
         assert "No slot of this model was free within 1 s" in waiting.result()[1]["error"]["message"]
-        more = [pool.submit(proxy.ask, body={"model": "a"}) for _time in range(3)]
-        assert sorted(error(item.result())[1] for item in more) == ["queue_full", "queue_timeout", "queue_timeout"]
         fakes[0].go.set()
         assert first.result()[0] == 200
+
+
+def test_who_finds_no_place_in_the_queue_is_told_at_once(fakes, start):
+    proxy = start([server(fakes[0], "a", slots=1)], queue=2, hold=1)
+    awaited(lambda: proxy.ask(body={"model": "a"})[0] == 200)
+    fakes[0].go.clear()
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(proxy.ask, body={"model": "a"})
+        awaited(lambda: fakes[0].busy)
+        more = [pool.submit(proxy.ask, body={"model": "a"}) for _time in range(3)]
+        assert error(next(as_completed(more)).result()) == (429, "queue_full")
+        fakes[0].go.set()
+        assert sorted(item.result()[0] for item in (first, *more)) == [200, 200, 200, 429]
 
 
 def test_a_server_that_is_gone_is_something_else(fakes, start):
