@@ -21,7 +21,7 @@ export PATH := $(BIN):$(PATH)
 
 -include make.d/*.mk
 
-.PHONY: help prepare up down status pinned test tests-here tests-on-hosts unit e2e lint sanity docs clean
+.PHONY: help prepare up down status pinned test checks unit e2e lint sanity docs clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ status: $(VENV)/up.stamp ## Show what runs
 
 # --- tests -------------------------------------------------------------------------------------------------------
 
+# End-to-end tests wait as much as they compute; their ports, and what their modules share, are a worker's own.
+TWO_AT_A_TIME := -n 2 --dist loadgroup
+
 # The build that the tests were written for, whatever llama-server this machine has.
 pinned: $(VENV)/dev.stamp
 	MODEL_SCAN_PATH= MAGI_DOTENV=/dev/null ansible-playbook playbooks/prepare.yml -e llama_server_install_method=source \
@@ -79,25 +82,22 @@ pinned: $(VENV)/dev.stamp
 	    'name=prometheus,prometheus-node-exporter install_recommends=false update_cache=true policy_rc_d=101'
 	fi
 
-# Tests on this machine and tests on the hosts run at the same time. The latter bring up hosts and docker daemon; what was
-# not there before is gone afterwards. (Not the variable MAKE: a dry run would run that line, and its trap.)
-test: lint sanity pinned ## Everything: lint, unit and end-to-end tests, a fleet in containers
+# Tests on the hosts are for one worker, which then takes of those on this machine what is left. They bring up hosts and
+# docker daemon; what was not there before is gone afterwards.
+test: export PIP_COMPILE := 0 # most of what pip installs for tests is never imported
+test: checks pinned ## Everything: lint, unit and end-to-end tests, a fleet in containers
 	molecule/hosts/hosts.py inventory &>/dev/null || trap 'molecule/hosts/hosts.py down --engine' EXIT
-	make --no-print-directory --jobs=2 --keep-going --output-sync=target tests-here tests-on-hosts
-
-# End-to-end tests share ports, so one at a time; the others take all cores.
-tests-here:
 	pytest -m 'not e2e and not fleet' -n auto
-	pytest tests -m e2e --durations 10
+	pytest tests -m 'e2e or fleet' $(TWO_AT_A_TIME) --durations 10
 
-tests-on-hosts:
-	pytest tests -m fleet --durations 10
+checks: $(VENV)/dev.stamp
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint sanity
 
 unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
 	pytest -m 'not e2e and not fleet' -n auto
 
 e2e: pinned ## End-to-end tests on the real llama-server
-	pytest tests -m e2e
+	pytest tests -m e2e $(TWO_AT_A_TIME)
 
 lint: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog and documentation
 	ruff check .

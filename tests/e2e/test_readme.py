@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def changed(output: str) -> int:
 
 
 @pytest.fixture
-def stranger(tmp_path: Path):
+def clone(tmp_path: Path) -> Stranger:
     folder = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     # Only the virtual environment is not made again: CI has just made it the same way. Old time stamps keep make from
@@ -64,9 +65,13 @@ def stranger(tmp_path: Path):
     (folder / ".venv").symlink_to(ROOT / ".venv")
     for name in ("pyproject.toml", "constraints.txt"):
         os.utime(folder / name, (0, 0))
-    value = Stranger(folder)
-    yield value
-    value.run("make down")
+    return Stranger(folder)
+
+
+@pytest.fixture
+def stranger(clone: Stranger) -> Iterator[Stranger]:
+    yield clone
+    clone.run("make down")
     installed = subprocess.run(
         [ROOT / ".venv/bin/python", "-c", "import magi; print(magi.__file__)"],
         cwd="/",
@@ -159,9 +164,9 @@ def the_monitoring_s_commands(stranger: Stranger, servers: set[str]) -> None:
         "site.yml -e profile=production -e model_server_serial=1",
     ],
 )
-def test_the_example_of_a_fleet_is_well_formed(stranger: Stranger, playbook: str):
-    stranger.run("cp -r inventories/example inventories/mine")
+def test_the_example_of_a_fleet_is_well_formed(clone: Stranger, playbook: str):
+    clone.run("cp -r inventories/example inventories/mine")
     command = f". .venv/bin/activate && ansible-playbook -i inventories/mine {playbook}"
-    stranger.run(f"{command} --syntax-check")
-    listed = stranger.run(f"{command} --list-hosts")
+    clone.run(f"{command} --syntax-check")
+    listed = clone.run(f"{command} --list-hosts")
     assert all(host in listed for host in ("gpu1", "gpu2", "cpu1"))
