@@ -139,15 +139,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-LONGEST = ("test_ansible_versions", "test_readme", "test_gateway")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest come first, so that no worker has one of them left when the others have ended."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def real_parts() -> None:
     assert LLAMA_SERVER.exists(), f"there is no llama-server at {LLAMA_SERVER}: run make up first"

@@ -16,7 +16,7 @@ import yaml
 from ..playbook import Run, clean_environment
 from .conftest import LLAMA_SERVER, MODELS, PORTS, ROOT, ask
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("collection alone")]
+pytestmark = pytest.mark.e2e
 
 COLLECTION = ROOT / "collections" / "ansible_collections" / "magi" / "models"
 Q2, Q3 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m"))

@@ -17,7 +17,7 @@ import yaml
 from ..command import begin
 from .conftest import ROOT, Deployment, ports
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("verbs")]
+pytestmark = pytest.mark.e2e
 Q2 = "smollm2-135m-instruct.q2_k"
 PORTS = ports(18200)
 KEY = "canary-key-1"

@@ -18,7 +18,7 @@ import pytest
 from ..playbook import clean_environment
 from .conftest import CACHE, LLAMA_SERVER, PORTS, ROOT, ask
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("wheel")]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")

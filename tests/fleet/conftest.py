@@ -175,14 +175,11 @@ def bring_up(count: int) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests share the hosts, so one worker runs them. The first one brings up the hosts, which takes long if it must
-    install docker and make the image."""
+    """The first test brings up the hosts, which takes long if it must install docker and make the image."""
     for item in items:
         if item.get_closest_marker("fleet"):
             item.add_marker(pytest.mark.timeout(1800))
-            item.add_marker(pytest.mark.xdist_group("fleet"))
 
 
 @pytest.fixture(scope="session")
