@@ -69,7 +69,7 @@ status: $(VENV)/up.stamp ## Show what runs
 
 # --- tests -------------------------------------------------------------------------------------------------------
 
-# End-to-end tests wait as much as they compute; their ports, and what their modules share, are a worker's own.
+# How workers share the end-to-end tests: tests/conftest.py
 TWO_AT_A_TIME := -n 2 --dist loadgroup
 
 # The build that the tests were written for, whatever llama-server this machine has.
@@ -83,8 +83,9 @@ pinned: $(VENV)/dev.stamp
 	fi
 
 # Tests on the hosts are for one worker, which then takes of those on this machine what is left. They bring up hosts and
-# docker daemon; what was not there before is gone afterwards.
-test: export PIP_COMPILE := 0 # most of what pip installs for tests is never imported
+# docker daemon; what was not there before is gone afterwards. pip compiles nothing: most of what it installs for tests is
+# never imported.
+test: export PIP_COMPILE := 0
 test: checks pinned ## Everything: lint, unit and end-to-end tests, a fleet in containers
 	molecule/hosts/hosts.py inventory &>/dev/null || trap 'molecule/hosts/hosts.py down --engine' EXIT
 	pytest -m 'not e2e and not fleet' -n auto
