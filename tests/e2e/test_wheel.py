@@ -100,6 +100,9 @@ def test_from_an_empty_home_to_an_answer_and_back(programs: Path, home: Path):
     settings = {"LLAMA_SERVER_PATH": LLAMA_SERVER, "MODEL_SCAN_PATH": CACHE / "models"}
     settings["MODEL_PORT_RANGE"] = "-".join(map(str, PORTS))
     (home / "mine/.env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    variables = home / "mine/inventories/local/host_vars/localhost.yml"
+    variables.parent.mkdir()
+    variables.write_text(f"model_gateway_port: {PORTS[1]}\n")  # test_readme.py has the usual one
 
     up = magi(programs, home, "up", "fast-only", "--json", folder="mine")
     assert up.returncode == 0, up.stderr
