@@ -21,7 +21,7 @@ import pytest
 
 from ..command import begin
 from ..waiting import until
-from .conftest import ROOT, Deployment, ask
+from .conftest import ROOT, Deployment, ask, ports
 
 pytestmark = pytest.mark.e2e
 
@@ -85,7 +85,7 @@ def at_work(state: Path) -> list[int]:
 
 @pytest.fixture
 def magi(deployment: Deployment) -> Iterator[tuple[subprocess.Popen[str], Client, Path]]:
-    deployment.variables["model_server_port_range"] = [18220, 18239]
+    deployment.variables["model_server_port_range"] = ports(18220)
     for quantization in ("Q2_K", "Q3_K_M"):
         deployment.add_model(quantization)
     state = deployment.folder / "state"
