@@ -385,9 +385,8 @@ def test_a_canary_that_does_worse_is_taken_back_and_the_others_stay(behind: Depl
 
     first = deploy().finish()  # there is nothing to go back to
     assert (first.code, "canary: verdict" in first.output) == (0, False), first.output
-    with Clients("127.0.0.1", PORT, [Q2], count=8) as clients:
-        good = deploy(ctx_size=1024).finish()
-    assert (good.code, clients.wrong) == (0, []), good.output
+    good = deploy(ctx_size=1024).finish()
+    assert good.code == 0, good.output
     assert "canary: verdict" in good.output
     before = running()
     assert {size for _pid, size in before.values()} == {"1024"}

@@ -19,8 +19,9 @@ Whose = tuple[str, str]
 LAUNCHED = (ActionKind.START, ActionKind.RESTART)
 ENOUGH = 5
 """Requests from which on a mean says something."""
-SLOWER, LONGER_MS = 2, 100
-"""An answer begins too late if it takes so many times as long as those of the others, and so many milliseconds more."""
+SLOWER, LONGER_MS = 2, 500
+"""An answer begins too late if it takes so many times as long as those of the others, and so many milliseconds more:
+what has just started has nothing in its cache yet."""
 MORE_ERRORS = 0.02
 """The share of errors may be higher by this."""
 _WINDOW = 512

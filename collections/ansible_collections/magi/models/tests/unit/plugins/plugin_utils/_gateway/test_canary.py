@@ -96,9 +96,9 @@ def test_what_is_wrong_with_one_by_itself(seen, said):
         (count(20, 1), count(40), ""),  # one alone may be chance
         (count(100, 4), count(100, 3), ""),
         (count(100, 30), count(100, 20), "30 of its 100 requests failed, and 20 of 100 of the others"),
-        (count(20, 0, 301), count(40), "its answers began after 0.30 s, and those of the others after 0.10 s"),
-        (count(20, 0, 300), count(40), ""),
-        (count(20, 0, 90), count(40, 0, 5), ""),
+        (count(20, 0, 701), count(40), "its answers began after 0.70 s, and those of the others after 0.10 s"),
+        (count(20, 0, 700), count(40), ""),
+        (count(20, 0, 490), count(40, 0, 5), ""),
         (count(4, 4), count(40), ""),  # too few to tell
         (count(20, 20), count(4), ""),
     ],

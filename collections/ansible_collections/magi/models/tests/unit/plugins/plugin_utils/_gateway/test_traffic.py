@@ -449,7 +449,7 @@ def test_a_server_that_is_slow_is_seen_in_what_a_gateway_counts(fakes, start, tm
     path = str(tmp_path / "sock")
     before = {item.server: item for item in counts(path) if item.requests}
     slow.go.clear()
-    threading.Timer(0.3, slow.go.set).start()
+    threading.Timer(1.2, slow.go.set).start()
     with ThreadPoolExecutor(4) as pool:  # all wait for the slow one until it opens
         late = [pool.submit(proxy.ask, body={"model": "a-2"}) for _number in range(4)]
         assert [proxy.ask(body={"model": "a"})[0] for _number in range(12)] == [200] * 12
