@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         foreign_listeners,
     )
     from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause, not_on_device
+    from ansible_collections.magi.models.plugins.module_utils._llama.need import Need
     from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
     from ansible_collections.magi.models.plugins.module_utils._models.drift import Drift, drift_lines
     from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model
@@ -52,12 +53,17 @@ if TYPE_CHECKING:
     from ansible_collections.magi.models.plugins.module_utils._models.show import inventory_lines
     from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan, open_to_all
     from ansible_collections.magi.models.plugins.module_utils._plan.layers import option_layers, variables_of
+    from ansible_collections.magi.models.plugins.module_utils._plan.ledger import account_lines, need_line
     from ansible_collections.magi.models.plugins.module_utils._plan.options import (
         InstanceError,
         resolve_options,
     )
     from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, select as select_models
-    from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings as PlanSettings
+    from ansible_collections.magi.models.plugins.module_utils._plan.values import (
+        Account,
+        PlanError,
+        Settings as PlanSettings,
+    )
     from ansible_collections.magi.models.plugins.module_utils._config.settings import SETTINGS
     from ansible_collections.magi.models.plugins.plugin_utils._ansible.dotenv import (
         NAME as DOTENV,
@@ -100,6 +106,7 @@ _TAKEN = {
     "module_utils._haproxy.keys": "Key KeysError checked:checked_key",
     "module_utils._host.values": "Host Running foreign_listeners",
     "module_utils._llama.cause": "find_cause not_on_device",
+    "module_utils._llama.need": "Need",
     "module_utils._llama.options": "Binary",
     "module_utils._models.drift": "Drift drift_lines",
     "module_utils._models.model": "Inventory Model",
@@ -108,9 +115,10 @@ _TAKEN = {
     "module_utils._models.show": "inventory_lines",
     "module_utils._plan.build": "build_plan open_to_all",
     "module_utils._plan.layers": "option_layers variables_of",
+    "module_utils._plan.ledger": "account_lines need_line",
     "module_utils._plan.options": "InstanceError resolve_options",
     "module_utils._plan.select": "Wanted select:select_models",
-    "module_utils._plan.values": "PlanError Settings:PlanSettings",
+    "module_utils._plan.values": "Account PlanError Settings:PlanSettings",
     "module_utils._config.settings": "SETTINGS",
     "plugin_utils._ansible.dotenv": "NAME:DOTENV DotenvError find_dotenv read_dotenv",
     "plugin_utils._profiles.document": "Document DocumentError Remark Where read_document",

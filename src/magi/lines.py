@@ -56,8 +56,9 @@ def plan(document: Document) -> list[str]:
     lines = []
     for host, item in document["hosts"].items():
         lines.append(f"{host}  {plan_summary(item)}")
+        lines += [f"  {line}" for line in plan_memory(item)]
         if rows := plan_rows(item):
-            lines += [f"  {line}" for line in text_table(("action", "instance", "port", "reason"), rows)]
+            lines += [f"  {line}" for line in text_table(("action", "instance", "port", "memory", "reason"), rows)]
         lines += [f"  ! {printable(line)}" for line in (*item["degraded"], *item["warnings"])]
         lines += [f"  {printable(note)}" for note in item["notes"]]
     return [*lines, "", plan_end(document)]
@@ -70,12 +71,23 @@ def plan_summary(plan_of_host: Document) -> str:
     return ", ".join(f"{kind} {count}" for kind, count in counts.items() if count) or "nothing to do"
 
 
-def plan_rows(plan_of_host: Document) -> list[tuple[str, str, str, str]]:
-    """Return action, instance, port and reason of each action on a host."""
-    ports = {instance["name"]: instance["port"] for instance in plan_of_host["instances"]}
+def plan_memory(plan_of_host: Document) -> Sequence[str]:
+    """Return what there is of a host's memory and devices, and what the instances need of it."""
+    from magi.domain import Account, account_lines
+
+    return account_lines([Account(**item) for item in plan_of_host["memory"]])
+
+
+def plan_rows(plan_of_host: Document) -> list[tuple[str, str, str, str, str]]:
+    """Return action, instance, port, need of memory and reason of each action on a host."""
+    from magi.domain import Need, need_line
+
+    ports = {instance["name"]: str(instance["port"]) for instance in plan_of_host["instances"]}
+    needs = {x["name"]: need_line(Need.from_dict(x["need"])) for x in plan_of_host["instances"] if x["need"]}
     return [
-        (action["action"], action["instance"], str(ports.get(action["instance"], "")), _reason(action))
+        (action["action"], name, ports.get(name, ""), needs.get(name, ""), _reason(action))
         for action in plan_of_host["actions"]
+        for name in (action["instance"],)
     ]
 
 

@@ -49,7 +49,7 @@ def test_the_sentence_that_sums_up(ready, total, shown):
 
 
 def test_the_head_of_a_plan_s_host():
-    plan = {"actions": [], "instances": [], "degraded": [], "warnings": [], "notes": []}
+    plan = {"actions": [], "instances": [], "degraded": [], "warnings": [], "notes": [], "memory": []}
     head = tables.plan({"hosts": {"gpu1": plan}, "changes": 0}).renderables[0]
     assert styles(head) == [("gpu1", "bold"), ("  nothing to do", "dim")]
 
@@ -64,6 +64,9 @@ def test_a_report_ends_with_the_gateway_and_what_to_try():
         assert drawn(result, tables.report, terminal=terminal)[-4:] == last
 
 
+NEED = {"own": {"Host": 2 << 30, "CUDA0": 512 << 20}, "mapped": 1 << 30, "parts": {}, "estimated": ""}
+
+
 def test_a_plan_without_a_terminal_cuts_nothing():
     name, reason = (
         "deepseek-r1-distill-llama-70b-q4_k_m-2",
@@ -72,16 +75,18 @@ def test_a_plan_without_a_terminal_cuts_nothing():
     action = {"instance": name, "action": "restart", "reason": reason}
     plan = {
         "actions": [action],
-        "instances": [{"name": name, "port": 8081}],
+        "instances": [{"name": name, "port": 8081, "need": NEED}],
         "degraded": [],
         "warnings": [],
         "notes": [],
+        "memory": [{"device": "Host", "total": 16 << 30, "room": 15 << 30, "given": 3 << 30}],
     }
     result = Result({"hosts": {"gpu1": plan}, "changes": 1}, told=lines.plan)
     shown = drawn(result, tables.plan, terminal=False, width=80)
     assert shown[0] == "gpu1  restart 1"
-    assert [line.split() for line in shown[1:2]] == [["action", "instance", "port", "reason"]]
-    assert shown[3:] == [f"  restart  {name}  8081  {reason}", "", "1 to change: run magi up."]
+    assert shown[1] == "  memory: 3.0 GiB needed of 15.0 GiB that instances can have, 16.0 GiB in all"
+    assert shown[2].split() == ["action", "instance", "port", "memory", "reason"]
+    assert shown[4:] == [f"  restart  {name}  8081  3.0 GiB, CUDA0 512 MiB  {reason}", "", "1 to change: run magi up."]
 
 
 def test_at_60_columns_no_port_is_cut():
@@ -90,8 +95,8 @@ def test_at_60_columns_no_port_is_cut():
     shown = drawn(Result({**REPORT, "servers": servers}), tables.report, terminal=True, width=60)
     assert sum("18080" in line.split() for line in shown) == len(servers)
     action = {"instance": name, "action": "restart", "reason": "its options change"}
-    plan = {"actions": [action], "instances": [{"name": name, "port": 18080}]}
-    plan |= {"degraded": [], "warnings": [], "notes": []}
+    plan = {"actions": [action], "instances": [{"name": name, "port": 18080, "need": None}]}
+    plan |= {"degraded": [], "warnings": [], "notes": [], "memory": []}
     shown = drawn(Result({"hosts": {"gpu1": plan}, "changes": 1}), tables.plan, terminal=True, width=60)
     assert any("18080" in line.split() for line in shown)
 

@@ -131,12 +131,13 @@ def plan(document: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = []
     for host, item in document["hosts"].items():
         parts.append(Text.assemble((host, "bold"), (f"  {lines.plan_summary(item)}", "dim")))
+        parts += [Text(f"  {line}", style="dim") for line in lines.plan_memory(item)]
         grid = Table.grid(padding=(0, 2))
-        for width in (None, None, 5, None):  # where the terminal is narrow, the port is whole
+        for width in (None, None, 5, None, None):  # where the terminal is narrow, the port is whole
             grid.add_column(min_width=width)
-        for action, name, port, reason in lines.plan_rows(item):
+        for action, name, port, need, reason in lines.plan_rows(item):
             shown = Text(f"  {action}", style=COLOURS[action])
-            grid.add_row(shown, Text(name), Text(port), Text(printable(reason), style="dim"))
+            grid.add_row(shown, Text(name), Text(port), Text(need), Text(printable(reason), style="dim"))
         parts.append(grid)
         for line in (*item["degraded"], *item["warnings"]):
             parts.append(Text("  ! ", style="yellow").append(printable(line), style="default"))

@@ -10,8 +10,12 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import Ac
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.module_utils._llama.need import Told
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan.ledger import account_lines
+from ansible_collections.magi.models.plugins.module_utils._plan.need import work
+from ansible_collections.magi.models.plugins.module_utils._plan.refusal import DoesNotFit
 from ansible_collections.magi.models.plugins.module_utils._plan.restore import restored_plan
 from ansible_collections.magi.models.plugins.module_utils._plan.values import (
     AskedForError,
@@ -22,6 +26,8 @@ from ansible_collections.magi.models.plugins.module_utils._plan.values import (
 )
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction, HostAction
 
+_ASKED = 3
+"""Of how many instances that don't fit the host is asked which context would."""
 _SHOWN = (ActionKind.START, ActionKind.RESTART, ActionKind.STOP, ActionKind.KEEP)
 
 
@@ -64,6 +70,7 @@ class ActionModule(ControllerAction, HostAction):
         registry = arguments["registry"]
         if arguments["profile"] is None and arguments["undone"] is None:
             raise AnsibleActionFail("deployment_plan needs a profile, or with undone what a rollback takes back.")
+        needs = registry.get("needs")
         given = {
             "host_name": task_vars["inventory_hostname"],
             "inventory": Inventory.from_dict(registry),
@@ -80,8 +87,29 @@ class ActionModule(ControllerAction, HostAction):
                     profile=Profile.from_dict(arguments["profile"]),
                     scan_paths=registry["scan_paths"],
                     lost=registry.get("lost", ()),
+                    needs=None if needs is None else {key: Told.of(plain) for key, plain in needs.items()},
                 )
+        except DoesNotFit as error:
+            raise error.with_contexts(self._contexts(error, arguments["host"], task_vars)) from None
         except AskedForError as error:
             raise AnsibleActionFail(str(error), result={"wrong": "profile"}) from None
-        self.show(plan_lines(plan))
+        self.show([*plan_lines(plan), *(f"  {line}" for line in account_lines(plan.memory))])
         return {"plan": plan.to_dict(), "warnings": [printable(item) for item in (*plan.degraded, *plan.warnings)]}
+
+    def _contexts(self, error: DoesNotFit, host: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, int]:
+        """Return the contexts that would fit, by the key of the question: the host's llama-fit-params finds them."""
+        asked = {item.question.key: item for item in error.lacking if not item.estimated}
+        questions = [
+            {
+                "variables": dict(item.question.variables),
+                "arguments": list(item.question.arguments),
+                "below": item.context,
+                "room": item.room(work(item.told.rows)),
+            }
+            for item in [*asked.values()][:_ASKED]
+        ]
+        if not questions:
+            return {}
+        arguments = {"path": host["binary"]["path"], "version": host["binary"]["version"], "questions": questions}
+        found = self.on_host("llama_context_info", arguments, dict(task_vars))
+        return dict(zip(asked, found.get("contexts", ())))

@@ -101,6 +101,17 @@ options:
     description: With O(host), also return what the last deployments made of it, for a rollback.
     type: bool
     default: false
+  profile:
+    description:
+      - With O(host), find what each instance that this profile enables needs of memory, and return RV(needs). It is as
+        M(magi.models.profile_info) returns it.
+      - The host's own C(llama-fit-params) is asked once for each different model, set of options and build. The answers
+        are kept in a file beside the registry, except in check mode.
+    type: dict
+  options:
+    description: The options of this host for all instances of O(profile).
+    type: dict
+    default: {}
   claim:
     description:
       - With O(host), claim the host for a deployment, before it is looked at, until M(magi.models.llama_instances) has
@@ -315,6 +326,12 @@ history:
   returned: with O(history)
   type: list
   elements: dict
+needs:
+  description: >-
+    By the key of each question, what C(llama-fit-params) says. First the rows (device, and bytes of model, context and
+    compute buffer), then why there are none.
+  returned: with O(profile), where there is a llama-server
+  type: dict
 claim:
   description: Our claim to the host.
   returned: with O(claim), except in check mode
@@ -372,13 +389,16 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, make_folder, why
 from ansible_collections.magi.models.plugins.module_utils._base.history import history
+from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._host.claims import end_claim, make_claim
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import HOST_OPTIONS, inspect_host
+from ansible_collections.magi.models.plugins.module_utils._host.needs import needs_path, read_needs
 from ansible_collections.magi.models.plugins.module_utils._host.values import Claim
 from ansible_collections.magi.models.plugins.module_utils._llama.architectures import unknown_architectures
 from ansible_collections.magi.models.plugins.module_utils._models.registry import save
 from ansible_collections.magi.models.plugins.module_utils._models.scan import ScanError, discover
 from ansible_collections.magi.models.plugins.module_utils._models.show import difference, inventory_lines
+from ansible_collections.magi.models.plugins.module_utils._plan.need import questions
 from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
@@ -393,6 +413,8 @@ def main() -> None:
             "host": {"type": "dict", "options": HOST_OPTIONS},
             "llama_server_path": {"type": "path"},
             "history": {"type": "bool", "default": False},
+            "profile": {"type": "dict"},
+            "options": {"type": "dict", "default": {}},
             "claim": {"type": "dict", "default": {}},
             "fence": {"type": "bool", "default": False},
         },
@@ -464,6 +486,11 @@ def main() -> None:
             }
             for made in past
         ]
+    if host and host.binary and options["profile"]:
+        profile, variables = Profile.from_dict(options["profile"]), options["host"]["environment"]
+        asked = questions(profile, inventory, host.binary, options["options"], variables)
+        known = needs_path(path)
+        result["needs"] = read_needs(host.binary, asked, known, write=not module.check_mode, refresh=options["refresh"])
     if module._diff:
         header = {"before_header": path, "after_header": path}
         result["diff"] = {**header, **difference(found.before and found.before.inventory, found.registry.inventory)}

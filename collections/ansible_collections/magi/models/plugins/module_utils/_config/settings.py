@@ -57,6 +57,7 @@ SETTINGS = (
     Setting("checksum", "bool"),
     Setting("strict", "bool"),
     Setting("missing", "missing"),
+    Setting("memory", "memory"),
     Setting("serial", "serial"),
     Setting("max_fail_percentage", "percentage"),
     Setting("retry_quarantined", "bool"),
@@ -167,6 +168,13 @@ def _missing(value: Any) -> str:
     return str(value)
 
 
+def _memory(value: Any) -> str:
+    value = "off" if value is False else value  # YAML reads a bare off as false
+    if value not in ("refuse", "warn", "off"):
+        raise ValueError("refuse, warn or off")
+    return str(value)
+
+
 def _serial(value: Any) -> list[int | str]:
     """Return the sizes of batches: numbers of hosts or percentages, as Ansible's serial takes them."""
     items = value if isinstance(value, (list, tuple)) else str(value).split(",")
@@ -194,6 +202,7 @@ _CONVERT = {
     "health_from": _health_from,
     "host_path": _host_path,
     "manager": _manager,
+    "memory": _memory,
     "missing": _missing,
     "options": _options,
     "path": _string,

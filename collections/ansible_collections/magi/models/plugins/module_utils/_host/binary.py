@@ -15,6 +15,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._llama.help import (
     default_devices,
+    device_memory,
     fell_back,
     parse_devices,
     parse_help,
@@ -90,7 +91,12 @@ def _devices(path: str, environment: Mapping[str, str] | None) -> dict[str, Any]
         said = _run(environment, path, "--list-devices")
         devices = parse_devices(said)
         no_gpu = "" if devices else fell_back(said.splitlines())
-        return {"devices": devices, "default_devices": default_devices(said), "no_gpu": no_gpu}
+        return {
+            "devices": devices,
+            "default_devices": default_devices(said),
+            "device_memory": device_memory(said),
+            "no_gpu": no_gpu,
+        }
     return {}
 
 

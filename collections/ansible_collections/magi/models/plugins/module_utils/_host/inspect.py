@@ -24,6 +24,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
     listening_sockets,
     memory_bytes,
     orphans,
+    own_memory,
     process_environment,
     read_listeners,
     sockets_of,
@@ -128,6 +129,7 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
             tuple(manager.logs(name, LOG_LINES)) if silent else (),
             health,
             ask_models(where) if health == 200 else None,
+            own_memory(item.pid) if item.pid else None,
             _fell_back(manager, name) if item.pid and _may_fall(where) else "",
         )
 
@@ -201,12 +203,13 @@ def read_host(
     looked_at = time.time()
     instances = read_instances(manager, home, ask=ask).instances
     leases = {item.port for item in instances if item.port}
+    apart = manager.capabilities.limits  # it gives each instance a cgroup of its own, which is not in ours
     return Host(
         manager=manager.name,
         home=home,
         cores=cores(),
-        memory_bytes=memory_bytes(),
-        available_bytes=available_bytes(),
+        memory_bytes=memory_bytes(apart),
+        available_bytes=available_bytes(apart),
         binary=binary,
         binary_error=binary_error,
         gpus=gpus(),

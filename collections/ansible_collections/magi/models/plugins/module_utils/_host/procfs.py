@@ -149,15 +149,62 @@ def start_time(pid: int) -> int:
     return 0
 
 
-def memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
-def available_bytes() -> int | None:
-    """Return the memory that new processes can have without swapping (proc(5), MemAvailable); None if unknown."""
+def memory_bytes(apart: bool = True) -> int:
+    """Return the memory that processes of this host can have: the machine's, or less where a cgroup limits it.
+
+    ``apart``: they run outside our own cgroup, so only the limit of the whole host (a container's) counts.
+    """
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *(limit for limit, _left in _limits(apart))])
+
+
+def available_bytes(apart: bool = True) -> int | None:
+    """Return the memory that new processes can have without swapping (proc(5), MemAvailable), and without reaching the
+    limit of a cgroup; None if unknown."""
     with contextlib.suppress(OSError):
         found = re.search(r"^MemAvailable:\s+(\d+) kB$", (PROC / "meminfo").read_text(), re.MULTILINE)
-        return int(found[1]) * 1024 if found else None
+        return min([int(found[1]) * 1024, *(left for _limit, left in _limits(apart))]) if found else None
+    return None
+
+
+def _limits(apart: bool) -> list[tuple[int, int]]:
+    """Return the limit of each cgroup that counts, and what is left of it: cgroup v2's, or v1's (cgroups(7)). The file
+    cache is given back where memory is short."""
+    found = []
+    for folder in _cgroups(apart):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            old = not (folder / "memory.max").exists()
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if old else ("memory.max", "memory.current")
+            limit, used = (int((folder / name).read_text()) for name in names)
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            cache = sum(int(stat[f"{'total_' if old else ''}{name}"]) for name in ("active_file", "inactive_file"))
+            found.append((limit, max(limit - used + cache, 0)))
+    return found
+
+
+def _cgroups(apart: bool) -> Iterable[Path]:
+    """Yield the folders of our own memory cgroup and of those above it, up to the host's; that alone if ``apart``."""
+    try:
+        lines = (PROC / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _number, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            root = CGROUPS / controllers
+            own = root / path.strip("/")
+            yield from (root,) if apart else (each for each in (own, *own.parents) if root in (each, *each.parents))
+
+
+def own_memory(pid: int) -> int | None:
+    """Return the bytes that a process alone has in memory: neither files that it maps nor what was swapped out; None if
+    unknown (proc(5), status)."""
+    with contextlib.suppress(OSError):
+        found = re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", (PROC / str(pid) / "status").read_text(), re.MULTILINE)
+        return sum(map(int, found)) * 1024 if found else None
     return None
 
 

@@ -83,6 +83,8 @@ class Running:
     """HTTP status of /health, 0 without an answer; None: not asked."""
     model_ids: tuple[str, ...] | None = None
     """The ids that a healthy one lists at /v1/models; None: not asked or no answer."""
+    own_memory: int | None = None
+    """The bytes of the host's memory that it alone has; None if unknown."""
     fell_back: str = ""
     """The line in which it said at its start that it could not use the GPU that it should, and so computes on the
     CPU."""

@@ -47,7 +47,7 @@ def parse_help(text: str) -> tuple[Option, ...]:
     return tuple(options)
 
 
-_DEVICE = re.compile(r"^  (\S+): (.*) \(\d+ MiB, \d+ MiB free\)$", re.MULTILINE)
+_DEVICE = re.compile(r"^  (\S+): (.*) \((\d+) MiB, (\d+) MiB free\)$", re.MULTILINE)
 
 
 _ON_THE_CPU = {"BLAS", "ZenDNN", "zDNN"}
@@ -58,7 +58,13 @@ def parse_devices(text: str) -> tuple[str, ...] | None:
     """Return the names of the GPUs that ``llama-server --list-devices`` lists; None if it lists nothing at all
     (llama.cpp common/arg.cpp, ``common_print_available_devices``: every device but the CPU itself)."""
     _before, found, listed = text.partition("Available devices:\n")
-    return tuple(name for name, _product in _DEVICE.findall(listed) if name not in _ON_THE_CPU) if found else None
+    return tuple(name for name, *_more in _DEVICE.findall(listed) if name not in _ON_THE_CPU) if found else None
+
+
+def device_memory(text: str) -> dict[str, tuple[int, int]]:
+    """Return the bytes that each GPU of the list has, and that are free."""
+    listed = _DEVICE.findall(text)
+    return {name: (int(has) << 20, int(free) << 20) for name, _product, has, free in listed if name not in _ON_THE_CPU}
 
 
 _GPU = re.compile(r"(CUDA|MTL|MUSA|ROCm|SYCL|Vulkan)\d+")
@@ -73,7 +79,7 @@ def default_devices(text: str) -> tuple[str, ...]:
     one card. So it tells where there is one device; where all are the same product, and so of one kind; and where all
     are CUDA's, which are integrated on boards that have no other.
     """
-    listed = [(name, product) for name, product in _DEVICE.findall(text) if name not in _ON_THE_CPU]
+    listed = [(name, product) for name, product, *_sizes in _DEVICE.findall(text) if name not in _ON_THE_CPU]
     backends = {match and match[1] for match in (_GPU.fullmatch(name) for name, _product in listed)}
     if None in backends or len(backends) != 1:
         return ()

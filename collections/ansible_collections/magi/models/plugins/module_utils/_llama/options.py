@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
@@ -37,13 +37,19 @@ class Binary:
     """Names of the GPUs that this build can compute on here (``CUDA0``); None: it can't list them."""
     default_devices: tuple[str, ...] = ()
     """Those that it takes by itself, in its order; empty where its list does not tell."""
+    device_memory: Mapping[str, tuple[int, int]] = field(default_factory=dict, hash=False)
+    """By device, its memory and what is free of it now, in bytes."""
     no_gpu: str = ""
     """The line in which it said that it can't use a GPU, while it listed them."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON, the options as one string: Ansible templates every value of every task that gets a host,
         and the hundreds of options are nine tenths of one."""
-        lists = {"devices": self.devices and [*self.devices], "default_devices": [*self.default_devices]}
+        lists = {
+            "devices": self.devices and [*self.devices],
+            "default_devices": [*self.default_devices],
+            "device_memory": {name: [*sizes] for name, sizes in self.device_memory.items()},
+        }
         return {**vars(self), **lists, "options": json.dumps(self.options, separators=(",", ":"))}
 
     @classmethod
@@ -54,5 +60,6 @@ class Binary:
             "options": tuple(Option._make(tuple(c) if isinstance(c, list) else c for c in row) for row in rows),
             "devices": None if devices is None else tuple(devices),
             "default_devices": tuple(data["default_devices"]),
+            "device_memory": {name: tuple(sizes) for name, sizes in data["device_memory"].items()},
         }
         return cls(**{**data, **known})

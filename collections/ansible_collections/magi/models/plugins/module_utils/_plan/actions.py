@@ -72,9 +72,10 @@ def _difference(now: Running, instance: Instance) -> str:
         return {**found, **{key: value for key, value in named.items() if value}}
 
     old, new = shown(now.environment), shown(instance.environment)
-    if "MAGI_THREADS" in instance.environment:
-        old.pop("threads", None)
-        new.pop("threads", None)
+    for shared, name in (("MAGI_THREADS", "threads"), ("MAGI_PROMPTS", "cache_ram")):
+        if shared in instance.environment:
+            old.pop(name, None)
+            new.pop(name, None)
     changes = [
         f"{key} {old.get(key, 'unset')} → {new.get(key, 'unset')}"
         for key in sorted(old.keys() | new.keys())

@@ -14,6 +14,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.text import coun
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
+from ansible_collections.magi.models.plugins.module_utils._llama.need import Told
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.actions import decide
 from ansible_collections.magi.models.plugins.module_utils._plan.capacity import share_threads
@@ -32,12 +33,14 @@ from ansible_collections.magi.models.plugins.module_utils._plan.layers import (
     variables_of,
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.leave import kept_instance, leave
+from ansible_collections.magi.models.plugins.module_utils._plan.memory import Memory
 from ansible_collections.magi.models.plugins.module_utils._plan.options import (
     InstanceError,
     checked_string,
     resolve_options,
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.ports import assign_ports
+from ansible_collections.magi.models.plugins.module_utils._plan.refusal import DoesNotFit, Lacking, sentences
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, check_aliases, files_of, select
 from ansible_collections.magi.models.plugins.module_utils._plan.values import (
     Action,
@@ -58,13 +61,15 @@ def build_plan(
     settings: Settings,
     scan_paths: Sequence[str],
     lost: Sequence[str] = (),
+    needs: Mapping[str, Told] | None = None,
 ) -> Plan:
     """Return the plan of the host ``host_name``.
 
-    ``scan_paths`` are absolute; ``lost`` are sentences about those that are missing or were emptied.
+    ``scan_paths`` are absolute; ``lost`` are sentences about those that are missing or were emptied. ``needs`` are what
+    the host's llama-fit-params said, by the key of the question; None: nobody looks at memory.
 
-    Raises PlanError when there is nothing to serve, the binary is missing or no port is left, and AskedForError when an
-    option is unknown or two entries fix the same port.
+    Raises PlanError when there is nothing to serve, the binary is missing or no port is left, DoesNotFit when memory is
+    short, and AskedForError when an option is unknown or two entries fix the same port.
     """
     if host.binary is None:
         raise PlanError(f"Host {host_name}: {host.binary_error}")
@@ -117,8 +122,14 @@ def build_plan(
         raise PlanError(f"Host {host_name}: strict is set and {' '.join(degraded)}")
 
     notes = list(ports.notes)
-    instances = tuple(_instances(host_name, usable, options, gpus, ports.of, host, settings, profile, runs_on))
+    memory = Memory(inventory, host, settings, profile, needs, usable, options, {x: gpus[x].there for x in gpus})
+    instances = tuple(_instances(host_name, usable, options, gpus, ports.of, host, settings, profile, runs_on, memory))
     actions = tuple(decide(instances, host.instances, leaving, retry=settings.retry_quarantined))
+    ledger = memory.ledger(instances, runs_on, actions)
+    short = memory.lacking(ledger)
+    if short and settings.memory == "refuse":
+        raise DoesNotFit(host_name, short, len(instances))
+    notes += memory.notes()
     environments = [*(item.environment for item in instances), *(item.environment for item in runs_on)]
     unchanged = {item.instance for item in actions if item.action is ActionKind.KEEP}
     for instance in instances:
@@ -140,11 +151,12 @@ def build_plan(
         models_enabled=len({item.model_id for item in instances}),
         kept=tuple(map(kept_instance, runs_on)),
         degraded=tuple(degraded),
-        warnings=tuple(_warnings(host_name, instances, host, settings)),
+        warnings=(*_short(host_name, short), *_warnings(host_name, instances, host, settings)),
         notes=tuple(notes),
         strict=strict,
         gpu=host.gpu or bool(host.lost_gpu) or any(map(meant_for, environments)),
         gpu_groups=host.gpu_groups,
+        memory=ledger.accounts,
     )
 
 
@@ -177,6 +189,7 @@ def _instances(
     settings: Settings,
     profile: Profile,
     beside: Sequence[Running],
+    memory: Memory,
 ) -> Iterable[Instance]:
     try:
         resolved = [options[item.name] for item in wanted]
@@ -188,7 +201,19 @@ def _instances(
             own = gpus[item.name]
             given = {**given, "device": own.named} if own.named else given
             port = ports[item.name]
-            yield make_instance(item, given, resources, variables, threads, port, settings.host, host, own.there)
+            yield make_instance(
+                item,
+                given,
+                resources,
+                variables,
+                threads,
+                port,
+                settings.host,
+                host,
+                own.there,
+                memory.options,
+                memory.need(item.name),
+            )
     except (InstanceError, KeyFileError) as error:
         raise AskedForError(f"Host {host_name}: {error}") from None
 
@@ -211,6 +236,11 @@ def _check_trial(host_name: str, wanted: Sequence[Wanted], host: Host, settings:
 def open_to_all(instances: Iterable[Instance]) -> list[str]:
     """Return the names of the instances that anyone who reaches their port can use."""
     return [item.name for item in instances if exposed(item.address) and not item.options.get("api_key_file")]
+
+
+def _short(host_name: str, short: Sequence[Lacking]) -> Iterable[str]:
+    if short:
+        yield f"Host {host_name}: memory is short. {sentences(short)}"
 
 
 def _warnings(host_name: str, instances: Sequence[Instance], host: Host, settings: Settings) -> Iterable[str]:

@@ -12,8 +12,10 @@ from typing import Any, cast
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import key_file_path
+from ansible_collections.magi.models.plugins.module_utils._llama.need import Need
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
+from ansible_collections.magi.models.plugins.module_utils._plan.ledger import need_text
 from ansible_collections.magi.models.plugins.module_utils._plan.options import environment_and_args
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, files_of
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
@@ -29,19 +31,23 @@ def make_instance(
     address: str,
     host: Host,
     gpu: str = "",
+    memory: Mapping[str, str] | None = None,
+    need: Need | None = None,
 ) -> Instance:
     """Return the instance ``item`` with its resolved ``options`` on a port of ``host``, which has a binary.
 
     ``threads`` is the share we give it; None: we give none. ``gpu`` are the devices of the host, for one that is to
-    compute on a GPU. Raises InstanceError and KeyFileError.
+    compute on a GPU. ``memory`` are options that we set for the sake of the host's memory, unless ``options`` do.
+    Raises InstanceError and KeyFileError.
     """
     binary = cast(Binary, host.binary)
     # What we decide unless the profile does: never fetch anything, let the drain and Prometheus see the load, and do
     # what the model is for: without its option, an embedder's or a reranker's server refuses each request.
     projector = item.model.mmproj and item.model.mmproj.path
-    defaults = {"offline": True, "metrics": True, "mmproj": projector}
+    defaults = {"offline": True, "metrics": True, "mmproj": projector, **(memory or {})}
     defaults |= {"embedding": {"embeddings": True}, "rerank": {"reranking": True}}.get(item.model.task, {})
     known = {name: option.name for option in binary.options for name in option.names}  # builds differ in the main name
+    shares_prompts = "cache_ram" in defaults and "cache_ram" in known and known["cache_ram"] not in options
     options = {
         **{known[name]: value for name, value in defaults.items() if value is not None and name in known},
         **options,
@@ -75,6 +81,10 @@ def make_instance(
         environment |= {"LLAMA_ARG_THREADS": str(threads), "MAGI_THREADS": "shared"}
     if gpu:
         environment["MAGI_GPU"] = gpu
+    if need:
+        environment["MAGI_NEED"] = need_text(need)
+    if shares_prompts:
+        environment["MAGI_PROMPTS"] = "shared"
     files = files_of(item.model) if projector == options.get("mmproj") else item.model.files
     digest = config_hash(environment, extra_args, files, binary)
     return Instance(
@@ -93,11 +103,14 @@ def make_instance(
         aliases=item.entry.aliases,
         resources=resources,
         threads=threads,
+        need=need,
     )
 
 
-# What may change while a server that people use runs on: the share of the cores, the label, the GPUs of the host.
-_NOT_HASHED = ("LLAMA_ARG_THREADS", "MAGI_THREADS", "MAGI_DISPLAY_NAME", "MAGI_GPU")
+# What may change while a server that people use runs on: its shares of cores and memory, the label, the GPUs of the
+# host.
+_SHARES = {"LLAMA_ARG_THREADS": "MAGI_THREADS", "LLAMA_ARG_CACHE_RAM": "MAGI_PROMPTS"}
+_NOT_HASHED = (*_SHARES, *_SHARES.values(), "MAGI_DISPLAY_NAME", "MAGI_GPU", "MAGI_NEED")
 
 
 def config_hash(
@@ -116,6 +129,7 @@ def config_hash(
         "files": [[item.path, item.size, item.mtime_ns] for item in files],
         "binary": [binary.path, binary.identity],
     }
-    if "MAGI_THREADS" not in environment and "LLAMA_ARG_THREADS" in environment:
-        content["threads"] = environment["LLAMA_ARG_THREADS"]
+    for variable, shared in _SHARES.items():
+        if shared not in environment and variable in environment:
+            content[variable] = environment[variable]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

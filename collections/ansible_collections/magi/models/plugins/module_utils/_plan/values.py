@@ -12,6 +12,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import Ac
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
+from ansible_collections.magi.models.plugins.module_utils._llama.need import Need
 
 
 class PlanError(ValueError):
@@ -48,6 +49,8 @@ class Instance:
     """Limits that the service manager sets: memory_max, cpu_quota, nice."""
     threads: int | None = field(default=None)
     """Its share of the threads; None where the profile decides or a GPU does the work."""
+    need: Need | None = None
+    """What it needs of memory; None: not asked."""
 
     @property
     def api_key_file(self) -> str | None:
@@ -56,7 +59,8 @@ class Instance:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Instance:
-        return cls(**{**data, "extra_args": tuple(data["extra_args"]), "aliases": tuple(data["aliases"])})
+        need = data["need"] and Need.from_dict(data["need"])
+        return cls(**{**data, "extra_args": tuple(data["extra_args"]), "aliases": tuple(data["aliases"]), "need": need})
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,18 @@ class ActionResult:
 
 
 @dataclass(frozen=True)
+class Account:
+    """A device or the host's memory; in bytes."""
+
+    device: str
+    total: int
+    room: int
+    """What our instances can have of it, all together."""
+    given: int
+    """What they need of it."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a host should run. Every later stage reads this and nothing else."""
 
@@ -161,12 +177,14 @@ class Plan:
     """Whether llama-server computes on a GPU there."""
     gpu_groups: tuple[str, ...] = ()
     """The groups that own the GPUs' device nodes there."""
+    memory: tuple[Account, ...] = ()
+    """The host's memory and devices, and what the instances need of them; () where that is not asked."""
     restores: float | None = None
     """When the deployment began that it brings back (Generation.began_at); None: it is made from a profile."""
 
     def remembered(self) -> Plan:
         """Return what a rollback needs of it: what was to run, not how it came to that."""
-        return replace(self, generation=Generation(), actions=(), degraded=(), warnings=(), notes=())
+        return replace(self, generation=Generation(), actions=(), degraded=(), warnings=(), notes=(), memory=())
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "actions": [item.to_dict() for item in self.actions]}
@@ -179,6 +197,7 @@ class Plan:
                 "generation": Generation(**data["generation"]),
                 **{name: tuple(map(Instance.from_dict, data[name])) for name in ("instances", "kept")},
                 "actions": tuple(Action.from_dict(item) for item in data["actions"]),
+                "memory": tuple(Account(**item) for item in data["memory"]),
                 **{name: tuple(data[name]) for name in ("degraded", "warnings", "notes", "gpu_groups")},
             }
         )
@@ -215,6 +234,8 @@ class Settings:
     missing: str = "keep"
     """What happens to an instance whose model is missing: keep or stop."""
     retry_quarantined: bool = False
+    memory: str = "refuse"
+    """What happens to a plan with instances that don't fit into memory: refuse, warn, or off, and none is asked."""
     beside: bool = False
     """What is new may start before what goes has ended, and so takes a port of its own while there is one."""
 

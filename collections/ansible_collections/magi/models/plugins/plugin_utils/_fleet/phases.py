@@ -15,10 +15,8 @@ from dataclasses import dataclass, field
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.module_utils._plan.ledger import spare
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
-
-SPARE = 1.2
-"""What a server takes beside its model, for its context and buffers, as a multiple of the model's size."""
 
 
 @dataclass(frozen=True)
@@ -88,25 +86,22 @@ def _starts(item: Before) -> Iterable[tuple[str, str]]:
     """Yield each instance that starts, and whether beside what runs, or after what goes, and why."""
     goes = item.going()
     ports = {now.port: now.name for now in item.host.instances if now.name in goes}
-    free = item.host.available_bytes
+    left = spare(item.host)
     starting = item.plan.names(ActionKind.START)
     for instance in item.plan.instances:
         if instance.name not in starting:
             continue
-        need = int(item.sizes.get(instance.model_id, 0) * SPARE)
         if not goes:
             yield instance.name, f"{BESIDE}, as nothing goes here"
         elif instance.port in ports:
             yield instance.name, f"{AFTER}: port {instance.port} is that of {ports[instance.port]}"
-        elif item.plan.gpu:
-            yield instance.name, f"{AFTER}: how much memory of the GPU is free is not known"
-        elif free is None:
-            yield instance.name, f"{AFTER}: how much memory is free is not known"
-        elif need > free:
-            yield instance.name, f"{AFTER}: it needs about {_gib(need)} GiB, and {_gib(free)} are free"
+        elif instance.need is None or left is None:
+            yield instance.name, f"{AFTER}: how much memory it needs, or is free, is not known"
         else:
-            yield instance.name, f"{BESIDE}: it needs about {_gib(need)} GiB, and {_gib(free)} are free"
-            free -= need
+            short = left.lacking(instance.name, instance.need, instance.model_path)
+            yield instance.name, f"{AFTER if short else BESIDE}: {left.said(instance.need, short)}"
+            if not short:
+                left.give(instance.need, instance.model_path)
 
 
 def _servers(hosts: Mapping[str, Before], beside: Mapping[str, Collection[str]]) -> dict[str, list[tuple[str, str]]]:
@@ -124,10 +119,6 @@ def _said(ends: bool, elsewhere: str) -> str:
     if elsewhere:
         return f"drained, while {elsewhere} serves its model"
     return "drained, then forgotten: nothing else serves its model" if ends else "held: nothing else serves its model"
-
-
-def _gib(size: int) -> str:
-    return f"{size / (1 << 30):.1f}"
 
 
 def phases_lines(found: Phases) -> list[str]:

@@ -39,6 +39,7 @@ EFFECTS = {
         "_host.claims",
         "_host.inspect",
         "_host.lock",
+        "_host.needs",
         "_host.procfs",
         "_host.trial",
         "_host.wait",

@@ -69,7 +69,9 @@ def test_an_instance_has_what_its_process_needs():
     instance = plan("a-q2_k").instances[0]
     assert instance.environment == {
         "LLAMA_ARG_ALIAS": "a-q2_k",
+        "LLAMA_ARG_CACHE_RAM": "2048",
         "LLAMA_ARG_ENDPOINT_METRICS": "1",
+        "LLAMA_ARG_FIT": "off",
         "LLAMA_ARG_HOST": "127.0.0.1",
         "LLAMA_ARG_MODEL": "/models/a-q2_k.gguf",
         "LLAMA_ARG_OFFLINE": "1",
@@ -80,6 +82,7 @@ def test_an_instance_has_what_its_process_needs():
         "MAGI_HOME": "/srv/magi",
         "MAGI_INSTANCE": "a-q2_k",
         "MAGI_MODEL_ID": "a-q2_k",
+        "MAGI_PROMPTS": "shared",
         "MAGI_THREADS": "shared",
         "MAGI_TIER": "Q2",
         "MAGI_TASK": "chat",

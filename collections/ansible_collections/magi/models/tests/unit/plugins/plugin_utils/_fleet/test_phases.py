@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, Need
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.phases import (
     Before,
     Phases,
@@ -11,6 +12,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.phases import (
     phases_lines,
 )
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
+    BINARY,
     host,
     model,
     plan,
@@ -20,15 +22,20 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders im
 
 GIB = 1 << 30
 MODELS = [model("a"), model("b")]
+ONE = Need({HOST: GIB})
+ON_GPU = Need({HOST: GIB, "CUDA0": 2 * GIB})
 A, B = (plan(name, models=MODELS).instances[0] for name in "ab")
 
 
-def before(*entries, runs=(), sizes=None, free=10 * GIB, gpu=False, changed=(), **more):
-    """A host on which ``runs`` and that shall serve ``entries``; the instances ``changed`` differ in their options."""
+def before(*entries, runs=(), free=10 * GIB, memory=None, need=ONE, changed=(), **more):
+    """A host on which ``runs`` and that shall serve ``entries``, each with this ``need``; the instances ``changed``
+    differ in their options. ``memory`` is that of its GPU, free."""
     there = [replace(running(item), config_hash="old") if item in changed else running(item) for item in runs]
-    now = host(*there, available_bytes=free)
+    gpus = {"CUDA0": (16 * GIB, memory)} if memory is not None else {}
+    now = host(*there, available_bytes=free, binary=replace(BINARY, device_memory=gpus))
     made = plan(*entries, models=MODELS, on=now, with_settings=settings(beside=True), **more)
-    return Before(replace(made, gpu=gpu), now, {"a": GIB, "b": GIB, **(sizes or {})})
+    needing = tuple(replace(item, need=need) for item in made.instances)
+    return Before(replace(made, instances=needing), now, {"a": GIB, "b": GIB})
 
 
 def said(found):
@@ -46,13 +53,23 @@ def said(found):
             {"h1": before("b", runs=[A])},
             {"h1": ("b",)},
             {
-                ("h1", "b"): "beside the old ones: it needs about 1.2 GiB, and 10.0 are free",
+                ("h1", "b"): "beside the old ones: it needs 1.0 GiB of memory, and 9.2 GiB are free",
                 ("h1", "a"): "drained, then forgotten: nothing else serves its model",
             },
         ),
-        ({"h1": before("b", runs=[A], free=GIB)}, {}, {("h1", "b"): "after the old ones: it needs about 1.2 GiB"}),
-        ({"h1": before("b", runs=[A], free=None)}, {}, {("h1", "b"): "after the old ones: how much memory is free"}),
-        ({"h1": before("b", runs=[A], gpu=True)}, {}, {("h1", "b"): "after the old ones: how much memory of the GPU"}),
+        ({"h1": before("b", runs=[A], free=GIB)}, {}, {("h1", "b"): "after the old ones: it needs 1.0 GiB of memory"}),
+        ({"h1": before("b", runs=[A], free=None)}, {}, {("h1", "b"): "after the old ones: how much memory it needs"}),
+        ({"h1": before("b", runs=[A], need=None)}, {}, {("h1", "b"): "after the old ones: how much memory it needs"}),
+        (
+            {"h1": before("b", runs=[A], need=ON_GPU, memory=2 * GIB)},
+            {},
+            {("h1", "b"): "after the old ones: it needs 2.0 GiB of CUDA0, and 1.5 GiB are free"},
+        ),
+        (
+            {"h1": before("b", runs=[A], need=ON_GPU, memory=3 * GIB)},
+            {"h1": ("b",)},
+            {("h1", "b"): "beside the old ones: it needs 1.0 GiB of memory, and 9.2 GiB are free; it needs 2.0 GiB of"},
+        ),
         (
             {"h1": before({"model": "b", "port": A.port}, runs=[A])},
             {},
@@ -86,9 +103,10 @@ def test_two_that_start_do_not_count_the_same_memory():
     models = [*MODELS, model("c")]
     now = host(running(A), available_bytes=2 * GIB)
     made = plan("b", "c", models=models, on=now, with_settings=settings(beside=True))
+    made = replace(made, instances=tuple(replace(item, need=ONE) for item in made.instances))
     found = phases({"h1": Before(made, now, {"b": GIB, "c": GIB})}, [["h1"]])
     assert found.beside == {"h1": ("b",)}
-    assert said(found)["h1", "c"] == "after the old ones: it needs about 1.2 GiB, and 0.8 are free"
+    assert said(found)["h1", "c"] == "after the old ones: it needs 1.0 GiB of memory, and 205 MiB are free"
 
 
 def test_in_one_batch_all_are_held_and_in_two_none():

@@ -1,0 +1,137 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the instances of a plan need of their host's memory, and which of them don't fit. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
+from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
+from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, Need, Told
+from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
+from ansible_collections.magi.models.plugins.module_utils._plan.estimate import context_of, estimate
+from ansible_collections.magi.models.plugins.module_utils._plan.layers import variables_of
+from ansible_collections.magi.models.plugins.module_utils._plan.ledger import Ledger, Shortage, balance
+from ansible_collections.magi.models.plugins.module_utils._plan.need import (
+    MARGIN,
+    Question,
+    largest_context,
+    need_of,
+    prompt_share,
+    prompts_of,
+    question,
+    sizes_of,
+    within,
+    work,
+)
+from ansible_collections.magi.models.plugins.module_utils._plan.refusal import Lacking
+from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Instance, Settings
+
+
+class Memory:
+    """What the instances of a plan need of memory; nothing where nobody looks at it."""
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        host: Host,
+        settings: Settings,
+        profile: Profile,
+        told: Mapping[str, Told] | None,
+        wanted: Sequence[Wanted],
+        options: Mapping[str, dict[str, Any]],
+        gpus: Mapping[str, str],
+    ) -> None:
+        """``told`` is what llama-fit-params said, by the key of the question; None: it was not asked. ``gpus`` are by
+        name the devices of the instances that are to use some."""
+        self._host, self._wanted, self._options = host, wanted, options
+        self._looked = settings.memory != "off"
+        self._asked: dict[str, tuple[Question, Told]] = {}
+        self._needs: dict[str, Need] = {}
+        self._devices: dict[str, tuple[str, ...]] = {}
+        sharing = sum("cache_ram" not in options[item.name] for item in wanted)
+        self._prompts = prompt_share(host.memory_bytes, sharing)
+        if not self._looked or told is None or host.binary is None:
+            return
+        keeps = any("cache_ram" in option.names for option in host.binary.options)
+        sizes = sizes_of(inventory)
+        for item in wanted:
+            given = options[item.name]
+            asked = question(host.binary, item.model, given, variables_of(profile, settings.environment, item))
+            said = told.get(asked.key, Told((), "llama-fit-params was not asked"))
+            devices = host.binary.devices or () if gpus[item.name] else ()
+            self._devices[item.name] = devices
+            prompts = prompts_of({"cache_ram": self._prompts, **given}) if keeps else 0
+            need = need_of(item.model, given, said, devices, prompts, sizes)
+            self._asked[item.name], self._needs[item.name] = (asked, said), need
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options that we set for the sake of memory: too little of it is an error, and no shorter context."""
+        return {"fit": "off", "cache_ram": str(self._prompts)} if self._looked else {}
+
+    def need(self, name: str) -> Need | None:
+        return self._needs.get(name)
+
+    def ledger(self, instances: Sequence[Instance], beside: Sequence[Running], actions: Iterable[Action]) -> Ledger:
+        """Return the ledger of the host once ``instances`` run there, ``beside`` others that run on."""
+        kinds = {item.instance: item.action for item in actions}
+        there = [item for item in instances if kinds[item.name] is not ActionKind.QUARANTINE]
+        return balance(self._host, there, beside, {x for x, kind in kinds.items() if kind is ActionKind.KEEP})
+
+    def lacking(self, ledger: Ledger) -> list[Lacking]:
+        """Return the instances that don't fit. One that is to adjust itself to the GPU (fit) does that."""
+        short: dict[str, list[Shortage]] = {}
+        for item in ledger.shortages:
+            adjusts = self._given(item.instance).get("fit", "off") == "on"
+            if item.device == HOST or not adjusts:
+                short.setdefault(item.instance, []).append(item)
+        found: dict[str, Lacking] = {}
+        for wanted in self._wanted:
+            if wanted.name not in short:
+                continue
+            asked, said = self._asked[wanted.name]
+            before = found.get(asked.key)
+            if before:
+                found[asked.key] = replace(before, instances=(*before.instances, wanted.name))
+                continue
+            alike = sum(other.key == asked.key for other, _said in self._asked.values())
+            context = context_of(wanted.model, self._given(wanted.name))
+            estimated = bool(self._needs[wanted.name].estimated)
+            mine = tuple(short[wanted.name])
+            found[asked.key] = Lacking(wanted.where, (wanted.name,), alike, mine, estimated, asked, said, context)
+        first = {item.name: item for item in self._wanted}
+        return [
+            replace(item, fits=self._fits(first[item.instances[0]], item)) if item.estimated else item
+            for item in found.values()
+        ]
+
+    def _given(self, name: str) -> Mapping[str, Any]:
+        return self._options[name]
+
+    def _fits(self, item: Wanted, lacks: Lacking) -> int:
+        """Return the context with which an instance would fit, by the estimate."""
+        given, devices = self._given(item.name), self._devices[item.name]
+
+        def at(context: int) -> dict[str, int]:
+            rows = estimate(item.model, {**given, "ctx_size": context}, devices)
+            return {device: int(size * MARGIN) for device, size in work(rows).items()}
+
+        room = lacks.room(at(lacks.context))
+        return largest_context(lacks.context, lambda context: within(at(context), room))
+
+    def notes(self) -> list[str]:
+        """Return a sentence on those whose need is an estimate."""
+        reasons: dict[str, list[str]] = {}
+        for name, need in self._needs.items():
+            if need.estimated:
+                reasons.setdefault(need.estimated, []).append(name)
+        return [
+            f"The memory that {', '.join(names)} need{'s' if len(names) == 1 else ''} is an estimate: {why}."
+            for why, names in reasons.items()
+        ]

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, MIB, Row, Told
+from ansible_collections.magi.models.plugins.module_utils._models.model import Companion, FileVersion, Inventory
+from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan.need import (
+    largest_context,
+    need_of,
+    prompt_share,
+    question,
+    questions,
+    sizes_of,
+)
+from ansible_collections.magi.models.plugins.module_utils._plan.options import resolve_options
+from ansible_collections.magi.models.plugins.module_utils._plan.refusal import DoesNotFit
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
+    BINARY,
+    host,
+    inventory,
+    model,
+    profile,
+    running,
+    settings,
+)
+
+GIB = 1 << 30
+HAVE = {"memory_bytes": 16 * GIB, "available_bytes": 16 * GIB}
+SHAPE = {"block_count": 32, "embedding_length": 4096, "head_count": 32, "head_count_kv": 8, "vocab_size": 128256}
+SHAPE |= {"head_count_kv_total": 32 * 8, "feed_forward_length": 14336}
+LLAMA = model("llama", size_bytes=4 * GIB, parameter_count=8_000_000_000, context_length=8192, shape=SHAPE)
+
+
+def rows(weights, context=0.25, compute=0.25, **devices):
+    """Return the rows of the host, and of devices, in GiB."""
+    of_host = Row(HOST, int(weights * GIB), int(context * GIB), int(compute * GIB))
+    return (*(Row(name, int(size * GIB), 0, 0) for name, size in devices.items()), of_host)
+
+
+def planned(*entries, told=None, models=(LLAMA,), on=None, with_settings=None, **more):
+    """Return the plan of a host whose llama-fit-params says ``told`` of every question; None: it said nothing."""
+    there, chosen, known = on or host(**HAVE), profile(*entries, **more), inventory(*models)
+    asked = questions(chosen, known, BINARY, {}, {})
+    return build_plan(
+        host_name="gpu1",
+        profile=chosen,
+        inventory=known,
+        host=there,
+        settings=with_settings or settings(),
+        scan_paths=("/models",),
+        needs={item.key: told for item in asked} if told else {},
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "variables"),
+    [
+        ({}, {"LLAMA_ARG_N_PARALLEL": "4", "LLAMA_ARG_KV_UNIFIED": "1"}),
+        ({"parallel": "-1"}, {"LLAMA_ARG_N_PARALLEL": "4", "LLAMA_ARG_KV_UNIFIED": "1"}),
+        ({"parallel": "2"}, {"LLAMA_ARG_N_PARALLEL": "2"}),
+        (
+            {"parallel": "2", "kv_unified_per_slot": "1000"},
+            {"LLAMA_ARG_N_PARALLEL": "2", "LLAMA_ARG_KV_UNIFIED_PER_SLOT": "1000", "LLAMA_ARG_CTX_SIZE": "2000"},
+        ),
+    ],
+)
+def test_it_is_asked_with_what_the_server_sets_itself(options, variables):
+    found = question(BINARY, LLAMA, resolve_options(BINARY, [("", options)]), {"CUDA_VISIBLE_DEVICES": "1"})
+    assert found.variables == {**variables, "LLAMA_ARG_MODEL": LLAMA.path, "CUDA_VISIBLE_DEVICES": "1"}
+
+
+def test_an_embedder_sees_all_its_tokens_at_once():
+    embedder = model("e", task="embedding")
+    assert question(BINARY, embedder, {"ubatch_size": "64"}, {}).variables["LLAMA_ARG_BATCH"] == "64"
+
+
+def test_what_changes_the_answer_changes_the_question():
+    given = {"ctx_size": "1024"}
+    asked = {
+        question(binary, of, options, {}).key
+        for binary, of, options in (
+            (BINARY, LLAMA, given),
+            (BINARY, LLAMA, {"ctx_size": "2048"}),
+            (BINARY, replace(LLAMA, files=(FileVersion(LLAMA.path, 1, 1),)), given),
+            (replace(BINARY, identity="newer"), LLAMA, given),
+            (replace(BINARY, devices=("CUDA0",)), LLAMA, given),
+        )
+    }
+    assert len(asked) == 5
+    # neither keys, nor what is not counted there
+    more = {**given, "api_key_file": "/keys", "cache_ram": "1"}
+    assert question(BINARY, LLAMA, more, {}) == question(BINARY, LLAMA, given, {})
+
+
+def test_instances_that_are_alike_are_one_question():
+    chosen = profile({"model": "a-q2_k", "instances": 20}, {"model": "a-q2_k", "options": {"ctx_size": 1}}, "c-q4_k_m")
+    assert len(questions(chosen, inventory(), BINARY, {}, {})) == 3
+    # the plan says what is wrong
+    assert questions(profile("*", options={"ctx_sise": 1}), inventory(), BINARY, {}, {}) == []
+
+
+def test_what_it_does_not_count_is_added():
+    companion = Companion("p", "/mmproj.gguf", "mmproj", "p", "clip", 400 * MIB, ("llama",), "")
+    lora = Companion("l", "/lora.gguf", "adapter", "l", None, 40 * MIB, (), "")
+    sizes = sizes_of(Inventory((LLAMA,), (companion, lora)))
+    options = {"mmproj": "/mmproj.gguf", "lora": "/lora.gguf"}
+    # of 4 GiB, 1 is in what it prints: the CPU has the others in another order
+    need = need_of(LLAMA, options, Told(rows(1)), (), 512 * MIB, sizes)
+    assert need.parts == {
+        "process": 64 * MIB,
+        "repacked": 3 * GIB,
+        "projector": 628 * MIB,
+        "beside": 50 * MIB,
+        "prompts": 512 * MIB,
+    }
+    assert (need.mapped, need.own) == (GIB, {HOST: GIB // 2 + sum(need.parts.values())})
+    assert need.estimated == ""
+    private = need_of(LLAMA, {**options, "load_mode": "none"}, Told(rows(1)), (), 512 * MIB, sizes)
+    assert (private.mapped, private.total()) == (0, need.total())
+
+
+def test_each_process_takes_more_of_a_gpu_but_not_of_another_host():
+    told = Told(rows(0.25, CUDA0=2, RPC0=2))
+    need = need_of(LLAMA, {}, told, (), 0, {})
+    assert need.own == {"CUDA0": 2 * GIB + 512 * MIB, "RPC0": 2 * GIB, HOST: GIB // 2 + 384 * MIB}
+    assert need.parts == {"process": 384 * MIB}
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        (Told((), "llama-fit-params did not answer in 20 seconds"), "llama-fit-params did not answer in 20 seconds"),
+        (Told(rows(90)), "llama-fit-params counts more weights than the file has"),
+    ],
+)
+def test_without_a_good_answer_the_header_tells_with_a_margin(told, why):
+    need = need_of(LLAMA, {"ctx_size": "8192"}, told, (), 0, {})
+    # weights, context (128 KiB a token) and compute buffer
+    assert 1.25 * (4 + 1) * GIB < need.total() < 1.25 * (4 + 1 + 0.4) * GIB
+    assert (need.mapped, need.estimated) == (0, why)
+    on_gpu = need_of(LLAMA, {"ctx_size": "8192"}, told, ("CUDA0",), 0, {})
+    assert 1.25 * 5 * GIB < on_gpu.own["CUDA0"] < 1.25 * 5.4 * GIB + 512 * MIB
+    assert on_gpu.total() < 2 * GIB
+
+
+def test_the_caches_of_prompts_share_an_eighth_of_the_memory():
+    assert [prompt_share(16 * GIB, count) for count in (0, 1, 2, 3, 5)] == [2048, 2048, 1024, 512, 256]
+    assert (prompt_share(1024 * GIB, 1), prompt_share(MIB, 1)) == (8192, 0)
+
+
+def test_the_plan_has_needs_and_leaves_what_the_user_set():
+    plan = planned("llama", told=Told(rows(4)))
+    (instance,) = plan.instances
+    assert instance.need.total() == int(4.5 * GIB) + (64 + 2048) * MIB
+    assert [item.given for item in plan.memory] == [instance.need.total()]
+    shown = {name: instance.environment[f"LLAMA_ARG_{name}"] for name in ("FIT", "CACHE_RAM")}
+    assert shown == {"FIT": "off", "CACHE_RAM": "2048"}
+    (own,) = planned("llama", told=Told(rows(4)), options={"cache_ram": 64, "fit": "on"}).instances
+    assert own.need.parts["prompts"] == 64 * MIB
+    assert (own.environment["LLAMA_ARG_FIT"], own.environment["LLAMA_ARG_CACHE_RAM"]) == ("on", "64")
+    assert "MAGI_PROMPTS" not in own.environment
+
+
+def test_shares_and_needs_restart_nothing():
+    (one,) = planned("llama", told=Told(rows(4))).instances
+    on = host(running(one), **HAVE)
+    two = planned("llama", "small", told=Told(rows(3)), models=(LLAMA, model("small")), on=on)
+    assert two.names("keep") == ("llama",)
+    assert two.instances[0].environment["LLAMA_ARG_CACHE_RAM"] == "1024"
+    assert planned("llama", told=Told(rows(4)), options={"cache_ram": 2048}, on=on).names("restart") == ("llama",)
+
+
+def test_what_does_not_fit_is_refused_with_numbers():
+    entry = {"model": "llama", "instances": 20, "options": {"cache_ram": 0}}
+    with pytest.raises(DoesNotFit) as error:
+        planned(
+            entry,
+            told=Told(rows(1, 0.5, 0.5)),
+            models=(replace(LLAMA, size_bytes=GIB),),
+            with_settings=settings(port_range=(8080, 8199)),
+        )
+    (lacking,) = error.value.lacking
+    assert str(error.value) == (
+        "Host gpu1: 7 of 20 instances do not fit into memory, and nothing was changed. Profile test, entry 1 (llama): "
+        "7 of 20, llama-14 to llama-20: each needs 1.1 GiB of memory, 397 MiB are left, 7.0 GiB are missing. Enable "
+        "fewer models, lower ctx_size, or set model_server_memory: warn to try all the same."
+    )
+    assert lacking.room({HOST: GIB})[HOST] == GIB - -(-(7 * 1088 - 396.8) * MIB // 20)
+    said = str(error.value.with_contexts({lacking.question.key: 2048}))
+    assert "7.0 GiB are missing; with ctx_size: 2048 all fit. Enable" in said
+    assert "missing; no ctx_size would do." in str(error.value.with_contexts({lacking.question.key: 0}))
+
+
+def test_an_estimate_finds_its_context_itself():
+    with pytest.raises(DoesNotFit) as error:
+        planned({"model": "llama", "options": {"ctx_size": 131072, "cache_ram": 0}})
+    (lacking,) = error.value.lacking
+    assert "it needs about 25." in str(error.value)
+    assert f"; with ctx_size: {lacking.fits} it fits." in str(error.value)
+    planned({"model": "llama", "options": {"ctx_size": lacking.fits, "cache_ram": 0}})
+    with pytest.raises(DoesNotFit):
+        planned({"model": "llama", "options": {"ctx_size": lacking.fits + 256, "cache_ram": 0}})
+
+
+def test_an_estimate_is_called_one():
+    plan = planned("llama", told=Told((), "llama-fit-params did not answer in 20 seconds"))
+    assert plan.notes == ("The memory that llama needs is an estimate: llama-fit-params did not answer in 20 seconds.",)
+
+
+def test_it_may_be_a_warning_or_nobody_looks():
+    told = Told(rows(4, 90))
+    warned = planned("llama", told=told, with_settings=settings(memory="warn"))
+    assert warned.names("start") == ("llama",)
+    assert warned.warnings[0].startswith("Host gpu1: memory is short. Profile test, entry 1 (llama): llama: it needs")
+    off = planned("llama", told=told, with_settings=settings(memory="off"))
+    assert (off.warnings, off.memory, off.instances[0].need) == ((), (), None)
+    assert not {"LLAMA_ARG_FIT", "LLAMA_ARG_CACHE_RAM", "MAGI_NEED"} & off.instances[0].environment.keys()
+
+
+@pytest.mark.parametrize("fit", ["off", "on"])
+def test_a_server_that_fits_itself_to_the_gpu_is_not_refused_for_that(fit):
+    binary = replace(BINARY, devices=("CUDA0",), device_memory={"CUDA0": (GIB, GIB)})
+    on = host(**HAVE, binary=binary, gpus=("/dev/nvidia0",))
+    chosen, known = profile("llama", options={"fit": fit}), inventory(LLAMA)
+    (asked,) = questions(chosen, known, binary, {}, {})
+
+    def build():
+        return build_plan(
+            host_name="gpu1",
+            profile=chosen,
+            inventory=known,
+            host=on,
+            settings=settings(),
+            scan_paths=("/models",),
+            needs={asked.key: Told(rows(0.1, 0, 0, CUDA0=4))},
+        )
+
+    if fit == "on":
+        assert build().names("start") == ("llama",)
+    else:
+        with pytest.raises(DoesNotFit, match=r"it needs 4\.5 GiB of CUDA0, 512 MiB are left, 4\.0 GiB are missing"):
+            build()
+
+
+@pytest.mark.parametrize(
+    ("below", "limit", "found"),
+    [(8192, 5000, 4864), (8192, 8192, 7936), (8192, 0, 0), (256, 9999, 0), (0, 9999, 0)],
+)
+def test_the_largest_context_that_fits(below, limit, found):
+    assert largest_context(below, lambda context: context <= limit) == found
