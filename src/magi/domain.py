@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         foreign_listeners,
     )
     from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause, not_on_device
-    from ansible_collections.magi.models.plugins.module_utils._llama.need import Need
+    from ansible_collections.magi.models.plugins.module_utils._llama.need import Need, shown as bytes_shown
     from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
     from ansible_collections.magi.models.plugins.module_utils._models.drift import Drift, drift_lines
     from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model
@@ -106,7 +106,7 @@ _TAKEN = {
     "module_utils._haproxy.keys": "Key KeysError checked:checked_key",
     "module_utils._host.values": "Host Running foreign_listeners",
     "module_utils._llama.cause": "find_cause not_on_device",
-    "module_utils._llama.need": "Need",
+    "module_utils._llama.need": "Need shown:bytes_shown",
     "module_utils._llama.options": "Binary",
     "module_utils._models.drift": "Drift drift_lines",
     "module_utils._models.model": "Inventory Model",

@@ -224,7 +224,7 @@ def test_routes(entry, code, said):
 @pytest.mark.parametrize(("entry", "code"), [(GATEWAY, ExitCode.OK), (NONE, ExitCode.OK), (DOWN, ExitCode.DEGRADED)])
 def test_a_status_ends_with_the_gateways(entry, code):
     status = {"servers": [], "ready_servers": 0, "total_servers": 0}
-    status["summary"] = {"profile": None, "unreachable": [], "failed": []}
+    status["summary"] = {"profile": None, "unreachable": [], "failed": [], "warnings": []}
     found = (Event("ok", host="gpu1", result={"status": status}),)
     found += (Event("ok", host="gw1", result={"routed": [], "gateway": entry}),)
     outcome = deployments.seen(Run(0, (*found, Event("stats", result={}))))

@@ -27,11 +27,11 @@ def _since(seconds: float | None) -> str:
 
 def servers(items: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return the table of servers of a report or a status."""
-    from magi.domain import printable
+    from magi.domain import bytes_shown, printable
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for head in ("", "instance", "tier", "host", "port", "pid", "state", "up", "model"):
-        justify: JustifyMethod = "right" if head in ("port", "pid", "up") else "left"
+    for head in ("", "instance", "tier", "host", "port", "pid", "state", "memory", "up", "model"):
+        justify: JustifyMethod = "right" if head in ("port", "pid", "memory", "up") else "left"
         # Where the terminal is narrow, names are cut, and no port.
         width = 5 if head == "port" else None
         table.add_column(head, justify=justify, no_wrap=head != "model", min_width=width)
@@ -44,6 +44,7 @@ def servers(items: Sequence[Mapping[str, Any]]) -> RenderableType:
             Text(mark, style=style),
             *(Text(printable(str("–" if cell is None else cell))) for cell in cells),
             Text(words, style=style),
+            Text(bytes_shown(item["memory"]["used"]) if item["memory"]["used"] else "–"),
             _since(item["started_at"] if item["pid"] else None),
             Text(printable(item["display_name"]), style="dim"),
         )

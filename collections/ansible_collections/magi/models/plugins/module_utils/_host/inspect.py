@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.cores import cores
-from ansible_collections.magi.models.plugins.module_utils._base.gpus import gpus
+from ansible_collections.magi.models.plugins.module_utils._base.gpus import gpus, memory_of_processes
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET
 from ansible_collections.magi.models.plugins.module_utils._host.lock import read_generation, read_worker
@@ -28,6 +28,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
     process_environment,
     read_listeners,
     sockets_of,
+    used_memory,
 )
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running, Unreadable
 from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_health, ask_models, port_of
@@ -105,6 +106,7 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
             status[name] = Status(State.ORPHANED, pid)
     sockets = listening_sockets()
     asked = {name: asked_at(home, name, item.pid, sockets) for name, item in status.items()}
+    on_gpus = memory_of_processes() if ask and any("MAGI_GPU" in where for where in asked.values()) else {}
 
     def read(name: str) -> Running:
         item, where = status[name], asked[name]
@@ -130,6 +132,8 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
             health,
             ask_models(where) if health == 200 else None,
             own_memory(item.pid) if item.pid else None,
+            used_memory(item.pid) if ask and item.pid else None,
+            on_gpus.get(item.pid) if item.pid else None,
             _fell_back(manager, name) if item.pid and _may_fall(where) else "",
         )
 

@@ -208,6 +208,15 @@ def own_memory(pid: int) -> int | None:
     return None
 
 
+def used_memory(pid: int) -> int | None:
+    """Return the bytes that a process has in memory, of what it shares its part (proc(5), smaps_rollup, Pss); None if
+    unknown."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^Pss:\s+(\d+) kB$", (PROC / str(pid) / "smaps_rollup").read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 if found else None
+    return None
+
+
 def gpu_groups() -> tuple[str, ...]:
     """Return the existing groups to which distributions give the nodes of GPUs."""
     return tuple(sorted({"render", "video"} & {group.gr_name for group in grp.getgrall()}))

@@ -85,6 +85,10 @@ class Running:
     """The ids that a healthy one lists at /v1/models; None: not asked or no answer."""
     own_memory: int | None = None
     """The bytes of the host's memory that it alone has; None if unknown."""
+    used_memory: int | None = None
+    """The bytes of the host's memory that it uses, with its share of what others use, too; None: not asked, unknown."""
+    used_gpu: int | None = None
+    """The bytes of all GPUs that it uses; None: not asked, or the driver does not tell."""
     fell_back: str = ""
     """The line in which it said at its start that it could not use the GPU that it should, and so computes on the
     CPU."""

@@ -13,7 +13,12 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Ru
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import NOT_CONFIGURED, gateway_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, cause_of
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import server_table, shown_state
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import (
+    memory_of,
+    more_than_needed,
+    server_table,
+    shown_state,
+)
 
 
 def build_report(hosts: Sequence[HostResult], gateways: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -31,6 +36,8 @@ def build_report(hosts: Sequence[HostResult], gateways: Sequence[Mapping[str, An
         degraded += [{"host": result.name, "detail": sentence} for sentence in result.plan.degraded]
         warnings += result.plan.warnings
         warnings += [f"Host {result.name}: {item.cut_off}" for item in result.results if item.cut_off]
+        looked = result.after.instances if result.after else ()
+        warnings += [said for item in looked if (said := more_than_needed(result.name, item))]
         done = {item.instance: item for item in result.results}
         running = {item.name: item for item in result.after.instances} if result.after else {}
         for instance in (*result.plan.instances, *result.plan.kept):
@@ -56,6 +63,7 @@ def build_report(hosts: Sequence[HostResult], gateways: Sequence[Mapping[str, An
                     "state": _state(now, cause is None, result).value,
                     "is_ready": cause is None,
                     "action": outcome.action.action.value if outcome else None,
+                    "memory": memory_of(now),
                 }
             )
             if cause and cause != result.trouble:

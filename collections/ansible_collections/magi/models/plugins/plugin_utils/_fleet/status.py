@@ -13,6 +13,8 @@ from ansible_collections.magi.models.plugins.module_utils._base.table import tex
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
+from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, shown
+from ansible_collections.magi.models.plugins.module_utils._plan.ledger import planned_need
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import wrong_though_healthy
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
@@ -20,12 +22,13 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> dict[str, Any]:
     """Return what runs, in the shape of a report: ``hosts`` by name, None for one that could not be asked; ``ways`` how
     to get to the others. summary.failed says why servers that look healthy are not ready."""
-    servers, failed = [], []
+    servers, failed, warnings = [], [], []
     for name, host in hosts.items():
         if host is None:
             continue
         for item in host.instances:
             wrong = wrong_though_healthy(item, host) if item.health == 200 else None
+            warnings += [over] if (over := more_than_needed(name, item)) else []
             serves = item.health == 200 and wrong is None
             failed += [not_serving(name, item.name, wrong)] if wrong else []
             address = item.environment.get("LLAMA_ARG_HOST")
@@ -47,6 +50,7 @@ def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> d
                     "started_at": item.started_at,
                     "state": shown_state(item, serves).value,
                     "is_ready": serves,
+                    "memory": memory_of(item),
                 }
             )
     ready = sum(bool(server["is_ready"]) for server in servers)
@@ -59,9 +63,40 @@ def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> d
             "profile": ", ".join(sorted({host.generation.profile for host in known} - {""})) or None,
             "servers_ready": ready,
             "failed": failed,
+            "warnings": warnings,
             "unreachable": [name for name, host in hosts.items() if not host],
         },
     }
+
+
+def memory_of(now: Running | None) -> dict[str, Any]:
+    """Return what an instance was planned to need, by device in bytes, null if unknown; and what it uses of the host's
+    memory and of all GPUs."""
+    need = planned_need(now.environment) if now else None
+    return {
+        "need": need and {device: need.total(device) for device in need.own},
+        "used": now.used_memory if now else None,
+        "used_gpu": now.used_gpu if now else None,
+    }
+
+
+TOLERATED = 1.1
+"""How many times its need an instance may use."""
+
+
+def more_than_needed(host: str, now: Running) -> str:
+    """Return that an instance uses more memory than it was planned to need, with both numbers; or an empty string."""
+    need = planned_need(now.environment)
+    if need is None:
+        return ""
+    of_gpus = sum(size for device, size in need.own.items() if device != HOST)
+    pairs = (("memory", now.used_memory, need.total()), ("its GPUs", now.used_gpu, of_gpus))
+    over = [
+        f"{shown(used)} of {name}, and was planned with {shown(planned)}"
+        for name, used, planned in pairs
+        if used is not None and used > planned * TOLERATED
+    ]
+    return f"Host {host}: {now.name} uses {'; '.join(over)}; leave more free (docs/capacity.md)." if over else ""
 
 
 def not_serving(host: str, instance: str, cause: Cause) -> dict[str, Any]:
@@ -81,7 +116,8 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
         lines = ["Nothing runs."]
     lines += [f"{name}: not reachable, or it could not be asked" for name in summary["unreachable"]]
     said = [f"  {item['cause']}: {printable(item['detail'])}" for item in summary["failed"]]
-    return [*lines, *(["", "Not ready:", *said] if said else [])]
+    warned = [f"Warning: {printable(item)}" for item in summary["warnings"]]
+    return [*lines, *(["", "Not ready:", *said] if said else []), *(["", *warned] if warned else [])]
 
 
 def server_table(servers: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -89,10 +125,11 @@ def server_table(servers: Sequence[Mapping[str, Any]]) -> list[str]:
         return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds)) if seconds else "-"
 
     return text_table(
-        ("instance", "display name", "tier", "host", "port", "pid", "state", "since", "ready"),
+        ("instance", "display name", "tier", "host", "port", "pid", "state", "memory", "since", "ready"),
         [
             [
                 *(s[key] or "-" for key in ("instance", "display_name", "tier", "host", "port", "pid", "state")),
+                shown(s["memory"]["used"]) if s["memory"]["used"] else "-",
                 since(s["started_at"]),
                 "yes" if s["is_ready"] else "no",
             ]

@@ -58,7 +58,8 @@ def test_without_proc_nothing_is_known(kernel):
     (kernel / "proc" / "meminfo").unlink()
     assert procfs.available_bytes(False) is None
     assert procfs.own_memory(7) is None
+    assert procfs.used_memory(7) is None
 
 
 def test_what_a_process_alone_has():
-    assert 1 << 20 < procfs.own_memory(os.getpid()) < 8 << 30
+    assert 1 << 20 < procfs.own_memory(os.getpid()) < procfs.used_memory(os.getpid()) + (1 << 30) < 8 << 30

@@ -9,7 +9,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import Ca
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, launched_models
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_report, problems, summary_lines
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status, status_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     host,
@@ -139,6 +139,7 @@ def test_the_shape_of_a_report():
                 "state": "running",
                 "is_ready": True,
                 "action": "start",
+                "memory": {"need": None, "used": None, "used_gpu": None},
             }
         ],
         "summary": {
@@ -290,3 +291,29 @@ def test_a_time_out_says_how_long_it_has_been():
 )
 def test_what_was_launched_and_serves(value, launched):
     assert launched_models([value]) == ([INSTANCE.model_id] if launched else [])
+
+
+PLANNED = {"MAGI_NEED": "CUDA0=2147483648 CUDA1=1073741824 Host=1073741824 mapped=1073741824"}
+
+
+@pytest.mark.parametrize(
+    ("used", "used_gpu", "said"),
+    [
+        (2 << 30, 3 << 30, ""),
+        (int(2.2 * (1 << 30)), None, ""),
+        (int(2.3 * (1 << 30)), None, "uses 2.3 GiB of memory, and was planned with 2.0 GiB"),
+        (None, 4 << 30, "uses 4.0 GiB of its GPUs, and was planned with 3.0 GiB"),
+    ],
+)
+def test_an_instance_that_uses_more_than_it_was_planned_with_is_named(used, used_gpu, said):
+    now = running(INSTANCE, model_ids=("a-q2_k",), used_memory=used, used_gpu=used_gpu)
+    now = replace(now, environment={**now.environment, **PLANNED})
+    report = build_report([result(now)])
+    (server,) = report["servers"]
+    need = {"Host": 2 << 30, "CUDA0": 2 << 30, "CUDA1": 1 << 30}
+    assert server["memory"] == {"need": need, "used": used, "used_gpu": used_gpu}
+    expected = [f"Host gpu1: a-q2_k {said}; leave more free (docs/capacity.md)."] if said else []
+    assert report["summary"]["warnings"] == expected
+    status = build_status({"gpu1": host(now)}, {"gpu1": Way()})
+    assert (status["servers"][0]["memory"], status["summary"]["warnings"]) == (server["memory"], expected)
+    assert [line for line in status_lines(status) if line.startswith("Warning")] == [f"Warning: {x}" for x in expected]
