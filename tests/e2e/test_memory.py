@@ -22,12 +22,10 @@ def test_what_does_not_fit_is_refused_and_what_fits_is_asked_once(deployment: De
 
     refused = deployment.play("site", profile="large")
     assert refused.code == 2, refused.output
-    said = re.search(
-        r"1 of 1 instance does not fit into memory, and nothing was changed\. (.*?) Enable", refused.output
-    )
-    assert said, refused.output
-    fits = re.search(rf"{Q2}: it needs \d+\.\d GiB of memory, .* are missing; with ctx_size: (\d+) it fits", said[1])
-    assert fits, said[1]
+    said = " ".join(refused.output.split())
+    assert "1 of 1 instance does not fit into memory, and nothing was changed." in said
+    fits = re.search(rf"{Q2}: it needs \d+\.\d GiB of memory, .* are missing; with ctx_size: (\d+) it fits", said)
+    assert fits, said
     assert 256 <= int(fits[1]) < TOO_LONG
     assert not (deployment.home / "instances").exists()
 

@@ -96,9 +96,12 @@ def read_needs(
     """Return what llama-fit-params says to each of ``questions``, by its key; with ``write``, keep that in the file
     ``kept_at``, from which it comes the next time, unless ``refresh``."""
     asked = {item.key: item for item in questions}
-    known = _kept(kept_at)
-    # What is not there may come, without a change of what was asked.
-    good = {} if refresh else {key: told for key, told in known.items() if told.why != _MISSING}
+
+    def lasts(told: Told) -> bool:
+        """Whether the answer is the same the next time: a program may be installed, and a GPU may be full now."""
+        return bool(told.rows) or (told.why != _MISSING and not binary.devices)
+
+    good = {} if refresh else {key: told for key, told in _kept(kept_at).items() if lasts(told)}
     new = [item for key, item in asked.items() if key not in good]
     if new:
         asker = Asker(binary, find_tool(binary))
@@ -106,7 +109,7 @@ def read_needs(
         with ThreadPoolExecutor(1 if binary.devices else min(8, cores())) as pool:
             good.update(zip((item.key for item in new), pool.map(asker.ask, new)))
         if write:
-            last = {key: told for key, told in [*good.items()][-_KEPT:] if told.why != _MISSING}
+            last = {key: told for key, told in [*good.items()][-_KEPT:] if lasts(told)}
             with contextlib.suppress(FileWriteError):  # it is asked again the next time
                 write_atomic(kept_at, json.dumps(last, separators=(",", ":")).encode(), 0o640)
     return {key: good[key] for key in asked}

@@ -89,6 +89,15 @@ def test_answers_are_kept_beside_the_registry(build, tmp_path):
     assert read(ASKED) == {"k1": Told(ROWS)}
 
 
+@pytest.mark.parametrize(("devices", "times"), [((), 1), (("CUDA0",), 2)])
+def test_a_failure_is_kept_unless_a_full_gpu_may_be_its_cause(build, tmp_path, devices, times):
+    write_tool(tmp_path / "bin", "exit 1")
+    for _again in range(2):
+        (told,) = read_needs(replace(build, devices=devices), [ASKED], tmp_path / "needs.json", write=True).values()
+        assert told.why == "llama-fit-params does not print what this model needs"
+    assert len((tmp_path / "bin" / "asked").read_text().splitlines()) == times
+
+
 def test_a_tool_that_is_installed_later_is_asked(build, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     tool = tmp_path / "bin" / "llama-fit-params"
