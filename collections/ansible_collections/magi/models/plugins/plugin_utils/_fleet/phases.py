@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST
 from ansible_collections.magi.models.plugins.module_utils._plan.ledger import spare
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
 
@@ -95,7 +96,7 @@ def _starts(item: Before) -> Iterable[tuple[str, str]]:
             yield instance.name, f"{BESIDE}, as nothing goes here"
         elif instance.port in ports:
             yield instance.name, f"{AFTER}: port {instance.port} is that of {ports[instance.port]}"
-        elif instance.need is None or left is None:
+        elif instance.need is None or left is None or (item.plan.gpu and left.left.keys() == {HOST}):
             yield instance.name, f"{AFTER}: how much memory it needs, or is free, is not known"
         else:
             short = left.lacking(instance.name, instance.need, instance.model_path)

@@ -27,7 +27,7 @@ ON_GPU = Need({HOST: GIB, "CUDA0": 2 * GIB})
 A, B = (plan(name, models=MODELS).instances[0] for name in "ab")
 
 
-def before(*entries, runs=(), free=10 * GIB, memory=None, need=ONE, changed=(), **more):
+def before(*entries, runs=(), free=10 * GIB, memory=None, need=ONE, gpu=False, changed=(), **more):
     """A host on which ``runs`` and that shall serve ``entries``, each with this ``need``; the instances ``changed``
     differ in their options. ``memory`` is that of its GPU, free."""
     there = [replace(running(item), config_hash="old") if item in changed else running(item) for item in runs]
@@ -35,7 +35,7 @@ def before(*entries, runs=(), free=10 * GIB, memory=None, need=ONE, changed=(), 
     now = host(*there, available_bytes=free, binary=replace(BINARY, device_memory=gpus))
     made = plan(*entries, models=MODELS, on=now, with_settings=settings(beside=True), **more)
     needing = tuple(replace(item, need=need) for item in made.instances)
-    return Before(replace(made, instances=needing), now, {"a": GIB, "b": GIB})
+    return Before(replace(made, instances=needing, gpu=gpu), now, {"a": GIB, "b": GIB})
 
 
 def said(found):
@@ -60,6 +60,7 @@ def said(found):
         ({"h1": before("b", runs=[A], free=GIB)}, {}, {("h1", "b"): "after the old ones: it needs 1.0 GiB of memory"}),
         ({"h1": before("b", runs=[A], free=None)}, {}, {("h1", "b"): "after the old ones: how much memory it needs"}),
         ({"h1": before("b", runs=[A], need=None)}, {}, {("h1", "b"): "after the old ones: how much memory it needs"}),
+        ({"h1": before("b", runs=[A], gpu=True)}, {}, {("h1", "b"): "after the old ones: how much memory it needs"}),
         (
             {"h1": before("b", runs=[A], need=ON_GPU, memory=2 * GIB)},
             {},
