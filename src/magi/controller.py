@@ -51,6 +51,8 @@ class Server:
     """What the deployment did with it; None in a status."""
     asked: Mapping[str, Any] | None = None
     """Where it was asked as its clients do: url, by (controller or host), HTTP status; of ``health`` alone."""
+    memory: Mapping[str, Any] | None = None
+    """What it needs and uses of memory, in bytes: need (by device), used, used_gpu (docs/report.md)."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ def test_servers_are_those_of_the_document():
         (recorded.Q2, "http://127.0.0.1:18140"),
         (recorded.Q3, "http://127.0.0.1:18141"),
     ]
+    assert Report.of(document).servers[0].memory == {"need": None, "used": None, "used_gpu": None}
 
 
 def test_a_wrong_name_beside_a_right_one_is_an_error(monkeypatch, tmp_path):
