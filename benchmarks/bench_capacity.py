@@ -19,6 +19,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,9 @@ def planned(binary: Path, models: Path, options: Mapping[str, Any], folder: str)
     return plan.instances
 
 
-def peak(binary: Path, instance: Instance, tokens: int) -> int:
-    """Return the most bytes that a server of ``instance`` has had in memory after a prompt of so many tokens."""
+def peak(binary: Path, instance: Instance, slots: int, tokens: int) -> int:
+    """Return the most bytes that a server of ``instance`` has had in memory after a prompt of so many tokens for each
+    of its ``slots``."""
     base = f"http://127.0.0.1:{instance.port}"
     environment = {**os.environ, **instance.environment}
     with subprocess.Popen([binary], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
@@ -85,7 +87,10 @@ def peak(binary: Path, instance: Instance, tokens: int) -> int:
                 assert server.poll() is None, "llama-server has ended"
                 time.sleep(0.05)
             body = json.dumps({"prompt": [1000] * tokens, "n_predict": 4}).encode()
-            urllib.request.urlopen(f"{base}/completion", body, timeout=600).read()
+            with ThreadPoolExecutor(slots) as pool:
+                asked = [pool.submit(urllib.request.urlopen, f"{base}/completion", body, 600) for _ in range(slots)]
+                for each in asked:
+                    each.result().read()
             status = Path(f"/proc/{server.pid}/status").read_text()
         finally:
             server.kill()
@@ -104,7 +109,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for instance in planned(options.llama_server, options.models, chosen, folder):
                 assert instance.need and not instance.need.estimated, instance.need
-                real = peak(options.llama_server, instance, chosen["ctx_size"] - 16)
+                slots = chosen.get("parallel", 1)  # by default they share one context
+                real = peak(options.llama_server, instance, slots, chosen["ctx_size"] // slots - 16)
                 row = {"model": instance.display_name, "options": chosen, "need": instance.need.total(), "peak": real}
                 rows.append(row)
                 print(row, flush=True)
