@@ -18,7 +18,8 @@ serves() { [ -n "$MAGI_INSTANCE" ]; }
 case "%(mode)s:$1" in
   # Of two products it can't be told which llama-server takes, so the plan names none.
   fell-back:--list-devices)
-    printf 'Available devices:\\n  Vulkan0: A (9 MiB, 9 MiB free)\\n  Vulkan1: B (9 MiB, 9 MiB free)\\n'; exit 0 ;;
+    printf 'Available devices:\\n  Vulkan0: A (8192 MiB, 8000 MiB free)\\n'
+    printf '  Vulkan1: B (8192 MiB, 8000 MiB free)\\n'; exit 0 ;;
   gpu:--list-devices)
     printf 'Available devices:\\n  CUDA0: NVIDIA GeForce RTX 3090 (24268 MiB, 23892 MiB free)\\n'; exit 0 ;;
 esac
