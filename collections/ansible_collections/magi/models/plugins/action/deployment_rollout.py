@@ -46,7 +46,8 @@ class ActionModule(ControllerAction):
         found = phases(known, rollout.parts())
         self.show(phases_lines(found))
         # Another controller's clock may be ahead of ours.
-        latest = max((found["host"]["generation"].get("began_at", 0) for found in hosts.values()), default=0)
+        looked = [found["host"] for found in hosts.values() if found.get("host")]
+        latest = max((host["generation"].get("began_at", 0) for host in looked), default=0)
         return {
             **rollout.to_dict(),
             **decided.to_dict(),

@@ -32,7 +32,7 @@ def senseless(text: str) -> str:
     if not text.strip():
         return "answered nothing"
     again = re.search(r"(.{0,11}?\S)\1{5,}", text, re.DOTALL)
-    if again and 2 * len(again[0]) > len(text.strip()):
+    if again and 5 * len(again[0]) > 2 * len(text.strip()):
         return f"repeated itself ({shown})"
     if text.count("\ufffd") * 4 > len(text):
         return f"answered what is no text ({shown})"

@@ -107,7 +107,7 @@ def test_a_gateway_that_wants_a_client_s_key_does_its_work(asked, model, silent)
         ("................", "repeated itself (................)"),
         ("GGGGGGGGGGGGGGGG", "repeated itself (GGGGGGGGGGGGGGGG)"),
         (" is is is is is is is is", "repeated itself (is is is is is is is is)"),
-        (' to to to to to to to"\n    print to to to', "repeated itself ("),
+        (' to to to to to to to"\n    print to to to to to the', "repeated itself ("),
         ("", "answered nothing"),
         (" \n", "answered nothing"),
         ("\ufffda\ufffdb\ufffdc", "answered what is no text ("),
