@@ -39,7 +39,9 @@ def watched(fleet: Fleet):
     fleet.profile("one", Q2)
     yield fleet
     run = fleet.play("teardown", "--limit", "host1,host2")
-    left = fleet.sh("host1", "ls /etc/systemd/system/magi-* /etc/magi-monitoring 2>/dev/null", check=False)
+    left = fleet.sh(
+        "host1", "ls -d /etc/systemd/system/magi-* /etc/magi-monitoring /var/lib/private/* 2>/dev/null", check=False
+    )
     fleet.groups.clear()
     fleet.variables.clear()
     for host in ("host1", "host2"):

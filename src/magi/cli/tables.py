@@ -25,20 +25,24 @@ def _since(seconds: float | None) -> str:
     return f"{age} s"
 
 
+def _unready(state: str) -> str:
+    return "not ready" if state == "running" else state
+
+
 def servers(items: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return the table of servers of a report or a status."""
     from magi.domain import bytes_shown, printable
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    states = ["ready" if item["is_ready"] else _unready(item["state"]) for item in items]
+    widths = {"port": 5, "state": max(map(len, states), default=0)}
     for head in ("", "instance", "tier", "host", "port", "pid", "state", "memory", "up", "model"):
         justify: JustifyMethod = "right" if head in ("port", "pid", "memory", "up") else "left"
-        # Where the terminal is narrow, names are cut, and no port.
-        width = 5 if head == "port" else None
-        table.add_column(head, justify=justify, no_wrap=head != "model", min_width=width)
-    for item in items:
+        # Where the terminal is narrow, names are cut, and no port or state.
+        table.add_column(head, justify=justify, no_wrap=head != "model", min_width=widths.get(head))
+    for item, words in zip(items, states):
         state = READY if item["is_ready"] else STARTING if item["state"] in ("running", "starting") else FAILED
         mark, style = STYLES[state]
-        words = "ready" if item["is_ready"] else "not ready" if item["state"] == "running" else item["state"]
         cells = [item["instance"], item["tier"], item["host"], item["port"], item["pid"]]
         table.add_row(
             Text(mark, style=style),
