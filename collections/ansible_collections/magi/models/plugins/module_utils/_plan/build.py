@@ -122,7 +122,9 @@ def build_plan(
         raise PlanError(f"Host {host_name}: strict is set and {' '.join(degraded)}")
 
     notes = list(ports.notes)
-    memory = Memory(inventory, host, settings, profile, needs, usable, options, {x: gpus[x].there for x in gpus})
+    memory = Memory(
+        inventory, host, settings, profile, needs, usable, options, {x: gpus[x].there for x in gpus}, runs_on
+    )
     instances = tuple(_instances(host_name, usable, options, gpus, ports.of, host, settings, profile, runs_on, memory))
     actions = tuple(decide(instances, host.instances, leaving, retry=settings.retry_quarantined))
     ledger = memory.ledger(instances, runs_on, actions)

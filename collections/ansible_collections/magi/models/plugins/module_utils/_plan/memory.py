@@ -46,15 +46,17 @@ class Memory:
         wanted: Sequence[Wanted],
         options: Mapping[str, dict[str, Any]],
         gpus: Mapping[str, str],
+        beside: Sequence[Running] = (),
     ) -> None:
         """``told`` is what llama-fit-params said, by the key of the question; None: it was not asked. ``gpus`` are by
-        name the devices of the instances that are to use some."""
+        name the devices of the instances that are to use some; ``beside`` are instances that run on as they are."""
         self._host, self._wanted, self._options = host, wanted, options
         self._looked = settings.memory != "off"
         self._asked: dict[str, tuple[Question, Told]] = {}
         self._needs: dict[str, Need] = {}
         self._devices: dict[str, tuple[str, ...]] = {}
         sharing = sum("cache_ram" not in options[item.name] for item in wanted)
+        sharing += sum("MAGI_PROMPTS" in item.environment for item in beside)
         self._prompts = prompt_share(host.memory_bytes, sharing)
         if not self._looked or told is None or host.binary is None:
             return

@@ -172,6 +172,14 @@ def test_shares_and_needs_restart_nothing():
     assert planned("llama", told=Told(rows(4)), options={"cache_ram": 2048}, on=on).names("restart") == ("llama",)
 
 
+def test_one_that_runs_on_without_its_file_has_its_share_still():
+    both = planned("*", told=Told(rows(3)), models=(LLAMA, model("small"))).instances
+    on = host(*map(running, both), **HAVE)
+    one = planned("*", told=Told(rows(3)), on=on)
+    assert [item.name for item in one.kept] == ["small"]
+    assert one.instances[0].environment["LLAMA_ARG_CACHE_RAM"] == "1024"
+
+
 def test_what_does_not_fit_is_refused_with_numbers():
     entry = {"model": "llama", "instances": 20, "options": {"cache_ram": 0}}
     with pytest.raises(DoesNotFit) as error:
