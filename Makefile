@@ -71,7 +71,7 @@ status: $(VENV)/up.stamp ## Show what runs
 
 # How workers share the end-to-end tests: tests/conftest.py. In a short folder, since the path of a socket may have 107
 # characters at most.
-TWO_AT_A_TIME = -n 2 --dist loadgroup --basetemp $$(mktemp -d /tmp/e2e.XXXX)
+TWO_AT_A_TIME = -n 2 --dist loadgroup --basetemp $(shell mktemp -d /tmp/e2e.XXXX)
 
 # The build that the tests were written for, whatever llama-server this machine has.
 pinned: $(VENV)/dev.stamp
