@@ -31,6 +31,18 @@ def environment(state: Path, **more: str) -> dict[str, str]:
     return {**clean_environment(), "PYTHONPATH": str(ROOT / "src"), "XDG_STATE_HOME": str(state), **more}
 
 
+def at_work(state: Path) -> list[int]:
+    """Return the processes of Ansible that a magi with this state has started."""
+    mark = f"XDG_STATE_HOME={state}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            variables = (entry / "environ").read_bytes().split(b"\0") if entry.name.isdigit() else ()
+            if mark in variables and any(item.startswith(b"MAGI_RUN=") for item in variables):
+                found.append(int(entry.name))
+    return found
+
+
 def _hears_a_hang_up() -> None:
     """A signal that nohup ignores stays ignored in all its child processes, and so in tests that it runs."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -19,7 +19,7 @@ import pytest
 from magi import Controller
 from magi.errors import DeploymentFailed, HostUnreachable, ProfileError
 
-from ..command import Ran, begin
+from ..command import Ran, at_work, begin
 from ..playbook import clean_environment, copy_profiles
 from ..waiting import until
 from .conftest import ROOT, Deployment, ask, ports
@@ -38,18 +38,6 @@ def state(deployment: Deployment) -> Path:
 
 def magi(deployment: Deployment, verb: str, *arguments: str, **more: Any) -> Ran:
     return Ran(begin(state(deployment), verb, *arguments, "-i", str(deployment.inventory()), **more))
-
-
-def at_work(deployment: Deployment) -> list[int]:
-    """Return the processes of all runs of magi on this deployment."""
-    mark = f"XDG_STATE_HOME={state(deployment)}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            variables = (entry / "environ").read_bytes().split(b"\0") if entry.name.isdigit() else ()
-            if mark in variables and any(item.startswith(b"MAGI_RUN=") for item in variables):
-                found.append(int(entry.name))
-    return found
 
 
 @pytest.fixture
@@ -138,7 +126,7 @@ def test_from_a_plan_to_the_end(two: Deployment):
     down = magi(two, "down", "--json")
     assert down.code == 0, down.err
     assert {item["instance"] for item in down.document["hosts"]["localhost"]} == {Q2, Q3}
-    assert at_work(two) == []
+    assert at_work(state(two)) == []
 
 
 def test_what_is_not_ready_or_not_there(two: Deployment):
@@ -293,14 +281,14 @@ def test_playbooks_without_a_collection_or_a_profile_are_somebody_elses(tmp_path
 def test_a_signal_stops_a_deployment_cleanly(two: Deployment, number: signal.Signals):
     process = begin(state(two), "up", "-i", str(two.inventory()))
     before = read_until(process, "[4/5]")
-    assert at_work(two)
+    assert at_work(state(two))
     process.send_signal(number)
     run = Ran(process, before)
     assert run.code == 130, run.err
     assert re.fullmatch(
         r"Stopped by a signal: (begun|done) on localhost\. Run it again: it goes on from there\.", run.sentence
     )
-    assert at_work(two) == []
+    assert at_work(state(two)) == []
     again = magi(two, "up", "--json")
     assert again.code == 0, again.err
     assert again.document["ready_servers"] == 2
@@ -324,7 +312,7 @@ def test_a_killed_magi_leaves_what_the_next_one_repairs(two: Deployment):
     again = magi(two, "up", "--json")
     assert again.code == 0, again.err
     assert again.document["ready_servers"] == 2
-    until(lambda: not at_work(two), 30, "nothing of the run is left")
+    until(lambda: not at_work(state(two)), 30, "nothing of the run is left")
 
 
 def test_a_dotenv_in_the_working_directory_is_under_the_environment(two: Deployment):
@@ -368,7 +356,7 @@ def test_a_controller_from_initialize_to_shutdown(in_process: Deployment):
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work
-        assert at_work(in_process) == []
+        assert at_work(state(in_process)) == []
 
         report = await controller.initialize()
         assert (report.ready_servers, report.total_servers, report.is_degraded) == (2, 2, False)

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from ..command import begin
+from ..command import at_work, begin
 from ..waiting import until
 from .conftest import ROOT, Deployment, ask, ports
 
@@ -69,18 +69,6 @@ class Client:
                     kind = value
                 elif name == "data":
                     yield kind, json.loads(value)
-
-
-def at_work(state: Path) -> list[int]:
-    """Return the processes of Ansible that a magi with this state has started."""
-    mark = f"XDG_STATE_HOME={state}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            variables = (entry / "environ").read_bytes().split(b"\0") if entry.name.isdigit() else ()
-            if mark in variables and any(item.startswith(b"MAGI_RUN=") for item in variables):
-                found.append(int(entry.name))
-    return found
 
 
 @pytest.fixture
