@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -40,8 +40,7 @@ class ActionModule(ControllerAction):
         behind = arguments["gateways"] and not decided.refused
         known = before(hosts, arguments["plans"]) if behind and _something_goes(arguments["plans"]) else {}
         canary = Canary(**arguments["canary"]) if arguments["canary"] and not decided.refused else None
-        plans = {name: Plan.from_dict(item["plan"]) for name, item in arguments["plans"].items() if item.get("plan")}
-        first = canaries({name: plans[name] for name in among if name in plans}, canary) if canary else ()
+        first = canaries(_plans(among, arguments["plans"]), canary) if canary else ()
         rollout = roll_out(serving, serial, apart(known), first)
         found = phases(known, rollout.parts())
         self.show(phases_lines(found))
@@ -58,6 +57,12 @@ class ActionModule(ControllerAction):
             "began_at": max(time.time(), latest + 0.001),
             "undone": arguments["undone"],
         }
+
+
+def _plans(names: Iterable[str], planned: Mapping[str, Any]) -> dict[str, Plan]:
+    """Return the plans of these hosts, in their order, where there are any."""
+    found = ((name, planned[name].get("plan")) for name in names if name in planned)
+    return {name: Plan.from_dict(plan) for name, plan in found if plan}
 
 
 def _something_goes(plans: Mapping[str, Any]) -> bool:
