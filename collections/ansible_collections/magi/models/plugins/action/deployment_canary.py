@@ -36,7 +36,7 @@ class ActionModule(ControllerAction):
         places = {
             proxy_name(item.name, instance.name): (item.name, instance.name)
             for item in results.values()
-            for instance in ((*item.plan.instances, *item.plan.kept) if item.plan else ())
+            for instance in item.served
         }
         gateways = [
             Clients(_by_server(before, places), _by_server(after, places))

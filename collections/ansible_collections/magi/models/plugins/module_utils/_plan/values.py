@@ -182,6 +182,11 @@ class Plan:
     restores: float | None = None
     """When the deployment began that it brings back (Generation.began_at); None: it is made from a profile."""
 
+    @property
+    def served(self) -> tuple[Instance, ...]:
+        """What serves once it is applied: its instances, and those that run on as they are."""
+        return (*self.instances, *self.kept)
+
     def remembered(self) -> Plan:
         """Return what a rollback needs of it: what was to run, not how it came to that."""
         return replace(self, generation=Generation(), actions=(), degraded=(), warnings=(), notes=(), memory=())

@@ -44,6 +44,11 @@ class HostResult:
     """By launched instance, what clients are told when they ask for its health."""
     way: Way = field(default_factory=Way)
 
+    @property
+    def served(self) -> tuple[Instance, ...]:
+        """What serves there by its plan; nothing without one."""
+        return self.plan.served if self.plan else ()
+
 
 TASKS = ("settings", "registry", "profile", "planned", "begun", "applied", "after")
 """The tasks in which a host may fail, in order."""

@@ -36,7 +36,7 @@ class Before:
 
     def model_of(self, instance: str) -> str:
         """Return the id of the model that an instance serves."""
-        known = {item.name: item.model_id for item in (*self.plan.instances, *self.plan.kept)}
+        known = {item.name: item.model_id for item in self.plan.served}
         numbered = re.sub(r"-[0-9]+$", "", instance)  # what goes is in no plan
         return known.get(instance) or (instance if instance in self.sizes else numbered)
 
@@ -110,7 +110,7 @@ def _servers(hosts: Mapping[str, Before], beside: Mapping[str, Collection[str]])
     found: dict[str, list[tuple[str, str]]] = {}
     for name, item in hosts.items():
         runs = {now.name for now in item.host.instances if now.pid} | {*beside.get(name, ())}
-        for instance in (*item.plan.instances, *item.plan.kept):
+        for instance in item.plan.served:
             if instance.name in runs:
                 found.setdefault(instance.model_id, []).append((name, instance.name))
     return found

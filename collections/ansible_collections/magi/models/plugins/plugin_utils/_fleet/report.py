@@ -40,7 +40,7 @@ def build_report(hosts: Sequence[HostResult], gateways: Sequence[Mapping[str, An
         warnings += [said for item in looked if (said := more_than_needed(result.name, item))]
         done = {item.instance: item for item in result.results}
         running = {item.name: item for item in result.after.instances} if result.after else {}
-        for instance in (*result.plan.instances, *result.plan.kept):
+        for instance in result.served:
             outcome, now = done.get(instance.name), running.get(instance.name)
             cause = cause_of(instance, result)
             url, url_from = result.way.url(instance.address, instance.port)

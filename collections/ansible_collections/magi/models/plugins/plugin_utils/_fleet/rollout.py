@@ -93,8 +93,5 @@ def _not_ready(result: HostResult) -> list[str]:
     whole = result.worse or result.trouble
     if whole:
         return [whole.detail.split("; ")[0]]  # without its remedy: the sentence ends with one
-    causes = [
-        (item.name, cause_of(item, result))
-        for item in ((*result.plan.instances, *result.plan.kept) if result.plan else ())
-    ]
+    causes = [(item.name, cause_of(item, result)) for item in result.served]
     return [f"{name} ({cause.code})" for name, cause in causes if cause]

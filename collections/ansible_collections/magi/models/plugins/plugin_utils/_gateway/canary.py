@@ -119,11 +119,7 @@ class Clients:
 def worse(hosts: Mapping[str, Watched], others: Iterable[HostResult], gateways: Sequence[Clients]) -> dict[str, str]:
     """Return by host what is worse on it; ``others`` are the hosts that were not deployed yet."""
     found = {name: said for name, seen in hosts.items() if (said := unwell(name, seen))}
-    elsewhere = [
-        (instance.model_id, (item.name, instance.name))
-        for item in others
-        for instance in ((*item.plan.instances, *item.plan.kept) if item.plan else ())
-    ]
+    elsewhere = [(instance.model_id, (item.name, instance.name)) for item in others for instance in item.served]
     for name, seen in hosts.items():
         for said in () if name in found else _clients(name, seen, elsewhere, gateways):
             found[name] = said

@@ -94,7 +94,7 @@ def reached(gateway: str, way: Way, hosts: Sequence[HostResult], remembered: Ite
     for result in hosts:
         if result.plan is None or result.name in unknown:
             continue
-        for instance in (*result.plan.instances, *result.plan.kept):
+        for instance in result.served:
             address = address_from(gateway, way, instance.address, result.name, result.way)
             if address:
                 servers.append(_server(result.name, instance, address))

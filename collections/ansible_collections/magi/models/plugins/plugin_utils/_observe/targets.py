@@ -84,7 +84,7 @@ def targets(
     for result in hosts:
         if result.plan is None or result.name in not_deployed:
             continue
-        for instance in (*result.plan.instances, *result.plan.kept):
+        for instance in result.served:
             address = address_from(monitor, way, instance.address, result.name, result.way)
             where = f"Host {result.name}, instance {instance.name}"
             if not address:

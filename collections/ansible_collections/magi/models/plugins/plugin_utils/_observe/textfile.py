@@ -43,8 +43,7 @@ _HELP = {
 def _samples(result: HostResult, drifted: Iterable[Drift]) -> Iterator[tuple[str, int, dict[str, str]]]:
     host = {"host": result.name}
     plan = result.plan
-    instances = (*plan.instances, *plan.kept) if plan else ()
-    causes = {item.name: cause_of(item, result) for item in instances}
+    causes = {item.name: cause_of(item, result) for item in result.served}
     well = plan is not None and result.trouble is None and not any(causes.values())
     yield "magi_deployment_success", int(well), host
     now = result.generation or (result.after.generation if result.after else None)
@@ -53,7 +52,7 @@ def _samples(result: HostResult, drifted: Iterable[Drift]) -> Iterator[tuple[str
         yield "magi_deployment_time_seconds", _seconds(now.applied_at), host
         yield "magi_deployment_info", 1, {**host, "profile": now.profile}
     quarantined = plan.names(ActionKind.QUARANTINE) if plan else ()
-    for item in instances:
+    for item in result.served:
         labels = {**host, "instance": item.name, "model_id": item.model_id}
         cause = causes[item.name]
         yield "magi_instance_ready", int(cause is None), {**labels, "cause": cause.code if cause else ""}
