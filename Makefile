@@ -69,9 +69,8 @@ status: $(VENV)/up.stamp ## Show what runs
 
 # --- tests -------------------------------------------------------------------------------------------------------
 
-# How workers share the end-to-end tests: tests/conftest.py. In a short folder, since the path of a socket may have 107
-# characters at most.
-TWO_AT_A_TIME = -n 2 --dist loadgroup --basetemp $(shell mktemp -d /tmp/e2e.XXXX)
+# How workers share the end-to-end tests: tests/conftest.py
+TWO_AT_A_TIME := -n 2 --dist loadgroup
 
 # The build that the tests were written for, whatever llama-server this machine has.
 pinned: $(VENV)/dev.stamp

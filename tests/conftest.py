@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Generator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,25 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LONGEST = ("test_ansible_versions", "test_readme", "test_gateway")
+
+
+SHORT = pytest.StashKey[str]()
+"""A folder of ours for those of the workers."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """The path of a socket may have 107 characters at most, and workers' folders are one level deeper."""
+    ours = config.getoption("dist", "no") == "loadgroup" and not hasattr(config, "workerinput")
+    if ours and not config.option.basetemp:
+        config.option.basetemp = config.stash[SHORT] = tempfile.mkdtemp()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None]:
+    yield
+    if exitstatus == 0 and SHORT in session.config.stash:
+        shutil.rmtree(session.config.stash[SHORT])
 
 
 @cache
