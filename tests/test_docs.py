@@ -22,6 +22,7 @@ DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / 
 RUN_BY = {
     "make up": ("e2e/test_readme.py", 'stranger.run("make up")'),
     "make up MODELS=~/models": ("e2e/test_readme.py", "stranger.run(f\"make up MODELS='{mine}'\")"),
+    "make up MODELS=": ("e2e/test_readme.py", 'stranger.run("make up MODELS=")'),
     "make up PROFILE=fast-only": ("e2e/test_readme.py", 'stranger.run("make up PROFILE=fast-only")'),
     "make status": ("e2e/test_readme.py", 'stranger.run("make status")'),
     "make down": ("e2e/test_readme.py", 'stranger.run("make down")'),

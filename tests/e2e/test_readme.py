@@ -1,4 +1,4 @@
-"""The README's commands, run in order as a stranger would: in a fresh clone of what is committed."""
+"""The README's commands, run as a stranger would: in a fresh clone of what is committed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def stranger(clone: Stranger) -> Iterator[Stranger]:
     assert installed.stdout.startswith(str(ROOT / "src"))
 
 
-def test_the_readme_s_commands_in_their_order(stranger: Stranger, tmp_path: Path):
+def test_the_readme_s_commands(stranger: Stranger, tmp_path: Path):
     up = stranger.run("make up")
     servers = stranger.servers()
     assert len(servers) == 4
