@@ -20,8 +20,8 @@ _GGUF = re.compile(r"(?P<stem>.+?)\.gguf(?P<rest>.*)", re.IGNORECASE | re.DOTALL
 _PARTIAL = re.compile(rf"([.-][\w-]+)*\.({_ENDINGS})", re.IGNORECASE)
 _ARCHIVE = re.compile(r"(\.tar)?\.(zip|gz|bz2|xz|zst|lz4|br|7z|rar|tar|tgz)(\.\d+)?", re.IGNORECASE)
 _PIECE = re.compile(
-    r"(?P<same>[._-](split|part|piece|chunk)[._-]?)(\d{1,4}|[a-z]{1,3})([._-]?of[._-]?\d+)?"
-    r"|(?P<plain>[._-])(\d{2,4}([._-]?of[._-]?\d+)?|[a-z]|x?a[a-z])",
+    r"(?P<before>[._-](split|part|piece|chunk)[._-]?)(?P<nth>\d{1,4}|[a-z]{1,3})([._-]?of[._-]?(?P<of>\d+))?"
+    r"|(?P<dot>[._-])((?P<number>\d{2,4})([._-]?of[._-]?\d+)?|(?P<letters>[a-z]|x?a[a-z]))",
     re.IGNORECASE,
 )
 _PUT_ASIDE = re.compile(r"([._-](bak|backup|old|orig|save|saved|disabled|off|unused))+\d?|\.\d|~", re.IGNORECASE)
@@ -52,9 +52,22 @@ def remains_of(name: str) -> Remains | None:
     piece = _PIECE.fullmatch(rest)
     if piece:
         whole = plain[: match.start("rest")]
-        start = whole + (piece["same"] or piece["plain"])
-        shown = f"cat {shlex.quote(printable(start))}* > {shlex.quote(printable(whole))}"
-        return Remains(stem, "piece", f"is a piece of a model; join all pieces in order: {shown}")
+        start = whole + (piece["before"] or piece["dot"])
+        nth = piece["nth"] or piece["number"] or piece["letters"]
+        return Remains(stem, "piece", f"is a piece of a model; {_joining(start, nth, piece['of'], whole)}")
     if _PUT_ASIDE.fullmatch(rest):
         return Remains(stem, "put_aside", "has a name that sets it aside; rename it to end in .gguf to serve it")
     return None
+
+
+def _joining(start: str, nth: str, of: str | None, whole: str) -> str:
+    """How to join the pieces of ``whole`` whose names go on with numbers or letters like ``nth`` after ``start``."""
+    pieces = f"{_quoted(start)}{'[0-9]' if nth.isdigit() else ''}*"
+    command = f"cat {pieces} > {_quoted(whole)}"
+    if nth.isdigit() and not re.match(r"0\d", nth) and len(of or "10") > 1:  # a shell sorts 10 before 2
+        command = f"printf '%s\\0' {pieces} | sort -zV | xargs -0 cat > {_quoted(whole)}"
+    return f"join all pieces in order, in their folder ({command})"
+
+
+def _quoted(name: str) -> str:
+    return shlex.quote(printable(f"./{name}" if name.startswith("-") else name))

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._models.remains import remains_of
 
@@ -65,10 +67,32 @@ def test_what_a_file_is_by_its_name(code, name):
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("x.gguf.part1of2", "cat x.gguf.part* > x.gguf"),
+        ("x.gguf.part1of2", "cat x.gguf.part[0-9]* > x.gguf"),
         ("x.gguf-split-b", "cat x.gguf-split-* > x.gguf"),
-        ("a b.gguf.001", "cat 'a b.gguf.'* > 'a b.gguf'"),
+        ("a b.gguf.001", "cat 'a b.gguf.'[0-9]* > 'a b.gguf'"),
+        ("-x.gguf.part01", "cat ./-x.gguf.part[0-9]* > ./-x.gguf"),
+        ("x.gguf.part3", "printf '%s\\0' x.gguf.part[0-9]* | sort -zV | xargs -0 cat > x.gguf"),
     ],
 )
 def test_pieces_are_joined_by_a_command(name, command):
-    assert remains_of(name).what.endswith(command)
+    assert remains_of(name).what.endswith(f"({command})")
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [f"it's mine.gguf.part{number}" for number in range(1, 13)],
+        [f"x.gguf.part{number}of12" for number in range(1, 13)],
+        [f"x.gguf-split-{number}" for number in range(12)],
+        [f"x.gguf.{number:03}" for number in range(1, 13)],
+        [f"x.gguf.part-a{letter}" for letter in "abcdefghijkl"],
+    ],
+)
+def test_the_command_joins_twelve_pieces_in_their_order(tmp_path, pieces):
+    for name in reversed(pieces):
+        (tmp_path / name).write_text(f"{name}\n")
+    (tmp_path / "x.gguf.md5").write_text("of the whole\n")
+    command = remains_of(pieces[1]).what.partition("(")[2][:-1]
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    (whole,) = tmp_path.glob("*.gguf")
+    assert whole.read_text().splitlines() == pieces
