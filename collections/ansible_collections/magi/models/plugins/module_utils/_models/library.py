@@ -40,6 +40,7 @@ _NOT_LOOKED_INTO = frozenset(
         *("@eadir", ".snapshot", ".snapshots", "#snapshot", ".zfs", ".no_exist", ".locks"),
     }
 )
+_CONVERTIBLE = (".safetensors", ".bin", ".pt", ".pth")  # what remains_of tells from other files
 _MAX_MANIFEST = 1 << 20  # bytes; real ones have less than one thousand
 MANIFEST = "manifest "
 """How the folder of a file begins that a manifest of Ollama's names."""
@@ -130,12 +131,12 @@ def _walk_folder(
             what = "is a download that still runs or was cut short; wait for it, or download it again"
             walk.reject(entry.path, "partial_download", what)
             continue
-        elif ".gguf" in lower:
+        elif ".gguf" in lower or lower.endswith(_CONVERTIBLE):
             # Few folders have any; most runs do without its patterns.
             from ansible_collections.magi.models.plugins.module_utils._models.remains import remains_of
 
-            remains = remains_of(entry.name)
-            if remains:
+            remains = remains_of(entry.name, next(iter(qualifiers), ""))
+            if remains and (remains.code != "unconverted" or os.path.isfile(entry.path)):
                 if not lower.endswith(".gguf.aria2"):
                     walk.reject(entry.path, remains.code, remains.what, remains.name)
                 continue

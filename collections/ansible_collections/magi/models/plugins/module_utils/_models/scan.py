@@ -135,6 +135,7 @@ def scan(
     from ansible_collections.magi.models.plugins.module_utils._models.assemble import assemble
     from ansible_collections.magi.models.plugins.module_utils._models.digests import find_digests
     from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
+    from ansible_collections.magi.models.plugins.module_utils._models.remains import remains_of
 
     if scan_paths and len(library.missing) == len(scan_paths):
         raise ScanError(f"None of the folders to scan exists: {', '.join(library.missing)}; correct scan_paths.")
@@ -161,7 +162,12 @@ def scan(
         if file.path in facts:
             read.append(KnownFile(file, facts[file.path], memory.sha256))
         else:
-            rejected.append(Rejected(slug(file.name), file.path, memory.code or "", memory.reason or ""))
+            piece = remains_of(file.name + ".gguf") if memory.code != "unreadable" else None
+            rejected.append(
+                Rejected.of(file.path, *piece)
+                if piece
+                else Rejected(slug(file.name), file.path, memory.code or "", memory.reason or "")
+            )
     return Registry(tuple(scan_paths), assemble(read, rejected), files, _aside(library))
 
 

@@ -107,8 +107,8 @@ _NO_MODELS = frozenset(
             "no_architecture",
             "speech_model",
         ),
-        *("put_aside", "superseded", "text_diffusion", "text_encoder", "unknown_architecture", "vision_model"),
-        "vocab_only",
+        *("put_aside", "superseded", "text_diffusion", "text_encoder", "unconverted", "unknown_architecture"),
+        *("vision_model", "vocab_only"),
         *("link_loop", "not_regular", "too_deep"),
     }
 )
@@ -127,13 +127,13 @@ def _means(entry: Entry, item: Rejected | Companion) -> bool:
 
 
 def _why_missing(entry: Entry, models: Mapping[str, Model], aside: Sequence[Rejected | Companion], host: str) -> str:
-    reasons = [item.reason for item in aside if _means(entry, item)]
+    meant = [item for item in aside if _means(entry, item)]
     if entry.kind == "model":
         if entry.pattern in models:
             return f"it is for {models[entry.pattern].task} on {host}; correct the task of the entry, or leave it out."
-        if reasons:
-            return f"set aside on {host}: {reasons[0]}"
+        if meant:
+            return f"set aside on {host}: {max(meant, key=lambda item: len(item.id)).reason}"  # of the nearest name
         near = difflib.get_close_matches(entry.pattern, models, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         return f"no such model on {host}; {hint}playbooks/discover.yml lists those that are."
-    return " Set aside: ".join([f"matches no model on {host}.", *reasons[:3]])
+    return " Set aside: ".join([f"matches no model on {host}.", *(item.reason for item in meant[:3])])

@@ -233,12 +233,27 @@ def test_trash_is_not_looked_into(tmp_path, folder):
         ("x-Q4_0.gguf.zip", "archive", "x-q4_0"),
         (".cache/huggingface/download/Q4/abc=.0123.incomplete", "partial_download", "abc-.0123.incomplete"),
         ("x-Q4_0-00001-of-00002.gguf.part", "partial_download", "x-q4_0"),
+        ("x-Q4_0.part1of2.gguf", "piece", "x-q4_0"),
+        ("x-Q4_0.gguf?download=true", "misnamed", "x-q4_0"),
+        ("x.safetensors", "unconverted", "x"),
+        ("Llama-3-8B/model-00001-of-00002.safetensors", "unconverted", "llama-3-8b"),
+        ("models--org--X-1B/snapshots/abc/pytorch_model.bin", "unconverted", "x-1b"),
     ],
 )
 def test_what_is_no_file_yet_is_set_aside_under_the_name_of_its_model(tmp_path, name, code, model_id):
     write(tmp_path / "m" / name, model()[:100])
     (item,) = scanned(tmp_path / "m").inventory.rejected
     assert (item.code, item.id) == (code, model_id)
+
+
+def test_the_name_of_a_piece_counts_only_where_its_content_is_no_model(tmp_path):
+    write(tmp_path / "m/whole.part1of2.gguf", model())
+    write(tmp_path / "m/cut.part1of2.gguf", model()[:-1])
+    write(tmp_path / "m/cut.part2of2.gguf", bytes(100))
+    write(tmp_path / "m/folder.bin/x-Q4_0.gguf", model("X"))
+    registry = scanned(tmp_path / "m")
+    assert ids(registry) == ["whole.part1of2-q4_k_m", "x-q4_0"]
+    assert codes(registry) == {"cut.part1of2.gguf": "piece", "cut.part2of2.gguf": "piece"}
 
 
 def test_odd_things_are_reported_and_the_rest_is_found(tmp_path, monkeypatch):

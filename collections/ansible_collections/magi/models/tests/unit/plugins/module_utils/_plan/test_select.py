@@ -113,6 +113,10 @@ def test_what_no_model_of_a_task_is_said_of(entry, sentence):
     ("entry", "aside"),
     [
         ("tess-q8_0", Rejected("tess-q8_0", "/m/Tess-Q8_0.gguf.part1of2", "piece", "Join the pieces.")),
+        ("tess-q8_0", Rejected("tess", "/m/tess.safetensors", "unconverted", "It has to be converted.")),
+        ("tess-34b-q8_0", Rejected("tess-34b", "/m/tess-34b.bin", "unconverted", "It has to be converted.")),
+        ("tess-q8_0", Rejected("tess-q8_0", "/m/Tess-Q8_0.gguf?download=true", "misnamed", "Rename it.")),
+        ("tess-*", Rejected("tess-q8_0", "/m/Tess-Q8_0.part2of2.gguf", "piece", "Join the pieces.")),
         ("mtp-q8_0", Companion("mtp-q8_0", "/m/mtp-q8_0.gguf", "drafter", "M", "x", 1, (), "It is a drafter.")),
         ("mtp-*", Companion("mtp-q8_0", "/m/mtp-q8_0.gguf", "drafter", "M", "x", 1, (), "It is a drafter.")),
     ],
@@ -120,3 +124,21 @@ def test_what_no_model_of_a_task_is_said_of(entry, sentence):
 def test_a_missing_model_names_what_was_set_aside_under_its_name(entry, aside):
     _wanted, missing = select(profile(entry), MODELS, [aside], "gpu1")
     assert aside.reason in missing[0]
+
+
+def test_the_nearest_name_is_the_one_that_is_meant():
+    aside = [
+        Rejected("tess", "/m/a/tess.bin", "unconverted", "It has to be converted."),
+        Rejected("tess-34b", "/m/tess-34b.gguf.part", "partial_download", "It is cut short."),
+    ]
+    _wanted, missing = select(profile("tess-34b-q8_0"), MODELS, aside, "gpu1")
+    assert missing[0].endswith("It is cut short.")
+
+
+def test_a_glob_misses_no_file_in_another_format_but_a_misnamed_one():
+    aside = [
+        Rejected("a-x", "/m/a-x.safetensors", "unconverted", "It has to be converted."),
+        Rejected("a-y", "/m/a-y.gguf?download=true", "misnamed", "Rename it."),
+    ]
+    _wanted, missing = select(profile("a-*"), MODELS, aside, "gpu1")
+    assert [sentence.partition("gpu1: ")[2] for sentence in missing] == ["Rename it."]
