@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 # llama.cpp include/llama.h enum llama_ftype; the missing ids were removed.
@@ -67,8 +68,8 @@ _QUANTIZATION = re.compile(
 
 
 def quantization_of(file_type: int | None, weights: Mapping[str, int], name: str) -> str:
-    """The type of most ``weights`` (elements by tensor type), as general.file_type or the file's ``name`` calls it if
-    that agrees; a file without weights is what these say."""
+    """What most ``weights`` (elements by tensor type) are: the tier that most have, and in it the type that most have, as
+    general.file_type or the file's ``name`` calls it if that agrees; a file without weights is what these say."""
     said = []
     if file_type is not None:
         number = file_type & ~_FILE_TYPE_GUESSED
@@ -76,9 +77,13 @@ def quantization_of(file_type: int | None, weights: Mapping[str, int], name: str
     said += filter(None, [quantization_in(name)])
     if not weights:
         return next(iter(said), "unknown")
-    most = max(weights.items(), key=lambda item: item[1])[0]
+    tiers: Counter[str] = Counter()
+    for kind, elements in weights.items():
+        tiers[tier_of(kind)] += elements
+    tier = tiers.most_common(1)[0][0]
+    most = max((kind for kind in weights if tier_of(kind) == tier), key=lambda kind: weights[kind])
     for quantization in said:
-        if tier_of(quantization) == tier_of(most):
+        if tier_of(quantization) == tier:
             return quantization
     for quantization in said:
         if most in _FALLBACKS.get(tier_of(quantization), ()):

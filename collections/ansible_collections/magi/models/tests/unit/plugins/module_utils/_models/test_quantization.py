@@ -51,6 +51,10 @@ def test_every_file_type_of_llama_cpp_has_a_tier():
         (15, {"Q8_0": 90}, "x-Q4_K_M", "Q8_0"),
         (15, {"IQ2_S": 90}, "x", "IQ2_S"),
         (57, {"Q2_K": 90}, "x-Q2_K", "Q2_K"),
+        # no type has most, but a tier has
+        (10, {"Q3_K": 30, "Q2_K": 25, "IQ2_XXS": 20}, "x-UD-Q2_K_XL", "Q2_K"),
+        (None, {"Q3_K": 30, "Q2_K": 25, "IQ2_XXS": 20}, "x-UD-Q2_K_XL", "Q2_K_XL"),
+        (12, {"Q3_K": 30, "Q2_K": 25, "IQ2_XXS": 20}, "x", "Q2_K"),
         # both say what the model was quantized to; rows that its blocks do not fit have another type
         (10, {"Q4_0": 80, "Q3_K": 20}, "x.Q2_K", "Q2_K"),
         (15, {"Q5_0": 80, "Q4_K": 20}, "x", "Q4_K_M"),
