@@ -113,8 +113,8 @@ def _superseded(name: str, entry: KnownFile) -> Rejected:
         entry.file.path,
         name,
         "superseded",
-        "is from an older revision, and the one that refs/main names replaces it; remove it with hf cache prune, or "
-        "name its folder in scan_paths to serve it",
+        "is from another revision of its repository than the current one, which replaces it; remove it with hf cache "
+        "prune, or name its folder in scan_paths to serve it",
     )
 
 

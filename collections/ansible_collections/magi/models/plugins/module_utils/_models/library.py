@@ -157,23 +157,43 @@ def _is_unfinished_blob(name: str, folder: str) -> bool:
 
 
 def _supersede(walk: _Walk, snapshots: str) -> None:
-    """Mark the files of a Hugging Face repository's older revisions that the revision in ``refs/main`` replaces."""
+    """Mark the files of a Hugging Face repository's other revisions that the current one replaces."""
     repository = snapshots.rpartition("/")[0]
     if "/models--" not in f"/{repository.rpartition('/')[2]}":
         return
-    try:
-        with open(f"{repository}/refs/main", "rb") as stream:
-            current = stream.read(_MAX_REF).decode("ascii", "replace").strip()
-    except OSError:
-        return
-    inside = f"{snapshots}/{current}/"
     found = {key: file for key, file in walk.files.items() if file.path.startswith(f"{snapshots}/")}
+    revisions = {file.path[len(snapshots) + 1 :].partition("/")[0] for file in found.values()}
+    if len(revisions) < 2:
+        return
+    inside = f"{snapshots}/{_current(repository, revisions)}/"
     anew = {file.path[len(inside) :] for file in found.values() if file.path.startswith(inside)}
     anew |= {name.rpartition("/")[2] for name in anew if quantization_in(stem(name))}  # moved to another folder
     for key, file in found.items():
         _revision, _slash, name = file.path[len(snapshots) + 1 :].partition("/")
         if not file.path.startswith(inside) and {name, name.rpartition("/")[2]} & anew:
             walk.files[key] = replace(file, superseded=True)
+
+
+def _current(repository: str, revisions: set[str]) -> str:
+    """The one of ``revisions`` that counts: that of ``refs/main``; else the newest of those that other refs name, as a
+    tag or ``refs/pr/1`` does; else the newest. A download by a commit's hash leaves no ref."""
+    refs = {}
+    for path in _files_below(f"{repository}/refs"):
+        try:
+            with open(path, "rb") as stream:
+                refs[path[len(repository) + 1 :]] = stream.read(_MAX_REF).decode("ascii", "replace").strip()
+        except OSError:
+            continue
+    if refs.get("refs/main") in revisions:
+        return refs["refs/main"]
+
+    def age(revision: str) -> tuple[int, str]:
+        try:
+            return os.stat(f"{repository}/snapshots/{revision}").st_mtime_ns, revision
+        except OSError:
+            return 0, revision
+
+    return max(revisions & {*refs.values()} or revisions, key=age)
 
 
 def _take(

@@ -68,7 +68,7 @@ _QUANTIZATION = re.compile(
 
 
 def quantization_of(file_type: int | None, weights: Mapping[str, int], name: str) -> str:
-    """What most ``weights`` (elements by tensor type) are: the tier that most have, and in it the type that most have, as
+    """What most ``weights`` (elements by tensor type) are: in the tier that most have, the type that most have, as
     general.file_type or the file's ``name`` calls it if that agrees; a file without weights is what these say."""
     said = []
     if file_type is not None:

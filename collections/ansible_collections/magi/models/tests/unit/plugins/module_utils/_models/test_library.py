@@ -56,6 +56,7 @@ def test_a_hugging_face_cache(tmp_path):
     add("org--gemma-GGUF", "bbbb", "gemma-Q4_0.gguf", model("Gemma", "gemma3"), "1" * 64)
     add("other--gemma-GGUF", "cccc", "x-Q4_0.gguf", model("X"), "3" * 64)
     add("some--llama-GGUF", "dddd", "x-Q4_0.gguf", model("Y"), "4" * 64)
+    write(hub / "models--org--gemma-GGUF/refs/main", b"aaaa")
     write(hub / "models--org--gemma-GGUF/blobs" / ("5" * 64 + ".incomplete"), model()[:100])
     registry = scanned(hub)
     assert ids(registry) == ["gemma-gguf-x-q4_0", "gemma-q4_0", "llama-gguf-x-q4_0"]
@@ -143,18 +144,19 @@ def test_models_of_an_ollama_store_share_blobs(tmp_path):
     assert [item.code for item in found.rejected] == ["partial_download"]
 
 
-def hub(tmp_path, repository, revisions, main=None):
-    """A Hugging Face cache: file names and contents by revision, and what refs/main names."""
+def hub(tmp_path, repository, revisions, main=None, **refs):
+    """A Hugging Face cache: file names and contents by revision, each newer than the one before, and what refs name."""
     folder = tmp_path / "m" / f"models--{repository}"
-    for revision, files in revisions.items():
+    for age, (revision, files) in enumerate(revisions.items()):
         for name, content in files.items():
             blob = hashlib.sha256(content).hexdigest()
             write(folder / "blobs" / blob, content)
             link = folder / "snapshots" / revision / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(os.path.relpath(folder / "blobs" / blob, link.parent))
-    if main:
-        write(folder / "refs" / "main", main.encode())
+        os.utime(folder / "snapshots" / revision, (age, age))
+    for name, revision in {**refs, **({"main": main} if main else {})}.items():
+        write(folder / "refs" / name, revision.encode())
 
 
 def test_the_revision_of_a_repository_is_the_one_that_refs_main_names(tmp_path):
@@ -171,6 +173,26 @@ def test_the_revision_of_a_repository_is_the_one_that_refs_main_names(tmp_path):
         "x-q4_0": ("aaaa/x-Q4_0.gguf"[-16:], "aaaa/mmproj-F16.gguf"[-20:]),
     }
     assert [(item.path[-16:], item.code) for item in found.rejected] == [("bbbb/x-Q4_0.gguf", "superseded")]
+
+
+@pytest.mark.parametrize(
+    ("refs", "current"),
+    [
+        ({}, "cccc"),
+        ({"v1.0": "bbbb"}, "bbbb"),
+        ({"pr/1": "bbbb\n"}, "bbbb"),
+        ({"v1.0": "aaaa", "v2.0": "bbbb"}, "bbbb"),
+        ({"main": "aaaa", "v1.0": "bbbb", "pr/1": "cccc"}, "aaaa"),
+        ({"main": "dddd", "v1.0": "aaaa"}, "aaaa"),  # its files are gone
+        ({"main": "../../x"}, "cccc"),
+    ],
+)
+def test_one_revision_is_the_model_whatever_names_it(tmp_path, refs, current):
+    revisions = {name: {"x-Q4_0.gguf": model(name)} for name in ("aaaa", "bbbb", "cccc")}
+    hub(tmp_path, "org--x", revisions, **refs)
+    found = scanned(tmp_path / "m").inventory
+    assert [(item.id, item.path[-16:]) for item in found.models] == [("x-q4_0", f"{current}/x-Q4_0.gguf")]
+    assert [item.code for item in found.rejected] == ["superseded", "superseded"]
 
 
 def test_a_model_that_both_revisions_have_is_one(tmp_path):
