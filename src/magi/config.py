@@ -41,8 +41,8 @@ def config(results: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, dict[s
         origins = result.get("origins")
         if origins is not None:
             hosts[host] = {
-                setting: _value(setting, value, origins[setting])
-                for setting, value in sorted(result["settings"].items())
+                setting: _value(setting, result["settings"][setting], origin)
+                for setting, origin in sorted(origins.items())
             }
     return hosts
 

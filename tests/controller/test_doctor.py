@@ -198,6 +198,12 @@ def running(**more):
         ),
         (examined(settings={**SETTINGS, "host": "0.0.0.0"}), WARNING, "plan", "without an API key"),
         (
+            examined(settings={**SETTINGS, "key_hidden_from": "all"}),
+            WARNING,
+            "plan",
+            "the group all has an api_key_file",
+        ),
+        (
             examined(silent_configs=("/etc/llama.cpp/config.ini",)),
             WARNING,
             "plan",

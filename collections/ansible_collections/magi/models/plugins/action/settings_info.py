@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ansible.errors import AnsibleError
+from ansible.inventory.host import Host
 from ansible_collections.magi.models.plugins.module_utils._config.settings import (
     MERGED,
     PREFIX,
@@ -18,6 +20,11 @@ from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.dotenv import DotenvError, find_dotenv, read_dotenv
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.profiles import profile_folders
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
+
+
+def _has_key(options: Mapping[str, Any], none: Any) -> bool:
+    """Whether ``options`` have an API key file other than ``none``."""
+    return any(str(name).replace("-", "_") == "api_key_file" and value != none for name, value in options.items())
 
 
 class ActionModule(ControllerAction):
@@ -53,7 +60,24 @@ class ActionModule(ControllerAction):
             read_dotenv(file, os.environ) if file else {},
             str(file.parent) if file else "/",
         )
+        if origins.get("options", "").startswith("inventory") and not _has_key(settings["options"], ""):
+            settings["key_hidden_from"] = self._group_with_key(manager, host)
         return {"settings": settings, "origins": origins, "way": asdict(self.way(task_vars))}
+
+    def _group_with_key(self, manager: Any, host: Host) -> str:
+        """Return the outermost group of the host whose options have an API key file; "" if none has."""
+        for group in sorted(host.get_groups(), key=lambda group: (group.depth, group.name)):
+            alone = Host(f"{host.name} in {group.name}")  # has what its groups give, and nothing of its own
+            alone.add_group(group)
+            try:
+                given = self._templar.template(
+                    manager.get_vars(host=alone, include_hostvars=False).get(f"{PREFIX}options")
+                )
+            except AnsibleError:  # what nobody uses may be wrong
+                continue
+            if isinstance(given, Mapping) and _has_key(given, None):
+                return str(group.name)
+        return ""
 
     def way(self, task_vars: Mapping[str, Any]) -> Way:
         """Return how Ansible gets to the host."""

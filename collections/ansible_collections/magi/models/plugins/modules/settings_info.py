@@ -32,7 +32,10 @@ EXAMPLES = r"""
 
 RETURN = r"""
 settings:
-  description: The settings by name, without the prefix C(model_server_).
+  description:
+    - The settings by name, without the prefix C(model_server_).
+    - C(key_hidden_from) is the group whose C(model_server_options) have an C(api_key_file) that others for this host
+      replace.
   returned: success
   type: dict
 origins:

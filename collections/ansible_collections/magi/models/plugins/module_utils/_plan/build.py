@@ -252,6 +252,13 @@ def _warnings(host_name: str, instances: Sequence[Instance], host: Host, setting
             f"Host {host_name}: {', '.join(open_ones)} listen on {settings.host} without an API key, so anyone who "
             "reaches the port can use them; set the option api_key_file, or model_server_host: 127.0.0.1."
         )
+    keyless = [item.name for item in instances if not item.options.get("api_key_file")]
+    if keyless and settings.key_hidden_from:
+        yield (
+            f"Host {host_name}: the group {settings.key_hidden_from} has an api_key_file in model_server_options, "
+            f"which others for this host replace, so {', '.join(keyless)} have no API key; rename the others to "
+            "model_server_options_host, and they are laid over the group's."
+        )
     limited = [item.name for item in instances if item.resources]
     if limited and not host.can.limits:
         yield (

@@ -243,6 +243,8 @@ class Settings:
     """What happens to a plan with instances that don't fit into memory: refuse, warn, or off, and none is asked."""
     beside: bool = False
     """What is new may start before what goes has ended, and so takes a port of its own while there is one."""
+    key_hidden_from: str = ""
+    """The group of the inventory whose options have an API key file that others, which count more, hide."""
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:

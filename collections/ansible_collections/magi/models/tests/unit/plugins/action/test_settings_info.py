@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +21,8 @@ def settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("MODEL_HOST", "MAGI_PROFILE", "MODEL_STOP_TIMEOUT"):
         monkeypatch.delenv(name, raising=False)
 
-    def settle(inventory: str, extra: dict[str, str], role: dict[str, str]):
-        (tmp_path / "hosts.ini").write_text(f"[model_servers]\ngpu1 {inventory}\n")
+    def settle(inventory: str, extra: dict[str, str], role: dict[str, str], groups: str = ""):
+        (tmp_path / "hosts.ini").write_text(f"[model_servers]\ngpu1 {inventory}\n{groups}\n")
         loader = DataLoader()
         hosts = InventoryManager(loader, [str(tmp_path / "hosts.ini")])
         manager = VariableManager(loader, hosts)
@@ -58,3 +59,48 @@ def test_each_setting_comes_from_where_it_counts_most(settle, tmp_path: Path, mo
         "manager": "auto",
         "home": f"{tmp_path}/home",
     }
+
+
+KEYED = {"api_key_file": "/etc/magi-keys"}
+OTHER = {"ctx_size": 1024}
+
+
+@pytest.mark.parametrize(
+    ("of_all", "of_group", "of_host", "group"),
+    [
+        (KEYED, None, OTHER, "all"),
+        (OTHER, KEYED, OTHER, "model_servers"),
+        (KEYED, OTHER, None, "all"),
+        ({"api-key-file": "/etc/magi-keys"}, None, {}, "all"),
+        ("{{ {'api_key_file': '/etc/magi-keys'} }}", None, OTHER, "all"),
+        (OTHER, "{{ nobody_defines_it }}", OTHER, ""),
+        # nothing is hidden, or by intent
+        (KEYED, None, None, None),
+        (KEYED, None, KEYED, None),
+        (KEYED, None, {"api_key_file": None}, None),
+        (OTHER, OTHER, {"ctx_size": 2048}, ""),
+    ],
+)
+def test_options_that_hide_a_group_s_key_file_are_noticed(settle, tmp_path: Path, of_all, of_group, of_host, group):
+    for path, options in (
+        ("group_vars/all", of_all),
+        ("group_vars/model_servers", of_group),
+        ("host_vars/gpu1", of_host),
+    ):
+        if options is not None:
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            (tmp_path / f"{path}.yml").write_text(json.dumps({"model_server_options": options}))
+    found = settle("", {}, {})
+    assert found["settings"].get("key_hidden_from") == group
+    assert "key_hidden_from" not in found["origins"]
+
+
+def test_options_laid_over_the_plain_ones_hide_no_key_file(settle):
+    found = settle(
+        "model_server_options_host='{\"ctx_size\": 1}'",
+        {},
+        {},
+        groups="[all:vars]\nmodel_server_options={'api_key_file': '/etc/magi-keys'}",
+    )
+    assert found["settings"]["options"] == {**KEYED, "ctx_size": 1}
+    assert "key_hidden_from" not in found["settings"]

@@ -182,6 +182,16 @@ def test_an_open_server_without_a_key_is_warned_of(address, options, warned):
     assert bool(value.warnings) is warned
 
 
+@pytest.mark.parametrize(
+    ("of_profile", "warned"),
+    [({}, "the group all has an api_key_file"), ({"api_key_file": "/etc/keys"}, None)],
+)
+def test_a_host_that_hides_its_group_s_api_keys_is_warned_of(of_profile, warned):
+    value = plan("a-q2_k", options=of_profile, with_settings=settings(key_hidden_from="all"))
+    assert len(value.warnings) == bool(warned)
+    assert (warned or "") in " ".join(value.warnings)
+
+
 def test_a_file_of_api_keys_is_known_by_its_own_path_wherever_the_server_gets_it():
     (instance,) = plan("a-q2_k", options={"api_key_file": "/etc/keys"}).instances
     assert instance.api_key_file == "/etc/keys"
