@@ -102,15 +102,25 @@ def test_profile_under_host_under_entry(write):
     profile = files.load_profile(
         write(
             "enabled_models:\n  - {tier: Q3}\n  - {model: deepseek-r1-qwen3-8b-q2_k, instances: 2, port: 8083,"
-            " options: {ctx-size: 3}, environment: {A: entry, C: null}, aliases: [chat]}\n  - nope\n"
+            " options: {ctx-size: 3}, environment: {A: entry, B: entry, C: null}, aliases: [chat]}\n  - nope\n"
             "options: {ctx_size: 1, parallel: 2, no_webui: true}\nenvironment: {A: profile, C: 1}\n"
         )
     )
     got = resolve(profile, host(options={"ctx_size": 2, "parallel": None}, environment={"A": "host"}, binary=BINARY))
     assert got.instances == (
         Resolved(Q3["id"], Q3["id"], "Q3", None, {"ctx_size": "2", "webui": False}, {"A": "host", "C": "1"}, ()),
-        Resolved(Q2["id"], Q2["id"], "Q2", 8083, {"ctx_size": "3", "webui": False}, {"A": "entry"}, ("chat",)),
-        Resolved(Q2["id"] + "-2", Q2["id"], "Q2", None, {"ctx_size": "3", "webui": False}, {"A": "entry"}, ("chat",)),
+        Resolved(
+            Q2["id"], Q2["id"], "Q2", 8083, {"ctx_size": "3", "webui": False}, {"A": "host", "B": "entry"}, ("chat",)
+        ),
+        Resolved(
+            Q2["id"] + "-2",
+            Q2["id"],
+            "Q2",
+            None,
+            {"ctx_size": "3", "webui": False},
+            {"A": "host", "B": "entry"},
+            ("chat",),
+        ),
     )
     assert got.build == "11434"
     assert got.missing == (

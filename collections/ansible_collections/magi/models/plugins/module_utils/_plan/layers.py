@@ -22,8 +22,11 @@ def option_layers(profile: Profile, host: str, of_host: Mapping[str, Any], item:
 
 
 def variables_of(profile: Profile, of_host: Mapping[str, str | None], item: Wanted) -> dict[str, str]:
-    """Return one instance's environment: the profile's < ``of_host`` < its entry's; null takes a variable away."""
-    given = {**profile.environment, **of_host, **item.entry.environment}
+    """Return one instance's environment: the profile's < its entry's < ``of_host``; null takes a variable away.
+
+    The host has the last word, other than on options: a driver's variables are about the machine.
+    """
+    given = {**profile.environment, **item.entry.environment, **of_host}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -256,20 +256,20 @@ def test_an_instance_whose_file_can_not_be_read_any_more_is_warned_of():
 
 def test_variables_of_the_profile_the_host_and_the_entry_reach_the_process():
     value = plan(
-        {"model": "a-q2_k", "environment": {"A": "3", "D": None}},
+        {"model": "a-q2_k", "environment": {"A": "3", "D": None, "E": "3", "F": "3"}},
         "d-q4_1",
-        environment={"A": "1", "B": "1", "D": "1", "OMP_WAIT_POLICY": "active"},
-        with_settings=settings(environment={"A": "2", "C": "2"}),
+        environment={"A": "1", "B": "1", "D": "1", "E": "1", "OMP_WAIT_POLICY": "active"},
+        with_settings=settings(environment={"A": "2", "C": "2", "F": None}),
     )
     first, second = value.instances
-    assert [first.environment.get(name) for name in "ABCD"] == ["3", "1", "2", None]
-    assert [second.environment.get(name) for name in "ABCD"] == ["2", "1", "2", "1"]
+    assert [first.environment.get(name) for name in "ABCDEF"] == ["2", "1", "2", None, "3", None]
+    assert [second.environment.get(name) for name in "ABCDEF"] == ["2", "1", "2", "1", "1", None]
     assert first.environment["OMP_WAIT_POLICY"] == "active"
     # a change restarts the instance, and the reason says what changed
     now = host(running(second, environment=dict(second.environment)))
     (action,) = plan("d-q4_1", environment={"A": "9"}, on=now).actions
     assert action.action == "restart"
-    assert action.reason.startswith("environment A=2 B=1 C=2 D=1 OMP_WAIT_POLICY=active → A=9")
+    assert action.reason.startswith("environment A=2 B=1 C=2 D=1 E=1 OMP_WAIT_POLICY=active → A=9")
 
 
 def test_a_variable_that_no_service_file_can_hold_is_refused():

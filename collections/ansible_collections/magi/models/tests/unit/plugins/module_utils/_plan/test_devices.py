@@ -78,8 +78,10 @@ def test_what_somebody_chose_counts(entry, of_host, expected):
         # llama-server was asked with the host's, so it listed what its servers see
         ({}, {"CUDA_VISIBLE_DEVICES": "1"}, {}, "CUDA0"),
         ({"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}, {}, "CUDA0"),
-        ({}, {"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "0"}, None),
-        ({}, {"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": None}, None),
+        ({}, {"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "0"}, "CUDA0"),
+        ({}, {"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": None}, "CUDA0"),
+        ({}, {"CUDA_VISIBLE_DEVICES": None}, {"CUDA_VISIBLE_DEVICES": "0"}, "CUDA0"),
+        ({}, {"CUDA_VISIBLE_DEVICES": "1"}, {"ROCR_VISIBLE_DEVICES": "0"}, None),
         # these choose no device
         ({"GGML_CUDA_ENABLE_UNIFIED_MEMORY": "1"}, {}, {"OMP_PROC_BIND": "true"}, "CUDA0"),
     ],
