@@ -46,6 +46,25 @@ def test_paths_hold_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         remember.absolute("MODEL_SCAN_PATH", "modles")
 
 
+def test_a_llama_server_that_is_named_once_holds_from_then_on(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in remember.KEPT:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "llama-server").touch()
+    # as the Makefile does for make up LLAMA_SERVER_PATH=llama-server
+    monkeypatch.setattr(sys, "argv", ["remember", "LLAMA_SERVER_PATH"])
+    monkeypatch.setenv("LLAMA_SERVER_PATH", "llama-server")
+    remember.main()
+    assert capsys.readouterr().out == f".env: LLAMA_SERVER_PATH={tmp_path}/llama-server\n"
+    monkeypatch.setattr(sys, "argv", ["remember"])
+    monkeypatch.delenv("LLAMA_SERVER_PATH")
+    remember.main()
+    assert domain.read_dotenv(Path(".env"), os.environ) == {"LLAMA_SERVER_PATH": f"{tmp_path}/llama-server"}
+    monkeypatch.setattr(sys, "argv", ["remember", "LLAMA_SERVER_PATH"])
+    remember.main()
+    assert Path(".env").read_text() == ""
+
+
 def test_only_what_changes_is_written_and_said(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in remember.KEPT:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 from ansible_collections.magi.models.plugins.module_utils._config.monitoring import MONITORING_OPTIONS
 from ansible_collections.magi.models.plugins.module_utils._config.settings import PREFIX, SETTINGS
 from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
@@ -142,6 +145,29 @@ def test_settings_defaults_and_argument_specs_agree():
     for name, setting in settings.items():
         if setting.environment:
             assert f"C({setting.environment})" in " ".join(str(specs[name]["description"]).split())
+
+
+@pytest.mark.parametrize(
+    ("variables", "path"),
+    [
+        ({}, "/usr/local/bin/llama-server"),
+        ({"model_server_llama_server_path": ""}, "/usr/local/bin/llama-server"),
+        ({"model_server_llama_server_path": "/opt/mine"}, "/opt/mine"),
+        # LLAMA_SERVER_PATH and -e, which settings.yml has settled
+        (
+            {
+                "model_server_llama_server_path": "/opt/mine",
+                "__model_server": {"settings": {"llama_server_path": "/x"}},
+            },
+            "/x",
+        ),
+        ({"model_server_llama_server_path": "/opt/mine", "__model_server": {}}, "/opt/mine"),
+    ],
+)
+def test_one_variable_names_the_binary_for_the_role_that_gets_it_too(variables: dict[str, Any], path: str):
+    file = COLLECTION / "roles" / "llama_server" / "defaults" / "main.yml"
+    default = DataLoader().load_from_file(str(file), trusted_as_template=True)["llama_server_path"]
+    assert Templar(DataLoader(), variables).template(default) == path
 
 
 def test_defaults_and_argument_specs_of_the_gateway_agree():

@@ -440,6 +440,26 @@ def test_a_llama_server_that_the_service_may_not_execute_is_none(llama_server, p
     assert not said or f"the servers may not execute {llama_server}, since {folder / part} {said}" in found.binary_error
 
 
+@pytest.mark.parametrize("environment", [{"HSA_OVERRIDE_GFX_VERSION": "11.0.0"}, {}])
+def test_a_llama_server_that_needs_the_host_s_environment_is_asked_with_it(llama_server, environment, monkeypatch):
+    monkeypatch.setenv("HSA_OVERRIDE_GFX_VERSION", "11.0.0")  # of whoever deploys: its servers don't have it
+    program = llama_server.read_text().replace(
+        "\n", '\ntest "$HSA_OVERRIDE_GFX_VERSION" = 11.0.0 || { echo "no GPU driver"; exit 1; }\n', 1
+    )
+    llama_server.write_text(f"{program}case $* in *q9_0*) exit 1;; esac\n")
+    folder = llama_server.parents[1]
+    found = inspect.read_host(
+        FakeSystemd(folder),
+        str(folder),
+        llama_server_path=str(llama_server),
+        environment=environment,
+        option_sets=[{"cache_type_k": "q8_0"}],
+    )
+    assert (found.binary is not None) is bool(environment)
+    assert ("does not run (exit status 1: no GPU driver)" in found.binary_error) is not bool(environment)
+    assert found.refused == (("",) if environment else ())
+
+
 @pytest.mark.parametrize(
     ("script", "said"),
     [
