@@ -95,6 +95,7 @@ def test_a_missing_folder_is_a_warning(options):
     result = run(model_registry, **options)
     assert "failed" not in result
     assert any("/nowhere" in str(warning) for warning in result["warnings"])
+    assert result["lost"] == ["The folder to scan /nowhere does not exist or can't be listed; skipped."]
 
 
 def test_gguf_info_tells_facts_and_faults(tmp_path):

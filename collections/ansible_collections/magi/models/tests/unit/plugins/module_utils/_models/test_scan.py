@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._gguf import reader
 from ansible_collections.magi.models.plugins.module_utils._gguf.reader import GGUFError
 from ansible_collections.magi.models.plugins.module_utils._models import scan
+from ansible_collections.magi.models.plugins.module_utils._models.registry import save
 from ansible_collections.magi.models.plugins.module_utils._models.scan import discover
 from ansible_collections.magi.models.tests.unit.plugins.module_utils._models.folders import (
     codes,
@@ -94,6 +95,28 @@ def test_what_changed_is_read_again_and_nothing_else(tmp_path, registry_path, mo
     assert (outcome.source, outcome.reason) == ("scan", reason)
     assert str(tmp_path / "m/y.gguf") not in read
     assert look(tmp_path, registry_path).source == "cache"
+
+
+def test_a_folder_that_was_emptied_since_the_last_scan_is_lost_and_so_is_a_missing_one(tmp_path):
+    folders = {name: str(tmp_path / name) for name in ("full", "unmounted", "always-empty", "missing")}
+    for name in ("full", "unmounted", "missing"):
+        write(tmp_path / name / f"{name}.gguf", model(name))
+    (tmp_path / "always-empty").mkdir()
+    registry_path = str(tmp_path / "r.json")
+    first = discover(list(folders.values()), registry_path)
+    assert first.lost == ()
+    save(registry_path, first.registry)
+
+    (tmp_path / "unmounted/unmounted.gguf").unlink()
+    (tmp_path / "missing").rename(tmp_path / "elsewhere")
+    second = discover(list(folders.values()), registry_path)
+    assert second.lost == (
+        f"The folder to scan {folders['missing']} does not exist or can't be listed; skipped.",
+        f"The folder to scan {folders['unmounted']} had models at the last scan and is empty now; "
+        "check that its disk is mounted.",
+    )
+    assert set(second.lost) <= set(second.warnings)
+    assert ids(second.registry) == ["full-q4_k_m"]
 
 
 def test_refresh_reads_everything_and_changes_nothing(tmp_path, registry_path, monkeypatch):
