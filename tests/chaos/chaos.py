@@ -92,16 +92,17 @@ class Bed:
     def some_host(self) -> str:
         return self.dice.choice(self.hosts)
 
-    def begin(self, profile: str) -> Playing:
-        (self.fleet.folder / "report.json").unlink(missing_ok=True)
-        return self.fleet.start("site", profile=profile)
+    def begin(self, profile: str, report: str = "report.json") -> Playing:
+        path = self.fleet.folder / report
+        path.unlink(missing_ok=True)
+        return self.fleet.start("site", profile=profile, model_server_report_path=str(path))
 
-    def end(self, happened: Round, playing: Playing) -> Run:
+    def end(self, happened: Round, playing: Playing, report: str = "report.json") -> Run:
         run = playing.finish()
         happened.runs.append(run)
-        report = self.fleet.folder / "report.json"
-        if report.exists():
-            happened.reports.append(json.loads(report.read_text()))
+        path = self.fleet.folder / report
+        if path.exists():
+            happened.reports.append(json.loads(path.read_text()))
         return run
 
     def pids(self) -> dict[tuple[str, str], int]:
@@ -168,10 +169,10 @@ def together(bed: Bed, profile: str) -> Round:
     happened = Round(f"deployments of {profile} and {other} at once")
     first = bed.begin(profile)
     _wait(first, bed.dice.uniform(0, 3))
-    second = bed.fleet.start("site", profile=other, model_server_report_path=str(bed.fleet.folder / "second.json"))
-    runs = [bed.end(happened, first), second.finish()]
-    happened.runs.append(runs[1])
-    happened.causes |= {"host_failed", "superseded"}
+    second = bed.begin(other, "second.json")
+    bed.end(happened, first)
+    bed.end(happened, second, "second.json")
+    happened.causes |= {"host_failed", "changed_meanwhile"}
     return happened
 
 
