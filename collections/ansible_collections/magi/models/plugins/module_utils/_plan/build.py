@@ -73,7 +73,9 @@ def build_plan(
     """
     if host.binary is None:
         raise PlanError(f"Host {host_name}: {host.binary_error}")
-    wanted, degraded = select(profile, inventory.models, (*inventory.rejected, *inventory.companions), host_name)
+    wanted, degraded = select(
+        profile, inventory.models, (*inventory.rejected, *inventory.companions), host_name, host.instances
+    )
     check_aliases(host_name, wanted, inventory.models)
     usable = []
     for item in wanted:

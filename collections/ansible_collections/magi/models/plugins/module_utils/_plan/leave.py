@@ -12,6 +12,7 @@ from ansible_collections.magi.models.plugins.module_utils._config.profile import
 from ansible_collections.magi.models.plugins.module_utils._host.values import Running
 from ansible_collections.magi.models.plugins.module_utils._models.found import within
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
+from ansible_collections.magi.models.plugins.module_utils._plan.select import meant, new_tier
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Instance, Settings
 
 
@@ -44,13 +45,12 @@ def leave(
 
 def _gone(item: Running, profile: Profile, inventory: Inventory, scan_paths: Sequence[str]) -> str:
     """Return why the model of an instance is missing, though the profile enables it; or an empty string."""
-    model, tier, task = (item.environment.get(f"MAGI_{name}", "") for name in ("MODEL_ID", "TIER", "TASK"))
     path = item.environment.get("LLAMA_ARG_MODEL", "")
     there = any(path in (model.path, *model.duplicates) for model in inventory.models)
     if (
         there
         or not any(within(path, top) for top in scan_paths)
-        or not any(entry.matches(model, tier, task or None) for entry in profile.entries)
+        or not any(meant(entry, item) for entry in profile.entries)
     ):
         return ""
     aside = next((rejected.reason for rejected in inventory.rejected if rejected.path == path), "")
@@ -61,10 +61,8 @@ def _not_enabled(item: Running, profile: Profile, inventory: Inventory, scan_pat
     path = item.environment.get("LLAMA_ARG_MODEL", "")
     if path and not any(within(path, top) for top in scan_paths):
         return f"its file {path} lies in no folder that is scanned"
-    was = item.environment.get("MAGI_TIER")
-    now = next((x.tier for x in inventory.models if x.id == item.environment.get("MAGI_MODEL_ID")), was)
-    changed = f" (its file is {now} now, and was {was})" if now != was else ""
-    return f"not enabled by profile {profile.name}{changed}"
+    changed = new_tier(item, inventory.models)
+    return f"not enabled by profile {profile.name}" + (f" (its file is {changed})" if changed else "")
 
 
 def kept_instance(item: Running) -> Instance:

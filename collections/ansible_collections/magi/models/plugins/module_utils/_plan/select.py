@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Entry, Profile
+from ansible_collections.magi.models.plugins.module_utils._host.values import Running
 from ansible_collections.magi.models.plugins.module_utils._models.model import Companion, FileVersion, Model, Rejected
 from ansible_collections.magi.models.plugins.module_utils._models.naming import stem
 from ansible_collections.magi.models.plugins.module_utils._models.quantization import quantization_in, tier_of
@@ -27,10 +28,15 @@ class Wanted:
 
 
 def select(
-    profile: Profile, models: Sequence[Model], aside: Sequence[Rejected | Companion], host: str
+    profile: Profile,
+    models: Sequence[Model],
+    aside: Sequence[Rejected | Companion],
+    host: str,
+    instances: Iterable[Running] = (),
 ) -> tuple[list[Wanted], list[str]]:
     """Return the instances that ``profile`` enables among ``models``, in its order, and a sentence for each entry
-    that finds nothing. ``aside`` has the files that are not models, one of which an entry may mean.
+    that finds nothing. ``aside`` has the files that are not models, one of which an entry may mean; ``instances`` are
+    on the host now, and an entry may mean what one of them was.
 
     A sentence also names each file that is set aside and that a tier or a glob would select if it were whole.
     Tiers and globs enable each model once, and leave alone those that an exact entry names; naming a model exactly
@@ -56,7 +62,7 @@ def select(
             if matching and not found:
                 continue  # all enabled by another entry
         if not found:
-            missing.append(f"{where}: {_why_missing(entry, by_id, aside, host)}")
+            missing.append(f"{where}: {_why_missing(entry, by_id, aside, host, instances)}")
         for model in found:
             for i in range(entry.instances):
                 nth = counts[model.id] = counts.get(model.id, 0) + 1
@@ -126,14 +132,35 @@ def _means(entry: Entry, item: Rejected | Companion) -> bool:
     return entry.matches(item.id, tier_of(quantization_in(stem(item.path)) or ""), None)
 
 
-def _why_missing(entry: Entry, models: Mapping[str, Model], aside: Sequence[Rejected | Companion], host: str) -> str:
-    meant = [item for item in aside if _means(entry, item)]
+def meant(entry: Entry, item: Running) -> bool:
+    """Whether ``entry`` would select what an instance was when it started."""
+    model, tier, task = (item.environment.get(f"MAGI_{name}", "") for name in ("MODEL_ID", "TIER", "TASK"))
+    return entry.matches(model, tier, task or None)
+
+
+def new_tier(item: Running, models: Sequence[Model]) -> str:
+    """Return which tier an instance's model is now and was at its start, in words; empty if it is the same or gone."""
+    path, model, was = (item.environment.get(name) for name in ("LLAMA_ARG_MODEL", "MAGI_MODEL_ID", "MAGI_TIER"))
+    now = [x.tier for x in models if path in (x.path, *x.duplicates)] + [x.tier for x in models if x.id == model]
+    return f"{now[0]} now, and was {was}" if was and now and now[0] != was else ""
+
+
+def _why_missing(
+    entry: Entry,
+    models: Mapping[str, Model],
+    aside: Sequence[Rejected | Companion],
+    host: str,
+    instances: Iterable[Running],
+) -> str:
+    set_aside = [item for item in aside if _means(entry, item)]
+    changed = {item.name: new_tier(item, list(models.values())) for item in instances if meant(entry, item)}
+    also = [f"{name} is {tiers}." for name, tiers in changed.items() if tiers]
     if entry.kind == "model":
         if entry.pattern in models:
             return f"it is for {models[entry.pattern].task} on {host}; correct the task of the entry, or leave it out."
-        if meant:
-            return f"set aside on {host}: {max(meant, key=lambda item: len(item.id)).reason}"  # of the nearest name
+        if set_aside:
+            return f"set aside on {host}: {max(set_aside, key=lambda item: len(item.id)).reason}"  # of the nearest name
         near = difflib.get_close_matches(entry.pattern, models, 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        return f"no such model on {host}; {hint}playbooks/discover.yml lists those that are."
-    return " Set aside: ".join([f"matches no model on {host}.", *(item.reason for item in meant[:3])])
+        return " ".join([f"no such model on {host}; {hint}playbooks/discover.yml lists those that are.", *also])
+    return " Set aside: ".join([" ".join([f"matches no model on {host}.", *also]), *(item.reason for item in set_aside[:3])])

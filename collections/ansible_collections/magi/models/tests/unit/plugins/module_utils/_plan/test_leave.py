@@ -89,6 +89,26 @@ def test_a_file_that_changed_its_tier_is_named():
     assert actions(value)["c-q4_k_m"] == ("stop", said)
 
 
+SAME_ID, OTHER_ID = model("c-q4_k_m", "Q3"), model("c-q3_k_m", "Q3", path=C.path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "now"),
+    [
+        ({"tier": "Q4"}, SAME_ID),
+        ({"tier": "Q4", "task": "chat"}, OTHER_ID),
+        ("c-q4_*", OTHER_ID),
+        ("c-q4_k_m", OTHER_ID),
+    ],
+)
+def test_a_selector_that_matches_nothing_says_which_file_changed_its_tier(entry, now):
+    on = host(runs(FIRST["a-q2_k"]), runs(FIRST["c-q4_k_m"], pid=None, state=State.STOPPED))
+    (said,) = plan("a-q2_k", entry, models=[A, now], on=on).degraded
+    assert said.endswith(". c-q4_k_m is Q3 now, and was Q4.")
+    with pytest.raises(PlanError, match=r"so there is nothing to serve\. .* c-q4_k_m is Q3 now, and was Q4\.$"):
+        plan(entry, models=[A, now], on=on)
+
+
 def test_one_more_instance_of_a_model_that_is_there_is_stopped():
     two = plan({"model": "a-q2_k", "instances": 2}).instances
     value = plan("a-q2_k", on=host(*map(runs, two)))
