@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,7 @@ from magi.result import Result
 from magi.runner.options import Options
 from magi.runner.terminals import close_at_once
 
+from ..waiting import until
 from . import recorded
 from .known import ROOT
 
@@ -412,6 +414,27 @@ def test_whoever_stops_reading_gets_no_stack_trace(tmp_path: Path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("arguments", "stream"), [(["up", "--help"], "stdout"), (["nope"], "stderr")])
+def test_a_slow_reader_gets_everything(arguments, stream):
+    """Even if the pipe is full when we write, and somebody made it non-blocking."""
+    command = [sys.executable, "-m", "magi", *arguments]
+    expected = subprocess.run(command, capture_output=True, check=False)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    filled = 0
+    with suppress(BlockingIOError):
+        while True:
+            filled += os.write(writing, bytes(512))
+    with subprocess.Popen(command, **{stream: writing}) as process:
+        # Without us, it ends at once. Else it has to wait for us: the pipe's flags are those of us both.
+        until(lambda: os.get_blocking(writing) or process.poll() is not None, 30, "it waits for its reader")
+        os.close(writing)
+        with open(reading, "rb") as reader:
+            received = reader.read()
+    assert received == bytes(filled) + getattr(expected, stream)
+    assert process.returncode == expected.returncode
 
 
 def test_a_terminal_whose_program_has_ended_is_closed_without_a_pause(monkeypatch):

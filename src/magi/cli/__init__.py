@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -51,6 +53,10 @@ def _common(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; any error is one sentence."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for descriptor in (1, 2):
+        with suppress(OSError):  # closed
+            # Somebody may have left it non-blocking, and then what a slow reader has no room for would be lost.
+            os.set_blocking(descriptor, True)
     try:
         code = int(app(arguments, prog_name="magi", standalone_mode=False) or ExitCode.OK)
         # Typer turns Ctrl-C into this code, without a word. During a run, the run itself says what was done.
