@@ -6,10 +6,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
 import threading
+import venv
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,11 +65,23 @@ def test_a_wrong_name_beside_a_right_one_is_an_error(monkeypatch, tmp_path):
         Controller(project=ROOT).stop_sync(["a", "zz"])
 
 
-def test_type_checkers_read_the_package_s_types():
-    """PEP 561: a marker beside the code, and installed with it."""
-    assert resources.files("magi").joinpath("py.typed").is_file()
+def test_type_checkers_read_the_package_s_types(tmp_path: Path):
+    """PEP 561: a marker beside the code, and installed with it; without it, no type of ours reaches anybody."""
     packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["magi"]
     assert "py.typed" in packaged
+    venv.create(tmp_path / "venv", symlinks=True)
+    installed = next((tmp_path / "venv/lib").glob("python3*/site-packages")) / "magi"
+    shutil.copytree(str(resources.files("magi")), installed, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "use.py").write_text("from magi import Controller\n\nController(project=3)\n")
+
+    def check() -> str:
+        command = [sys.executable, "-m", "mypy", "--config-file=", "--python-executable", "venv/bin/python", "use.py"]
+        env = {"PATH": os.defpath}  # what is on PYTHONPATH counts as one's own code
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False).stdout
+
+    assert re.match(r'use.py:3: error: Argument "project" to "Controller" has incompatible type "int"', check())
+    (installed / "py.typed").unlink()
+    assert re.match(r'use.py:1: error: Skipping analyzing "magi": .* missing .* py.typed', check())
 
 
 # --- runs ----------------------------------------------------------------------------------------------------------
