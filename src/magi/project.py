@@ -66,13 +66,19 @@ class Project:
         default = "~/.ansible/collections:/usr/share/ansible/collections"  # Ansible's own
         return {**found, "ANSIBLE_COLLECTIONS_PATH": f"{self.collections}{os.pathsep}{others or default}"}
 
-    def _configured(self, setting: str) -> str:
-        """Return a setting of the section ``defaults`` of the project's ansible.cfg, or an empty string."""
+    def forks(self, given: Mapping[str, str]) -> int:
+        """Return the number of workers in the ansible.cfg that a run uses with the environment ``given``, else 0."""
+        found = self._configured("forks", given.get("ANSIBLE_CONFIG"))
+        return int(found) if found.isdecimal() else 0  # Ansible says what is wrong with it
+
+    def _configured(self, setting: str, path: str | None = None) -> str:
+        """Return a setting of the section ``defaults`` of the project's ansible.cfg, or of the one at ``path``; or an
+        empty string."""
         from configparser import ConfigParser, Error
 
         parser = ConfigParser(interpolation=None)
         with contextlib.suppress(OSError, Error, UnicodeDecodeError):  # Ansible says what is wrong with it
-            parser.read(self.configuration, encoding="utf-8")
+            parser.read(path or self.configuration, encoding="utf-8")
         return parser.get("defaults", setting, fallback="")
 
     def tags(self) -> list[str]:

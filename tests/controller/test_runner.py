@@ -263,10 +263,10 @@ def test_a_run_that_is_stopped_before_it_begins_starts_nothing(state):
     assert not state.exists()
 
 
-def environment(monkeypatch, given=(), **real) -> dict[str, str]:
+def environment(monkeypatch, given=(), root=Path("/srv/magi"), **real) -> dict[str, str]:
     monkeypatch.setattr(os, "environ", {"PATH": "/bin", "HOME": "/home/somebody", **real})
     theirs = {**os.environ, "ANSIBLE_STDOUT_CALLBACK": "awx_display", "ANSIBLE_HOST_KEY_CHECKING": "False"}
-    return options.environment(Project(Path("/srv/magi")), Options(environment=dict(given)), theirs, "id")
+    return options.environment(Project(root), Options(environment=dict(given)), theirs, "id")
 
 
 def test_the_environment_of_a_run(monkeypatch):
@@ -283,6 +283,23 @@ def test_the_environment_of_a_run(monkeypatch):
 
 def test_a_configuration_of_ones_own_beats_the_projects(monkeypatch):
     assert environment(monkeypatch, ANSIBLE_CONFIG="/mine.cfg")["ANSIBLE_CONFIG"] == "/mine.cfg"
+
+
+@pytest.mark.parametrize(
+    ("configured", "real", "expected"),
+    [
+        ("", {}, "200"),
+        ("[defaults]\nforks = 50\n", {}, "200"),
+        ("[defaults]\nforks = 500\n", {}, "500"),
+        ("[defaults]\nforks = many\n", {}, "200"),
+        ("[defaults]\nforks = 500\n", {"ANSIBLE_FORKS": "7"}, "7"),
+    ],
+)
+def test_all_hosts_are_worked_on_at_once(configured, real, expected, monkeypatch, tmp_path):
+    (tmp_path / "ansible.cfg").write_text(configured)
+    assert environment(monkeypatch, root=tmp_path, **real)["ANSIBLE_FORKS"] == expected
+    own = {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"), **real}
+    assert environment(monkeypatch, **own)["ANSIBLE_FORKS"] == expected
 
 
 def test_an_environment_is_withheld_from_files_and_given_to_processes():

@@ -18,6 +18,9 @@ CALLBACK = ("ANSIBLE_CALLBACK_PLUGINS", "ANSIBLE_STDOUT_CALLBACK", "ORIGINAL_STD
 or the user's to decide: a cache of facts, and that SSH accepts any host key (ansible_runner/config/_base.py)."""
 MARK = "MAGI_RUN"
 """Variable that marks the processes of a run, wherever they go: workers leave their process group."""
+FORKS = 200
+"""How many hosts Ansible works on at once at most; it starts no more workers than a play has hosts. So hosts that don't
+answer hold up no others."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def environment(project: Project, options: Options, runner: Mapping[str, str], i
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), merged.get("PATH", os.defpath)]),
         **project.environment(merged),
         **utf8(merged),
+        "ANSIBLE_FORKS": merged.get("ANSIBLE_FORKS") or str(max(FORKS, project.forks(merged))),
         "ANSIBLE_RETRY_FILES_ENABLED": "False",
         # As in the project's ansible.cfg: half of the wanted hosts is not a success.
         "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",
