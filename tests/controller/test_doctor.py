@@ -345,7 +345,7 @@ def test_collecting_from_the_results_of_a_run():
             ),
             ("gpu1", "ok", {"host": HOST.to_dict()}),
             ("gpu2", "unreachable", {"msg": "no\n route"}),
-            ("gpu3", "failed", {"msg": "broken"}),
+            ("gpu3", "failed", {"msg": "Task failed: Module failed: broken"}),
         ],
     )
     assert got["gpu1"] == examined(

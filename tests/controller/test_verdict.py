@@ -209,6 +209,13 @@ def test_a_wrong_setting_of_one_host_hides_nothing_that_was_done_on_another():
     [
         (failed("Setting x must be y.", "magi.models.settings_info", "gpu2"), "Host gpu2: Setting x must be y."),
         (failed("Host gpu2: no option z.", PLAN, "gpu2", wrong="profile"), "Host gpu2: no option z."),
+        # what a module raised, in Ansible's words
+        (failed("Task failed: Module failed: Disk quota exceeded", PLAN, "gpu2"), "Host gpu2: Disk quota exceeded"),
+        (
+            failed("Task failed: Module failed: [Errno 13] Permission denied: '/srv/x'", PLAN, "gpu2"),
+            "Host gpu2: [Errno 13] Permission denied: '/srv/x'; let the user read and write there, or become root "
+            "(become: true), and run again.",
+        ),
     ],
 )
 def test_what_is_wrong_for_one_host_hides_nothing_of_another(verb, result, wrong, said):

@@ -82,8 +82,10 @@ def collect(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, 
     for name, status, result in results:
         host = found.setdefault(name, Examined(name))
         said = " ".join(str(result.get("msg", "")).split())
+        for words in ("Task failed: ", "Module failed: "):
+            said = said.removeprefix(words)
         if status == "unreachable":
-            host = replace(host, unreachable=said.removeprefix("Task failed: "))
+            host = replace(host, unreachable=said)
         elif status == "failed":
             host = replace(host, errors=(*host.errors, said or "a task failed and did not say why; run it with -vvv."))
         elif "origins" in result:

@@ -11,6 +11,8 @@ from magi.result import Result
 
 USAGE: dict[str, type[UsageError]] = {"magi.models.settings_info": UsageError, "magi.models.profile_info": ProfileError}
 """A failure of these is not a host's fault."""
+RAISED = "Module failed: "
+"""How Ansible begins the message of a module that raised something; those of ours name their host."""
 
 
 def once(sentences: Iterable[str]) -> str:
@@ -23,10 +25,11 @@ def told(failure: Event) -> str:
     from magi.domain import way_to_root
 
     sentence = said(failure.result)
-    if failure.action in USAGE:
-        return f"Host {failure.host}: {sentence}"
-    way = way_to_root(sentence)
-    return f"Host {failure.host}: {sentence.rstrip('.')}; {way} and run again." if way else sentence
+    raised = sentence.removeprefix(RAISED)
+    way = way_to_root(raised)
+    if way:
+        return f"Host {failure.host}: {raised.rstrip('.')}; {way} and run again."
+    return f"Host {failure.host}: {raised}" if raised != sentence or failure.action in USAGE else sentence
 
 
 def not_reached(run: Run) -> str:

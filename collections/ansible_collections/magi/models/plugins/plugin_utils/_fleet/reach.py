@@ -1,6 +1,6 @@
 # Copyright: The magi.models maintainers
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What to do about a host that Ansible did not reach, or where it may not become root. Pure."""
+"""What to do about a host that Ansible did not reach, or where it is not root and may not become it. Pure."""
 
 from __future__ import annotations
 
@@ -43,6 +43,10 @@ _ROOT = (
         r"(sudo|doas): (command )?not found|not in the sudoers file|not allowed to (execute|run)",
         "let the user become root there, or connect as root (ansible_user: root)",
     ),
+    (
+        r"^\[Errno 13\] Permission denied: ",  # what a module raised; where one of ours expects that, it says more
+        "let the user read and write there, or become root (become: true),",
+    ),
 )
 
 
@@ -61,5 +65,6 @@ def way_to_reach(said: str, otherwise: str) -> str:
 
 
 def way_to_root(said: str) -> str:
-    """Return what to do where a task failed with ``said`` since it may not become root; else an empty string."""
+    """Return what to do where a task failed with ``said`` since it may not become root, or is not; else an empty
+    string."""
     return next((way for pattern, way in _ROOT if re.search(pattern, said)), "")

@@ -37,6 +37,7 @@ def test_a_host_that_is_not_reached_has_its_remedy(said, remedy):
         ("Timeout (12s) waiting for privilege escalation prompt: ", "ANSIBLE_BECOME_PASSWORD_FILE"),
         ("/bin/sh: 1: sudo: not found", "connect as root"),
         ("ada is not in the sudoers file.", "connect as root"),
+        ("Module failed: [Errno 13] Permission denied: '/srv/x'", "read and write there, or become root"),
     ],
 )
 def test_a_host_where_nobody_becomes_root_has_its_remedy(said, remedy):
