@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,13 @@ def at_work(state: Path) -> list[int]:
     return found
 
 
+def nobody_s() -> tuple[str, ...]:
+    """Return the program, with arguments, that runs another as a user who has no name and may not do all; none where a
+    user namespace is not for us."""
+    program = ("unshare", "--user", "--map-user=12345", "--map-group=12345")
+    return program if subprocess.run([*program, "true"], capture_output=True, check=False).returncode == 0 else ()
+
+
 def _hears_a_hang_up() -> None:
     """A signal that nohup ignores stays ignored in all its child processes, and so in tests that it runs."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -53,10 +60,12 @@ def _takes_the_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def begin(state: Path, *arguments: str, cwd: Path = ROOT, **more: str) -> subprocess.Popen[str]:
-    """Start magi with its output piped."""
+def begin(
+    state: Path, *arguments: str, cwd: Path = ROOT, within: Sequence[str] = (), **more: str
+) -> subprocess.Popen[str]:
+    """Start magi with its output piped; ``within`` is a program, with arguments, that runs it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "magi", *arguments],
+        [*within, sys.executable, "-m", "magi", *arguments],
         cwd=cwd,
         env=environment(state, **more),
         stdin=subprocess.DEVNULL,

@@ -19,7 +19,7 @@ import pytest
 from magi import Controller
 from magi.errors import DeploymentFailed, HostUnreachable, ProfileError
 
-from ..command import Ran, at_work, begin
+from ..command import Ran, at_work, begin, nobody_s
 from ..playbook import clean_environment, copy_profiles
 from ..waiting import until
 from .conftest import ROOT, Deployment, ask, ports
@@ -67,8 +67,9 @@ def secrets_below(folder: Path) -> list[str]:
 
 def test_from_a_plan_to_the_end(two: Deployment):
     """Programs get their document and nothing else; no secret of the environment or the command line is kept."""
-    bare = magi(two, "plan", "--json")
-    assert bare.code == 4
+    unnamed = dict.fromkeys(("USER", "LOGNAME", "LNAME", "USERNAME"), "")
+    bare = magi(two, "plan", "--json", within=nobody_s(), LANG="C", LC_ALL="C", **unnamed)
+    assert bare.code == 4, bare.err
     assert bare.document["changes"] == 2
     assert [item["action"] for item in bare.document["hosts"]["localhost"]["actions"]] == ["start", "start"]
     verbose = magi(two, "config", "-vvvv", "-e", f"a_secret={GIVEN}")
