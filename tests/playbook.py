@@ -90,10 +90,11 @@ def start(
     *arguments: str,
     environment: Mapping[str, str] | None = None,
     groups: Mapping[str, Any] | None = None,
+    cwd: Path = ROOT,
     **extra: Any,
 ) -> Playing:
-    """Start one or several playbooks on the hosts and variables of ``group``, without the caller's settings. ``groups``
-    are more groups of the inventory.
+    """Start one or several playbooks on the hosts and variables of ``group``, in the folder ``cwd`` and without the
+    caller's settings. ``groups`` are more groups of the inventory.
 
     It gets a session of its own, so that a signal reaches all of it and nothing else. Inventory and output are kept
     in ``folder``; ``extra`` are extra variables.
@@ -113,7 +114,7 @@ def start(
                 *(["-e", json.dumps(extra)] if extra else []),
                 *arguments,
             ],
-            cwd=ROOT,
+            cwd=cwd,
             env={
                 **clean_environment(),
                 "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),

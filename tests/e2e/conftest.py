@@ -41,6 +41,8 @@ class Deployment:
     """Variables by host; all hosts are this machine."""
     groups: dict[str, Any] = field(default_factory=dict)
     """More groups of the inventory."""
+    cwd: Path = ROOT
+    """Where playbooks are run."""
 
     @property
     def home(self) -> Path:
@@ -96,9 +98,8 @@ class Deployment:
 
     def start(self, playbook: str = "site", *arguments: str, profile: str | None = None, **extra: Any) -> Playing:
         given = {**({"profile": profile} if profile else {}), **extra}
-        return start(
-            self.folder, self.group, playbook, *arguments, environment=self.environment, groups=self.groups, **given
-        )
+        more = {"environment": self.environment, "groups": self.groups, "cwd": self.cwd}
+        return start(self.folder, self.group, playbook, *arguments, **more, **given)
 
     def play(self, *arguments: str, **extra: Any) -> Run:
         return self.start(*arguments, **extra).finish()

@@ -213,8 +213,9 @@ def test_settings_come_from_the_environment_and_e_beats_it(deployment: Deploymen
     other = tmp_path / "other folder"
     other.mkdir()
     deployment.add_model("Q2_K").rename(other / "mine.Q2_K.gguf")
+    deployment.cwd = tmp_path
     deployment.environment = {
-        "MODEL_SCAN_PATH": f"/nonexistent:{other}",
+        "MODEL_SCAN_PATH": f"/nonexistent:{other.name}",
         "MODEL_PORT_RANGE": f"{PORTS[1] - 2}-{PORTS[1] - 1}",
     }
     extra = {"model_server_port_range": [PORTS[1] - 1, PORTS[1]]} if give == "extra" else {}

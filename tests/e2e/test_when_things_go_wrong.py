@@ -238,6 +238,15 @@ def test_a_taken_port_of_the_range_is_stepped_around(two: Deployment):
         assert run.code == 0, run.output
         assert [server["port"] for server in two.servers().values()] == [PORTS[0] + 1, PORTS[0] + 2]
 
+        # So is one that somebody takes while the servers are stopped.
+        assert two.play("stop").code == 0
+        with socket.create_server(("127.0.0.1", PORTS[0] + 1)):
+            again = two.play()
+        assert again.code == 0, again.output
+        said = f"{Q2} moves from port {PORTS[0] + 1} to {PORTS[0] + 3}: process {os.getpid()} ("
+        assert said in again.text
+        assert [server["port"] for server in two.servers().values()] == [PORTS[0] + 3, PORTS[0] + 2]
+
 
 def test_an_unknown_option_names_the_nearest(two: Deployment):
     two.add_profile("p", Q2, options={"ctx_sise": 512})
