@@ -379,3 +379,25 @@ def test_units_that_can_not_be_written_are_noticed_before_anything_stops(fleet: 
         fleet.sh("host1", "umount /etc/systemd")
     run = fleet.deploy("two", *LIMIT)
     assert run.code == 0, run.output
+
+
+def test_a_server_whose_disk_is_not_mounted_any_more_runs_on_and_is_said(fleet: Fleet):
+    bare(fleet, "host1")
+    fleet.profile("all", "*")
+    disk, file = "/srv/disk", "SmolLM2-135M-Instruct.Q2_K.gguf"
+    fleet.sh("host1", f"mkdir -p {disk}; mount -t tmpfs none {disk}; cp /models/{file} {disk}")
+    try:
+        assert fleet.deploy("all", *LIMIT, model_server_scan_paths=[disk]).code == 0
+        before = fleet.pids()
+        assert [name for _host, name in before] == [Q2]
+        fleet.sh("host1", f"umount --lazy {disk}")
+        run = fleet.deploy("all", *LIMIT, model_server_scan_paths=[disk])
+        assert run.code == 0, run.output
+        assert fleet.pids() == before
+        details = [item["detail"] for item in fleet.report()["summary"]["degraded"]]
+        assert f"Host host1: {Q2} runs on as it is: its file {disk}/{file} is gone." in details
+        emptied = f"Host host1: The folder to scan {disk} had models at the last scan and is empty now; check that its"
+        assert any(item.startswith(emptied) for item in details)
+    finally:
+        bare(fleet, "host1")
+        fleet.sh("host1", f"umount --lazy {disk} 2>/dev/null; rmdir {disk}")

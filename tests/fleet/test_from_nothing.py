@@ -29,11 +29,12 @@ HOSTS = {"gpu1": "host1", "gpu2": "host2"}
 OPS = f"""
 useradd --create-home --shell /bin/bash ops && echo 'ops:{PASSWORD}' | chpasswd
 echo 'ops ALL=(ALL) ALL' >/etc/sudoers.d/ops
+echo 'Defaults umask=0077, umask_override' >/etc/sudoers.d/umask
 echo 'PasswordAuthentication yes' >/etc/ssh/sshd_config.d/00-ops.conf && systemctl reload ssh
 ln -s /opt/llama.cpp/{build()}/bin/llama-server /usr/local/bin/
 """
 NO_OPS = """
-rm -f /etc/sudoers.d/ops /etc/ssh/sshd_config.d/00-ops.conf /usr/local/bin/llama-server /etc/magi-keys
+rm -f /etc/sudoers.d/ops /etc/sudoers.d/umask /etc/ssh/sshd_config.d/00-ops.conf /usr/local/bin/llama-server /etc/magi-keys
 systemctl reload ssh; pkill -u ops; userdel --force --remove ops
 """
 # What ssh and ssh-keygen ask a person.
@@ -168,6 +169,9 @@ def test_from_an_empty_directory_to_an_answer(fleet: Fleet, desk: Desk):
     assert json.loads(printed[-1])["choices"][0]["message"]["content"].strip()
     assert any(re.search(r"gpu1: \d+ tokens", text) for text in printed)
     assert any("8/8 ready" in text for text in printed)
+    for host in HOSTS.values():  # as promised, though sudo has the umask 0077 there
+        folders = fleet.sh(host, "stat --format=%n=%a /etc/magi /etc/magi/instances /var/lib/magi").split()
+        assert folders == ["/etc/magi=755", "/etc/magi/instances=755", "/var/lib/magi=755"]
 
 
 @pytest.mark.parametrize("block", [text for language, text in steps() if "install_method" in text])

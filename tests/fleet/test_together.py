@@ -11,7 +11,7 @@ import pytest
 
 from ..playbook import Playing, Run
 from ..waiting import until
-from .conftest import Q2, Q3, Q4, Fleet, bare
+from .conftest import LIMIT, Q2, Q3, Q4, Fleet, bare
 
 pytestmark = pytest.mark.fleet
 
@@ -87,6 +87,24 @@ def test_one_that_goes_from_batch_to_batch_has_all_its_hosts_until_its_end(fleet
     assert run.code == 0, run.output
     for host in fleet.hosts:
         assert deployed(fleet, host) == profiles["two"]
+
+
+def test_one_that_was_overtaken_while_it_waited_says_by_whom(fleet: Fleet, profiles):
+    bare(fleet, "host1")
+    path = fleet.drop_in("host1", Q2, "CPUQuota=2%")  # so that the first one waits
+    try:
+        first = begin(fleet, "one", *LIMIT)
+        until(lambda: "[5/5] Health check]" in first.output, 60, "the first one waits")
+        second = begin(fleet, "two", *LIMIT).finish()
+        assert second.code == 0, second.output
+        run = first.finish()
+    finally:
+        fleet.sh("host1", f"rm -r {path.rpartition('/')[0]}; systemctl daemon-reload")
+    (failed,) = json.loads((fleet.folder / "report-one.json").read_text())["summary"]["failed"]
+    assert (failed["instance"], failed["cause"]) == (Q2, "changed_meanwhile"), run.output
+    said = r"another deployment changed the host while this one waited: \w+@\S+, process {pid} applied profile two at \S+Z; "
+    assert re.search(said.format(pid=r"\d+") + "run again", failed["detail"])
+    assert deployed(fleet, "host1") == profiles["two"]
 
 
 def test_those_without_a_host_in_common_both_go_on(fleet: Fleet, profiles):
