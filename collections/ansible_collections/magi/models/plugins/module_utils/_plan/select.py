@@ -163,4 +163,5 @@ def _why_missing(
         near = difflib.get_close_matches(entry.pattern, models, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         return " ".join([f"no such model on {host}; {hint}playbooks/discover.yml lists those that are.", *also])
-    return " Set aside: ".join([" ".join([f"matches no model on {host}.", *also]), *(item.reason for item in set_aside[:3])])
+    none = " ".join([f"matches no model on {host}.", *also])
+    return " Set aside: ".join([none, *(item.reason for item in set_aside[:3])])
