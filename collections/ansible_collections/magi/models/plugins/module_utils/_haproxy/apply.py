@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -13,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.files import (
     write_atomic,
     writing,
 )
+from ansible_collections.magi.models.plugins.module_utils._base.locked import locked
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import (
     RefusedError,
     enable,
@@ -37,6 +37,8 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.sealed import
 from ansible_collections.magi.models.plugins.module_utils._haproxy.service import GatewayService
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import read_listeners
 
+LOCK = "lock"
+"""Held by who changes the gateway; in its home."""
 KEPT = 3
 """Configurations that stay on the host."""
 PATIENCE = 20
@@ -106,7 +108,7 @@ def _present(service: GatewayService, want: Callable[[], Wanted], *, check_mode:
     _check(service, wanted, outcome)
     if check_mode:
         return outcome
-    with _locked(wanted.home):
+    with locked(Path(wanted.home) / LOCK):
         before, wanted = wanted, want()  # again: whoever had the lock has changed things
         outcome = _foreseen(service, wanted)
         if wanted != before:
@@ -219,16 +221,6 @@ def _alert(lines: Sequence[str], folder: str = "") -> str:
     return " ".join(alerts[0].replace(f"{folder}/" if folder else "", "").split()).rstrip(".") if alerts else ""
 
 
-@contextlib.contextmanager
-def _locked(home: str) -> Iterator[None]:
-    """Within it, nobody else changes the gateway of ``home``."""
-    make_folder(home)
-    path = Path(home) / "lock"
-    with writing(path), path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _write(wanted: Wanted) -> None:
     """Write the files: the configuration into a folder of its own, which becomes the current one all at once."""
     home = Path(wanted.home)
@@ -305,22 +297,35 @@ def configured(home: str) -> tuple[dict[str, str], dict[str, str]]:
 
 def absent(service: GatewayService, home: str, *, check_mode: bool) -> Outcome:
     """Stop the gateway and remove what is ours. Raises FileWriteError and ServiceError."""
+    outcome = _removal(service, home)
+    if check_mode or not outcome.changed:
+        return outcome
     place = Path(home)
-    names = ("current", "configurations", "generations", SECRETS, "lock")
-    ours = [path for path in map(place.joinpath, names) if os.path.lexists(path)]
+    with locked(place / LOCK):
+        outcome = _removal(service, home)  # again: whoever had the lock has changed things
+        service.remove()
+        with writing(home):
+            for path in _ours(place):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            with contextlib.suppress(OSError):
+                place.rmdir()  # only when nothing else is in it
+    return outcome
+
+
+def _removal(service: GatewayService, home: str) -> Outcome:
+    """Return what ``absent`` is to do. Changes nothing."""
+    place = Path(home)
     owned = service.owned()
-    if not (ours or owned):
+    if not (_ours(place) or owned):
         return Outcome(False)
-    diff = tuple(diff_of(str(path), content_of(path) or "", "") for path in [*_files(place / "current"), *owned])
-    if check_mode:
-        return Outcome(True, ("remove",), diff)
-    service.remove()
-    with writing(home):
-        for path in ours:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-        with contextlib.suppress(OSError):
-            place.rmdir()  # only when nothing else is in it
-    return Outcome(True, ("remove",), diff)
+    files = [*_files(place / "current"), *owned]
+    return Outcome(True, ("remove",), tuple(diff_of(str(path), content_of(path) or "", "") for path in files))
+
+
+def _ours(home: Path) -> list[Path]:
+    """Return what is ours in the folder, the lock as the last."""
+    names = ("current", "configurations", "generations", SECRETS, LOCK)
+    return [path for path in map(home.joinpath, names) if os.path.lexists(path)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, writing
+from ansible_collections.magi.models.plugins.module_utils._base.files import writing
+from ansible_collections.magi.models.plugins.module_utils._base.locked import locked
 from ansible_collections.magi.models.plugins.module_utils._host.lock import ConflictError
 from ansible_collections.magi.models.plugins.module_utils._host.values import Claim
 
@@ -34,7 +34,6 @@ def make_claim(home: str, mine: Claim) -> tuple[Claim, tuple[Claim, ...]]:
     """Claim ``home``; return our claim, and those of others that came before. One that no longer holds counts as ended,
     and is forgotten. A deployment that claims once more keeps its place. Raises FileWriteError."""
     path = claims_file(home)
-    make_folder(path.parent)
     with _opened(path, create=True) as descriptor:
         mine = replace(mine, at=time.time())
         there = _read(descriptor)
@@ -96,26 +95,8 @@ def _change(home: str, change: Callable[[list[Claim]], list[Claim]]) -> None:
 @contextlib.contextmanager
 def _opened(path: Path, *, create: bool = False) -> Iterator[int | None]:
     """Hold the lock of the file; without ``create``, there may be none."""
-    with writing(path):
-        descriptor = _locked(path, create=create)
-        try:
-            yield descriptor
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
-
-
-def _locked(path: Path, *, create: bool) -> int | None:
-    """Return a locked descriptor of the file that is there now: a teardown that ends in between removes its own."""
-    while create or path.exists():
-        with contextlib.suppress(FileNotFoundError):
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o644)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    return descriptor
-            os.close(descriptor)
-    return None
+    with writing(path), locked(path, create=create) as descriptor:
+        yield descriptor
 
 
 def _read(descriptor: int) -> list[Claim]:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic, writing
+from ansible_collections.magi.models.plugins.module_utils._base.files import write_atomic, writing
+from ansible_collections.magi.models.plugins.module_utils._base.locked import locked
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
 
 PATIENCE = 1
@@ -83,37 +84,18 @@ def exclusive(home: str, worker: Worker) -> Iterator[None]:
     Raises ConflictError, naming the holder, if another deployment has the lock, and FileWriteError.
     """
     path = Path(home) / "lock"
-    descriptor = _locked(home, path)
-    try:
-        with writing(path):
-            # Overwritten in place, which works on a full disk too: a teardown frees space.
-            os.ftruncate(descriptor, os.pwrite(descriptor, json.dumps(asdict(worker)).encode(), 0))
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _locked(home: str, path: Path) -> int:
-    """Return a locked descriptor of the lock file that is there now: a teardown that ends in between removes its own.
-
-    A look at who holds it (``read_worker``) also locks it for a moment, and is no deployment.
-    """
     deadline = time.monotonic() + PATIENCE
     while True:
-        make_folder(home)
-        with writing(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            holder = read_worker(home)
-            if holder or time.monotonic() > deadline:
-                name = holder.deployment if holder else "unknown"
-                raise ConflictError(f"another deployment is at work: {name}; wait for it, then run again.") from None
-            time.sleep(0.001)
-            continue
-        os.close(descriptor)
+        with locked(path, wait=False) as descriptor:
+            if descriptor is not None:
+                with writing(path):
+                    # Overwritten in place, which works on a full disk too: a teardown frees space.
+                    os.ftruncate(descriptor, os.pwrite(descriptor, json.dumps(asdict(worker)).encode(), 0))
+                yield
+                return
+        # A look at who holds it (read_worker) also locks it for a moment, and is no deployment.
+        holder = read_worker(home)
+        if holder or time.monotonic() > deadline:
+            name = holder.deployment if holder else "unknown"
+            raise ConflictError(f"another deployment is at work: {name}; wait for it, then run again.")
+        time.sleep(0.001)

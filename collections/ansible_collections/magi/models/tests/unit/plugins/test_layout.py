@@ -30,6 +30,7 @@ EFFECTS = {
         "_base.folder",
         "_base.gpus",
         "_base.history",
+        "_base.locked",
         "_base.private_module",
         "_gguf.reader",
         "_install",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,3 +213,40 @@ def test_only_ours_is_removed(service):
     assert absent(service, home, check_mode=False).changed
     assert [*Path(home).iterdir()] == [theirs]
     assert not absent(service, home, check_mode=False).changed
+
+
+def test_a_teardown_beside_a_deployment_waits_for_it(service):
+    home = str(service.home)
+
+    def want():
+        if service.home.exists():  # the deployment has the lock now
+            teardown.start()
+            assert not ended.wait(0.1)
+        return wanted(service)
+
+    ended = threading.Event()
+    teardown = threading.Thread(target=lambda: (absent(service, home, check_mode=False), ended.set()))
+    assert present(service, want, check_mode=False).changed
+    teardown.join()
+    assert service.calls == ["start", "remove"]
+    assert not service.home.exists()
+
+
+def test_a_deployment_beside_a_teardown_waits_for_it_and_holds_a_lock_of_its_own(service, monkeypatch):
+    put(service, wanted(service), check_mode=False)
+    calls = service.calls
+    remove = service.remove
+
+    def remove_slowly():
+        deployment.start()
+        deployment.join(0.1)
+        assert deployment.is_alive()
+        remove()
+
+    monkeypatch.setattr(service, "remove", remove_slowly)
+    deployment = threading.Thread(target=lambda: put(service, wanted(service, "2"), check_mode=False))
+    absent(service, str(service.home), check_mode=False)
+    deployment.join()
+    assert calls == ["start", "remove", "start"]
+    assert service.runs == "2"
+    assert (service.home / apply.LOCK).exists()

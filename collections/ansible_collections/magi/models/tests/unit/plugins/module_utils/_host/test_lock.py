@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._host import lock
 from ansible_collections.magi.models.plugins.module_utils._host.apply import fence
 from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     ConflictError,
@@ -84,22 +83,6 @@ def test_the_second_is_refused_and_a_kill_leaves_nothing_stale(tmp_path, holder)
     assert read_worker(str(tmp_path)) is None
     with exclusive(str(tmp_path), Worker("me")):
         assert read_worker(str(tmp_path)) == Worker("me")
-
-
-def test_a_lock_that_a_teardown_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
-    real = lock.fcntl.flock
-    left = []
-
-    def flock(descriptor, operation):
-        if not left:
-            left.append(descriptor)
-            (tmp_path / "lock").unlink()  # the teardown that held it ends now
-        real(descriptor, operation)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(lock.fcntl, "flock", flock)
-        with exclusive(str(tmp_path), Worker("me")):
-            assert read_worker(str(tmp_path)) == Worker("me")
 
 
 def test_a_long_name_of_an_earlier_worker_leaves_no_rest(tmp_path):
