@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.utils.display import Display
+from ansible_collections.magi.models.plugins.module_utils._haproxy.options import INFO_OPTIONS
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateway_health import gateway_questions
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
@@ -16,19 +17,18 @@ class ActionModule(HostAction):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        arguments = dict(self._task.args)
-        result.update(self.on_host("model_gateway_info", arguments, task_vars))
+        _checked, given = self.validate_argument_spec(INFO_OPTIONS)
+        result.update(self.on_host("model_gateway_info", self._task.args, task_vars))
         if "routed" in result:
             variables = task_vars or {}
             way = Way(*self.reached_by(variables))
-            address, port = str(arguments.get("address", "127.0.0.1")), int(arguments.get("port", 8000))
-            tls = bool(arguments.get("tls_certificate"))
+            address, port, tls = given["address"], given["port"], bool(given["tls_certificate"])
             where = way.url(address, port, tls=tls)
             entry = result["gateway"] = gateway_entry(variables["inventory_hostname"], *where, result)
             names = [route["names"][0] for route in entry["routes"]]
-            asker, keyless = arguments.get("health_from", "auto"), result["keyless"]
+            asker = given["health_from"]
             result["questions"] = (
-                gateway_questions(way, address, port, names, asker, whole=True, tls=tls, socket=keyless)
+                gateway_questions(way, address, port, names, asker, whole=True, tls=tls, socket=result["keyless"])
                 if entry["is_ready"]
                 else []
             )
