@@ -75,3 +75,7 @@ def test_the_pin_says_these_versions():
     assert exact == [("2.19", "<"), (f"2.{newest}", ">=")]
     pythons = {item.rpartition(" ")[2] for item in project["classifiers"] if re.search(r"Python :: 3\.\d+$", item)}
     assert {*CORES.values()} <= pythons
+    readme = (ROOT / "collections/ansible_collections/magi/models/README.md").read_text()
+    tested = " ".join(readme.partition("## Tested with")[2].partition("\n## ")[0].split())
+    for core, python in (*CORES.items(), NEWEST):
+        assert re.search(rf"\b{re.escape(core)} on (Python )?([\d.]+ and )?{re.escape(python)}\b", tested)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,36 @@ def test_every_verb_has_its_argument_specs(name):
     role = COLLECTION / "roles" / name
     specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]
     assert specs.keys() == {path.stem for path in (role / "tasks").glob("*.yml")}
+
+
+@pytest.mark.parametrize(
+    ("line", "files"),
+    [
+        ("Playbooks", "playbooks/*.yml"),
+        ("Modules", "plugins/modules/*.py"),
+        ("Roles", "roles/*"),
+        ("Filters", "plugins/filter/*.py"),
+    ],
+)
+def test_the_readme_names_all_that_is_there(line, files):
+    listed = (COLLECTION / "README.md").read_text().partition("## What is in it\n")[2].partition("\n## ")[0]
+    named = [
+        name
+        for item in re.split(r"^- ", listed, flags=re.MULTILINE)
+        if item.startswith(line)
+        for name in re.findall(r"`(\w+)`", item)
+    ]
+    assert sorted(named) == sorted(path.stem for path in COLLECTION.glob(files))
+
+
+def test_the_readme_says_which_modules_run_on_the_controller():
+    (named,) = re.findall(
+        r"^- Modules on the controller: ([^.]*)", (COLLECTION / "README.md").read_text(), re.MULTILINE
+    )
+    actions = (COLLECTION / "plugins" / "action").glob("*.py")
+    assert {*re.findall(r"`(\w+)`", named)} == {
+        path.stem for path in actions if re.search(r"class ActionModule\(.*ControllerAction", path.read_text())
+    }
 
 
 def _arguments(path: Path, module: str) -> list[dict[str, str]]:
