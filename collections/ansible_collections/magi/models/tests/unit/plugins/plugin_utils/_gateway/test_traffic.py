@@ -62,7 +62,7 @@ class FakeHandler(BaseHTTPRequestHandler):
         self.answer({})
 
     def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.read_body()
         with self.server.lock:
             self.server.busy += 1
             self.server.served += 1
@@ -72,6 +72,14 @@ class FakeHandler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.busy -= 1
         self.answer({"port": self.server.server_port})
+
+    def read_body(self):
+        if "Content-Length" in self.headers:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            return
+        while size := int(self.rfile.readline(), 16):
+            self.rfile.read(size + 2)
+        self.rfile.readline()
 
     def answer(self, document):
         data = json.dumps(document).encode()
@@ -90,7 +98,7 @@ class Proxy:
 
     def __init__(self, folder, servers, secrets=None, **settings):
         self.port = free_port()
-        gateway = Gateway(port=self.port, max_body=1, **{"metrics_port": 0, **settings})
+        gateway = Gateway(port=self.port, **{"max_body": 1, "metrics_port": 0, **settings})
         environment = plain_environment([str(TEMPLATES)])
         sockets = Sockets(*(str(folder / name) for name in ("sock", "master", "hold", "own")))
         made = configuration(gateway, routes(servers), servers, environment, sockets, "secrets")
@@ -107,14 +115,17 @@ class Proxy:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def ask(self, path="/v1/chat/completions", body=None, headers=None):
-        """Return status, document and headers of an answer."""
+        """Return status, document and headers of an answer. A body is a document, or bytes, or pieces of them."""
         if self.context:
             connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.context)
         else:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with contextlib.closing(connection):
-            data = None if body is None else json.dumps(body)
-            connection.request("GET" if body is None else "POST", path, data, headers or {})
+            data = json.dumps(body) if isinstance(body, dict) else body
+            with contextlib.suppress(
+                BrokenPipeError, ConnectionResetError
+            ):  # refused before its end, as httpx takes it
+                connection.request("GET" if body is None else "POST", path, data, headers or {})
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read()), answer.headers
 
@@ -309,6 +320,69 @@ def test_servers_get_their_own_key(fakes, start, keys_file):
     assert "x-api-key" not in fakes[0].asked[-1]
     assert proxy.ask(body={"model": "b"}, headers=given)[0] == 200
     assert fakes[1].asked[-1].get("authorization") == (None if keys_file else KEY["Authorization"])
+
+
+def pieces(data):
+    """Yield ``data`` as the chunks of a body without a length."""
+    for at in range(0, len(data), 100_000):
+        yield data[at : at + 100_000]
+
+
+def form(**fields):
+    """Return a body of multipart/form-data."""
+    parts = [
+        f'--magi\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()
+    ]
+    return "".join([*parts, "--magi--\r\n"]).encode()
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=magi"}
+
+
+def test_bodies_of_all_kinds_reach_their_model_or_none(fakes, start):
+    one, other, _third = fakes
+    proxy = start([server(one, "a"), server(other, "b")], max_body=10)
+    proxy.up("a")
+    proxy.up("b")
+    decoy = json.dumps({"model": "a"})
+    last = {"messages": [{"role": "user", "content": decoy + "x" * 10_000_000}], "model": "b"}
+    whole = json.dumps(last).encode()
+    long = json.dumps({"model": "a", "messages": ["x" * 10 * 1024 * 1024]}).encode()
+    one.asked.clear()
+    other.asked.clear()
+    for headers, path, body, asked in (
+        ({}, "/v1/chat/completions", last, other.server_port),
+        ({}, "/v1/chat/completions", pieces(whole), other.server_port),
+        (FORM, "/models/b/v1/audio/transcriptions", form(model="a", file="x"), other.server_port),
+        (FORM, "/models/b/v1/audio/transcriptions", pieces(form(model="a", file="x" * 200_000)), other.server_port),
+        (FORM, "/v1/audio/transcriptions", form(model="a", file="x"), (400, "model_missing")),
+        (FORM, "/v1/audio/transcriptions", form(file=decoy), (400, "model_missing")),
+        ({}, "/v1/chat/completions", pieces(b"not JSON " + decoy.encode()), (400, "model_missing")),
+        ({}, "/v1/chat/completions", long, (413, "body_too_long")),
+        ({}, "/v1/chat/completions", pieces(long), (413, "body_too_long")),
+    ):
+        answer = proxy.ask(path, body, headers)
+        assert (answer[1]["port"] if answer[0] == 200 else error(answer)) == asked
+    assert (len(one.asked), len(other.asked)) == (0, 4)
+
+
+@pytest.mark.parametrize(("model", "said"), [("b", 200), ("c", 404)])
+def test_who_asks_whether_to_send_a_body_is_told(fakes, start, model, said):
+    proxy = start([server(fakes[0], "a"), server(fakes[1], "b")])
+    proxy.up("b")
+    fakes[1].asked.clear()
+    body = json.dumps({"messages": ["x" * 100_000], "model": model}).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+    )
+    with contextlib.closing(socket.create_connection(("127.0.0.1", proxy.port), 10)) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(body)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, len(fakes[1].asked)) == (said, int(said == 200))
+    assert fakes[0].asked == []
 
 
 def talk(text, *more, model="m"):
