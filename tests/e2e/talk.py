@@ -1,4 +1,5 @@
-"""What clients do with a gateway, with the packages openai and anthropic: ADDRESS EMBEDDER CHAT_MODEL…
+"""What clients do with a gateway, with the packages openai and anthropic: ADDRESS EMBEDDER CHAT_MODEL…,
+or ADDRESS wrong-key MODEL against a gateway that asks for keys.
 
 Run in their own environment (tests/clients.py), so nothing of ours is imported.
 """
@@ -7,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import anthropic
 import openai
@@ -33,13 +36,9 @@ def with_openai(address: str, embedder: str, models: list[str]) -> None:
     long = [{**HELLO[0], "name": "x" * 300_000}]
     assert client.chat.completions.create(model=models[0], messages=long, **LIMITS).choices
 
-    try:
-        client.chat.completions.create(model=models[0][:-1], messages=HELLO, **LIMITS)
-    except openai.NotFoundError as error:
-        assert error.code == "model_not_found"
-        assert f"did you mean {models[0]}" in error.message, error.message
-    else:
-        raise AssertionError("an unknown model is answered")
+    error = refusal(openai.NotFoundError, client.chat.completions.create, model=models[0][:-1], **LIMITS)
+    assert error.code == "model_not_found"
+    assert f"did you mean {models[0]}" in error.message, error.message
 
 
 async def together(address: str, models: list[str]) -> None:
@@ -56,16 +55,33 @@ def with_anthropic(address: str, models: list[str]) -> None:
         assert answer.content[0].text, model
     with client.messages.stream(model=models[0], messages=HELLO, max_tokens=8) as stream:
         assert "".join(stream.text_stream)
+    error = refusal(anthropic.NotFoundError, client.messages.create, model=models[0][:-1], max_tokens=8)
+    assert f"did you mean {models[0]}" in error.message, error.message
+
+
+def with_wrong_key(address: str, model: str) -> None:
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="wrong", max_retries=0, timeout=60)
+    error = refusal(openai.AuthenticationError, client.chat.completions.create, model=model, **LIMITS)
+    assert error.code == "invalid_api_key"
+    other = anthropic.Anthropic(base_url=address, api_key="wrong", max_retries=0, timeout=60)
+    error = refusal(anthropic.AuthenticationError, other.messages.create, model=model, max_tokens=8)
+    assert "This needs a valid key" in error.message, error.message
+
+
+def refusal(kind: type[Exception], ask: Callable[..., object], **arguments: object) -> Any:
+    """Return the error of this kind with which a question ends."""
     try:
-        client.messages.create(model=models[0][:-1], messages=HELLO, max_tokens=8)
-    except anthropic.NotFoundError as error:
-        assert f"did you mean {models[0]}" in error.message, error.message
-    else:
-        raise AssertionError("an unknown model is answered")
+        ask(messages=HELLO, **arguments)
+    except kind as error:
+        return error
+    raise AssertionError(f"{arguments} is answered")
 
 
 def main() -> None:
     address, embedder, *models = sys.argv[1:]
+    if embedder == "wrong-key":
+        with_wrong_key(address, *models)
+        return
     with_openai(address, embedder, models)
     asyncio.run(together(address, models))
     with_anthropic(address, models)

@@ -513,6 +513,7 @@ def test_keys_open_the_gateway_and_close_it_at_once(behind: Deployment):
     assert error(ask(body=chat(Q2))) == (401, "invalid_api_key")
     assert error(ask("/v1/models")) == (401, "invalid_api_key")
     assert error(ask(body=chat(Q2), Authorization="Bearer canary-server-key")) == (401, "invalid_api_key")
+    talk(str(Path(__file__).with_name("talk.py")), f"http://127.0.0.1:{PORT}", "wrong-key", Q2)
 
     alice = told(behind, "key", "add", "alice").strip()
     some = ("--models", "*q2_k", "--concurrent", "1", "--per-minute", "2", "--expires", "9000-01-31")
