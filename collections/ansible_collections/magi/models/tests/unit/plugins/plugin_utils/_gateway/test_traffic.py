@@ -3,6 +3,7 @@ quick and say what they were asked; tests/e2e has real ones."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import http.client
@@ -10,9 +11,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -21,8 +24,11 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import Key, maps
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import ask as tell
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import counts
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import servers as states
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
+from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import parse_workers
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.templates import plain_environment
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import compared, since
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration
@@ -96,11 +102,11 @@ class FakeHandler(BaseHTTPRequestHandler):
 class Proxy:
     """HAProxy, with the configuration for some servers."""
 
-    def __init__(self, folder, servers, secrets=None, **settings):
+    def __init__(self, folder, servers, secrets=None, *, master=False, **settings):
         self.port = free_port()
         gateway = Gateway(port=self.port, **{"max_body": 1, "metrics_port": 0, **settings})
         environment = plain_environment([str(TEMPLATES)])
-        sockets = Sockets(*(str(folder / name) for name in ("sock", "master", "hold", "own")))
+        self.sockets = sockets = Sockets(*(str(folder / name) for name in ("sock", "master", "hold", "own")))
         made = configuration(gateway, routes(servers), servers, environment, sockets, "secrets")
         for name, content in made.items():
             (folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
@@ -112,6 +118,7 @@ class Proxy:
         self.context = None
         with self.log.open("w") as log:
             command = [HAPROXY, "-db", "-C", folder, "-f", folder / "haproxy.cfg"]
+            command += ["-W", "-S", sockets.master] if master else []
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def ask(self, path="/v1/chat/completions", body=None, headers=None):
@@ -166,10 +173,10 @@ def fakes():
 def start(tmp_path):
     started = []
 
-    def proxy(servers, secrets=None, **settings):
-        one = Proxy(tmp_path, servers, secrets, **settings)
+    def proxy(servers, secrets=None, **more):
+        one = Proxy(tmp_path, servers, secrets, **more)
         started.append(one)
-        awaited(lambda: one.ask("/health") if not settings.get("tls_certificate") else one.log.exists())
+        awaited(lambda: one.ask("/health") if not more.get("tls_certificate") else one.log.exists())
         return one
 
     yield proxy
@@ -554,3 +561,157 @@ def test_the_metrics_are_those_that_the_rules_ask_for(fakes, start):
     assert asked <= {*re.findall(r"^haproxy_\w+", text, re.MULTILINE)}
     assert 'server="h1::a"' in text
     assert get("/")[0] == get("/v1/models")[0] == 404
+
+
+UPSTREAM = r"""
+import asyncio, contextlib, re, sys
+port, ended = int(sys.argv[1]), asyncio.Event()
+
+async def answer(reader, writer):
+    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+            body = await reader.readexactly(int(length[1]) if length else 0)
+            if b"GET /end " in head:
+                ended.set()
+            if b"silent" in body:
+                await asyncio.Event().wait()
+            if b"stream" not in body:
+                data = b'{"port": %d}' % port
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+                continue
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while not ended.is_set():
+                writer.write(b"7\r\n%05d\r\n\r\n" % port)
+                await writer.drain()
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(ended.wait(), 0.2)
+            writer.write(b"0\r\n\r\n")
+
+async def main():
+    server = await asyncio.start_server(answer, "127.0.0.1", port, backlog=1000)
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+class FakeProcess:
+    """A server that can be killed: it streams its port until it is told to ``end``, or says it once, or nothing."""
+
+    def __init__(self):
+        self.server_port = free_port()
+        self.process = subprocess.Popen([sys.executable, "-c", UPSTREAM, str(self.server_port)])
+        awaited(lambda: self.get("/health"))
+
+    def get(self, path):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.server_port, timeout=30)) as connection:
+            connection.request("GET", path)
+            return connection.getresponse().read()
+
+    def end(self):
+        self.get("/end")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def processes():
+    made = []
+
+    def process():
+        made.append(FakeProcess())
+        return made[-1]
+
+    yield process
+    for item in made:
+        item.kill()
+
+
+class Stream:
+    """A stream from model "m" at the gateway."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer, self.text = reader, writer, b""
+
+    @classmethod
+    async def begun(cls, port):
+        """Return a stream of which the first piece is there."""
+        stream = cls(*await asyncio.open_connection("127.0.0.1", port))
+        body = b'{"model":"m","stream":true}'
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+        stream.writer.write(head + body)
+        stream.text = await stream.reader.readuntil(b"\r\n\r\n")
+        assert stream.text.startswith(b"HTTP/1.1 200")
+        stream.text = await stream.reader.readuntil(b"\r\n\r\n")
+        return stream
+
+    @property
+    def server_port(self):
+        return int(self.text.split(b"\r\n")[1])
+
+    async def whole(self):
+        """Read all; return whether it came to its end."""
+        with contextlib.suppress(ConnectionError):
+            while not self.text.endswith(b"\r\n0\r\n\r\n") and (piece := await self.reader.read(1 << 16)):
+                self.text += piece
+        self.writer.close()
+        return self.text.endswith(b"\r\n0\r\n\r\n")
+
+
+def test_only_the_streams_of_a_killed_server_end(processes, start):
+    """Who has no byte yet is answered by the other; who was accepted is told."""
+    both = [processes(), processes()]
+    proxy = start([server(fake, f"m-{number}", slots=3, model="m") for number, fake in enumerate(both)], hold=5)
+    awaited(lambda: {proxy.ask(body={"model": f"m-{number}"})[0] for number in range(2)} == {200})
+    place = str(proxy.sockets.stats)
+
+    async def run(pool):
+        accepted = pool.submit(proxy.ask, body={"model": "m", "mode": "silent"})
+        await asyncio.to_thread(awaited, lambda: sum(item.busy for item in states(place)) == 1)
+        streams = [await Stream.begun(proxy.port) for _number in range(5)]
+        count = {fake: sum(item.server_port == fake.server_port for item in streams) for fake in both}
+        (killed, few), (other, most) = sorted(count.items(), key=lambda item: item[1])
+        assert (few, most) == (2, 3)
+        waiting = [pool.submit(proxy.ask, body={"model": "m"}) for _number in range(6)]
+        await asyncio.to_thread(awaited, lambda: max(item.queued for item in states(place)) == 6)
+        killed.kill()
+        assert not any([await item.whole() for item in streams if item.server_port == killed.server_port])
+        assert error(await asyncio.wrap_future(accepted)) == (502, "bad_gateway")
+        other.end()
+        assert all([await item.whole() for item in streams if item.server_port == other.server_port])
+        answers = [await asyncio.wrap_future(item) for item in waiting]
+        answered = [document["port"] for status, document, _headers in answers if status == 200]
+        # The kernel still takes connections for a process that is ending: those that got its slots may be lost.
+        assert {error(answer) for answer in answers if answer[0] != 200} <= {(502, "bad_gateway")}
+        assert len(answered) >= len(waiting) - 3
+        answered += [proxy.ask(body={"model": "m"})[1]["port"] for _number in range(10)]
+        assert {*answered} == {other.server_port}
+
+    with ThreadPoolExecutor(7) as pool:
+        asyncio.run(run(pool))
+
+
+def test_reloads_cut_no_stream(processes, start):
+    one = processes()
+    proxy = start([server(one, "m", slots=1000)], master=True)
+    proxy.up("m")
+
+    def worker():
+        return next(iter(parse_workers(tell(proxy.sockets.master, "show proc") or "")), None)
+
+    async def run():
+        streams = await asyncio.gather(*(Stream.begun(proxy.port) for _number in range(500)))
+        for _reload in range(5):
+            before = worker()
+            proxy.process.send_signal(signal.SIGUSR2)
+            await asyncio.to_thread(
+                awaited, lambda before=before: worker() not in (before, None) and proxy.ask("/health")[0] == 200
+            )
+        whole = [asyncio.ensure_future(item.whole()) for item in streams]
+        await asyncio.to_thread(one.end)
+        assert all(await asyncio.gather(*whole))
+
+    asyncio.run(run())
