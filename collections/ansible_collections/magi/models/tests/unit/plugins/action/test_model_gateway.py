@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from ansible_collections.magi.models.plugins.action.model_gateway import ActionModule
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import model, plan
+
+
+class FakeTask(SimpleNamespace):
+    """What an action asks of its task."""
+
+    async_val = 0
+    check_mode = diff = False
+    delegate_to = None
+
+
+class FakeHostAction(ActionModule):
+    """Keeps what it would run on its host. A gateway there remembers nothing."""
+
+    def __init__(self, **arguments):
+        templar = SimpleNamespace(template=lambda value: value)
+        connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/unused"))
+        task = FakeTask(args={"home": "/var/lib/magi-gateway", **arguments})
+        super().__init__(task, connection, None, None, templar, None)
+        self._load_name = "magi.models.model_gateway"
+        self.calls = []
+
+    def on_host(self, module, arguments, _task_vars):
+        self.calls.append((module, arguments.get("state", "present"), arguments.get("job")))
+        return {"changed": False, "servers": [], "history": []}
+
+
+DEPLOYED = {
+    "settings": {"settings": {"max_startup_time": 60}, "way": {"address": "h", "connection": "ssh"}},
+    "planned": {"plan": plan("a", models=[model("a")]).to_dict()},
+}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "state", "states"),
+    [
+        ({"h1": DEPLOYED, "h2": DEPLOYED}, "present", ["present"]),
+        ({"h1": DEPLOYED, "h2": {}}, "present", ["remembered", "present"]),  # what h2 serves, only the gateway knows
+        ({"h1": DEPLOYED}, "prepared", ["remembered", "prepared"]),
+        ({}, "absent", ["absent"]),
+    ],
+)
+def test_where_all_hosts_are_known_a_run_is_one_call(hosts, state, states):
+    action = FakeHostAction(hosts=hosts, state=state)
+    action.run(task_vars={"inventory_hostname": "g1"})
+    assert [(module, state) for module, state, _job in action.calls] == [("model_gateway", state) for state in states]
+
+
+def test_the_call_brings_all_that_the_gateway_needs():
+    action = FakeHostAction(hosts={"g1": DEPLOYED})
+    result = action.run(task_vars={"inventory_hostname": "g1"})
+    ((_module, _state, job),) = action.calls
+    assert job["files"].keys() == job["service_files"].keys() == {"systemd", "supervisor"}
+    assert [route["names"] for route in result["gateway"]["routes"]] == [["a"]]
+    assert result["questions"] == []  # nothing was launched
