@@ -22,7 +22,7 @@ from magi.errors import UsageError
 
 if TYPE_CHECKING:
     from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed
-    from ansible_collections.magi.models.plugins.module_utils._base.states import State
+    from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
     from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
     from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
     from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET, counted, printable
@@ -98,7 +98,7 @@ if TYPE_CHECKING:
 # The same for the interpreter: module below plugins, and its names, with ours if it differs.
 _TAKEN = {
     "module_utils._base.addresses": "exposed",
-    "module_utils._base.states": "State",
+    "module_utils._base.states": "ActionKind State",
     "module_utils._base.files": "FileWriteError write_atomic",
     "module_utils._base.table": "text_table",
     "module_utils._base.text": "SECRET counted printable",

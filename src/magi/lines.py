@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Document = Mapping[str, Any]
+PLAN_HEAD = ("action", "instance", "port", "memory", "reason")
 
 
 def prepared(document: Document) -> list[str]:
@@ -58,7 +59,7 @@ def plan(document: Document) -> list[str]:
         lines.append(f"{host}  {plan_summary(item)}")
         lines += [f"  {line}" for line in plan_memory(item)]
         if rows := plan_rows(item):
-            lines += [f"  {line}" for line in text_table(("action", "instance", "port", "memory", "reason"), rows)]
+            lines += [f"  {line}" for line in text_table(PLAN_HEAD, rows)]
         lines += [f"  ! {printable(line)}" for line in (*item["degraded"], *item["warnings"])]
         lines += [f"  {printable(note)}" for note in item["notes"]]
     return [*lines, "", plan_end(document)]
@@ -66,8 +67,9 @@ def plan(document: Document) -> list[str]:
 
 def plan_summary(plan_of_host: Document) -> str:
     """Return how many instances each kind of action has on a host."""
-    kinds = ("start", "restart", "stop", "keep", "quarantine")
-    counts = {kind: sum(action["action"] == kind for action in plan_of_host["actions"]) for kind in kinds}
+    from magi.domain import ActionKind
+
+    counts = {kind: sum(action["action"] == kind for action in plan_of_host["actions"]) for kind in ActionKind}
     return ", ".join(f"{kind} {count}" for kind, count in counts.items() if count) or "nothing to do"
 
 
@@ -79,7 +81,7 @@ def plan_memory(plan_of_host: Document) -> Sequence[str]:
 
 
 def plan_rows(plan_of_host: Document) -> list[tuple[str, str, str, str, str]]:
-    """Return action, instance, port, need of memory and reason of each action on a host."""
+    """Return the cells of ``PLAN_HEAD`` for each action on a host; the reason says what happens to clients, too."""
     from magi.domain import Need, need_line
 
     ports = {instance["name"]: str(instance["port"]) for instance in plan_of_host["instances"]}

@@ -57,17 +57,19 @@ class Progress:
                 self.host(server["host"]).instances[server["instance"]] = state
 
     def _result(self, host: HostProgress, result: Mapping[str, object]) -> None:
+        from magi.domain import ActionKind
+
         plan, actions = result.get("plan"), result.get("actions")
         if isinstance(plan, Mapping):
             kept = {item["instance"]: item["action"] for item in plan["actions"]}
-            states = {"keep": RUNNING, "quarantine": LEFT}
+            states = {ActionKind.KEEP: RUNNING, ActionKind.QUARANTINE: LEFT}
             host.instances = {
                 item["name"]: states.get(kept.get(item["name"], ""), WAITING) for item in plan["instances"]
             }
         if isinstance(actions, list):
             for item in actions:
                 name = item["instance"]
-                if name in host.instances and item["action"] in ("start", "restart", "keep"):
+                if name in host.instances and item["action"] in (ActionKind.START, ActionKind.RESTART, ActionKind.KEEP):
                     host.instances[name] = FAILED if item["cause"] else READY if item.get("ready") else RUNNING
         seen = result.get("host")
         for item in seen["instances"] if isinstance(seen, Mapping) else ():

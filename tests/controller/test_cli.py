@@ -26,13 +26,15 @@ from magi.cli.signals import stopping
 from magi.domain import FOLDER
 from magi.errors import ExitCode, HostUnreachable, Interrupted, MagiError
 from magi.events import Run
+from magi.project import Project
 from magi.result import Result
 from magi.runner.options import Options
 from magi.runner.terminals import close_at_once
+from magi.state import catalog
 
 from ..waiting import until
 from . import recorded
-from .known import ROOT
+from .known import ROOT, host
 
 
 @pytest.fixture(autouse=True)
@@ -468,11 +470,33 @@ def test_the_project_may_be_named_before_the_verb_or_behind_it(arguments, run, m
     ],
 )
 def test_a_shell_completes_profiles(words, offered, tmp_path):
+    assert completed(words, tmp_path) == [offered] * bool(offered)
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("magi logs a", ["a", "a-2"]),
+        ("magi stop b", ["b"]),
+        ("magi stop a b", ["b"]),
+        ("magi ask --instance a-", ["a-2"]),
+        ("magi --project /nowhere logs a", []),
+    ],
+)
+def test_a_shell_completes_instances_that_were_seen(words, offered, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    seen = {name: host(name, instances=instances) for name, instances in (("gpu1", ("a", "b")), ("gpu2", ("a-2",)))}
+    catalog.save(catalog.path_of(Project(ROOT), ()), seen)
+    assert completed(words, tmp_path) == offered
+
+
+def completed(words, home):
+    """Return what a shell offers behind the last of ``words``."""
     environment = {
         "_MAGI_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")),
-        "PATH": os.defpath, "PYTHONPATH": str(ROOT / "src"), "XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path),
+        "PATH": os.defpath, "PYTHONPATH": str(ROOT / "src"), "XDG_STATE_HOME": str(home), "HOME": str(home),
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "magi"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.stdout.split() == [offered] * bool(offered)
+    return done.stdout.split()

@@ -11,11 +11,21 @@ from . import recorded
 from .recorded import Q2
 
 
-def document(host="gpu1", instance="a", reason="new in this profile", warning="", profile="p", unreachable=()) -> dict:
+def document(
+    host="gpu1",
+    instance="a",
+    reason="new in this profile",
+    warning="",
+    profile="p",
+    unreachable=(),
+    clients="",
+    need=None,
+) -> dict:
     plan = {
         "profile": profile,
-        "instances": [{"name": instance, "port": 8080}],
-        "actions": [{"instance": instance, "action": "start", "reason": reason}],
+        "instances": [{"name": instance, "port": 8080, "need": need}],
+        "actions": [{"instance": instance, "action": "start", "reason": reason, "clients": clients}],
+        "memory": [],
         "degraded": [],
         "warnings": [warning] if warning else [],
         "notes": [],
@@ -29,13 +39,22 @@ def test_a_plan():
         "\n"
         "1 to change on 1 host.\n"
         "\n"
-        "| host | action | instance | port | reason |\n"
-        "|---|---|---|---|---|\n"
-        "| `gpu1` | `start` | `a` | `8080` | `new in this profile` |\n"
+        "| host | action | instance | port | memory | reason |\n"
+        "|---|---|---|---|---|---|\n"
+        "| `gpu1` | `start` | `a` | `8080` |  | `new in this profile` |\n"
         "\n"
         "- `Port 8081 is busy.`\n"
         "- `gpu2: not reachable`\n"
     )
+
+
+def test_a_plan_says_what_it_needs_and_what_happens_to_clients():
+    given = document(need={"own": {"Host": 1 << 30}}, clients="beside")
+    given["hosts"]["gpu1"]["memory"] = [{"device": "Host", "total": 4 << 30, "room": 3 << 30, "given": 1 << 30}]
+    lines = plan_markdown(given).splitlines()
+    assert lines[6] == "| `gpu1` | `start` | `a` | `8080` | `1.0 GiB` | `new in this profile; clients: beside` |"
+    assert lines[8].startswith("- `gpu1: ")
+    assert "1.0 GiB needed of 3.0 GiB" in lines[8]
 
 
 def test_a_recorded_plan():
@@ -65,7 +84,7 @@ def test_hostile_text_is_code(text, shown):
     lines = plan_markdown(given).splitlines()
     assert len(lines) == 10
     assert lines[0] == f"### magi plan: profile {shown}"
-    assert lines[6] == f"| {shown} | `start` | {shown} | `8080` | {shown} |"
+    assert lines[6] == f"| {shown} | `start` | {shown} | `8080` |  | {shown} |"
     assert lines[8] == f"- {shown}"
     # Two marks around each cell and none inside: no cell ends early.
     assert lines[6].count("`") == 2 * 5

@@ -26,12 +26,14 @@ def _since(seconds: float | None) -> str:
 
 
 def _unready(state: str) -> str:
-    return "not ready" if state == "running" else state
+    from magi.domain import State
+
+    return "not ready" if state == State.RUNNING else state
 
 
 def servers(items: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return the table of servers of a report or a status."""
-    from magi.domain import bytes_shown, printable
+    from magi.domain import State, bytes_shown, printable
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     states = ["ready" if item["is_ready"] else _unready(item["state"]) for item in items]
@@ -41,7 +43,8 @@ def servers(items: Sequence[Mapping[str, Any]]) -> RenderableType:
         # Where the terminal is narrow, names are cut, and no port or state.
         table.add_column(head, justify=justify, no_wrap=head != "model", min_width=widths.get(head))
     for item, words in zip(items, states):
-        state = READY if item["is_ready"] else STARTING if item["state"] in ("running", "starting") else FAILED
+        coming = item["state"] in (State.RUNNING, State.STARTING)
+        state = READY if item["is_ready"] else STARTING if coming else FAILED
         mark, style = STYLES[state]
         cells = [item["instance"], item["tier"], item["host"], item["port"], item["pid"]]
         table.add_row(
@@ -126,13 +129,19 @@ def routes(document: Mapping[str, Any]) -> RenderableType:
 
 STATES = {"up": "green", "down": "red", "down, held": "red"}
 STATES |= {"drained": "yellow", "drained, held": "yellow", "disabled": "yellow"}
-COLOURS = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", "quarantine": "magenta"}
 
 
 def plan(document: Mapping[str, Any]) -> RenderableType:
     """Return what a deployment would do on each host, with reasons and warnings."""
-    from magi.domain import printable
+    from magi.domain import ActionKind, printable
 
+    colours = {
+        ActionKind.START: "green",
+        ActionKind.RESTART: "yellow",
+        ActionKind.STOP: "red",
+        ActionKind.KEEP: "dim",
+        ActionKind.QUARANTINE: "magenta",
+    }
     parts: list[RenderableType] = []
     for host, item in document["hosts"].items():
         parts.append(Text.assemble((host, "bold"), (f"  {lines.plan_summary(item)}", "dim")))
@@ -141,7 +150,7 @@ def plan(document: Mapping[str, Any]) -> RenderableType:
         for width in (None, None, 5, None, None):  # where the terminal is narrow, the port is whole
             grid.add_column(min_width=width)
         for action, name, port, need, reason in lines.plan_rows(item):
-            shown = Text(f"  {action}", style=COLOURS[action])
+            shown = Text(f"  {action}", style=colours[ActionKind(action)])
             grid.add_row(shown, Text(name), Text(port), Text(need), Text(printable(reason), style="dim"))
         parts.append(grid)
         for line in (*item["degraded"], *item["warnings"]):
@@ -158,15 +167,16 @@ def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> st
         shown = printable(str(text)).replace("|", "¦").replace("`", "'")
         return f"`{shown}`" if shown else ""
 
-    names = {item["profile"] for item in document["hosts"].values()} or ({profile} if profile else set())
+    hosts = document["hosts"]
+    names = {item["profile"] for item in hosts.values()} or ({profile} if profile else set())
     title = f"### magi plan: profile {', '.join(code(name) for name in sorted(names))}"
-    lines = [title, "", f"{document['changes']} to change on {counted(len(document['hosts']), 'host')}.", ""]
-    lines += ["| host | action | instance | port | reason |", "|---|---|---|---|---|"]
-    for host, item in document["hosts"].items():
-        ports = {instance["name"]: instance["port"] for instance in item["instances"]}
-        for action in item["actions"]:
-            cells = (host, action["action"], action["instance"], ports.get(action["instance"], ""), action["reason"])
-            lines.append(f"| {' | '.join(code(cell) for cell in cells)} |")
-    notes = [line for item in document["hosts"].values() for line in (*item["degraded"], *item["warnings"])]
+    head = ("host", *lines.PLAN_HEAD)
+    table = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    rows = [(host, *row) for host, item in hosts.items() for row in lines.plan_rows(item)]
+    table += [f"| {' | '.join(map(code, row))} |" for row in rows]
+    notes = [f"{host}: {line}" for host, item in hosts.items() for line in lines.plan_memory(item)]
+    notes += [line for item in hosts.values() for line in (*item["degraded"], *item["warnings"])]
     notes += [f"{name}: not reachable" for name in document["unreachable"]]
-    return "\n".join([*lines, *([""] if notes else []), *(f"- {code(note)}" for note in notes)]) + "\n"
+    summary = f"{document['changes']} to change on {counted(len(hosts), 'host')}."
+    end = ["", *(f"- {code(note)}" for note in notes)] if notes else []
+    return "\n".join([title, "", summary, "", *table, *end, ""])

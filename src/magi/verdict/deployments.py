@@ -51,12 +51,14 @@ def deployed(run: Run, *, check: bool = False, tags: str | None = None) -> Resul
 
 def planned(run: Run) -> Result:
     """Return the plan of each host, and whether any changes something. Raises what ``deployed`` raises."""
+    from magi.domain import ActionKind
+
     clients = run.last("clients") or {}
     plans = {host: _with_clients(result["plan"], clients.get(host, {})) for host, result in run.of("plan")}
     error = lost(run)
     if error and not plans:
         raise error
-    changes = sum(item["action"] not in ("keep", "quarantine") for plan in plans.values() for item in plan["actions"])
+    changes = sum(ActionKind(item["action"]).changes for plan in plans.values() for item in plan["actions"])
     document = {"hosts": plans, "changes": changes, "unreachable": list(run.unreachable)}
     return beside(error, Result(document, ExitCode.CHANGES if changes else ExitCode.OK, told=lines.plan))
 

@@ -17,6 +17,9 @@ options:
     type: str
     choices: [auto, systemd, supervisor]
     default: auto
+notes:
+  - This module is in the action group C(magi.models.gateways), so C(module_defaults) can set O(home) and O(manager)
+    once.
 """
 
     # What changes a gateway needs the programs, too.

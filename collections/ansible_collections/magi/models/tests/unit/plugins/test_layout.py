@@ -232,6 +232,15 @@ def test_the_readme_names_all_that_is_there(line, files):
     assert sorted(named) == sorted(path.stem for path in COLLECTION.glob(files))
 
 
+@pytest.mark.parametrize("group", ["services", "gateways"])
+def test_an_action_group_is_who_shares_its_options(group):
+    """So that module_defaults can give them once."""
+    listed = yaml.safe_load((COLLECTION / "meta" / "runtime.yml").read_text())["action_groups"][group]
+    modules = (COLLECTION / "plugins" / "modules").glob("*.py")
+    shared = [path.stem for path in modules if re.search(rf"^  - magi.models.{group}$", path.read_text(), re.MULTILINE)]
+    assert sorted(listed) == sorted(shared)
+
+
 def test_the_readme_says_which_modules_run_on_the_controller():
     (named,) = re.findall(
         r"^- Modules on the controller: ([^.]*)", (COLLECTION / "README.md").read_text(), re.MULTILINE
