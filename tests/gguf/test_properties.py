@@ -18,7 +18,7 @@ from ansible_collections.magi.models.plugins.module_utils._models.facts import F
 from ansible_collections.magi.models.plugins.module_utils._models.found import FoundFile, KnownFile
 from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
 from ansible_collections.magi.models.plugins.module_utils._models.naming import slug, stem
-from ansible_collections.magi.models.plugins.module_utils._models.registry import Memory, Registry, dump, parse
+from ansible_collections.magi.models.plugins.module_utils._models.registry import Registry, RememberedFile, dump, parse
 from ansible_collections.magi.models.plugins.module_utils._models.show import inventory_lines
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import build
 from hypothesis import HealthCheck, given, settings
@@ -97,7 +97,9 @@ def test_every_file_ends_up_in_exactly_one_place_under_a_unique_id(entries, reje
     assert set(paths) <= {entry.file.path for entry in entries} | {item.path for item in rejected}
     assert assemble(reversed(entries), rejected) == inventory
     assert inventory_lines(inventory)
-    files = {entry.file.path: Memory(1, 1, entry.file.inode, json.dumps(entry.facts.to_row())) for entry in entries}
+    files = {
+        entry.file.path: RememberedFile(1, 1, entry.file.inode, json.dumps(entry.facts.to_row())) for entry in entries
+    }
     registry = Registry(("/m",), inventory, files)
     assert parse(dump(registry), "r") == registry
 

@@ -219,7 +219,6 @@ from ansible_collections.magi.models.plugins.module_utils._config.timing import 
 from ansible_collections.magi.models.plugins.module_utils._host.apply import (
     Applied,
     Job,
-    ServiceFile,
     absent,
     fence,
     files_of,
@@ -233,7 +232,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Cl
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action
 from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
-from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError, ServiceFile
 
 _STATES = ("present", "stopped", "absent", "fenced", "released")
 

@@ -231,8 +231,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.history import h
 from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import (
     PortTakenError,
     ProxyError,
-    ServiceFile,
-    Wanted,
+    WantedGateway,
     absent,
     present,
     remembered,
@@ -242,7 +241,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import K
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import GATEWAY_OPTIONS
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sealed import sealed
 from ansible_collections.magi.models.plugins.module_utils._haproxy.secrets import SecretError, Sources, read_secrets
-from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError, ServiceFile
 
 PRESENT = ("present", "prepared")
 DISTRIBUTION = "/usr/sbin/haproxy"
@@ -286,9 +285,9 @@ def main() -> None:
             if sources.keys_file and not os.path.exists(sources.keys_file):
                 module.warn(f"{sources.keys_file} is not there, so the gateway lets nobody in; magi key add makes it.")
 
-            def want() -> Wanted:
+            def want() -> WantedGateway:
                 secrets = read_secrets(sources, files)
-                return Wanted(
+                return WantedGateway(
                     home,
                     program,
                     *sealed(files, secrets),

@@ -94,7 +94,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.files import mak
 from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES
 from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import (
     ProxyError,
-    Wanted,
+    WantedGateway,
     configured,
     present,
 )
@@ -149,10 +149,10 @@ def take_in(module: AnsibleModule, keys: list[Key], in_use: bool) -> bool:
         module.warn("a deployment is under way; the gateway takes the keys in when it ends.")
         return False
 
-    def want() -> Wanted:
+    def want() -> WantedGateway:
         files, secrets = configured(params["home"])
         secrets = {**secrets, **maps(keys, files["names.txt"], files["models.json"])}
-        return Wanted(params["home"], params["haproxy_path"], *sealed(files, secrets), (), (), 0, secrets)
+        return WantedGateway(params["home"], params["haproxy_path"], *sealed(files, secrets), (), (), 0, secrets)
 
     return present(service, want, check_mode=module.check_mode).changed
 

@@ -36,6 +36,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime impor
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sealed import SECRETS
 from ansible_collections.magi.models.plugins.module_utils._haproxy.service import GatewayService
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import read_listeners
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceFile
 
 LOCK = "lock"
 """Held by who changes the gateway; in its home."""
@@ -54,14 +55,7 @@ class PortTakenError(ProxyError):
 
 
 @dataclass(frozen=True)
-class ServiceFile:
-    path: str
-    content: str
-    mode: int
-
-
-@dataclass(frozen=True)
-class Wanted:
+class WantedGateway:
     """What a host should run."""
 
     home: str
@@ -88,7 +82,7 @@ class Outcome:
     diff: tuple[dict[str, str], ...] = ()
 
 
-def present(service: GatewayService, want: Callable[[], Wanted], *, check_mode: bool) -> Outcome:
+def present(service: GatewayService, want: Callable[[], WantedGateway], *, check_mode: bool) -> Outcome:
     """Make the host run the gateway that ``want`` returns, which reads files of the host. A configuration that HAProxy
     refuses never replaces one that works.
 
@@ -100,7 +94,7 @@ def present(service: GatewayService, want: Callable[[], Wanted], *, check_mode: 
         raise ProxyError(f"HAProxy did not take {error}; run again, and see its log") from None
 
 
-def _present(service: GatewayService, want: Callable[[], Wanted], *, check_mode: bool) -> Outcome:
+def _present(service: GatewayService, want: Callable[[], WantedGateway], *, check_mode: bool) -> Outcome:
     wanted = want()
     outcome = _foreseen(service, wanted)
     if not outcome.changed:
@@ -125,7 +119,7 @@ def _present(service: GatewayService, want: Callable[[], Wanted], *, check_mode:
     return outcome
 
 
-def _foreseen(service: GatewayService, wanted: Wanted) -> Outcome:
+def _foreseen(service: GatewayService, wanted: WantedGateway) -> Outcome:
     """Return what is to be done. Changes nothing."""
     current = Path(wanted.home) / "current"
     before = {path.name: content_of(path) or "" for path in _files(current)}
@@ -151,13 +145,13 @@ def _foreseen(service: GatewayService, wanted: Wanted) -> Outcome:
     return Outcome(bool(actions), tuple(actions), tuple(diff))
 
 
-def _forgot(service: GatewayService, wanted: Wanted) -> bool:
+def _forgot(service: GatewayService, wanted: WantedGateway) -> bool:
     """Whether a deployment let HAProxy forget a name, and ended before what has it ended."""
     now = routed_keys(service.sockets.stats)
     return now is not None and now != {line.split()[0] for line in wanted.files.get("routes.map", "").splitlines()}
 
 
-def _kept_from_requests(service: GatewayService, wanted: Wanted) -> list[str]:
+def _kept_from_requests(service: GatewayService, wanted: WantedGateway) -> list[str]:
     """Return the places of servers that a deployment kept from requests, and ended before it gave them any again."""
     wrong = ("drained", "disabled") if wanted.all_serve else ("drained",)  # what comes is disabled until it is there
     return [f"{item.backend}/{item.server}" for item in servers(service.sockets.stats) if item.state in wrong]
@@ -177,7 +171,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.is_file())
 
 
-def _check(service: GatewayService, wanted: Wanted, outcome: Outcome) -> None:
+def _check(service: GatewayService, wanted: WantedGateway, outcome: Outcome) -> None:
     """Raise ProxyError if HAProxy refuses the configuration, PortTakenError if somebody else has its port."""
     with tempfile.TemporaryDirectory(prefix="magi-gateway-") as folder:
         for name, content in wanted.files.items():
@@ -221,7 +215,7 @@ def _alert(lines: Sequence[str], folder: str = "") -> str:
     return " ".join(alerts[0].replace(f"{folder}/" if folder else "", "").split()).rstrip(".") if alerts else ""
 
 
-def _write(wanted: Wanted) -> None:
+def _write(wanted: WantedGateway) -> None:
     """Write the files: the configuration into a folder of its own, which becomes the current one all at once."""
     home = Path(wanted.home)
     _write_secrets(home / SECRETS, wanted.secrets)
@@ -260,7 +254,7 @@ def _write_secrets(folder: Path, secrets: Mapping[str, str]) -> None:
             folder.rmdir()
 
 
-def _await(service: GatewayService, wanted: Wanted) -> None:
+def _await(service: GatewayService, wanted: WantedGateway) -> None:
     deadline = time.monotonic() + PATIENCE
     while running_revision(service.sockets.stats) != wanted.revision:
         if time.monotonic() > deadline or not service.running():
@@ -270,7 +264,7 @@ def _await(service: GatewayService, wanted: Wanted) -> None:
         time.sleep(0.05)
 
 
-def _prune(wanted: Wanted) -> None:
+def _prune(wanted: WantedGateway) -> None:
     """Remove all but the last configurations."""
     folders = sorted((Path(wanted.home) / "configurations").iterdir(), key=lambda path: path.stat().st_mtime)
     for folder in folders[:-KEPT]:

@@ -53,21 +53,13 @@ from ansible_collections.magi.models.plugins.module_utils._llama.drain import dr
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError, check_api_keys
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult, overtaken
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager, environment_file
-from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError, ServiceFile
 
 FIRST_LOOK = 10
 """Seconds that a launch waits for its servers; most are ready by then, and the health check waits for the others."""
 
 PATIENCE = 30
 """Seconds that a deployment waits for another to give way, if neither is sure to be first (check_claim)."""
-
-
-@dataclass(frozen=True)
-class ServiceFile:
-    path: str
-    content: str
-    mode: int
-    per_instance: bool
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class ChatError(RuntimeError):
     """There is no answer, or only a part of one; the message says why, and the remedy."""
 
 
-class RefusedError(ChatError):
+class ChatRefusedError(ChatError):
     """The answer is no completion; ``status`` is that of HTTP."""
 
     def __init__(self, message: str, status: int):
@@ -80,7 +80,7 @@ def chat(
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
         response = connection.getresponse()
         if response.status != 200:
-            raise RefusedError(
+            raise ChatRefusedError(
                 _refusal(response.status, response.read(1 << 16), by_gateway=bool(model)), response.status
             )
         for event in events(response):

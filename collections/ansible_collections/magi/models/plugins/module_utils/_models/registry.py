@@ -3,8 +3,8 @@
 """The registry: what a scan found, kept on disk so that the next one needs to read no header again.
 
 On disk it is JSON with one model, file or rejection per line. ``checksum`` is the SHA-256 of the file's bytes
-with 64 zeros in its own place. ``files`` has a row for each file, a ``Memory``: its facts, and the size, mtime and
-inode it had then; while these stay the same, the facts hold. ``aside`` is what was rejected unread.
+with 64 zeros in its own place. ``files`` has a row for each file, a ``RememberedFile``: its facts, and the size, mtime
+and inode it had then; while these stay the same, the facts hold. ``aside`` is what was rejected unread.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class RegistryError(Exception):
 
 
 @dataclass(frozen=True)
-class Memory:
+class RememberedFile:
     """What a file held when it had this size, mtime and inode: facts, or code and reason of its refusal."""
 
     size: int  # bytes
@@ -68,7 +68,7 @@ class Registry:
 
     scan_paths: tuple[str, ...]
     inventory: Inventory = field(default_factory=Inventory)
-    files: Mapping[str, Memory] = field(default_factory=dict)
+    files: Mapping[str, RememberedFile] = field(default_factory=dict)
     aside: tuple[tuple[str, str], ...] = ()  # path and code of what the walk rejected
 
     def finds_the_same(self, other: Registry) -> bool:
@@ -118,7 +118,7 @@ def parse(data: bytes, path: str) -> Registry:
             return Registry(
                 scan_paths=tuple(plain["scan_paths"]),
                 inventory=Inventory.from_dict(plain),
-                files={path: Memory(*row) for path, row in plain["files"].items()},
+                files={path: RememberedFile(*row) for path, row in plain["files"].items()},
                 aside=tuple((path, code) for path, code in plain["aside"]),
             )
     except (ValueError, KeyError, TypeError, RecursionError):

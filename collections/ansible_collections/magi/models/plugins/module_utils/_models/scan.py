@@ -20,9 +20,9 @@ from ansible_collections.magi.models.plugins.module_utils._models.model import R
 from ansible_collections.magi.models.plugins.module_utils._models.naming import slug
 from ansible_collections.magi.models.plugins.module_utils._models.registry import (
     MODE,
-    Memory,
     Registry,
     RegistryError,
+    RememberedFile,
     load,
 )
 
@@ -140,7 +140,7 @@ def scan(
     if scan_paths and len(library.missing) == len(scan_paths):
         raise ScanError(f"None of the folders to scan exists: {', '.join(library.missing)}; correct scan_paths.")
     remembered = known.files if known else {}
-    files: dict[str, Memory] = {}
+    files: dict[str, RememberedFile] = {}
     unread: dict[str, FoundFile] = {}  # an Ollama blob may be found under several names
     for file in library.files:
         memory = remembered.get(file.path)
@@ -179,7 +179,7 @@ def _aside(library: Library) -> tuple[tuple[str, str], ...]:
     return tuple([(item.path, item.code) for item in library.rejected] + older + named)
 
 
-def _read(file: FoundFile) -> Memory:
+def _read(file: FoundFile) -> RememberedFile:
     """What to remember about one file."""
     from ansible_collections.magi.models.plugins.module_utils._gguf.reader import GGUFError, read_header
     from ansible_collections.magi.models.plugins.module_utils._models.facts import Facts
@@ -187,11 +187,11 @@ def _read(file: FoundFile) -> Memory:
     try:
         header = read_header(file.path)
     except GGUFError as error:
-        return Memory(file.size, file.mtime_ns, file.inode, code=error.code, reason=error.message)
-    return Memory(header.size, header.mtime_ns, header.inode, json.dumps(Facts.of(header).to_row()))
+        return RememberedFile(file.size, file.mtime_ns, file.inode, code=error.code, reason=error.message)
+    return RememberedFile(header.size, header.mtime_ns, header.inode, json.dumps(Facts.of(header).to_row()))
 
 
-def _read_all(files: Sequence[FoundFile], progress: Progress) -> list[Memory]:
+def _read_all(files: Sequence[FoundFile], progress: Progress) -> list[RememberedFile]:
     """Read headers in order on all cores we may use; on one if no processes can be started."""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -208,7 +208,7 @@ def _read_all(files: Sequence[FoundFile], progress: Progress) -> list[Memory]:
     return _followed(map(_read, files), len(files), progress)
 
 
-def _followed(results: Iterable[Memory], total: int, progress: Progress) -> list[Memory]:
+def _followed(results: Iterable[RememberedFile], total: int, progress: Progress) -> list[RememberedFile]:
     """Collect ``results``, reporting each tenth of them."""
     collected, began = [], time.monotonic()
     step = max(1, total // 10)

@@ -22,6 +22,16 @@ class Template:
 
 
 @dataclass(frozen=True)
+class ServiceFile:
+    """A file that a service needs on its host: a template, rendered."""
+
+    path: str
+    content: str
+    mode: int
+    per_instance: bool = False
+
+
+@dataclass(frozen=True)
 class Status:
     """An instance as its manager sees it."""
 

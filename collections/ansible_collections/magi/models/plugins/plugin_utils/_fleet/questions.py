@@ -17,7 +17,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import CONT
 
 
 @dataclass(frozen=True)
-class Question:
+class HealthQuestion:
     """Where a server is asked, and from where."""
 
     instance: str
@@ -33,7 +33,7 @@ class Question:
 class Answer:
     """The answer to a question."""
 
-    question: Question
+    question: HealthQuestion
     status: int
     """The HTTP status; -1: none came."""
     said: str = ""
@@ -69,7 +69,7 @@ def questions(
     names: Collection[str] | None = None,
     *,
     each: bool = True,
-) -> list[Question]:
+) -> list[HealthQuestion]:
     """Return where to ask the instances of ``host`` that answer there; only those in ``names`` if given.
 
     HOST or CONTROLLER asks if ``health_from`` says so; with auto, the controller asks servers that bind an address
@@ -78,7 +78,7 @@ def questions(
     Without ``each``, a host over the network asks only one of its instances at each address: it has just asked all of
     them from there (``health``), and each question starts a module, half a second of a processor.
     """
-    asked: list[Question] = []
+    asked: list[HealthQuestion] = []
     addresses: set[str] = set()
     for item in host.instances:
         if item.health != 200 or item.port is None or (names is not None and item.name not in names):
@@ -90,7 +90,7 @@ def questions(
         addresses.add(bound)
         # A server can rewrite its environment, so that never says which address we talk to.
         at = (bound if bound in _kernel(item, host) and is_one(bound) else way.address) if outside else bound
-        asked.append(Question(item.name, local_url(at, item.port), CONTROLLER if outside else HOST))
+        asked.append(HealthQuestion(item.name, local_url(at, item.port), CONTROLLER if outside else HOST))
     return asked
 
 
@@ -122,6 +122,6 @@ def answers(results: Sequence[Mapping[str, Any]]) -> dict[str, Answer]:
         if isinstance(item, Mapping) and not result.get("skipped"):
             lost = bool(result.get("unreachable"))
             found[item["instance"]] = Answer(
-                Question(**item), int(result.get("status") or -1), said_by_uri(result), lost
+                HealthQuestion(**item), int(result.get("status") or -1), said_by_uri(result), lost
             )
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,18 @@ def test_what_decides_does_not_act():
 
 def test_a_target_needs_nothing_but_python():
     assert strangers(TARGET) == []
+
+
+def test_no_two_classes_have_the_same_name():
+    plugins = COLLECTION / "plugins"
+    named = [
+        node.name
+        for path in plugins.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+    of_ansible = {"ActionModule", "FilterModule", "ModuleDocFragment"}
+    assert sorted({name for name in named if named.count(name) > 1} - of_ansible) == []
 
 
 def file(name, *imported):

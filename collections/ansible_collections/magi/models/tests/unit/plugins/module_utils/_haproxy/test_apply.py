@@ -12,8 +12,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy import apply
 from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import (
     PortTakenError,
     ProxyError,
-    ServiceFile,
-    Wanted,
+    WantedGateway,
     absent,
     configured,
     present,
@@ -21,6 +20,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import 
 )
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import ServerState
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceFile
 
 
 class FakeService:
@@ -71,7 +71,7 @@ def service(tmp_path, monkeypatch):
 
 
 def wanted(service, revision="1", program="/bin/true", port=0, **files):
-    return Wanted(
+    return WantedGateway(
         str(service.home),
         program,
         revision,

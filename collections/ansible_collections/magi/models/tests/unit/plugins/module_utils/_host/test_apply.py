@@ -15,7 +15,6 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import Ac
 from ansible_collections.magi.models.plugins.module_utils._host import apply, claims, lock, procfs
 from ansible_collections.magi.models.plugins.module_utils._host.apply import (
     Job,
-    ServiceFile,
     absent,
     files_of,
     present,
@@ -34,6 +33,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.values import Ac
 from ansible_collections.magi.models.plugins.module_utils._services.values import (
     Capabilities,
     ServiceError,
+    ServiceFile,
     Status,
     Template,
 )

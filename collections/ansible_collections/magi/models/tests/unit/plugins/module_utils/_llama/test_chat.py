@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._llama.chat import (
     ChatError,
-    RefusedError,
+    ChatRefusedError,
     chat,
     events,
 )
@@ -141,7 +141,7 @@ def test_a_refusal_says_why_and_what_to_do(serve, status, body, said):
 )
 def test_a_gateway_is_asked_for_a_model_and_says_itself_what_is_wrong(serve, status, said):
     server = serve(status, '{"error": {"message": "There is no model x here (did you mean y?)"}}')
-    with pytest.raises(RefusedError) as error:
+    with pytest.raises(ChatRefusedError) as error:
         chat(server.environment, "Why?", 1, print, "x")
     assert server.asked["model"] == "x"
     assert (error.value.status, str(error.value)[: len(said)]) == (status, said)

@@ -7,7 +7,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.health import (
     build_health,
     health_problems,
 )
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, Question
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import Answer, HealthQuestion
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status, status_lines
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import host, plan, running
 
@@ -16,7 +16,7 @@ OURS = Listener("0.0.0.0", 8080, 100, "llama-server", "a-q2_k")
 
 
 def examined(*, status=200, probes=None, **now):
-    answer = Answer(Question("a-q2_k", "http://gpu1:8080", "controller"), status, "refused")
+    answer = Answer(HealthQuestion("a-q2_k", "http://gpu1:8080", "controller"), status, "refused")
     seen = running(INSTANCE, **{"health": 200, "model_ids": ("a-q2_k",), **now})
     return HostHealth(host(seen, listeners=(OURS,)), {"a-q2_k": answer} if status else {}, probes or {})
 

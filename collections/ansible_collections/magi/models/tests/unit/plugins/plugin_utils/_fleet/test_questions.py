@@ -4,7 +4,7 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._host.values import Listener
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import (
     Answer,
-    Question,
+    HealthQuestion,
     Way,
     answers,
     questions,
@@ -100,7 +100,7 @@ QUESTION = {"instance": "a-q2_k", "url": "http://gpu1.lan:8080", "by": "controll
 )
 def test_what_uri_returned_is_an_answer(result, said):
     answer = answers([{**result, "item": QUESTION}])[QUESTION["instance"]]
-    assert answer.question == Question(**QUESTION)
+    assert answer.question == HealthQuestion(**QUESTION)
     if said is None:
         assert answer.cause is None
     else:
@@ -124,7 +124,7 @@ def test_a_host_that_is_lost_meanwhile_is_no_closed_port(said):
 
 
 def test_on_its_own_host_the_remedy_is_another():
-    answer = Answer(Question("a", "http://127.0.0.1:8080", "host"), -1, "Connection refused")
+    answer = Answer(HealthQuestion("a", "http://127.0.0.1:8080", "host"), -1, "Connection refused")
     assert "can't be reached on its own host (Connection refused); see what else has its port" in answer.cause.detail
 
 
