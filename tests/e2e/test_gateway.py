@@ -168,6 +168,8 @@ def test_one_address_for_all_models(behind: Deployment):
     again = behind.play("site", "-vv")
     assert (again.code, again.changed) == (0, 0), again.output
     assert "/health, by host" not in again.output
+    told = re.findall(r"TASK \[.*(?:gateways learn what comes|Health check: gateway)\]", again.output)
+    assert len(told) == 1, again.output
     assert (behind.folder / "gateway" / "current").readlink() == before
     status = behind.play("status")
     assert status.code == 0, status.output
