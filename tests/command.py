@@ -115,10 +115,13 @@ class Terminal:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         self._screen = pyte.Screen(COLUMNS, LINES)
         stream = pyte.ByteStream(self._screen)
+        variables = environment(state, TERM="xterm-256color", **more)
+        for size in ("COLUMNS", "LINES"):  # of the terminal that the tests run in
+            variables.pop(size, None)
         process = subprocess.Popen(
             [sys.executable, "-m", "magi", *arguments],
             cwd=cwd,
-            env=environment(state, TERM="xterm-256color", **more),
+            env=variables,
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

@@ -89,16 +89,33 @@ def test_a_plan_without_a_terminal_cuts_nothing():
     assert shown[4:] == [f"  restart  {name}  8081  3.0 GiB, CUDA0 512 MiB  {reason}", "", "1 to change: run magi up."]
 
 
-def test_at_60_columns_no_port_is_cut():
+def test_at_60_columns_a_plan_cuts_no_port():
     name = "deepseek-r1-distill-llama-70b-instruct-q4_k_m"
-    servers = [{**server, "instance": name, "port": 18080} for server in REPORT["servers"]]
-    shown = drawn(Result({**REPORT, "servers": servers}), tables.report, terminal=True, width=60)
-    assert sum("18080" in line.split() for line in shown) == len(servers)
     action = {"instance": name, "action": "restart", "reason": "its options change"}
     plan = {"actions": [action], "instances": [{"name": name, "port": 18080, "need": None}]}
     plan |= {"degraded": [], "warnings": [], "notes": [], "memory": []}
     shown = drawn(Result({"hosts": {"gpu1": plan}, "changes": 1}), tables.plan, terminal=True, width=60)
     assert any("18080" in line.split() for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (40, "instance port state"),
+        (80, "instance host port state"),
+        (90, "instance host port state memory up"),
+        (150, "instance tier host port pid state memory up model"),
+    ],
+)
+def test_a_narrow_terminal_leaves_columns_out_and_cuts_names_alone(width, columns):
+    name = "deepseek-r1-distill-llama-70b-instruct-q4_k_m"
+    servers = [{**server, "instance": name, "port": 18080} for server in REPORT["servers"]]
+    shown = drawn(Result({**REPORT, "servers": servers}), tables.report, terminal=True, width=width)
+    at = next(number for number, line in enumerate(shown) if "instance" in line)
+    assert shown[at].split() == columns.split()
+    for server, line in zip(servers, shown[at + 1 :]):
+        assert line[0] == ("●" if server["is_ready"] else "✗")
+        assert {"18080", "ready" if server["is_ready"] else server["state"]} <= set(line.split())
 
 
 @pytest.mark.parametrize(

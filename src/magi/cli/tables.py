@@ -6,13 +6,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Group, JustifyMethod, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from magi import lines
 from magi.cli.live import STYLES
 from magi.progress import FAILED, READY, STARTING
+
+GAP = 2  # cells between two columns
 
 
 def _since(seconds: float | None) -> str:
@@ -31,31 +34,54 @@ def _unready(state: str) -> str:
     return "not ready" if state == State.RUNNING else state
 
 
-def servers(items: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Return the table of servers of a report or a status."""
+class _Servers:
+    """The table of servers. Where the terminal is narrow it has fewer columns, then shorter names; mark, port and state
+    always stay."""
+
+    LEFT_OUT = ("model", "pid", "tier", "up", "memory", "host")  # in this order
+
+    def __init__(self, items: Sequence[Mapping[str, Any]]):
+        self._rows = [_server(item) for item in items]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = {
+            head: max(cell_len(head), *(row[head].cell_len for row in self._rows), 0) + GAP for head in self._rows[0]
+        }
+        for head in self.LEFT_OUT:
+            if sum(widths.values()) - GAP > options.max_width:
+                del widths[head]
+        over = max(0, sum(widths.values()) - GAP - options.max_width)
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, GAP, 0, 0))
+        for head, width in widths.items():
+            justify: JustifyMethod = "right" if head in ("port", "pid", "memory", "up") else "left"
+            cut = over if head == "instance" else 0
+            table.add_column(head, justify=justify, no_wrap=True, width=max(1, width - GAP - cut))
+        for row in self._rows:
+            table.add_row(*(row[head] for head in widths))
+        yield table
+
+
+def _server(item: Mapping[str, Any]) -> dict[str, Text]:
     from magi.domain import State, bytes_shown, printable
 
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    states = ["ready" if item["is_ready"] else _unready(item["state"]) for item in items]
-    widths = {"port": 5, "state": max(map(len, states), default=0)}
-    for head in ("", "instance", "tier", "host", "port", "pid", "state", "memory", "up", "model"):
-        justify: JustifyMethod = "right" if head in ("port", "pid", "memory", "up") else "left"
-        # Where the terminal is narrow, names are cut, and no port or state.
-        table.add_column(head, justify=justify, no_wrap=head != "model", min_width=widths.get(head))
-    for item, words in zip(items, states):
-        coming = item["state"] in (State.RUNNING, State.STARTING)
-        state = READY if item["is_ready"] else STARTING if coming else FAILED
-        mark, style = STYLES[state]
-        cells = [item["instance"], item["tier"], item["host"], item["port"], item["pid"]]
-        table.add_row(
-            Text(mark, style=style),
-            *(Text(printable(str("–" if cell is None else cell))) for cell in cells),
-            Text(words, style=style),
-            Text(bytes_shown(item["memory"]["used"]) if item["memory"]["used"] else "–"),
-            _since(item["started_at"] if item["pid"] else None),
-            Text(printable(item["display_name"]), style="dim"),
-        )
-    return table
+    coming = item["state"] in (State.RUNNING, State.STARTING)
+    mark, style = STYLES[READY if item["is_ready"] else STARTING if coming else FAILED]
+    return {
+        "": Text(mark, style=style),
+        **{
+            head: Text(printable(str("–" if item[head] is None else item[head])))
+            for head in ("instance", "tier", "host", "port", "pid")
+        },
+        "state": Text("ready" if item["is_ready"] else _unready(item["state"]), style=style),
+        "memory": Text(bytes_shown(item["memory"]["used"]) if item["memory"]["used"] else "–"),
+        "up": Text(_since(item["started_at"] if item["pid"] else None)),
+        "model": Text(printable(item["display_name"]), style="dim"),
+    }
+
+
+def servers(items: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return the table of servers of a report or a status."""
+    return _Servers(items) if items else Text()
 
 
 def ready_line(document: Mapping[str, Any]) -> Text:
