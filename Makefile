@@ -21,7 +21,7 @@ export PATH := $(BIN):$(PATH)
 
 -include make.d/*.mk
 
-.PHONY: help prepare up down status pinned test checks unit e2e lint sanity docs clean
+.PHONY: help prepare up down status pinned test unit e2e lint style sanity docs clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -86,13 +86,10 @@ pinned: $(VENV)/dev.stamp
 # docker daemon; what was not there before is gone afterwards. pip compiles nothing: most of what it installs for tests is
 # never imported.
 test: export PIP_COMPILE := 0
-test: checks pinned ## Everything: lint, unit and end-to-end tests, a fleet in containers
+test: lint pinned ## Everything: lint, unit and end-to-end tests, a fleet in containers
 	molecule/hosts/hosts.py inventory &>/dev/null || trap 'molecule/hosts/hosts.py down --engine' EXIT
 	pytest -m 'not e2e and not fleet' -n auto
 	pytest tests -m 'e2e or fleet' $(TWO_AT_A_TIME) --durations 10
-
-checks: $(VENV)/dev.stamp
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint sanity
 
 unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
 	pytest -m 'not e2e and not fleet' -n auto
@@ -100,7 +97,10 @@ unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
 e2e: pinned ## End-to-end tests on the real llama-server
 	pytest tests -m e2e $(TWO_AT_A_TIME)
 
-lint: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog and documentation
+lint: $(VENV)/dev.stamp ## All that reads the code: style and sanity
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target style sanity
+
+style: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog and documentation
 	ruff check .
 	ruff format --check .
 	mypy
