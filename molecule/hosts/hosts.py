@@ -257,6 +257,8 @@ def systemd_arguments() -> list[str]:
     arguments += ["--tmpfs", "/run/lock", "--volume", "/sys/fs/cgroup:/sys/fs/cgroup"]
     # Without SYS_PTRACE, ProtectProc= hides processes, and PrivateUsers= then finds none to map.
     arguments += ["--cap-add", "SYS_PTRACE"]
+    # In docker's containers everybody may bind ports below 1024, on a host root alone.
+    arguments += ["--sysctl", "net.ipv4.ip_unprivileged_port_start=1024"]
     # `systemctl reboot` on the host ends PID 1 with a signal, and docker boots it again.
     arguments += ["--cap-add", "SYS_BOOT", "--restart", "on-failure"]
     engine = json.loads(run("docker", "info", "--format", "{{json .}}"))
