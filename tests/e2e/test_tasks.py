@@ -27,14 +27,26 @@ PAIRS = [
 ]
 
 
-def embed(port: int, texts: list[str]) -> list[np.ndarray]:
+def asked(port: int, path: str, question: dict) -> dict:
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/embeddings",
-        json.dumps({"input": texts}).encode(),
-        {"Content-Type": "application/json"},
+        f"http://127.0.0.1:{port}/v1/{path}", json.dumps(question).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=60) as response:
-        return [np.array(item["embedding"]) for item in json.load(response)["data"]]
+        return json.load(response)
+
+
+def embed(port: int, texts: list[str]) -> list[np.ndarray]:
+    return [np.array(item["embedding"]) for item in asked(port, "embeddings", {"input": texts})["data"]]
+
+
+def reranker(path: Path) -> None:
+    """Write a model whose header says that it ranks. llama-server serves it as one; its scores mean nothing, as nobody
+    trained it for that."""
+    shutil.copyfile(minilm.make(CACHE / "embedders"), path)
+    reader = gguf.GGUFReader(path, "r+")
+    pooling = reader.fields["bert.pooling_type"]
+    pooling.parts[pooling.data[0]][0] = gguf.PoolingType.RANK
+    reader.data.flush()
 
 
 def unservable(path: Path, architecture: str) -> None:
@@ -47,9 +59,10 @@ def unservable(path: Path, architecture: str) -> None:
     writer.close()
 
 
-def test_an_embedder_a_chat_model_and_files_that_nothing_serves(deployment):
+def test_an_embedder_a_reranker_a_chat_model_and_files_that_nothing_serves(deployment):
     deployment.add_model("Q4_1")
     shutil.copyfile(minilm.make(CACHE / "embedders"), deployment.models / minilm.NAME)
+    reranker(deployment.models / "ranks-F16.gguf")
     for architecture in ("flux", "whisper", "gemma4-assistant", "of-tomorrow"):
         unservable(deployment.models / f"{architecture}.gguf", architecture)
     deployment.add_profile("all", "*")
@@ -58,13 +71,18 @@ def test_an_embedder_a_chat_model_and_files_that_nothing_serves(deployment):
     report = deployment.report()
     assert report["summary"]["degraded"] == []
     servers = {server["task"]: server for server in report["servers"] if server["is_ready"]}
-    assert servers.keys() == {"chat", "embedding"}
-    assert len(report["servers"]) == 2
+    assert servers.keys() == {"chat", "embedding", "rerank"}
+    assert len(report["servers"]) == 3
     assert ask(servers["chat"]["port"])
+    ranked = asked(servers["rerank"]["port"], "rerank", {"query": "bread", "documents": PAIRS[2]})["results"]
+    assert sorted(item["index"] for item in ranked) == [0, 1]
+    assert ranked[0]["relevance_score"] > ranked[1]["relevance_score"]
     vectors = embed(servers["embedding"]["port"], [text for pair in PAIRS for text in pair])
     near = np.array([[one @ other for other in vectors[1::2]] for one in vectors[::2]])
     assert (near.argmax(axis=1) == np.arange(len(PAIRS))).all(), near
     assert all(near[i, i] > near[i, j] + 0.2 for i, j in product(range(len(PAIRS)), repeat=2) if i != j), near
+    deep = deployment.play("health", deep=True)  # each is asked what it is for
+    assert deep.code == 0, deep.output
     found = deployment.play("discover")
     assert found.code == 0, found.output
     for name in ("flux", "whisper", "gemma4-assistant", "of-tomorrow"):
