@@ -44,6 +44,13 @@ class Run:
         return found[0].split("\n", 1)[1]
 
 
+ANSIBLE_S_OWN = re.compile(
+    r"^Traceback \(most recent call last\):\n(?: .*\n)+AssertionError: can only test a child process\n", re.MULTILINE
+)
+"""What a worker of ansible-core says if a signal reaches it before it has a session of its own (its handler asks after the
+other workers, _signal_handler in ansible/executor/task_queue_manager.py)."""
+
+
 @dataclass
 class Playing:
     """A run that has not ended."""
@@ -66,7 +73,7 @@ class Playing:
         except BaseException:  # nobody else ends it: it has its own session
             self.send(signal.SIGKILL)
             raise
-        assert "Traceback" not in self.output, self.output
+        assert "Traceback" not in ANSIBLE_S_OWN.sub("", self.output), self.output
         return Run(code, self.output)
 
 
