@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from ansible_collections.magi.models.plugins.module_utils._plan.layers import option_layers, variables_of
     from ansible_collections.magi.models.plugins.module_utils._plan.ledger import account_lines, need_line
     from ansible_collections.magi.models.plugins.module_utils._plan.options import (
+        IDLE,
         InstanceError,
         resolve_options,
     )
@@ -116,7 +117,7 @@ _TAKEN = {
     "module_utils._plan.build": "build_plan open_to_all",
     "module_utils._plan.layers": "option_layers variables_of",
     "module_utils._plan.ledger": "account_lines need_line",
-    "module_utils._plan.options": "InstanceError resolve_options",
+    "module_utils._plan.options": "IDLE InstanceError resolve_options",
     "module_utils._plan.select": "Wanted select:select_models",
     "module_utils._plan.values": "Account PlanError Settings:PlanSettings",
     "module_utils._config.settings": "SETTINGS",

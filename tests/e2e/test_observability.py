@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ..command import Ran, begin
 from ..load import ask_once
 from ..prometheus import Prometheus, get
 from ..waiting import until
@@ -61,8 +62,8 @@ def watched(deployment: Deployment, node: tuple[int, int]) -> Deployment:
     """A deployment with two models, of which one falls asleep, a gateway, and files for Prometheus."""
     for quantization in ("Q2_K", "Q3_K_M"):
         deployment.add_model(quantization)
-    deployment.add_profile("both", {"model": Q2, "options": {"sleep_idle_seconds": 3}}, {"model": Q3})
-    deployment.add_profile("one", {"model": Q2, "options": {"sleep_idle_seconds": 3}})
+    deployment.add_profile("both", {"model": Q2, "idle": "2s"}, {"model": Q3})
+    deployment.add_profile("one", {"model": Q2, "idle": "2s"})
     deployment.variables["model_server_port_range"] = [PORTS[0], PORTS[1] - 1]
     here = {
         "ansible_connection": "local",
@@ -91,6 +92,30 @@ def watched(deployment: Deployment, node: tuple[int, int]) -> Deployment:
         },
     }
     return deployment
+
+
+def looked_at_by_all_verbs(watched: Deployment) -> None:
+    """Look with each verb at a fleet of which Q2 sleeps."""
+
+    def magi(*arguments: str) -> Ran:
+        ran = Ran(begin(watched.folder / "state", *arguments, "--json", "-i", str(watched.inventory())))
+        assert ran.code == 0, ran.err
+        return ran
+
+    for arguments in (("status",), ("health", "--deep")):
+        servers = {server["instance"]: server for server in magi(*arguments).document["servers"]}
+        assert {name: (x["state"], x["is_ready"]) for name, x in servers.items()} == {
+            Q2: ("asleep", True),
+            Q3: ("running", True),
+        }
+        # it is planned with what it needs awake, and has less
+        assert servers[Q2]["memory"]["used"] < servers[Q2]["memory"]["need"]["Host"] / 2
+    plan = magi("plan", "both").document["hosts"]["localhost"]
+    assert {item["instance"]: item["reason"] for item in plan["actions"]} == {
+        Q2: "asleep, as desired",
+        Q3: "runs as desired",
+    }
+    assert magi("doctor", "-e", "profile=both").document["problems"] == 0
 
 
 def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment, node: tuple[int, int]):
@@ -140,6 +165,7 @@ def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment, node: t
         until(asleep, 20, "the idle server sleeps")
         log = watched.home / "logs" / f"{Q2}.log"
         fell_asleep, before = log.read_text().count("entering sleeping state"), prometheus.value(looks)
+        looked_at_by_all_verbs(watched)
         until(lambda: prometheus.value(looks) >= before + 10, 30, "ten more looks")
         assert asleep()
         assert log.read_text().count("entering sleeping state") == fell_asleep
@@ -164,6 +190,12 @@ def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment, node: t
         assert watched.play(profile="one").code == 0
         until(lambda: {*prometheus.up()} == there - {Q3}, 20, "the target is gone")
         assert asleep()
+
+        # Whoever asks for it gets its answer: it counts as up, and wakes.
+        assert log.read_text().count("server is exiting sleeping state") == 0
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", PORTS[1], timeout=60)) as gateway:
+            assert ask_once(gateway, Q2, stream=True, tokens=8) is None
+        assert log.read_text().count("server is exiting sleeping state") == 1
     assert watched.play("teardown").code == 0
     assert not home.exists()
     assert [*(watched.folder / "textfiles").iterdir()] == []

@@ -28,6 +28,12 @@ def _since(seconds: float | None) -> str:
     return f"{age} s"
 
 
+def _ready(state: str) -> str:
+    from magi.domain import State
+
+    return state if state == State.ASLEEP else "ready"
+
+
 def _unready(state: str) -> str:
     from magi.domain import State
 
@@ -72,7 +78,7 @@ def _server(item: Mapping[str, Any]) -> dict[str, Text]:
             head: Text(printable(str("–" if item[head] is None else item[head])))
             for head in ("instance", "tier", "host", "port", "pid")
         },
-        "state": Text("ready" if item["is_ready"] else _unready(item["state"]), style=style),
+        "state": Text((_ready if item["is_ready"] else _unready)(item["state"]), style=style),
         "memory": Text(bytes_shown(item["memory"]["used"]) if item["memory"]["used"] else "–"),
         "up": Text(_since(item["started_at"] if item["pid"] else None)),
         "model": Text(printable(item["display_name"]), style="dim"),

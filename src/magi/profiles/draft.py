@@ -58,6 +58,7 @@ def draft(name: str, hosts: Sequence[Known]) -> str:
         "  #   port: 8080",
         "  #   options: {ctx_size: 8192}",
         "  #   aliases: [chat]  # further names by which clients may ask for it",
+        "  #   idle: 10m  # it frees its memory after that time without a request, and wakes at the next one",
         "# For every instance; the long options of llama-server, with underscores:",
         "# options: {parallel: 2}",
         "# And their variables, such as which GPUs they see:",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from magi.domain import (
+    IDLE,
     Checked,
     FileWriteError,
     InstanceError,
@@ -50,6 +51,11 @@ def _unknown_options(profile: Profile, hosts: Iterable[Known]) -> Iterator[tuple
     layers += [
         (("enabled_models", index, "options"), f"entry {index + 1}", entry.options)
         for index, entry in enumerate(profile.entries)
+    ]
+    layers += [
+        (("enabled_models", index, "idle"), f"entry {index + 1}", {IDLE: entry.idle})
+        for index, entry in enumerate(profile.entries)
+        if entry.idle is not None
     ]
     for binary in {host.binary for host in hosts if host.binary}:
         for where, what, options in layers:

@@ -45,6 +45,10 @@ options:
     description: Seconds that an instance may take. One that is busy with other requests answers later.
     type: int
     default: 60
+  wake:
+    description: Ask those that sleep, too, which loads their models. Otherwise they are left out of RV(probes).
+    type: bool
+    default: true
 """
 
 EXAMPLES = r"""
@@ -68,6 +72,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
+from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_asleep
 from ansible_collections.magi.models.plugins.module_utils._llama.probe import OF_TASK, probe
 from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
@@ -90,7 +95,12 @@ def asked_here(module: AnsibleModule) -> list[tuple[str, dict[str, str], str]]:
     except ServiceError as error:
         module.fail_json(msg=str(error))
     sockets = listening_sockets()
-    return [(name, asked_at(home, name, status.pid, sockets), "") for name, status in found.items() if status.pid]
+    places = {name: asked_at(home, name, status.pid, sockets) for name, status in found.items() if status.pid}
+    return [
+        (name, where, "")
+        for name, where in places.items()
+        if params["wake"] or "MAGI_IDLE" not in where or not ask_asleep(where)
+    ]
 
 
 def main() -> None:
@@ -103,6 +113,7 @@ def main() -> None:
             "gateway": {"type": "dict", "options": gateway},
             "sensible": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 60},
+            "wake": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )

@@ -21,6 +21,8 @@ class State(Word):
     """The state of an instance."""
 
     RUNNING = "running"
+    ASLEEP = "asleep"
+    """It runs and serves, and its memory is free until the next request; service managers call that running."""
     STARTING = "starting"
     BACKOFF = "backoff"
     """It has ended, and its service manager is about to start it again."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._config.duration import seconds_of
 from ansible_collections.magi.models.plugins.module_utils._config.environment import environment, wrong_variables
 from ansible_collections.magi.models.plugins.module_utils._config.resources import resources
 
@@ -45,6 +46,8 @@ class Entry:
     """More names that clients may ask for the model by."""
     task: str | None = None
     """What the model must be for: chat, embedding or rerank; None: any of them."""
+    idle: int | None = None
+    """After so many seconds without a request the server frees its memory; None: never."""
 
     def __str__(self) -> str:
         selector = f"tier {self.pattern}" if self.kind == "tier" else self.pattern
@@ -116,6 +119,7 @@ _ENTRY = {
     "instances": {"type": "int", "default": 1},
     "port": {"type": "int"},
     "aliases": {"type": "list", "elements": "str"},
+    "idle": {"type": "str"},
     "options": {"type": "dict"},
     "environment": {"type": "dict"},
     "resources": {"type": "dict"},
@@ -197,7 +201,15 @@ class _Reader:
         limits = self.resources((*where, "resources"), f"{what}: ", valid)
         variables = self.environment((*where, "environment"), f"{what}: ", valid)
         aliases = self.aliases((*where, "aliases"), what, valid["aliases"] or ())
-        return Entry(kind, pattern, instances, port, valid["options"] or {}, limits, variables, aliases, task)
+        idle = self.idle((*where, "idle"), what, valid["idle"])
+        return Entry(kind, pattern, instances, port, valid["options"] or {}, limits, variables, aliases, task, idle)
+
+    def idle(self, where: tuple[str | int, ...], what: str, given: str | None) -> int | None:
+        try:
+            return None if given is None else seconds_of(given)
+        except ValueError as error:
+            self.refuse(where, f"{what}: idle must be {error}, not {given!r}.")
+            return None
 
     def aliases(self, where: tuple[str | int, ...], what: str, given: Sequence[str]) -> tuple[str, ...]:
         for name in given:

@@ -31,7 +31,12 @@ from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
     used_memory,
 )
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running, Unreadable
-from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_health, ask_models, port_of
+from ansible_collections.magi.models.plugins.module_utils._llama.client import (
+    ask_asleep,
+    ask_health,
+    ask_models,
+    port_of,
+)
 from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
     ServiceManager,
@@ -97,7 +102,8 @@ class Survey:
 def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> Survey:
     """Return the instances of ``home``.
 
-    With ``ask``, each running one is asked whether it is ready and, if so, which models it serves.
+    With ``ask``, each running one is asked whether it is ready and, if so, which models it serves. One that may sleep
+    is always asked whether it does: what it needs of a GPU is free then. None of this wakes it.
     """
     status = manager.status()
     managed = {item.pid for item in status.values() if item.pid}
@@ -135,6 +141,7 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
             used_memory(item.pid) if ask and item.pid else None,
             on_gpus.get(item.pid) if item.pid else None,
             _fell_back(manager, name) if item.pid and _may_fall(where) else "",
+            bool(item.pid and port_of(where) and health in (None, 200) and "MAGI_IDLE" in where and ask_asleep(where)),
         )
 
     with ThreadPoolExecutor(8) as pool:

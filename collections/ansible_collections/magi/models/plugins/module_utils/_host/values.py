@@ -92,6 +92,8 @@ class Running:
     fell_back: str = ""
     """The line in which it said at its start that it could not use the GPU that it should, and so computes on the
     CPU."""
+    asleep: bool = False
+    """It is idle and has freed its memory; the next request wakes it."""
 
     @property
     def memory_max(self) -> str | None:

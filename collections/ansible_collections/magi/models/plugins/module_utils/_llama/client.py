@@ -119,6 +119,16 @@ def ask_health(environment: Mapping[str, str]) -> int:
     return get(environment, "/health")[0]
 
 
+def ask_asleep(environment: Mapping[str, str]) -> bool:
+    """Whether the server sleeps (--sleep-idle-seconds). Asking it at /props, /health, /metrics or /v1/models neither
+    wakes it nor puts its sleep off; all else does (llama.cpp tools/server/server-context.cpp, ``create_response``)."""
+    status, body = get(environment, "/props", api_key(environment))
+    if status == 200:
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            return json.loads(body)["is_sleeping"] is True
+    return False
+
+
 def ask_models(environment: Mapping[str, str]) -> tuple[str, ...] | None:
     """Return the names of models that the server lists at /v1/models; None without such a list for an answer.
 

@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Mapping
 
-from ansible_collections.magi.models.plugins.module_utils._llama.client import api_key, request
+from ansible_collections.magi.models.plugins.module_utils._llama.client import api_key, ask_asleep, request
 
 
 def drain(environment: Mapping[str, str], timeout: float, pause: float = 0.25) -> int | None:
@@ -41,6 +41,8 @@ def _in_work(environment: Mapping[str, str], timeout: float) -> int | None:
     try:
         status, body = request(environment, "/metrics", timeout, key)
         if status in (404, 501):
+            if ask_asleep(environment):  # /slots would wake it
+                return 0
             status, body = request(environment, "/slots", timeout, key)
             if status in (404, 501):
                 return 0

@@ -50,7 +50,7 @@ def decide(
             gpus = meant_for(instance.environment)
             yield Action(instance.name, ActionKind.RESTART, f"computes on the CPU, and {gpus} can be used")
         else:
-            yield Action(instance.name, ActionKind.KEEP, "runs as desired")
+            yield Action(instance.name, ActionKind.KEEP, "asleep, as desired" if now.asleep else "runs as desired")
     for name in sorted(there):
         yield others[name]
 
@@ -68,7 +68,10 @@ def _difference(now: Running, instance: Instance) -> str:
             for key, value in environment.items()
             if key.startswith("LLAMA_ARG_")
         }
-        named = {name: environment.get(f"MAGI_{name.upper()}") for name in ("api_key_file", "environment", "resources")}
+        named = {
+            name: environment.get(f"MAGI_{name.upper()}")
+            for name in ("api_key_file", "environment", "idle", "resources")
+        }
         return {**found, **{key: value for key, value in named.items() if value}}
 
     old, new = shown(now.environment), shown(instance.environment)

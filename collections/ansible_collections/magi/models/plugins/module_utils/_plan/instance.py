@@ -15,8 +15,9 @@ from ansible_collections.magi.models.plugins.module_utils._llama.keys import key
 from ansible_collections.magi.models.plugins.module_utils._llama.need import Need
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
+from ansible_collections.magi.models.plugins.module_utils._plan.estimate import number
 from ansible_collections.magi.models.plugins.module_utils._plan.ledger import need_text
-from ansible_collections.magi.models.plugins.module_utils._plan.options import environment_and_args
+from ansible_collections.magi.models.plugins.module_utils._plan.options import IDLE, environment_and_args
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, files_of
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
 
@@ -83,6 +84,9 @@ def make_instance(
         environment["MAGI_GPU"] = gpu
     if need:
         environment["MAGI_NEED"] = need_text(need)
+    idle = number(options, IDLE, 0)
+    if idle > 0:
+        environment["MAGI_IDLE"] = str(idle)
     if shares_prompts:
         environment["MAGI_PROMPTS"] = "shared"
     files = files_of(item.model) if projector == options.get("mmproj") else item.model.files

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
-from ansible_collections.magi.models.plugins.module_utils._plan.options import Layers, resolve_options
+from ansible_collections.magi.models.plugins.module_utils._config.profile import Entry, Profile
+from ansible_collections.magi.models.plugins.module_utils._plan.options import IDLE, Layers, resolve_options
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted
 
 
@@ -17,8 +17,13 @@ def option_layers(profile: Profile, host: str, of_host: Mapping[str, Any], item:
     return (
         (f"Profile {profile.name}, options", profile.options),
         (f"Host {host}, model_server_options", of_host),
-        (item.where, item.entry.options),
+        (item.where, _own(item.entry)),
     )
+
+
+def _own(entry: Entry) -> dict[str, Any]:
+    """Return the options that an entry gives."""
+    return {**({} if entry.idle is None else {IDLE: entry.idle}), **entry.options}
 
 
 def variables_of(profile: Profile, of_host: Mapping[str, str | None], item: Wanted) -> dict[str, str]:
@@ -41,7 +46,7 @@ def option_sets(profile: Profile, of_host: Mapping[str, Any]) -> list[dict[str, 
     """Return the options given for each entry, each set once: the host's build is asked whether it takes them."""
     found: list[dict[str, Any]] = []
     for entry in profile.entries:
-        given = option_set((("", profile.options), ("", of_host), ("", entry.options)))
+        given = option_set((("", profile.options), ("", of_host), ("", _own(entry))))
         if given and given not in found:
             found.append(given)
     return found

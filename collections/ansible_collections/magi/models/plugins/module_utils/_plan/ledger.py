@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, MIB, Need, shown
+from ansible_collections.magi.models.plugins.module_utils._plan.need import ON_GPU, has_context
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Account, Instance
 
 DEVICE_RESERVE = 512 * MIB
@@ -63,8 +64,12 @@ def planned_need(environment: Mapping[str, str]) -> Need | None:
 
 
 def _held(item: Running, need: Need | None, device: str) -> int:
-    """Return what a running instance holds of a device: what it needs of a GPU is taken at its start."""
-    return (item.own_memory or 0) if device == HOST else need.own.get(device, 0) if need else 0
+    """Return what a running instance holds of a device: what it needs of a GPU is taken at its start, and free while it
+    sleeps, but for the driver's context."""
+    if device == HOST:
+        return item.own_memory or 0
+    held = need.own.get(device, 0) if need else 0
+    return min(held, ON_GPU if has_context(device) else 0) if item.asleep else held
 
 
 def name_of(device: str) -> str:
@@ -157,8 +162,9 @@ def spare(host: Host) -> Book | None:
     files: dict[str, int] = {}
     for item in host.instances:
         need = planned_need(item.environment) if item.pid else None
-        if need:  # what it has not touched yet, it will
-            left[HOST] -= max(need.own[HOST] - (item.own_memory or 0), 0)
+        if need:  # what it has not touched yet, it will, and so will one that sleeps
+            for device in left:
+                left[device] -= max(need.own.get(device, 0) - _held(item, need, device), 0)
             path = item.environment.get("LLAMA_ARG_MODEL", "")
             files[path] = max(files.get(path, 0), need.mapped)
     return Book(left, files)

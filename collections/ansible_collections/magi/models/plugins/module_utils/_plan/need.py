@@ -22,6 +22,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.estimate import 
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.layers import option_layers, variables_of
 from ansible_collections.magi.models.plugins.module_utils._plan.options import (
+    IDLE,
     InstanceError,
     environment_and_args,
     resolve_options,
@@ -59,7 +60,7 @@ def question(binary: Binary, model: Model, options: Mapping[str, Any], variables
     llama-fit-params reads the server's variables, and has other defaults where the server sets its own
     (tools/server/server.cpp). Raises InstanceError.
     """
-    given = {name: value for name, value in options.items() if name not in ("api_key_file", "cache_ram")}
+    given = {name: value for name, value in options.items() if name not in ("api_key_file", "cache_ram", IDLE)}
     known = {name: option.name for option in binary.options for name in option.names}
     if number(options, "parallel", -1) < 0 and "parallel" in known:
         given[known["parallel"]] = str(slots_of(options))
@@ -120,7 +121,7 @@ def need_of(
     repacked = 0 if why else max(0, model.size_bytes - sum(row.model for row in rows))
     beside = [options.get(name) for name in ("model_draft", "spec_draft_model", *_BESIDE)]
     parts = {
-        "process": PROCESS_WITH_GPU if any(map(_has_context, gpus)) else PROCESS,
+        "process": PROCESS_WITH_GPU if any(map(has_context, gpus)) else PROCESS,
         "repacked": repacked,
         "projector": _projector(model, options, sizes),
         "beside": int(sum(sizes.get(str(path), 0) for path in beside if path) * MARGIN),
@@ -134,12 +135,12 @@ def need_of(
     first = gpus[0] if gpus else HOST
     own[first] += parts["beside"]
     own[first if options.get("mmproj_offload") is not False else HOST] += parts["projector"]
-    for device in filter(_has_context, gpus):
+    for device in filter(has_context, gpus):
         own[device] += ON_GPU
     return Need(own, mapped, {name: size for name, size in parts.items() if size}, why)
 
 
-def _has_context(device: str) -> bool:
+def has_context(device: str) -> bool:
     """Whether each process that uses the device takes some of its memory. A worker of another host (RPC) does that."""
     return not device.startswith("RPC")
 

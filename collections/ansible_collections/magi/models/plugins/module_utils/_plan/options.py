@@ -44,6 +44,10 @@ _RESERVED = {
 }
 
 
+IDLE = "sleep_idle_seconds"
+"""The option for ``idle``. It has no variable."""
+
+
 def _find(binary: Binary, key: str) -> Option | None:
     return next((option for option in binary.options if key in option.names), None)
 
@@ -75,6 +79,7 @@ def resolve_options(binary: Binary | None, layers: Layers) -> dict[str, Any]:
 
                 near = difflib.get_close_matches(key, sorted(known - set(_RESERVED)), 1, 0.5)
                 hint = f"did you mean {near[0]}?" if near else "see llama-server --help."
+                hint = "idle needs it: install a later build, or take idle out." if key == IDLE else hint
                 raise InstanceError(f"{where}: llama-server ({binary.version}) has no option {given}; {hint}")
             if value is None:
                 resolved.pop(option.name, None)

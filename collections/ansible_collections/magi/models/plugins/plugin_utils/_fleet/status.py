@@ -140,5 +140,7 @@ def server_table(servers: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def shown_state(now: Running, ready: bool) -> State:
     """Return the service manager's state; a server that answers is running, though supervisor calls it starting for as
-    long as a start may take."""
+    long as a start may take, or it sleeps."""
+    if ready and now.asleep:
+        return State.ASLEEP
     return State.RUNNING if ready and now.state is State.STARTING else now.state

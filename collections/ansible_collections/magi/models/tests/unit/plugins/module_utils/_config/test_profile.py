@@ -189,3 +189,24 @@ def test_an_alias_is_the_name_of_one_model(entries, wrong):
     assert problems.keys() == {("enabled_models", index, "aliases") for index in wrong}
     for index, said in wrong.items():
         assert said in problems["enabled_models", index, "aliases"]
+
+
+@pytest.mark.parametrize(
+    ("idle", "seconds"),
+    [("10m", 600), (90, 90), ("1s", 1), ("2h", 7200), ("24d", 24 * 86400), (None, None)],
+)
+def test_a_time_after_which_a_server_sleeps(idle, seconds):
+    profile, problems = examined([{"model": "a", "idle": idle}])
+    assert problems == {}
+    assert profile.entries[0].idle == seconds
+    assert Profile.from_dict(json.loads(json.dumps(profile.to_dict()))) == profile
+
+
+@pytest.mark.parametrize("idle", [0, "0s", "-1", "1.5h", "10 m", "10min", "25d", "99999999999d", True, "", [1]])
+def test_a_time_that_is_none_is_refused_with_its_place(idle):
+    said = examined([{"model": "a", "idle": idle}])[1]["enabled_models", 0, "idle"]
+    assert said.startswith("entry 1: idle must be a ")
+
+
+def test_idle_has_its_nearest_key():
+    assert 'did you mean "idle"?' in examined([{"model": "a", "idel": "10m"}])[1]["enabled_models", 0, "idel"]

@@ -223,6 +223,13 @@ def test_a_server_is_drained_when_it_says_so_or_is_gone(metrics, slots, drained)
         assert left == (0 if drained is True else drained)
 
 
+def test_one_that_sleeps_is_idle_and_stays_asleep():
+    answers = {"/metrics": (501, b""), "/props": (200, b'{"is_sleeping": true}'), "/slots": BUSY}
+    with FakeServer(answers) as server:
+        assert drain(server.environment, 0.3) == 0
+        assert [path for path, _key in server.asked] == ["/metrics", "/props"]
+
+
 def test_a_server_that_hangs_is_not_drained_and_one_that_is_gone_is():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         environment = {"LLAMA_ARG_PORT": str(listener.getsockname()[1])}

@@ -137,6 +137,27 @@ def test_what_a_server_said_of_its_gpu_is_read_where_it_may_fall_to_the_cpu(tmp_
     assert found.fell_back == told
 
 
+@pytest.mark.parametrize(
+    ("environment", "answer", "asleep"),
+    [
+        ({"MAGI_IDLE": "600"}, (200, b'{"is_sleeping": true}'), True),
+        ({"MAGI_IDLE": "600"}, (200, b'{"is_sleeping": false}'), False),
+        ({"MAGI_IDLE": "600"}, (200, b"[]"), False),
+        ({"MAGI_IDLE": "600"}, (401, b""), False),
+        ({}, (200, b'{"is_sleeping": true}'), False),  # it can't: nobody asks
+    ],
+)
+def test_a_server_that_may_sleep_is_asked_where_that_does_not_wake_it(tmp_path, environment, answer, asleep):
+    with FakeServer({"/health": (200, b""), "/props": answer, "/v1/models": (200, b'{"data": []}')}) as server:
+        write_instance(tmp_path, **server.environment, **environment)
+        services = FakeServices(Status(State.RUNNING, 7, 100.0))
+        for ask in (False, True):
+            (found,) = read_instances(services, str(tmp_path), ask=ask).instances
+            assert found.asleep is asleep
+        asked = {path for path, _key in server.asked}
+        assert asked == {"/health", "/v1/models", *(["/props"] if environment else [])}
+
+
 HOSTILE = {
     "A": "",
     "B": 'a "quoted" \\ back\\\\slash, $HOME and `id`',

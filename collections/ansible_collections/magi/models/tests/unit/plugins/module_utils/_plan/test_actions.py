@@ -21,6 +21,7 @@ def failed(**more):
         (None, "start", "new in this profile"),
         (running(FIRST), "keep", "runs as desired"),
         (running(FIRST, state="starting"), "keep", "runs as desired"),
+        (running(FIRST, asleep=True), "keep", "asleep, as desired"),
         (running(FIRST, keys_changed=True), "restart", "its API key file changed after it started"),
         (running(FIRST, state="stopped", pid=None), "start", "was stopped"),
         # started from an older file: what is desired has not been tried yet

@@ -341,3 +341,33 @@ def test_a_build_that_calls_the_option_otherwise_gets_its_own_name():
     binary = dataclasses.replace(BINARY, options=(*options, older))
     (instance,) = plan("e-q4_0", models=[model("e-q4_0", task="embedding")], on=host(binary=binary)).instances
     assert instance.options["embedding"] is True
+
+
+def test_a_server_that_may_sleep_is_told_when():
+    value = plan({"model": "a-q2_k", "idle": "10m"}, "b-q3_k_m")
+    first, second = value.instances
+    assert first.extra_args == ("--sleep-idle-seconds", "600")
+    assert first.environment["MAGI_IDLE"] == "600"
+    assert second.extra_args == ()
+    assert "MAGI_IDLE" not in second.environment
+    awake = plan({"model": "a-q2_k"}).instances[0]
+    changed = plan({"model": "a-q2_k", "idle": "10m"}, on=host(running(awake)))
+    assert [(item.action, item.reason) for item in changed.actions] == [("restart", "idle unset → 600")]
+    # the option is the same thing, and takes it back
+    assert (
+        plan({"model": "a-q2_k", "options": {"sleep_idle_seconds": 600}}).instances[0].config_hash == first.config_hash
+    )
+    never = plan({"model": "a-q2_k", "idle": "10m", "options": {"sleep_idle_seconds": -1}}).instances[0]
+    assert "MAGI_IDLE" not in never.environment
+
+
+def test_a_build_that_can_not_sleep_is_named():
+    older = dataclasses.replace(
+        BINARY, options=tuple(item for item in BINARY.options if item.name != "sleep_idle_seconds")
+    )
+    with pytest.raises(AskedForError) as error:
+        plan({"model": "a-q2_k", "idle": "10m"}, on=host(binary=older))
+    assert str(error.value) == (
+        "Host gpu1: Profile test, entry 1 (a-q2_k): llama-server (11434) has no option sleep_idle_seconds; idle needs "
+        "it: install a later build, or take idle out."
+    )

@@ -103,6 +103,17 @@ def test_a_device(there, free, wanted, left):
     assert short(ledger) == ([("b", "CUDA0", wanted, left)] if left else [])
 
 
+def test_one_that_sleeps_counts_as_awake_and_holds_only_the_driver_s_part_of_a_device():
+    sleeper = having(A, 4, gpu=8)
+    asleep = replace(now(sleeper, holds=0.5), asleep=True)
+    # stays: what it frees is its own when it wakes; goes: its device is free already
+    there = on(asleep, free=9.5, gpu=(16, 15))
+    stays = balance(there, [sleeper, having(B, 5, gpu=7.5)], [], {"a"})
+    assert (given(stays), short(stays)) == ({HOST: 4.0, "CUDA0": 8.0}, [("b", "CUDA0", 7.5, 7)])
+    assert short(balance(there, [having(B, 9, gpu=15.5)], [], ())) == [("b", "CUDA0", 15.5, 15)]
+    assert {device: size / GIB for device, size in spare(there).left.items()} == {HOST: 5, "CUDA0": 7}
+
+
 def test_without_numbers_nothing_is_said():
     assert balance(replace(on(), available_bytes=None), [having(A, 99)], [], ()).accounts == ()
     assert balance(on(), [A], [], ()).accounts == ()

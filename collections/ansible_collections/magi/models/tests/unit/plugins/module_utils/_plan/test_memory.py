@@ -89,8 +89,8 @@ def test_what_changes_the_answer_changes_the_question():
         )
     }
     assert len(asked) == 5
-    # neither keys, nor what is not counted there
-    more = {**given, "api_key_file": "/keys", "cache_ram": "1"}
+    # neither keys, nor what is not counted there, nor when it sleeps
+    more = {**given, "api_key_file": "/keys", "cache_ram": "1", "sleep_idle_seconds": "600"}
     assert question(BINARY, LLAMA, more, {}) == question(BINARY, LLAMA, given, {})
 
 

@@ -67,6 +67,17 @@ def test_a_gateway_is_a_problem_of_its_host_or_of_the_first():
         assert health_problems(document, hosts).keys() == ({"gpu1"} if cause else set())
 
 
+def test_one_that_sleeps_serves():
+    value = examined(asleep=True)
+    document = build_health({"gpu1": value})
+    assert document["ready_servers"] == 1
+    assert document["servers"][0]["state"] == "asleep"
+    assert document["summary"]["failed"] == []
+    assert [line for line in status_lines(document) if "asleep" in line and line.endswith("yes")]
+    # one that answers nothing does not sleep
+    assert build_health({"gpu1": examined(asleep=True, health=0)})["servers"][0]["state"] == "running"
+
+
 def test_hosts_without_servers_are_a_problem_where_nobody_has_one():
     nobody = {"gpu1": HostHealth(host()), "gpu2": HostHealth()}
     assert health_problems(build_health(nobody), nobody).keys() == {"gpu1", "gpu2"}
