@@ -36,6 +36,7 @@ RUN_BY = {
     "magi rollback --check": ("e2e/test_gateway.py", 'magi(behind, "rollback", "--check", '),
     "magi routes": ("e2e/test_gateway.py", 'magi(behind, "routes")'),
     "magi config": ("e2e/test_verbs.py", 'magi.json("config", '),
+    f"magi fit {Q2} --ctx-size 8192": ("e2e/test_verbs.py", '"fit", Q2, "--ctx-size", '),
     f"magi logs {Q2} -n 20": ("e2e/test_verbs.py", '"logs", Q2, "-n", '),
     f"magi logs {Q2} -f": ("e2e/test_verbs.py", '"logs", Q2, "-n", "1", "-f", '),
     f'magi ask {Q2} "What is the capital of France?"': ("e2e/test_verbs.py", '"ask", Q2, question, '),

@@ -249,6 +249,14 @@ class Controller:
         """Return the findings on this machine and the hosts: ``problems``, ``warnings`` and ``findings``."""
         return (await self._run(verbs.doctor)).document
 
+    async def fit(self, model: str, options: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """Return on which ``hosts`` one more server of a model fits with these options of llama-server, the best first,
+        as of the last look at each; no host is asked (docs/controller-verbs.md).
+
+        Raises UsageError for a model that no host has, an option that a llama-server does not take, and without a look.
+        """
+        return (await self._run(lambda session: verbs.fit(session, model, options))).document
+
     async def logs(self, instance: str, lines: int = 100) -> Mapping[str, Any]:
         """Return by host the last lines that an instance printed, oldest first.
 
@@ -366,6 +374,10 @@ class Controller:
     def doctor_sync(self) -> Mapping[str, Any]:
         """As ``doctor``, blocking."""
         return _blocking(self.doctor())
+
+    def fit_sync(self, model: str, options: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """As ``fit``, blocking."""
+        return _blocking(self.fit(model, options))
 
     def logs_sync(self, instance: str, lines: int = 100) -> Mapping[str, Any]:
         """As ``logs``, blocking."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
     from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
     from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET, counted, printable
-    from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
+    from ansible_collections.magi.models.plugins.module_utils._config.profile import Entry, Profile
     from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import (
         Key,
         KeysError,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         foreign_listeners,
     )
     from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause, not_on_device
-    from ansible_collections.magi.models.plugins.module_utils._llama.need import Need, shown as bytes_shown
+    from ansible_collections.magi.models.plugins.module_utils._llama.need import Need, Told, shown as bytes_shown
     from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
     from ansible_collections.magi.models.plugins.module_utils._models.drift import Drift, drift_lines
     from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model
@@ -52,16 +52,24 @@ if TYPE_CHECKING:
     )
     from ansible_collections.magi.models.plugins.module_utils._models.show import inventory_lines
     from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan, open_to_all
+    from ansible_collections.magi.models.plugins.module_utils._plan.estimate import context_of, slots_of
     from ansible_collections.magi.models.plugins.module_utils._plan.layers import option_layers, variables_of
-    from ansible_collections.magi.models.plugins.module_utils._plan.ledger import account_lines, need_line
+    from ansible_collections.magi.models.plugins.module_utils._plan.ledger import (
+        account_lines,
+        name_of as device_name,
+        need_line,
+    )
     from ansible_collections.magi.models.plugins.module_utils._plan.options import (
         IDLE,
         InstanceError,
         resolve_options,
     )
+    from ansible_collections.magi.models.plugins.module_utils._plan.need import largest_context, prompt_share
+    from ansible_collections.magi.models.plugins.module_utils._plan.room import alone, beside, without_ours
     from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, select as select_models
     from ansible_collections.magi.models.plugins.module_utils._plan.values import (
         Account,
+        AskedForError,
         PlanError,
         Settings as PlanSettings,
     )
@@ -103,11 +111,11 @@ _TAKEN = {
     "module_utils._base.files": "FileWriteError write_atomic",
     "module_utils._base.table": "text_table",
     "module_utils._base.text": "SECRET counted printable",
-    "module_utils._config.profile": "Profile",
+    "module_utils._config.profile": "Entry Profile",
     "module_utils._haproxy.keys": "Key KeysError checked:checked_key",
     "module_utils._host.values": "Host Running foreign_listeners",
     "module_utils._llama.cause": "find_cause not_on_device",
-    "module_utils._llama.need": "Need shown:bytes_shown",
+    "module_utils._llama.need": "Need Told shown:bytes_shown",
     "module_utils._llama.options": "Binary",
     "module_utils._models.drift": "Drift drift_lines",
     "module_utils._models.model": "Inventory Model",
@@ -116,10 +124,13 @@ _TAKEN = {
     "module_utils._models.show": "inventory_lines",
     "module_utils._plan.build": "build_plan open_to_all",
     "module_utils._plan.layers": "option_layers variables_of",
-    "module_utils._plan.ledger": "account_lines need_line",
+    "module_utils._plan.ledger": "account_lines name_of:device_name need_line",
     "module_utils._plan.options": "IDLE InstanceError resolve_options",
+    "module_utils._plan.estimate": "context_of slots_of",
+    "module_utils._plan.need": "largest_context prompt_share",
+    "module_utils._plan.room": "alone beside without_ours",
     "module_utils._plan.select": "Wanted select:select_models",
-    "module_utils._plan.values": "Account PlanError Settings:PlanSettings",
+    "module_utils._plan.values": "Account AskedForError PlanError Settings:PlanSettings",
     "module_utils._config.settings": "SETTINGS",
     "plugin_utils._ansible.dotenv": "NAME:DOTENV DotenvError find_dotenv read_dotenv",
     "plugin_utils._profiles.document": "Document DocumentError Remark Where read_document",

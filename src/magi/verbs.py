@@ -6,7 +6,9 @@ import datetime
 import hashlib
 import os
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from magi import domain
 from magi.errors import UsageError
@@ -135,6 +137,21 @@ def revoke_key(session: Session, name: str) -> Result:
     """Take a key from all gateways, also where an earlier try ended half done. Raises UsageError if none had it."""
     given = {"state": "absent", "name": name}
     return keys_of.revoked(session.play("keys", {"model_gateway_key": given}, group=GATEWAYS), name)
+
+
+def fit(session: Session, model: str, options: Mapping[str, Any] | None = None) -> Result:
+    """Say on which hosts one more server of a model fits, by the last look at them; no host is asked.
+
+    Raises UsageError for a model that no host has, for an option that a llama-server does not take, and without a look.
+    """
+    from magi.profiles.fit import fit as fitted
+    from magi.state import catalog
+
+    try:
+        hosts = catalog.load(catalog.path_of(session.project, session.options.inventory))
+    except OSError:  # there is no place to remember anything, so nothing is known
+        hosts = {}
+    return fitted(hosts, model, options or {}, time.time())
 
 
 def logs(session: Session, instance: str, lines: int = 100, *, follow: bool = False) -> Result:

@@ -36,14 +36,14 @@ def test_no_secret_is_remembered():
 
 def test_what_was_saved_is_loaded(tmp_path):
     path = tmp_path / "state" / "catalog.json"
-    hosts = {"gpu1": host(binary=BINARY, options={"ctx_size": 1}), "gpu2": host("gpu2", Q3)}
+    hosts = {"gpu1": host(binary=BINARY, options={"ctx_size": 1}, needs={"k": [[], "why"]}), "gpu2": host("gpu2", Q3)}
     save(path, hosts)
     assert load(path) == hosts
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"schema": 99, "hosts": []}', b'{"schema": 5, "hosts": [{}]}', b"\xff"]
+    "content", [b"", b"[]", b'{"schema": 99, "hosts": []}', b'{"schema": 6, "hosts": [{}]}', b"\xff"]
 )
 def test_a_catalog_that_can_t_be_used_is_none(tmp_path, content):
     path = tmp_path / "catalog.json"

@@ -490,6 +490,18 @@ def test_a_shell_completes_instances_that_were_seen(words, offered, tmp_path, mo
     assert completed(words, tmp_path) == offered
 
 
+def test_a_shell_completes_models_that_were_seen(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    catalog.save(catalog.path_of(Project(ROOT), ()), {"gpu1": host("gpu1")})
+    assert completed("magi fit ll", tmp_path) == ["llama-3.2-3b-q4_k_m"]
+
+
+@pytest.mark.parametrize("given", ["cache_type_k", "=1", ""])
+def test_an_option_to_fit_has_a_value(given, capsys):
+    assert main(["fit", "a", "--option", given]) == 2
+    assert "give KEY=VALUE, such as --option cache_type_k=q8_0." in capsys.readouterr().err
+
+
 def completed(words, home):
     """Return what a shell offers behind the last of ``words``."""
     environment = {

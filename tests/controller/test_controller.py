@@ -349,7 +349,7 @@ def test_each_verb_has_its_blocking_twin():
     verbs = {
         name for name, member in vars(Controller).items() if inspect.iscoroutinefunction(member) and name[0] != "_"
     }
-    looks = {"discover", "config", "doctor", "logs", "ask", "health", "routes", "rollback"}
+    looks = {"discover", "config", "doctor", "logs", "ask", "health", "routes", "rollback", "fit"}
     assert verbs == {*VERBS, *looks, "add_key", "keys", "revoke_key"}
     for name in verbs:
         twin = getattr(Controller, f"{name}_sync")

@@ -137,6 +137,12 @@ def test_an_instance_that_is_not_there(magi: Magi):
 def test_profiles_from_what_was_discovered(magi: Magi):
     folder = ("--dir", str(magi.deployment.folder / "profiles"))
     magi("plan", *inventory(magi))
+    (here,) = magi.json("fit", Q2, "--ctx-size", "2048", *inventory(magi))["hosts"]
+    assert (here["host"], here["context"], here["fits"], here["estimated"]) == ("localhost", 2048, True, True)
+    (planned,) = magi.json("fit", Q2, *inventory(magi))["hosts"]  # as in the profile, of which llama-fit-params told
+    assert (planned["context"], planned["estimated"]) == (8192, False)
+    assert 2048 < planned["largest_context"] <= 8192
+    assert "memory lacks" in magi("fit", Q2, "--ctx-size", "80000000", *inventory(magi), code=1).stderr
     assert magi.json("profile", "new", "mine", *folder, *inventory(magi))["models"] == [Q2]
     assert magi("profile", "new", "mine", *folder, *inventory(magi), code=2).stderr.count("exists and stays") == 1
     shown = magi.json("profile", "show", "development", *folder, *inventory(magi))

@@ -28,6 +28,17 @@ def profiles(context: typer.Context, incomplete: str) -> list[str]:
         return []
 
 
+def models(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the ids of models that begin so, as the last look at the hosts saw them."""
+    from magi.errors import MagiError
+
+    try:
+        ids = {model["id"] for host in _bench(context).hosts.values() for model in host.models}
+    except (MagiError, OSError):
+        return []
+    return sorted(name for name in ids if name.startswith(incomplete))
+
+
 def instances(context: typer.Context, incomplete: str) -> list[str]:
     """Return the names of instances that begin so, as the last look at the hosts saw them."""
     from magi.errors import MagiError

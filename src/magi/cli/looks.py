@@ -1,4 +1,4 @@
-"""config, doctor, logs and ask: the verbs that look at settings and instances, or talk to them."""
+"""config, doctor, fit, logs and ask: the verbs that look at settings and instances, or talk to them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from magi.cli import completion
-from magi.cli.options import Given, Instance, takes
+from magi.cli.options import Bench, Given, Instance, takes
 from magi.cli.output import Output
 from magi.cli.pipeline import carry_out, session, show, shown
 from magi.cli.signals import stopping
@@ -40,6 +40,40 @@ def doctor(
 
     output = Output(given.as_json)
     return show(output, carry_out(output, session(given), lambda s: verbs.doctor(s, strict=strict), "magi doctor"))
+
+
+@takes(Bench, without=("folder", "registry"))
+def fit(
+    given: Bench,
+    model: Annotated[
+        str, typer.Argument(help="Id of a model, as magi discover shows it.", autocompletion=completion.models)
+    ],
+    ctx_size: Annotated[
+        int | None,
+        typer.Option("--ctx-size", help="Tokens of context, of all slots together (default: the model's).", min=1),
+    ] = None,
+    parallel: Annotated[int | None, typer.Option("--parallel", help="How many requests at a time.", min=1)] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--option", help="KEY=VALUE: one more option of llama-server, as in a profile.")
+    ] = None,
+) -> int:
+    """Say whether one more server of a model fits, and where. By the last look at the hosts: none is asked."""
+    import time
+
+    from magi.profiles.fit import fit as fitted
+    from magi.profiles.workbench import Workbench
+
+    chosen = {"ctx_size": ctx_size, "parallel": parallel, **dict(_option(item) for item in options or ())}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    hosts = Workbench(given.project, inventory=given.inventory).hosts
+    return show(Output(given.as_json), fitted(hosts, model, chosen, time.time()))
+
+
+def _option(given: str) -> tuple[str, str]:
+    name, equals, value = given.partition("=")
+    if not (name and equals):
+        raise UsageError(f"--option {given}: give KEY=VALUE, such as --option cache_type_k=q8_0.")
+    return name.replace("-", "_"), value
 
 
 @takes(Given)
@@ -155,6 +189,10 @@ def _answered(output: Output, run: Session, verb: Callable[[Session], Result]) -
 EXAMPLES = {
     config: ("magi config", "magi config -i inventories/example --json"),
     doctor: ("magi doctor", "magi doctor --strict --limit gpu1"),
+    fit: (
+        "magi fit smollm2-135m-instruct.q2_k",
+        "magi fit smollm2-135m-instruct.q2_k --ctx-size 8192 --parallel 2 --option cache_type_k=q8_0",
+    ),
     logs: ("magi logs smollm2-135m-instruct.q2_k -n 20", "magi logs smollm2-135m-instruct.q2_k -f"),
     ask: (
         "magi ask smollm2-135m-instruct.q2_k 'What is the capital of France?'",

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from magi.config import redacted
-from magi.domain import Binary, write_atomic
+from magi.domain import Binary, Host, without_ours, write_atomic
 from magi.errors import UsageError
 from magi.events import Run
 from magi.project import Project
 from magi.runner.options import Options
 from magi.state.folder import state_folder
 
-SCHEMA = 5
+SCHEMA = 6
+NEEDS = 200
+"""How many answers of llama-fit-params are kept for a host."""
 MODE = 0o600  # paths and names of models are nobody else's business
 
 
@@ -36,9 +38,14 @@ class Known:
     environment: Mapping[str, str | None] = field(default_factory=dict)
     """The host's model_server_environment."""
     binary: Binary | None = None
-    """Its llama-server with the options that it takes; None: nobody has looked yet."""
+    """Its llama-server with the options that it takes, and the memory that others leave of its devices; None: nobody
+    has looked yet."""
     instances: tuple[str, ...] = ()
     """Names of its instances then."""
+    host: Mapping[str, Any] | None = None
+    """The host itself at the last look, as the module model_host_info returns it; its binary is ``binary``."""
+    needs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """What its llama-fit-params said, by the key of the question."""
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(replace(self, binary=None)), "binary": self.binary and self.binary.to_dict()}
@@ -54,6 +61,8 @@ class Known:
             data["environment"],
             data["binary"] and Binary.from_dict(data["binary"]),
             tuple(data["instances"]),
+            data["host"],
+            data["needs"],
         )
 
 
@@ -69,13 +78,28 @@ def learn(known: Mapping[str, Known], results: Iterable[tuple[str, Mapping[str, 
             found.update({part: tuple(result[part]) for part in ("models", "rejected", "companions")})
         if isinstance(result.get("settings"), Mapping) and "origins" in result:
             found.update({part: redacted(result["settings"].get(part) or {}) for part in ("options", "environment")})
+        if isinstance(result.get("needs"), Mapping):
+            before = hosts[name].needs if name in hosts else {}
+            found.update(needs=dict([*{**before, **result["needs"]}.items()][-NEEDS:]))
         if isinstance(result.get("host"), Mapping) and (result["host"].get("binary") or {}).get("options"):
-            found.update(binary=Binary.from_dict(result["host"]["binary"]))
+            found.update(binary=_binary(result["host"]))
         if isinstance(result.get("host"), Mapping) and "instances" in result["host"]:
             found.update(instances=tuple(item["name"] for item in result["host"]["instances"]))
+        if isinstance(result.get("host"), Mapping) and "looked_at" in result["host"]:
+            found.update(host=_looked(result["host"]))
         if found:
             hosts[name] = replace(hosts.get(name, Known(name)), **found)
     return hosts
+
+
+def _binary(host: Mapping[str, Any]) -> Binary:
+    binary = Binary.from_dict(host["binary"])
+    return (without_ours(Host.from_dict(host)) or binary) if "looked_at" in host else binary
+
+
+def _looked(host: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a host without what is of no use later, or is kept beside it."""
+    return {**host, "binary": None, "listeners": [], "instances": [{**item, "log": []} for item in host["instances"]]}
 
 
 def load(path: Path) -> dict[str, Known]:

@@ -63,7 +63,7 @@ def planned_need(environment: Mapping[str, str]) -> Need | None:
     return Need(sizes, mapped, estimated="an estimate" if estimated else "")
 
 
-def _held(item: Running, need: Need | None, device: str) -> int:
+def held(item: Running, need: Need | None, device: str) -> int:
     """Return what a running instance holds of a device: what it needs of a GPU is taken at its start, and free while it
     sleeps, but for the driver's context."""
     if device == HOST:
@@ -131,11 +131,11 @@ def balance(host: Host, instances: Sequence[Instance], kept: Sequence[Running], 
         totals[device], room[device] = total, (total if unknown else free) - DEVICE_RESERVE
     for item in ours:
         for device in room:
-            room[device] = min(room[device] + _held(item, needs[item.name], device), totals[device])
+            room[device] = min(room[device] + held(item, needs[item.name], device), totals[device])
     book = Book(room)
     for now in kept:
         # One that does not tell its need keeps what it has.
-        told = needs[now.name] or Need({device: _held(now, None, device) for device in room})
+        told = needs[now.name] or Need({device: held(now, None, device) for device in room})
         book.give(told, now.environment.get("LLAMA_ARG_MODEL", now.name))
     shortages: list[Shortage] = []
     for instance in sorted(instances, key=lambda item: item.name not in unchanged):
@@ -164,7 +164,7 @@ def spare(host: Host) -> Book | None:
         need = planned_need(item.environment) if item.pid else None
         if need:  # what it has not touched yet, it will, and so will one that sleeps
             for device in left:
-                left[device] -= max(need.own.get(device, 0) - _held(item, need, device), 0)
+                left[device] -= max(need.own.get(device, 0) - held(item, need, device), 0)
             path = item.environment.get("LLAMA_ARG_MODEL", "")
             files[path] = max(files.get(path, 0), need.mapped)
     return Book(left, files)
