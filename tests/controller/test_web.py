@@ -23,6 +23,7 @@ from magi.cli import main
 from magi.cli.output import Output
 from magi.cli.serve import tell
 from magi.errors import UsageError
+from magi.state import catalog
 from magi.web import Service, router, tokens
 from magi.web.app import application
 from magi.web.guard import Role
@@ -30,7 +31,7 @@ from magi.web.jobs import CANCELLED, DONE, FAILED, Entry, Job
 
 from ..playbook import copy_profiles
 from ..waiting import until
-from . import recorded
+from . import recorded, test_fit
 from .fake_run import FakeRun
 from .known import ROOT
 
@@ -232,6 +233,16 @@ def test_a_look_is_that_of_its_verb(path, playbook, variables, web: Client, run:
     assert answer.status_code == 200, answer.text
     assert answer.json()["document"]["hosts"]
     assert [given for name, _options, given in run.calls if name == playbook] == [variables]
+
+
+def test_what_fits_is_told_by_the_last_look_and_runs_nothing(web: Client, run: FakeRun, service: Service):
+    web.get("/api/v1/status", params={"max_age": 9})  # the first look, of the service itself, has ended
+    before, session = len(run.calls), service.session
+    catalog.save(catalog.path_of(session.project, session.options.inventory), test_fit.known(test_fit.look()))
+    answer = web.get(f"/api/v1/models/{test_fit.NAME}/fit?ctx_size=8192").json()
+    assert (answer["exit_code"], answer["document"]["hosts"][0]["context"]) == (0, 8192)
+    assert web.get("/api/v1/models/x/fit").status_code == 422
+    assert len(run.calls) == before
 
 
 def test_a_look_that_fails_is_not_tried_again_at_once(run: FakeRun, service: Service):

@@ -52,6 +52,8 @@ MaxAge = Annotated[
     Query(ge=0, le=86400, description="Wait for something that is no older, in seconds; without it, nothing waits."),
 ]
 
+Count = Annotated[int | None, Query(ge=1, le=1 << 30)]
+
 
 # --- what was last seen ----------------------------------------------------------------------------------------------
 
@@ -101,6 +103,13 @@ async def health(here: Here, deep: bool = False, max_age: MaxAge = None) -> Resp
 async def plan(here: Here, profile: shapes.Name | None = None, max_age: MaxAge = None) -> Response:
     """Say what a deployment would do, and why."""
     return await _look(here, ("plan", profile), _of(profile, verbs.plan), max_age)
+
+
+@looking.get("/api/v1/models/{model}/fit", response_model=shapes.Look, tags=["looks"])
+async def fit(here: Here, model: shapes.Name, ctx_size: Count = None, parallel: Count = None) -> Response:
+    """Say on which hosts one more server of a model fits, and with which context, by the last look at their memory."""
+    options = {name: count for name, count in (("ctx_size", ctx_size), ("parallel", parallel)) if count}
+    return await _look(here, ("fit", model, ctx_size, parallel), partial(verbs.fit, model=model, options=options), 0)
 
 
 @looking.get("/api/v1/instances/{instance}/logs", response_model=shapes.Look, tags=["looks"])
