@@ -94,28 +94,28 @@ def watched(deployment: Deployment, node: tuple[int, int]) -> Deployment:
     return deployment
 
 
+def magi(watched: Deployment, *arguments: str) -> dict:
+    ran = Ran(begin(watched.folder / "state", *arguments, "--json", "-i", str(watched.inventory())))
+    assert ran.code == 0, ran.err
+    return ran.document
+
+
 def looked_at_by_all_verbs(watched: Deployment) -> None:
     """Look with each verb at a fleet of which Q2 sleeps."""
-
-    def magi(*arguments: str) -> Ran:
-        ran = Ran(begin(watched.folder / "state", *arguments, "--json", "-i", str(watched.inventory())))
-        assert ran.code == 0, ran.err
-        return ran
-
     for arguments in (("status",), ("health", "--deep")):
-        servers = {server["instance"]: server for server in magi(*arguments).document["servers"]}
+        servers = {server["instance"]: server for server in magi(watched, *arguments)["servers"]}
         assert {name: (x["state"], x["is_ready"]) for name, x in servers.items()} == {
             Q2: ("asleep", True),
             Q3: ("running", True),
         }
         # it is planned with what it needs awake, and has less
         assert servers[Q2]["memory"]["used"] < servers[Q2]["memory"]["need"]["Host"] / 2
-    plan = magi("plan", "both").document["hosts"]["localhost"]
+    plan = magi(watched, "plan", "both")["hosts"]["localhost"]
     assert {item["instance"]: item["reason"] for item in plan["actions"]} == {
         Q2: "asleep, as desired",
         Q3: "runs as desired",
     }
-    assert magi("doctor", "-e", "profile=both").document["problems"] == 0
+    assert magi(watched, "doctor", "-e", "profile=both")["problems"] == 0
 
 
 def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment, node: tuple[int, int]):
@@ -192,10 +192,16 @@ def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment, node: t
         assert asleep()
 
         # Whoever asks for it gets its answer: it counts as up, and wakes.
-        assert log.read_text().count("server is exiting sleeping state") == 0
+        def woken() -> int:
+            return log.read_text().count("server is exiting sleeping state")
+
+        assert woken() == 0
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", PORTS[1], timeout=60)) as gateway:
             assert ask_once(gateway, Q2, stream=True, tokens=8) is None
-        assert log.read_text().count("server is exiting sleeping state") == 1
+        assert woken() == 1
+        until(asleep, 20, "it sleeps again")
+        magi(watched, "health", "--deep", "-e", "deep_wake=true")
+        assert woken() == 2
     assert watched.play("teardown").code == 0
     assert not home.exists()
     assert [*(watched.folder / "textfiles").iterdir()] == []
