@@ -10,8 +10,10 @@ from rich.text import Text
 
 from magi import lines
 from magi.cli import tables
+from magi.cli.live import STYLES
 from magi.cli.output import Output
 from magi.cli.pipeline import show
+from magi.progress import READY
 from magi.result import Result
 
 from . import recorded
@@ -129,3 +131,9 @@ def test_a_report_ends_with_what_is_missing_and_warnings(terminal, said):
     summary = {**REPORT["summary"], "degraded": MISSING, "warnings": ["Mind this."]}
     result = Result({**REPORT, "summary": summary}, told=lines.report)
     assert drawn(result, tables.report, terminal=terminal)[-2:] == said
+
+
+def test_one_that_sleeps_is_well_and_asleep():
+    servers = [{**server, "state": "asleep", "is_ready": True} for server in REPORT["servers"]]
+    shown = drawn(Result({**REPORT, "servers": servers}), tables.report, terminal=True)
+    assert sum(line.startswith(STYLES[READY][0]) and "  asleep  " in line for line in shown) == len(servers)

@@ -93,8 +93,8 @@ def learn(known: Mapping[str, Known], results: Iterable[tuple[str, Mapping[str, 
 
 
 def _binary(host: Mapping[str, Any]) -> Binary:
-    binary = Binary.from_dict(host["binary"])
-    return (without_ours(Host.from_dict(host)) or binary) if "looked_at" in host else binary
+    of_others = without_ours(Host.from_dict(host)) if "looked_at" in host else None
+    return of_others or Binary.from_dict(host["binary"])
 
 
 def _looked(host: Mapping[str, Any]) -> dict[str, Any]:
