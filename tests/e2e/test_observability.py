@@ -201,7 +201,7 @@ def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment, node: t
         assert woken() == 1
         until(asleep, 20, "it sleeps again")
         magi(watched, "health", "--deep", "-e", "deep_wake=true")
-        assert woken() == 2
+        assert woken() > 1  # by the server's own host and, if it slept again until then, by the gateway
     assert watched.play("teardown").code == 0
     assert not home.exists()
     assert [*(watched.folder / "textfiles").iterdir()] == []
