@@ -79,6 +79,12 @@ _TABLE = (
         "its model file is corrupt or truncated ({0}); fetch it again",
     ),
     (
+        r"(allocating [\d.]+ MiB on device \d+: cudaMalloc failed: out of memory)",
+        "out_of_memory",
+        "it does not fit into the memory of its GPU ({0}); choose a smaller quantization, ctx_size or n_gpu_layers, or "
+        "end what else is on that GPU",
+    ),
+    (
         r"((?:(?:failed|unable) to allocate|out of memory|cudaMalloc failed|bad_alloc|ErrorOutOfDeviceMemory).*)",
         "out_of_memory",
         "it does not fit into memory ({0}); choose a smaller quantization, ctx_size or n_gpu_layers",

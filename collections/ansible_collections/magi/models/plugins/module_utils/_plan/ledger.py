@@ -18,7 +18,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.values import Ac
 
 DEVICE_RESERVE = 512 * MIB
 """What stays free of each device. With what each process takes of it besides (ON_GPU), a device with one server keeps
-1 GiB, as by llama.cpp's own fit-target."""
+the 1 GiB of llama.cpp's own fit-target."""
 
 
 def host_reserve(memory: int) -> int:

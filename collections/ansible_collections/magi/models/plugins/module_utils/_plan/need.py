@@ -16,6 +16,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.options import 
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model
 from ansible_collections.magi.models.plugins.module_utils._plan.estimate import (
     UBATCH,
+    context_of,
     estimate,
     number,
     slots_of,
@@ -34,8 +35,12 @@ from ansible_collections.magi.models.plugins.module_utils._plan.values import Pl
 PROCESS = 64 * MIB
 """What a server takes of the host's memory besides what llama-fit-params counts."""
 PROCESS_WITH_GPU = 384 * MIB
-ON_GPU = 512 * MIB
-"""What it takes of each GPU besides: the driver's context and kernels."""
+ON_GPU = 640 * MIB
+"""What it takes of each GPU besides: the driver's context and kernels, and CUDA's own buffers."""
+CUBLAS = 192 * MIB
+"""What it takes of the host's memory once it uses cuBLAS, as it does without flash attention."""
+SCORE = 6
+"""Bytes of a GPU that each score of attention takes besides, without flash attention."""
 MARGIN = 1.25
 """By what an estimate is multiplied."""
 PROMPTS = 8192
@@ -120,8 +125,10 @@ def need_of(
     # them out (common/fit.cpp counts the buffers of the host and of devices alone).
     repacked = 0 if why else max(0, model.size_bytes - sum(row.model for row in rows))
     beside = [options.get(name) for name in ("model_draft", "spec_draft_model", *_BESIDE)]
+    contexts = [*filter(has_context, gpus)]
+    scores = contexts and options.get("flash_attn") == "off"
     parts = {
-        "process": PROCESS_WITH_GPU if any(map(has_context, gpus)) else PROCESS,
+        "process": PROCESS_WITH_GPU + (CUBLAS if scores else 0) if contexts else PROCESS,
         "repacked": repacked,
         "projector": _projector(model, options, sizes),
         "beside": int(sum(sizes.get(str(path), 0) for path in beside if path) * MARGIN),
@@ -135,14 +142,19 @@ def need_of(
     first = gpus[0] if gpus else HOST
     own[first] += parts["beside"]
     own[first if options.get("mmproj_offload") is not False else HOST] += parts["projector"]
-    for device in filter(has_context, gpus):
-        own[device] += ON_GPU
+    for device in contexts:
+        own[device] += ON_GPU + (_scores(model, options) if scores and not why else 0)
     return Need(own, mapped, {name: size for name, size in parts.items() if size}, why)
 
 
 def has_context(device: str) -> bool:
     """Whether each process that uses the device takes some of its memory. A worker of another host (RPC) does that."""
     return not device.startswith("RPC")
+
+
+def _scores(model: Model, options: Mapping[str, Any]) -> int:
+    batch = number(options, "ubatch_size", UBATCH)
+    return SCORE * model.shape.get("head_count", 0) * batch * context_of(model, options)
 
 
 def _projector(model: Model, options: Mapping[str, Any], sizes: Mapping[str, int]) -> int:

@@ -83,6 +83,15 @@ from ansible_collections.magi.models.plugins.module_utils._llama.help import fel
             "out_of_memory",
             "44789760",
         ),
+        (  # of a real card that was full; then it does not even tell how much is free
+            "W ggml_backend_cuda_device_get_memory: cudaMemGetInfo failed (out of memory), returning 0/0\n"
+            "E ggml_backend_cuda_buffer_type_alloc_buffer: allocating 7277.02 MiB on device 0: cudaMalloc failed: out of "
+            "memory\nE ggml_backend_buft_alloc_buffer_n_default: failed to allocate CUDA0 buffer of size 7630503936\n"
+            "E llama_model_load: error loading model: unable to allocate CUDA0 buffer",
+            "exit status 1",
+            "out_of_memory",
+            "memory of its GPU (allocating 7277.02 MiB on device 0: cudaMalloc failed: out of memory)",
+        ),
         ("E llama_model_load: error loading model: something new", "", "load_failed", "something new"),
         (
             "E llama_init_from_model: quantized V cache requires flash_attn",
