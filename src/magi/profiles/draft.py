@@ -57,6 +57,7 @@ def draft(name: str, hosts: Sequence[Known]) -> str:
         "  #   instances: 2",
         "  #   port: 8080",
         "  #   options: {ctx_size: 8192}",
+        "  #   devices: [CUDA0]  # or how many, such as 2; without it, each gets the GPU that fits it best",
         "  #   aliases: [chat]  # further names by which clients may ask for it",
         "  #   idle: 10m  # it frees its memory after that time without a request, and wakes at the next one",
         "# For every instance; the long options of llama-server, with underscores:",

@@ -48,6 +48,8 @@ class Entry:
     """What the model must be for: chat, embedding or rerank; None: any of them."""
     idle: int | None = None
     """After so many seconds without a request the server frees its memory; None: never."""
+    devices: int | None = None
+    """How many GPUs each instance is split over; None: as few as hold it. GPUs that are named are the option device."""
 
     def __str__(self) -> str:
         selector = f"tier {self.pattern}" if self.kind == "tier" else self.pattern
@@ -120,6 +122,7 @@ _ENTRY = {
     "port": {"type": "int"},
     "aliases": {"type": "list", "elements": "str"},
     "idle": {"type": "str"},
+    "devices": {"type": "raw"},
     "options": {"type": "dict"},
     "environment": {"type": "dict"},
     "resources": {"type": "dict"},
@@ -132,6 +135,9 @@ TASKS = ("chat", "embedding", "rerank")
 
 ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 """One more name of a model: llama-server takes several, with commas between them."""
+
+
+_DEVICE = re.compile(r"[A-Za-z]+\d+")
 
 
 class _Reader:
@@ -202,7 +208,8 @@ class _Reader:
         variables = self.environment((*where, "environment"), f"{what}: ", valid)
         aliases = self.aliases((*where, "aliases"), what, valid["aliases"] or ())
         idle = self.idle((*where, "idle"), what, valid["idle"])
-        return Entry(kind, pattern, instances, port, valid["options"] or {}, limits, variables, aliases, task, idle)
+        options, count = self.devices((*where, "devices"), what, valid["devices"], valid["options"] or {})
+        return Entry(kind, pattern, instances, port, options, limits, variables, aliases, task, idle, count)
 
     def idle(self, where: tuple[str | int, ...], what: str, given: str | None) -> int | None:
         try:
@@ -210,6 +217,22 @@ class _Reader:
         except ValueError as error:
             self.refuse(where, f"{what}: idle must be {error}, not {given!r}.")
             return None
+
+    def devices(
+        self, where: tuple[str | int, ...], what: str, given: Any, options: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], int | None]:
+        """Return the options with the GPUs that are named, and how many are asked for."""
+        if given is None:
+            return options, None
+        if {"device", "dev"} & options.keys():
+            self.refuse(where, f"{what}: give devices or the option device, not both.")
+        if isinstance(given, int) and not isinstance(given, bool) and given > 0:
+            return options, given
+        if isinstance(given, list) and given and all(isinstance(x, str) and _DEVICE.fullmatch(x) for x in given):
+            return {**options, "device": ",".join(dict.fromkeys(given))}, None
+        said = "a list of GPUs, such as [CUDA0], or how many"
+        self.refuse(where, f"{what}: devices must be {said}, not {given!r}.")
+        return options, None
 
     def aliases(self, where: tuple[str | int, ...], what: str, given: Sequence[str]) -> tuple[str, ...]:
         for name in given:

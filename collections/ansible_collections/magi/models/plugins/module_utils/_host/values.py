@@ -225,8 +225,10 @@ class Host:
 
     @property
     def gpu(self) -> bool:
-        """Whether llama-server uses a GPU here: the host has a node of one, and the build a device for it."""
-        return bool(self.gpus and self.binary and (self.binary.devices is None or self.binary.devices))
+        """Whether llama-server uses a GPU here: the host has a node of one, and the build a device for it. The devices
+        of other hosts (RPC) have no node."""
+        devices = self.binary.devices if self.binary else ()
+        return bool(self.gpus and (devices is None or devices)) or any(x.startswith("RPC") for x in devices or ())
 
     @property
     def lost_gpu(self) -> str:

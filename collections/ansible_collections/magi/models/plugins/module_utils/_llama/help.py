@@ -67,7 +67,7 @@ def device_memory(text: str) -> dict[str, tuple[int, int]]:
     return {name: (int(has) << 20, int(free) << 20) for name, _product, has, free in listed if name not in _ON_THE_CPU}
 
 
-_GPU = re.compile(r"(CUDA|MTL|MUSA|ROCm|SYCL|Vulkan)\d+")
+_GPU = re.compile(r"(CUDA|MTL|MUSA|ROCm|RPC|SYCL|Vulkan)\d+")
 
 
 def default_devices(text: str) -> tuple[str, ...]:
@@ -76,14 +76,14 @@ def default_devices(text: str) -> tuple[str, ...]:
 
     llama.cpp src/llama.cpp, ``llama_prepare_model_devices``: all discrete GPUs; where there is none, the integrated
     ones; of two backends' names for one card, the first. The list does not say what is integrated, or which names are
-    one card. So it tells where there is one device; where all are the same product, and so of one kind; and where all
-    are CUDA's, which are integrated on boards that have no other.
+    one card. So it tells where there is one device; where all are the same product, and so of one kind; where all are
+    CUDA's, which are integrated on boards that have no other; and where all are of RPC servers, which it takes all.
     """
     listed = [(name, product) for name, product, *_sizes in _DEVICE.findall(text) if name not in _ON_THE_CPU]
     backends = {match and match[1] for match in (_GPU.fullmatch(name) for name, _product in listed)}
     if None in backends or len(backends) != 1:
         return ()
-    alike = len({product for _name, product in listed}) == 1 or backends == {"CUDA"}
+    alike = len({product for _name, product in listed}) == 1 or backends in ({"CUDA"}, {"RPC"})
     return tuple(name for name, _product in listed) if alike else ()
 
 

@@ -24,6 +24,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.devices import (
     meant_for,
     missing,
     stays,
+    too_few,
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.instance import make_instance
 from ansible_collections.magi.models.plugins.module_utils._plan.layers import (
@@ -116,7 +117,7 @@ def build_plan(
             f"({counted(len(inventory.models), 'model')} discovered), so there is nothing to serve. "
             + " ".join(degraded)
         )
-    gpus = {item.name: _devices(item, options[item.name], host, settings, profile) for item in usable}
+    gpus = {item.name: _devices(host_name, item, options[item.name], host, settings, profile) for item in usable}
     lacking = [missing(item.name, options[item.name], host, gpus[item.name]) for item in usable]
     degraded += [f"Host {host_name}: {sentence}" for sentence in lacking if sentence]
     strict = settings.strict or profile.strict
@@ -124,9 +125,8 @@ def build_plan(
         raise PlanError(f"Host {host_name}: strict is set and {' '.join(degraded)}")
 
     notes = list(ports.notes)
-    memory = Memory(
-        inventory, host, settings, profile, needs, usable, options, {x: gpus[x].there for x in gpus}, runs_on
-    )
+    memory = Memory(inventory, host, settings, profile, needs, usable, options, gpus, runs_on)
+    gpus = {name: memory.devices(name, found) for name, found in gpus.items()}
     instances = tuple(_instances(host_name, usable, options, gpus, ports.of, host, settings, profile, runs_on, memory))
     actions = tuple(decide(instances, host.instances, leaving, retry=settings.retry_quarantined))
     ledger = memory.ledger(instances, runs_on, actions)
@@ -178,9 +178,15 @@ def _options(
         raise AskedForError(f"Host {host_name}: {error}") from None
 
 
-def _devices(item: Wanted, options: Mapping[str, Any], host: Host, settings: Settings, profile: Profile) -> Devices:
+def _devices(
+    host_name: str, item: Wanted, options: Mapping[str, Any], host: Host, settings: Settings, profile: Profile
+) -> Devices:
+    said = too_few(item.entry.devices, options, host)
+    if said:
+        raise AskedForError(f"Host {host_name}: {item.where}: {said}.")
     now = next((there for there in host.instances if there.name == item.name), None)
-    return devices(options, variables_of(profile, settings.environment, item), host, settings.environment, now)
+    variables = variables_of(profile, settings.environment, item)
+    return devices(options, variables, host, settings.environment, now, item.entry.devices)
 
 
 def _instances(

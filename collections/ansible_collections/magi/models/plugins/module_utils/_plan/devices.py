@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._plan.capacity import for_gpu, on_gpu
 
 
@@ -30,6 +31,47 @@ _CHOOSES = re.compile(
 """Variables with which a server may see other GPUs, or the same ones by other names."""
 
 
+_LAYOUT = {"main_gpu", "split_mode", "tensor_split"}
+"""Options with which somebody says how several GPUs are used."""
+
+
+def ways(
+    binary: Binary,
+    options: Mapping[str, Any],
+    variables: Mapping[str, str],
+    asked_with: Mapping[str, str | None],
+    count: int | None,
+) -> tuple[tuple[str, ...], ...]:
+    """Return how an instance (see ``devices``) can run on some of the GPUs, the fewest first, by the names of the first
+    that there are; () where its options or llama-server itself decide. ``count`` is how many the profile asks for."""
+    among = binary.default_devices
+    chosen = {"device", "rpc", *(_LAYOUT if count is None else ())} & options.keys()
+    known = any("device" in option.names for option in binary.options)
+    if chosen or not known or not for_gpu(options) or not _alike(variables, asked_with):
+        return ()
+    if count is not None:
+        return (among[:count],) if count <= len(among) else ()
+    return (among[:1], among) if len(among) > 1 else ()
+
+
+def too_few(count: int | None, options: Mapping[str, Any], host: Host) -> str:
+    """Return why an instance can't have ``count`` GPUs of ``host``, or an empty string. One whose GPUs are gone now is
+    no mistake of the profile."""
+    listed = host.binary.devices if host.binary else ()
+    among = host.binary.default_devices if host.binary else ()
+    if count is None or not listed or not for_gpu(options) or count <= len(among):
+        return ""
+    if not among:
+        return f"devices: {count} can't be chosen among {', '.join(listed)}, which differ; name them"
+    return f"devices: {count} are asked for, and llama-server has {len(among)} ({', '.join(among)})"
+
+
+def _alike(variables: Mapping[str, str], asked_with: Mapping[str, str | None]) -> bool:
+    """Whether a server with ``variables`` sees the GPUs that llama-server listed when it was ``asked_with`` some."""
+    given = {name: value for name, value in asked_with.items() if value is not None}
+    return all(variables.get(name) == given.get(name) for name in {*variables, *given} if _CHOOSES.search(name))
+
+
 def _hides(variable: str, value: str) -> bool:
     """Whether a variable is there to keep a server off all GPUs."""
     return variable.endswith("VISIBLE_DEVICES") and value.strip() in ("", "-1")
@@ -41,6 +83,7 @@ def devices(
     host: Host,
     asked_with: Mapping[str, str | None],
     now: Running | None,
+    count: int | None = None,
 ) -> Devices:
     """Return the devices of an instance with ``options`` and ``variables``; ``now`` is the instance as it is on
     ``host``, whose llama-server listed its devices when it was ``asked_with`` some variables.
@@ -50,7 +93,8 @@ def devices(
     named, in its order, so nothing else changes: main_gpu and tensor_split count in that order. An instance that shares
     its model with other hosts (rpc) takes those first, and one with variables of its own may see other names: they are
     told none. Where nothing is listed now, an instance that had devices from us keeps them: it fails until they are
-    back, and is not moved to the CPU.
+    back, and is not moved to the CPU. ``count`` is how many the profile asks for. Where memory is looked at, Memory
+    chooses among them.
     """
     binary = host.binary
     if binary is None or not for_gpu(options) or any(_hides(*given) for given in variables.items()):
@@ -63,9 +107,14 @@ def devices(
         return Devices(had, had if ours and environment.get("LLAMA_ARG_DEVICE") == had else "")
     if not on_gpu(options, host):
         return Devices()
-    given = {name: value for name, value in asked_with.items() if value is not None}
-    alike = all(variables.get(name) == given.get(name) for name in {*variables, *given} if _CHOOSES.search(name))
-    return Devices(",".join(binary.devices), ",".join(binary.default_devices) if ours and alike else "")
+    named = ",".join(binary.default_devices[:count]) if ours and _alike(variables, asked_with) else ""
+    return Devices(",".join(binary.devices), named)
+
+
+def alone(devices: Iterable[str]) -> Devices:
+    """Return what an instance has that is told ``devices`` and has no others."""
+    names = ",".join(devices)
+    return Devices(names, names)
 
 
 def meant_for(environment: Mapping[str, str]) -> str:

@@ -111,6 +111,23 @@ class Book:
         return {**need.own, HOST: need.own.get(HOST, 0) + max(need.mapped - self._files.get(path, 0), 0)}
 
 
+def rooms(host: Host, needs: Mapping[str, Need | None]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return what there is of each device, and of the host's memory if that is known, and what of it our instances
+    can have all together; ``needs`` are by name what those that run hold."""
+    ours = [item for item in host.instances if item.pid]
+    totals, room = {}, {}
+    if host.available_bytes is not None:
+        totals[HOST], room[HOST] = host.memory_bytes, host.available_bytes - host_reserve(host.memory_bytes)
+    for device, (total, free) in (host.binary.device_memory if host.binary else {}).items():
+        # Where one that ends does not tell what it holds, nobody else is thought to use the device.
+        unknown = any(needs[item.name] is None for item in ours)
+        totals[device], room[device] = total, (total if unknown else free) - DEVICE_RESERVE
+    for item in ours:
+        for device in room:
+            room[device] = min(room[device] + held(item, needs[item.name], device), totals[device])
+    return totals, room
+
+
 def balance(host: Host, instances: Sequence[Instance], kept: Sequence[Running], unchanged: Collection[str]) -> Ledger:
     """Return the ledger of ``host`` once all ``instances`` run there, of which those named in ``unchanged`` do so
     already, beside ``kept``, which run on and are no instances of the plan.
@@ -122,16 +139,7 @@ def balance(host: Host, instances: Sequence[Instance], kept: Sequence[Running], 
         return Ledger()
     planned = {item.name: item.need for item in instances if item.name in unchanged}
     needs = {item.name: planned_need(item.environment) or planned.get(item.name) for item in host.instances if item.pid}
-    ours = [item for item in host.instances if item.pid]
-    totals = {HOST: host.memory_bytes}
-    room = {HOST: host.available_bytes - host_reserve(host.memory_bytes)}
-    for device, (total, free) in (host.binary.device_memory if host.binary else {}).items():
-        # Where one that ends does not tell what it holds, nobody else is thought to use the device.
-        unknown = any(needs[item.name] is None for item in ours)
-        totals[device], room[device] = total, (total if unknown else free) - DEVICE_RESERVE
-    for item in ours:
-        for device in room:
-            room[device] = min(room[device] + held(item, needs[item.name], device), totals[device])
+    totals, room = rooms(host, needs)
     book = Book(room)
     for now in kept:
         # One that does not tell its need keeps what it has.

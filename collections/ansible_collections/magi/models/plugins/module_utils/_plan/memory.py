@@ -6,21 +6,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, Need, Told
+from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
+from ansible_collections.magi.models.plugins.module_utils._plan.allocation import Candidate, allocate
+from ansible_collections.magi.models.plugins.module_utils._plan.devices import Devices, alone, ways
 from ansible_collections.magi.models.plugins.module_utils._plan.estimate import context_of, estimate
 from ansible_collections.magi.models.plugins.module_utils._plan.layers import variables_of
-from ansible_collections.magi.models.plugins.module_utils._plan.ledger import Ledger, Shortage, balance
+from ansible_collections.magi.models.plugins.module_utils._plan.ledger import (
+    DEVICE_RESERVE,
+    Ledger,
+    Shortage,
+    balance,
+    planned_need,
+    rooms,
+)
 from ansible_collections.magi.models.plugins.module_utils._plan.need import (
     MARGIN,
     Question,
     largest_context,
     need_of,
+    on_devices,
     prompt_share,
     prompts_of,
     question,
@@ -45,32 +56,78 @@ class Memory:
         told: Mapping[str, Told] | None,
         wanted: Sequence[Wanted],
         options: Mapping[str, dict[str, Any]],
-        gpus: Mapping[str, str],
+        gpus: Mapping[str, Devices],
         beside: Sequence[Running] = (),
     ) -> None:
         """``told`` is what llama-fit-params said, by the key of the question; None: it was not asked. ``gpus`` are by
-        name the devices of the instances that are to use some; ``beside`` are instances that run on as they are."""
+        name the devices that the instances may use; ``beside`` are instances that run on as they are."""
         self._host, self._wanted, self._options = host, wanted, options
         self._looked = settings.memory != "off"
         self._asked: dict[str, tuple[Question, Told]] = {}
         self._needs: dict[str, Need] = {}
         self._devices: dict[str, tuple[str, ...]] = {}
+        self._got: dict[str, tuple[str, ...]] = {}
         sharing = sum("cache_ram" not in options[item.name] for item in wanted)
         sharing += sum("MAGI_PROMPTS" in item.environment for item in beside)
         self._prompts = prompt_share(host.memory_bytes, sharing)
         if not self._looked or told is None or host.binary is None:
             return
-        keeps = any("cache_ram" in option.names for option in host.binary.options)
-        sizes = sizes_of(inventory)
+        self._told, self._sizes = told, sizes_of(inventory)
+        self._keeps = any("cache_ram" in option.names for option in host.binary.options)
+        self._variables = {item.name: variables_of(profile, settings.environment, item) for item in wanted}
+        candidates, can = [], {}
         for item in wanted:
-            given = options[item.name]
-            asked = question(host.binary, item.model, given, variables_of(profile, settings.environment, item))
-            said = told.get(asked.key, Told((), "llama-fit-params was not asked"))
-            devices = host.binary.devices or () if gpus[item.name] else ()
-            self._devices[item.name] = devices
-            prompts = prompts_of({"cache_ram": self._prompts, **given}) if keeps else 0
-            need = need_of(item.model, given, said, devices, prompts, sizes)
-            self._asked[item.name], self._needs[item.name] = (asked, said), need
+            found, own = gpus[item.name], self._variables[item.name]
+            self._devices[item.name] = host.binary.devices or () if found.there else ()
+            can[item.name] = ways(host.binary, options[item.name], own, settings.environment, item.entry.devices)
+            self._ask(item, *can[item.name][-1:])
+            if found.named and can[item.name]:
+                candidates.append(self._candidate(item, can[item.name]))
+        for name, chosen in allocate(candidates, *self._rooms(beside)).items():
+            item = next(item for item in wanted if item.name == name)
+            self._devices[name] = self._got[name] = chosen
+            self._ask(item, next(way for way in can[name] if len(way) == len(chosen)), chosen)
+
+    def _ask(self, item: Wanted, way: tuple[str, ...] = (), chosen: tuple[str, ...] = ()) -> None:
+        """Set what is known of an instance on the GPUs ``chosen``, for which ``way`` were asked about."""
+        given, binary = self._options[item.name], cast(Binary, self._host.binary)
+        asked = question(binary, item.model, on_devices(given, way), self._variables[item.name])
+        said = self._told.get(asked.key, Told((), "llama-fit-params was not asked"))
+        if chosen and chosen != way:
+            names = dict(zip(way, chosen))
+            said = said._replace(
+                rows=tuple(row._replace(device=names.get(row.device, row.device)) for row in said.rows)
+            )
+            asked = question(binary, item.model, on_devices(given, chosen), self._variables[item.name])
+        prompts = prompts_of({"cache_ram": self._prompts, **given}) if self._keeps else 0
+        devices = chosen or self._devices[item.name]
+        self._asked[item.name] = asked, said
+        self._needs[item.name] = need_of(item.model, given, said, devices, prompts, self._sizes)
+
+    def _candidate(self, item: Wanted, can: tuple[tuple[str, ...], ...]) -> Candidate:
+        needs = []
+        for way in can:
+            self._ask(item, way, way)
+            needs.append(tuple(self._needs[item.name].own.get(device, 0) for device in way))
+        among = cast(Binary, self._host.binary).default_devices
+        there = next((there for there in self._host.instances if there.name == item.name), None)
+        now = tuple(filter(None, there.environment.get("LLAMA_ARG_DEVICE", "").split(","))) if there else ()
+        held = planned_need(there.environment) if there and there.pid else None
+        holds = tuple(held.own.get(device, 0) for device in now) if held else ()
+        return Candidate(item.name, among, tuple(needs), now, holds)
+
+    def _rooms(self, beside: Sequence[Running]) -> tuple[dict[str, int], dict[str, int]]:
+        """Return what the instances can have of each GPU, and what they could have of an empty one."""
+        held = {item.name: planned_need(item.environment) for item in self._host.instances}
+        totals, room = rooms(self._host, held)
+        for item in beside:
+            need = held.get(item.name)
+            room = {device: size - (need.own.get(device, 0) if need else 0) for device, size in room.items()}
+        return room, {device: size - DEVICE_RESERVE for device, size in totals.items()}
+
+    def devices(self, name: str, found: Devices) -> Devices:
+        """Return the devices of an instance that may use those ``found``: those that it got, where some were given."""
+        return alone(self._got[name]) if name in self._got else found
 
     @property
     def options(self) -> dict[str, str]:
@@ -128,12 +185,17 @@ class Memory:
         return largest_context(lacks.context, lambda context: within(at(context), room))
 
     def notes(self) -> list[str]:
-        """Return a sentence on those whose need is an estimate."""
+        """Return a sentence on those whose need is an estimate, and on each that is split over several GPUs."""
         reasons: dict[str, list[str]] = {}
         for name, need in self._needs.items():
             if need.estimated:
                 reasons.setdefault(need.estimated, []).append(name)
-        return [
+        split = [
+            f"{item.name} is split over {', '.join(self._got[item.name])}, since it is too large for one GPU."
+            for item in self._wanted
+            if item.entry.devices is None and len(self._got.get(item.name, ())) > 1
+        ]
+        return split + [
             f"The memory that {', '.join(names)} need{'s' if len(names) == 1 else ''} is an estimate: {why}."
             for why, names in reasons.items()
         ]

@@ -14,6 +14,7 @@ from ansible_collections.magi.models.plugins.module_utils._config.profile import
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, MIB, Need, Row, Told
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model
+from ansible_collections.magi.models.plugins.module_utils._plan.devices import ways
 from ansible_collections.magi.models.plugins.module_utils._plan.estimate import (
     UBATCH,
     context_of,
@@ -96,11 +97,19 @@ def questions(
         wanted, _missing = select(profile, inventory.models, (), "")
         for item in wanted:
             resolved = resolve_options(binary, option_layers(profile, "", options, item))
-            asked = question(binary, item.model, resolved, variables_of(profile, variables, item))
-            found[asked.key] = asked
+            own = variables_of(profile, variables, item)
+            for way in ways(binary, resolved, own, variables, item.entry.devices) or ((),):
+                asked = question(binary, item.model, on_devices(resolved, way), own)
+                found[asked.key] = asked
     except (InstanceError, PlanError):
         return []
     return list(found.values())
+
+
+def on_devices(options: Mapping[str, Any], devices: Iterable[str]) -> Mapping[str, Any]:
+    """Return the options of a server that runs on ``devices``; none: as the options say."""
+    named = ",".join(devices)
+    return {**options, "device": named} if named else options
 
 
 def need_of(
@@ -154,7 +163,7 @@ def has_context(device: str) -> bool:
 
 def _scores(model: Model, options: Mapping[str, Any]) -> int:
     batch = number(options, "ubatch_size", UBATCH)
-    return SCORE * model.shape.get("head_count", 0) * batch * context_of(model, options)
+    return SCORE * (model.shape.get("head_count") or 0) * batch * context_of(model, options)
 
 
 def _projector(model: Model, options: Mapping[str, Any], sizes: Mapping[str, int]) -> int:

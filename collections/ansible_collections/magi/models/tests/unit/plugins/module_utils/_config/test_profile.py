@@ -171,6 +171,38 @@ def test_a_variable_that_can_be_given(name):
     assert examined(["a"], environment={name: "x"})[1] == {}
 
 
+@pytest.mark.parametrize(
+    ("devices", "options", "count"),
+    [
+        (None, {}, None),
+        (2, {}, 2),
+        (["CUDA0"], {"device": "CUDA0"}, None),
+        (["CUDA1", "CUDA0"], {"device": "CUDA1,CUDA0"}, None),
+    ],
+)
+def test_an_entry_names_its_gpus_or_says_how_many(devices, options, count):
+    profile, problems = examined([{"model": "a", "devices": devices}])
+    assert problems == {}
+    assert (profile.entries[0].options, profile.entries[0].devices) == (options, count)
+    assert Profile.from_dict(json.loads(json.dumps(profile.to_dict()))) == profile
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"devices": 0}, "entry 1: devices must be a list of GPUs, such as [CUDA0], or how many, not 0."),
+        ({"devices": "CUDA0"}, "or how many, not 'CUDA0'."),
+        ({"devices": []}, "or how many, not []."),
+        ({"devices": [0]}, "or how many, not [0]."),
+        ({"devices": ["CUDA0,x"]}, "or how many"),
+        ({"devices": True}, "or how many, not True."),
+        ({"devices": 2, "options": {"device": "CUDA0"}}, "entry 1: give devices or the option device, not both."),
+    ],
+)
+def test_gpus_that_can_t_be_meant_are_refused_at_their_place(entry, said):
+    assert said in examined([{"model": "a", **entry}])[1]["enabled_models", 0, "devices"]
+
+
 @pytest.mark.parametrize("alias", ["a,b", "a b", "", "-a", "é", "a\n"])
 def test_an_alias_that_llama_server_would_not_take_as_one_is_refused(alias):
     assert "entry 1: alias" in examined([{"model": "a", "aliases": [alias]}])[1]["enabled_models", 0, "aliases"]

@@ -85,6 +85,8 @@ def test_devices_are_read_from_their_list(listed, devices):
         ({"CUDA0": "NVIDIA GeForce RTX 4090", "CUDA1": "NVIDIA GeForce RTX 3090"}, ("CUDA0", "CUDA1")),
         # one card by two backends' names
         ({"CUDA0": "NVIDIA L4", "Vulkan0": "NVIDIA L4"}, ()),
+        # those of a build that computes on RPC servers
+        ({"RPC0": "10.0.0.2:50052", "RPC1": "10.0.0.3:50052"}, ("RPC0", "RPC1")),
         # another host's, and a backend that we don't know
         ({"CUDA0": "NVIDIA L4", "RPC0": "10.0.0.2:50052"}, ()),
         ({"HTP0": "Hexagon"}, ()),

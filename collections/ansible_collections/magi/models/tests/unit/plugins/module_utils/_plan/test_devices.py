@@ -42,6 +42,7 @@ def named(value):
         (gpu_host(devices=("ROCm0", "ROCm1"), own_choice=()), (None, "ROCm0,ROCm1")),  # which of them, it does not tell
         (gpu_host(devices=None), (None, None)),  # a build that can't list them
         (gpu_host(nodes=()), (None, None)),
+        (gpu_host(nodes=(), devices=("RPC0",)), ("RPC0", "RPC0")),  # a device of another host has no node here
         (lost_host(), (None, None)),
         (host(), (None, None)),
     ],

@@ -16,6 +16,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.need import (
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.options import resolve_options
 from ansible_collections.magi.models.plugins.module_utils._plan.refusal import DoesNotFit
+from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     BINARY,
     host,
@@ -251,6 +252,87 @@ def test_it_may_be_a_warning_or_nobody_looks():
     off = planned("llama", told=told, with_settings=settings(memory="off"))
     assert (off.warnings, off.memory, off.instances[0].need) == ((), (), None)
     assert not {"LLAMA_ARG_FIT", "LLAMA_ARG_CACHE_RAM", "MAGI_NEED"} & off.instances[0].environment.keys()
+
+
+TWO = ("CUDA0", "CUDA1")
+
+
+def on_gpus(*entries, weights=4, there=(), free=None, devices=TWO, **more):
+    """Return the plan of a host with GPUs of 24 GiB; of one alone, llama-fit-params says 1 GiB more than ``weights``."""
+    free = free or dict.fromkeys(devices, 24)
+    memory = {device: (24 * GIB, int(free[device] * GIB)) for device in devices}
+    binary = replace(BINARY, devices=devices, default_devices=devices, device_memory=memory)
+    chosen, known = profile(*entries), inventory(replace(LLAMA, size_bytes=weights * GIB))
+
+    def said(names):
+        return Told(rows(0.1, 0, 0, **dict.fromkeys(names, (weights + 1) / len(names))))
+
+    asked = questions(chosen, known, binary, {}, {})
+    return build_plan(
+        host_name="gpu1",
+        profile=chosen,
+        inventory=known,
+        host=host(*there, **HAVE, binary=binary, gpus=("/dev/nvidia0",)),
+        settings=settings(**more),
+        scan_paths=("/models",),
+        needs={item.key: said(item.variables.get("LLAMA_ARG_DEVICE", "").split(",")) for item in asked},
+    )
+
+
+def told(value):
+    return {item.name: item.environment["LLAMA_ARG_DEVICE"] for item in value.instances}
+
+
+def test_each_instance_gets_the_gpu_that_fits_it_best_and_keeps_it():
+    first = on_gpus("llama", free={"CUDA0": 20, "CUDA1": 8})
+    assert told(first) == {"llama": "CUDA1"}
+    (one,) = first.instances
+    assert one.need.own == {"CUDA1": 5 * GIB + 640 * MIB, HOST: one.need.own[HOST]}
+    assert one.environment["MAGI_GPU"] == "CUDA1"
+    # one with more room would be a better fit for the others, and it stays
+    wanted = {"model": "llama", "instances": 3}
+    more = on_gpus(wanted, free={"CUDA0": 20, "CUDA1": 2}, there=[running(one)])
+    assert told(more) == {"llama": "CUDA1", "llama-2": "CUDA0", "llama-3": "CUDA0"}
+    assert [item.action.value for item in more.actions] == ["keep", "start", "start"]
+    assert not more.notes
+    # nor does it go if somebody else takes more of its GPU meanwhile
+    assert told(on_gpus("llama", free={"CUDA0": 20, "CUDA1": 0}, there=[running(one)])) == {"llama": "CUDA1"}
+
+
+def test_one_that_is_too_large_for_a_gpu_is_split_and_the_plan_says_so():
+    value = on_gpus("llama", weights=30)
+    assert told(value) == {"llama": "CUDA0,CUDA1"}
+    assert value.notes == ("llama is split over CUDA0, CUDA1, since it is too large for one GPU.",)
+    assert value.instances[0].need.own["CUDA1"] == 15.5 * GIB + 640 * MIB
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [(2, "CUDA0,CUDA2"), (1, "CUDA2"), (["CUDA1"], "CUDA1"), (["CUDA2", "CUDA0"], "CUDA2,CUDA0")]
+)
+def test_an_entry_says_how_many_gpus_or_which(asked, expected):
+    given = {"devices": ("CUDA0", "CUDA1", "CUDA2"), "free": {"CUDA0": 20, "CUDA1": 23, "CUDA2": 10}}
+    value = on_gpus({"model": "llama", "devices": asked}, **given)
+    assert told(value) == {"llama": expected}
+    assert not value.notes
+    nobody_looks = told(on_gpus({"model": "llama", "devices": asked}, **given, memory="off"))
+    assert len(nobody_looks["llama"].split(",")) == len(expected.split(","))
+
+
+def test_more_gpus_than_there_are_is_an_error_of_the_profile():
+    said = r"entry 1 \(llama\): devices: 3 are asked for, and llama-server has 2 \(CUDA0, CUDA1\)"
+    with pytest.raises(AskedForError, match=said):
+        on_gpus({"model": "llama", "devices": 3})
+
+
+def test_a_gpu_full_of_other_work_is_not_used_and_what_fits_none_is_refused_by_name():
+    assert told(on_gpus("llama", free={"CUDA0": 24, "CUDA1": 1})) == {"llama": "CUDA0"}
+    missing = r"llama: it needs 5\.6 GiB of CUDA0, 1\.5 GiB are left, 4\.1 GiB are missing"
+    with pytest.raises(DoesNotFit, match=missing) as refused:
+        on_gpus("llama", free={"CUDA0": 2, "CUDA1": 1})
+    (lacking,) = refused.value.lacking
+    assert lacking.question.variables["LLAMA_ARG_DEVICE"] == "CUDA0"  # for the context that would fit
+    with pytest.raises(DoesNotFit, match=r"of CUDA1, 1\.5 GiB are left"):
+        on_gpus("llama", free={"CUDA0": 1, "CUDA1": 2})
 
 
 @pytest.mark.parametrize("fit", ["off", "on"])
