@@ -51,6 +51,8 @@ class Server:
     """What the deployment did with it; None in a status."""
     asked: Mapping[str, Any] | None = None
     """Where it was asked as its clients do: url, by (controller or host), HTTP status; of ``health`` alone."""
+    devices: Sequence[str] | None = None
+    """The GPUs that it computes on; none is the CPU alone, and None that it does not run or nobody can tell."""
     memory: Mapping[str, Any] | None = None
     """What it needs and uses of memory, in bytes: need (by device), used, used_gpu (docs/report.md)."""
 

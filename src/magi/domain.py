@@ -94,7 +94,7 @@ if TYPE_CHECKING:
         Checked,
         check_profile,
     )
-    from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import status_lines
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import memory_shown, status_lines
     from ansible_collections.magi.models.plugins.plugin_utils._gateway.show import (
         HEAD as ROUTES_HEAD,
         NUMBERS as ROUTES_NUMBERS,
@@ -138,7 +138,7 @@ _TAKEN = {
     "plugin_utils._fleet.gateways": "gateway_lines",
     "plugin_utils._fleet.reach": "way_to_reach way_to_root",
     "plugin_utils._fleet.report": "summary_lines:report_lines",
-    "plugin_utils._fleet.status": "status_lines",
+    "plugin_utils._fleet.status": "memory_shown status_lines",
     "plugin_utils._gateway.show": "HEAD:ROUTES_HEAD NUMBERS:ROUTES_NUMBERS gateway_title route_rows routes_lines",
 }
 _PLACES = {

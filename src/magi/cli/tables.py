@@ -68,7 +68,7 @@ class _Servers:
 
 
 def _server(item: Mapping[str, Any]) -> dict[str, Text]:
-    from magi.domain import State, bytes_shown, printable
+    from magi.domain import State, memory_shown, printable
 
     coming = item["state"] in (State.RUNNING, State.STARTING)
     mark, style = STYLES[READY if item["is_ready"] else STARTING if coming else FAILED]
@@ -79,7 +79,7 @@ def _server(item: Mapping[str, Any]) -> dict[str, Text]:
             for head in ("instance", "tier", "host", "port", "pid")
         },
         "state": Text((_ready if item["is_ready"] else _unready)(item["state"]), style=style),
-        "memory": Text(bytes_shown(item["memory"]["used"]) if item["memory"]["used"] else "–"),
+        "memory": Text(printable(memory_shown(item) or "–")),
         "up": Text(_since(item["started_at"] if item["pid"] else None)),
         "model": Text(printable(item["display_name"]), style="dim"),
     }

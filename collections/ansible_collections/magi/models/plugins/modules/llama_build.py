@@ -58,7 +58,7 @@ options:
     description: Programs to build, as far as this version has them. The first one must exist.
     type: list
     elements: str
-    default: [llama-server, llama-quantize, llama-gguf-split, llama-fit-params]
+    default: [llama-server, llama-quantize, llama-gguf-split, llama-fit-params, ggml-rpc-server]
 extends_documentation_fragment: [magi.models.attributes]
 attributes:
   check_mode:
@@ -137,7 +137,13 @@ def main() -> None:
             "targets": {
                 "type": "list",
                 "elements": "str",
-                "default": ["llama-server", "llama-quantize", "llama-gguf-split", "llama-fit-params"],
+                "default": [
+                    "llama-server",
+                    "llama-quantize",
+                    "llama-gguf-split",
+                    "llama-fit-params",
+                    "ggml-rpc-server",
+                ],
             },
         },
         supports_check_mode=True,

@@ -14,6 +14,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import Ca
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import NOT_CONFIGURED, gateway_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, cause_of
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import (
+    computes_on,
     memory_of,
     more_than_needed,
     server_table,
@@ -63,6 +64,7 @@ def build_report(hosts: Sequence[HostResult], gateways: Sequence[Mapping[str, An
                     "state": _state(now, cause is None, result).value,
                     "is_ready": cause is None,
                     "action": outcome.action.action.value if outcome else None,
+                    "devices": computes_on(now),
                     "memory": memory_of(now),
                 }
             )

@@ -50,6 +50,7 @@ def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> d
                     "started_at": item.started_at,
                     "state": shown_state(item, serves).value,
                     "is_ready": serves,
+                    "devices": computes_on(item),
                     "memory": memory_of(item),
                 }
             )
@@ -67,6 +68,27 @@ def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> d
             "unreachable": [name for name, host in hosts.items() if not host],
         },
     }
+
+
+def computes_on(now: Running | None) -> list[str] | None:
+    """Return the GPUs that a running instance computes on, [] for the CPU alone, or None if that is not known.
+
+    A start that does not find a device that it is told to use fails, so those of the option device are what it has. One
+    that is told none has what its host listed, if the driver sees it there; it says itself if it can use none.
+    """
+    if now is None or not now.pid:
+        return None
+    named, listed = (now.environment.get(name, "") for name in ("LLAMA_ARG_DEVICE", "MAGI_GPU"))
+    if now.fell_back or named == "none" or not (named or listed):
+        return []
+    return named.split(",") if named else listed.split(",") if now.used_gpu else None
+
+
+def memory_shown(server: Mapping[str, Any]) -> str:
+    """Return what a server of a report or a status uses of memory, and the GPUs that it computes on."""
+    used, on_gpu = server["memory"]["used"], server["memory"]["used_gpu"]
+    gpus = [*([shown(on_gpu)] if on_gpu else []), ",".join(server["devices"])] if server["devices"] else []
+    return ", ".join([*([shown(used)] if used else []), *([" on ".join(gpus)] if gpus else [])])
 
 
 def memory_of(now: Running | None) -> dict[str, Any]:
@@ -129,7 +151,7 @@ def server_table(servers: Sequence[Mapping[str, Any]]) -> list[str]:
         [
             [
                 *(s[key] or "-" for key in ("instance", "display_name", "tier", "host", "port", "pid", "state")),
-                shown(s["memory"]["used"]) if s["memory"]["used"] else "-",
+                memory_shown(s) or "-",
                 since(s["started_at"]),
                 "yes" if s["is_ready"] else "no",
             ]

@@ -9,7 +9,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import Ca
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, launched_models
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_report, problems, summary_lines
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status, status_lines
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status, memory_shown, status_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     host,
@@ -139,6 +139,7 @@ def test_the_shape_of_a_report():
                 "state": "running",
                 "is_ready": True,
                 "action": "start",
+                "devices": [],
                 "memory": {"need": None, "used": None, "used_gpu": None},
             }
         ],
@@ -291,6 +292,32 @@ def test_a_time_out_says_how_long_it_has_been():
 )
 def test_what_was_launched_and_serves(value, launched):
     assert launched_models([value]) == ([INSTANCE.model_id] if launched else [])
+
+
+@pytest.mark.parametrize(
+    ("environment", "more", "devices", "shown"),
+    [
+        ({}, {}, [], "425 MiB"),
+        ({"LLAMA_ARG_DEVICE": "CUDA1", "MAGI_GPU": "CUDA1"}, {}, ["CUDA1"], "425 MiB, CUDA1"),
+        ({"LLAMA_ARG_DEVICE": "CUDA1"}, {"used_gpu": 2 << 30}, ["CUDA1"], "425 MiB, 2.0 GiB on CUDA1"),
+        ({"LLAMA_ARG_DEVICE": "RPC0,RPC1"}, {}, ["RPC0", "RPC1"], "425 MiB, RPC0,RPC1"),
+        ({"LLAMA_ARG_DEVICE": "none"}, {}, [], "425 MiB"),
+        # it is told no name: the driver sees it, it said that it fell to the CPU, or nobody can tell
+        ({"MAGI_GPU": "ROCm0,ROCm1"}, {"used_gpu": 2 << 30}, ["ROCm0", "ROCm1"], "425 MiB, 2.0 GiB on ROCm0,ROCm1"),
+        ({"MAGI_GPU": "ROCm0"}, {"fell_back": "no usable GPU found"}, [], "425 MiB"),
+        ({"MAGI_GPU": "Vulkan0"}, {}, None, "425 MiB"),
+        ({"LLAMA_ARG_DEVICE": "CUDA1"}, {"pid": None, "used_memory": None, "state": "failed"}, None, "-"),
+    ],
+)
+def test_a_report_and_a_status_say_on_which_gpu_a_server_is(environment, more, devices, shown):
+    now = running(INSTANCE, model_ids=("a-q2_k",), **{"used_memory": 425 << 20, **more})
+    now = replace(now, environment={**now.environment, **environment})
+    status = build_status({"gpu1": host(now)}, {"gpu1": Way()})
+    for document in (status, build_report([result(now)])):
+        (server,) = document["servers"]
+        assert server["devices"] == devices
+        assert (memory_shown(server) or "-") == shown
+    assert any(f" {shown} " in line for line in status_lines(status))
 
 
 PLANNED = {"MAGI_NEED": "CUDA0=2147483648 CUDA1=1073741824 Host=1073741824 mapped=1073741824"}
