@@ -37,7 +37,8 @@ RETURN = r"""
 status:
   description: What runs, in the shape of a report, with total_servers, ready_servers, servers and summary.
     Each server has its C(url), and in C(url_from) whether that works from the C(controller) or on its C(host) alone.
-    summary.failed says why servers that answer are not ready, C(wrong_server) or C(not_on_device).
+    summary.failed says why servers that answer are not ready, C(wrong_server) or C(not_on_device), and which did not
+    find their GPU at their start, C(device_missing).
   returned: always
   type: dict
 """

@@ -39,7 +39,8 @@ PROCESS_WITH_GPU = 384 * MIB
 ON_GPU = 640 * MIB
 """What it takes of each GPU besides: the driver's context and kernels, and CUDA's own buffers."""
 CUBLAS = 192 * MIB
-"""What it takes of the host's memory once it uses cuBLAS, as it does without flash attention."""
+"""What it takes of the host's memory once it uses cuBLAS, as it does without flash attention, and for weights that are
+not quantized."""
 SCORE = 6
 """Bytes of a GPU that each score of attention takes besides, without flash attention."""
 MARGIN = 1.25
@@ -135,9 +136,10 @@ def need_of(
     repacked = 0 if why else max(0, model.size_bytes - sum(row.model for row in rows))
     beside = [options.get(name) for name in ("model_draft", "spec_draft_model", *_BESIDE)]
     contexts = [*filter(has_context, gpus)]
-    scores = contexts and options.get("flash_attn") == "off"
+    scores = options.get("flash_attn") == "off"
+    cublas = scores or model.tier in ("F16", "BF16", "F32")
     parts = {
-        "process": PROCESS_WITH_GPU + (CUBLAS if scores else 0) if contexts else PROCESS,
+        "process": PROCESS_WITH_GPU + (CUBLAS if cublas else 0) if contexts else PROCESS,
         "repacked": repacked,
         "projector": _projector(model, options, sizes),
         "beside": int(sum(sizes.get(str(path), 0) for path in beside if path) * MARGIN),

@@ -5,7 +5,12 @@
 from __future__ import annotations
 
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
-from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause, not_on_device, wrong_server
+from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
+    Cause,
+    find_cause,
+    not_on_device,
+    wrong_server,
+)
 
 
 def is_ready(now: Running, host: Host) -> bool:
@@ -27,3 +32,10 @@ def wrong_though_healthy(now: Running, host: Host) -> Cause | None:
     if not own:
         return wrong_server(now.name, now.model_ids or ())
     return not_on_device(now.environment.get("MAGI_GPU", "the GPU"), now.fell_back) if now.fell_back else None
+
+
+def lost_device(now: Running) -> Cause | None:
+    """Return the cause of an instance that does not run since its start did not find the GPU that it is told to use, or
+    None."""
+    cause = find_cause(now.log, now.exit_status) if now.log and not now.pid else None
+    return cause if cause and cause.code == "device_missing" else None

@@ -15,19 +15,20 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Ho
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, shown
 from ansible_collections.magi.models.plugins.module_utils._plan.ledger import planned_need
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import wrong_though_healthy
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import lost_device, wrong_though_healthy
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
 
 def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> dict[str, Any]:
     """Return what runs, in the shape of a report: ``hosts`` by name, None for one that could not be asked; ``ways`` how
-    to get to the others. summary.failed says why servers that look healthy are not ready."""
+    to get to the others. summary.failed says why servers that look healthy are not ready, and
+    which don't start without their GPU."""
     servers, failed, warnings = [], [], []
     for name, host in hosts.items():
         if host is None:
             continue
         for item in host.instances:
-            wrong = wrong_though_healthy(item, host) if item.health == 200 else None
+            wrong = wrong_though_healthy(item, host) if item.health == 200 else lost_device(item)
             warnings += [over] if (over := more_than_needed(name, item)) else []
             serves = item.health == 200 and wrong is None
             failed += [not_serving(name, item.name, wrong)] if wrong else []

@@ -145,11 +145,14 @@ def test_each_process_takes_more_of_a_gpu_but_not_of_another_host():
         ({"ctx_size": "8192", "kv_offload": False}, (1088, 0, 112), (102, 256, 18), 1776, 737),
         ({"ctx_size": "8192", "n_gpu_layers": "0"}, (0, 0, 218), (1190, 256, 18), 704, 1808),
         ({"ctx_size": "2048", "load_mode": "none"}, (1088, 64, 114), (102, 0, 18), 1822, 478),
+        # in F16; here llama-server itself told its buffers
+        ({"ctx_size": "4096"}, (2048, 128, 68), (192, 0, 20), 2942, 691),
     ],
 )
 def test_the_need_is_what_a_real_gpu_was_seen_to_give(options, on_gpu, on_host, peak_on_gpu, peak_on_host):
     told = Told((Row("CUDA0", *(x * MIB for x in on_gpu)), Row(HOST, *(x * MIB for x in on_host))))
-    there = model("llama", size_bytes=sum(row.model for row in told.rows), shape=SHAPE)
+    tier = "F16" if on_gpu[0] == 2048 else "Q8"
+    there = model("llama", tier, size_bytes=sum(row.model for row in told.rows), shape=SHAPE)
     need = need_of(there, options, told, (), 0, {})
     assert 0.95 < need.own["CUDA0"] / MIB / peak_on_gpu < 1.25
     assert 0.95 < need.total() / MIB / peak_on_host < 1.25

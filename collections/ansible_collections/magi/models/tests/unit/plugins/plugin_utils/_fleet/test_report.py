@@ -320,6 +320,16 @@ def test_a_report_and_a_status_say_on_which_gpu_a_server_is(environment, more, d
     assert any(f" {shown} " in line for line in status_lines(status))
 
 
+def test_a_status_names_the_gpu_without_which_a_server_does_not_start():
+    log = (FELL, 'error while handling environment variable "LLAMA_ARG_DEVICE": invalid device: CUDA0')
+    status = build_status({"gpu1": host(running(INSTANCE, state="failed", pid=None, log=log))}, {"gpu1": Way()})
+    (said,) = status["summary"]["failed"]
+    assert (said["instance"], said["cause"]) == ("a-q2_k", "device_missing")
+    assert "did not find the device CUDA0 at its start" in said["detail"]
+    other = host(running(INSTANCE, state="failed", pid=None, log=("out of memory",)))
+    assert build_status({"gpu1": other}, {"gpu1": Way()})["summary"]["failed"] == []
+
+
 PLANNED = {"MAGI_NEED": "CUDA0=2147483648 CUDA1=1073741824 Host=1073741824 mapped=1073741824"}
 
 
