@@ -50,6 +50,15 @@ class Entry:
     """After so many seconds without a request the server frees its memory; None: never."""
     devices: int | None = None
     """How many GPUs each instance is split over; None: as few as hold it. GPUs that are named are the option device."""
+    replicas: int | None = None
+    """How many instances of each of its models run on all hosts together; None: ``instances`` on each host."""
+    hosts: str | None = None
+    """An Ansible pattern for the hosts that it is for; None: all."""
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the fleet decides what of it a host has."""
+        return self.replicas is not None or self.hosts is not None
 
     def __str__(self) -> str:
         selector = f"tier {self.pattern}" if self.kind == "tier" else self.pattern
@@ -119,6 +128,8 @@ _ENTRY = {
     "tier": {"type": "str"},
     "task": {"type": "str"},
     "instances": {"type": "int", "default": 1},
+    "replicas": {"type": "int"},
+    "hosts": {"type": "str"},
     "port": {"type": "int"},
     "aliases": {"type": "list", "elements": "str"},
     "idle": {"type": "str"},
@@ -184,6 +195,7 @@ class _Reader:
             self.refuse((*where, "instances"), f"{what}: instances must be 1 or more, not {instances}.")
         if port is not None and not 1 <= port <= 65535:
             self.refuse((*where, "port"), f"{what}: port must be from 1 to 65535, not {port}.")
+        replicas = self.placing(where, what, valid)
         task = valid["task"].lower() if valid["task"] is not None else None
         if task not in (None, *TASKS):
             near = difflib.get_close_matches(str(task), TASKS, 1, 0.5)
@@ -209,7 +221,10 @@ class _Reader:
         aliases = self.aliases((*where, "aliases"), what, valid["aliases"] or ())
         idle = self.idle((*where, "idle"), what, valid["idle"])
         options, count = self.devices((*where, "devices"), what, valid["devices"], valid["options"] or {})
-        return Entry(kind, pattern, instances, port, options, limits, variables, aliases, task, idle, count)
+        hosts = valid["hosts"] and valid["hosts"].strip()
+        return Entry(
+            kind, pattern, instances, port, options, limits, variables, aliases, task, idle, count, replicas, hosts
+        )
 
     def idle(self, where: tuple[str | int, ...], what: str, given: str | None) -> int | None:
         try:
@@ -233,6 +248,17 @@ class _Reader:
         said = "a list of GPUs, such as [CUDA0], or how many"
         self.refuse(where, f"{what}: devices must be {said}, not {given!r}.")
         return options, None
+
+    def placing(self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any]) -> int | None:
+        replicas: int | None = valid["replicas"]
+        if replicas is not None and replicas < 1:
+            self.refuse((*where, "replicas"), f"{what}: replicas must be 1 or more, not {replicas}.")
+        if replicas is not None and valid["instances"] != 1:
+            said = "give instances, on each host, or replicas, on all hosts together, not both."
+            self.refuse((*where, "replicas"), f"{what}: {said}")
+        if valid["hosts"] is not None and not valid["hosts"].strip():
+            self.refuse((*where, "hosts"), f"{what}: hosts is empty; give a pattern, such as gpu*, or leave it out.")
+        return replicas
 
     def aliases(self, where: tuple[str | int, ...], what: str, given: Sequence[str]) -> tuple[str, ...]:
         for name in given:
@@ -288,6 +314,8 @@ def examine_profile(name: str, data: Any) -> tuple[Profile | None, tuple[Problem
     canary = reader.canary(valid["rollout"])
     for index, said in _shared_aliases(entries):
         reader.refuse(("enabled_models", index, "aliases"), said)
+    for index, said in _named_again(entries):
+        reader.refuse(("enabled_models", index), said)
     if reader.problems:
         return None, tuple(reader.problems)
     found = tuple(entry for entry in entries if entry is not None)
@@ -304,3 +332,19 @@ def _shared_aliases(entries: Sequence[Entry | None]) -> Iterator[tuple[int, str]
         for alias in entry.aliases:
             if holder.setdefault(alias, entry.pattern) != entry.pattern:
                 yield index, f"entry {index + 1}: alias {alias} is also a name of {holder[alias]}; give it to one."
+
+
+def _named_again(entries: Sequence[Entry | None]) -> Iterator[tuple[int, str]]:
+    """Yield the index of each entry with the model of another one, of which one has replicas, and a sentence: which of
+    a host's instances are whose could not be told."""
+    seen: dict[str, tuple[int, Entry]] = {}
+    for index, entry in enumerate(entries):
+        if entry is None or entry.kind != "model":
+            continue
+        first, other = seen.setdefault(entry.pattern, (index, entry))
+        if other is not entry and None in (entry.hosts, other.hosts) and (entry.replicas or other.replicas):
+            yield (
+                index,
+                f"entry {index + 1}: {entry.pattern} is that of entry {first + 1}, too, and one of the two has "
+                "replicas; make one entry of them, or give each its own hosts.",
+            )

@@ -85,7 +85,7 @@ class Book:
 
     def lacking(self, name: str, need: Need, path: str) -> list[Shortage]:
         """Return what an instance would lack."""
-        asked = self._asked(need, path)
+        asked = self.asked(need, path)
         return [
             Shortage(name, device, size, max(self.left[device], 0))
             for device, size in asked.items()
@@ -101,12 +101,12 @@ class Book:
         )
 
     def give(self, need: Need, path: str) -> None:
-        for device, size in self._asked(need, path).items():
+        for device, size in self.asked(need, path).items():
             if device in self.left:
                 self.left[device] -= size
         self._files[path] = max(self._files.get(path, 0), need.mapped)
 
-    def _asked(self, need: Need, path: str) -> dict[str, int]:
+    def asked(self, need: Need, path: str) -> dict[str, int]:
         """Return what an instance takes of each device, beside others that share its file."""
         return {**need.own, HOST: need.own.get(HOST, 0) + max(need.mapped - self._files.get(path, 0), 0)}
 
@@ -135,7 +135,7 @@ def balance(host: Host, instances: Sequence[Instance], kept: Sequence[Running], 
     Those that run come first, then the others in their order. Instances that don't fit are given nothing, so that each
     of them is named. Where the host's free memory is not known, there is nothing to say.
     """
-    if host.available_bytes is None or not any(item.need for item in instances):
+    if host.available_bytes is None or (instances and not any(item.need for item in instances)):
         return Ledger()
     planned = {item.name: item.need for item in instances if item.name in unchanged}
     needs = {item.name: planned_need(item.environment) or planned.get(item.name) for item in host.instances if item.pid}

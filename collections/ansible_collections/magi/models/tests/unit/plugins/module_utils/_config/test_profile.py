@@ -38,6 +38,16 @@ def test_every_form_of_an_entry():
     assert Profile.from_dict(profile.to_dict()) == profile
 
 
+def test_a_model_may_be_named_again_for_other_hosts():
+    entries = [{"model": "a", "replicas": 2, "hosts": "gpu*"}, {"model": "a", "hosts": " cpu* "}]
+    profile, problems = examine_profile("p", {"enabled_models": entries})
+    assert problems == ()
+    assert [(item.replicas, item.hosts, item.is_placed) for item in profile.entries] == [
+        (2, "gpu*", True),
+        (None, "cpu*", True),
+    ]
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -55,6 +65,11 @@ def test_every_form_of_an_entry():
         ({"enabled_models": [{"instances": 2}]}, "entry 1"),
         ({"enabled_models": [{"modle": "a"}]}, "modle"),
         ({"enabled_models": [{"model": "a", "instances": 0}]}, "instances must be 1 or more"),
+        ({"enabled_models": [{"model": "a", "replicas": 0}]}, "entry 1: replicas must be 1 or more, not 0"),
+        ({"enabled_models": [{"model": "a", "replicsa": 2}]}, 'unknown key "replicsa": did you mean "replicas"?'),
+        ({"enabled_models": [{"model": "a", "replicas": 2, "instances": 2}]}, "on all hosts together, not both"),
+        ({"enabled_models": [{"model": "a", "hosts": " "}]}, "hosts is empty; give a pattern"),
+        ({"enabled_models": [{"model": "a", "replicas": 2}, "a"]}, "entry 2: a is that of entry 1, too"),
         ({"enabled_models": [{"model": "a", "port": 0}]}, "port must be from 1 to 65535"),
         ({"enabled_models": [{"tier": "Q3", "port": 8080}]}, "port needs an exact model id"),
         ({"enabled_models": [{"model": "*", "port": 8080}]}, "port needs an exact model id"),
