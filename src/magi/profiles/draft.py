@@ -60,6 +60,8 @@ def draft(name: str, hosts: Sequence[Known]) -> str:
         "  #   devices: [CUDA0]  # or how many, such as 2; without it, each gets the GPU that fits it best",
         "  #   aliases: [chat]  # further names by which clients may ask for it",
         "  #   idle: 10m  # it frees its memory after that time without a request, and wakes at the next one",
+        "  # Two instances over all hosts together, or over those of a pattern, moved if a host is gone:",
+        f"  # - {{model: {example}, replicas: 2, hosts: all}}",
         "# For every instance; the long options of llama-server, with underscores:",
         "# options: {parallel: 2}",
         "# And their variables, such as which GPUs they see:",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -23,6 +24,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.values import (
     PlanError,
     Remembered,
     Settings,
+    Share,
 )
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction, HostAction
 
@@ -54,6 +56,7 @@ class ActionModule(ControllerAction, HostAction):
         "profile": {"type": "dict"},
         "undone": {"type": "float"},
         "gateways": {"type": "list", "elements": "str", "default": []},
+        "placement": {"type": "dict"},
     }
     ERRORS = (PlanError,)
 
@@ -70,6 +73,9 @@ class ActionModule(ControllerAction, HostAction):
         registry = arguments["registry"]
         if arguments["profile"] is None and arguments["undone"] is None:
             raise AnsibleActionFail("deployment_plan needs a profile, or with undone what a rollback takes back.")
+        placement = arguments["placement"] or {}
+        if placement.get("refused"):
+            raise AnsibleActionFail(placement["refused"])
         needs = registry.get("needs")
         given = {
             "host_name": task_vars["inventory_hostname"],
@@ -88,7 +94,12 @@ class ActionModule(ControllerAction, HostAction):
                     scan_paths=registry["scan_paths"],
                     lost=registry.get("lost", ()),
                     needs=None if needs is None else {key: Told.of(plain) for key, plain in needs.items()},
+                    shares=[
+                        None if share is None else {model: Share(**item) for model, item in share.items()}
+                        for share in placement.get("shares", ())
+                    ],
                 )
+                plan = replace(plan, notes=(*plan.notes, *placement.get("notes", ())))
         except DoesNotFit as error:
             raise error.with_contexts(self._contexts(error, arguments["host"], task_vars)) from None
         except AskedForError as error:

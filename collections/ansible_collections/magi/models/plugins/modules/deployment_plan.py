@@ -41,6 +41,22 @@ options:
     description: The settings, as M(magi.models.settings_info) returns them.
     type: dict
     required: true
+  placement:
+    description: What the fleet decided that the host has of the profile (M(magi.models.deployment_placement)); without
+      it, the host has every instance that the profile enables.
+    type: dict
+    suboptions:
+      shares:
+        description: For each entry of the profile, the host's share by model id; null where the host has all.
+        type: list
+        elements: raw
+      refused:
+        description: Why nothing is to be deployed. Then this fails with it.
+        type: str
+      notes:
+        description: Sentences for the plan.
+        type: list
+        elements: str
 """
 
 EXAMPLES = r"""

@@ -42,7 +42,14 @@ from ansible_collections.magi.models.plugins.module_utils._plan.options import (
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.ports import assign_ports
 from ansible_collections.magi.models.plugins.module_utils._plan.refusal import DoesNotFit, Lacking, sentences
-from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, check_aliases, files_of, select
+from ansible_collections.magi.models.plugins.module_utils._plan.select import (
+    Shares,
+    Wanted,
+    check_aliases,
+    files_of,
+    select,
+)
+from ansible_collections.magi.models.plugins.module_utils._plan.share import explained, moved, since
 from ansible_collections.magi.models.plugins.module_utils._plan.values import (
     Action,
     AskedForError,
@@ -63,11 +70,13 @@ def build_plan(
     scan_paths: Sequence[str],
     lost: Sequence[str] = (),
     needs: Mapping[str, Told] | None = None,
+    shares: Shares = (),
 ) -> Plan:
     """Return the plan of the host ``host_name``.
 
     ``scan_paths`` are absolute; ``lost`` are sentences about those that are missing or were emptied. ``needs`` are what
-    the host's llama-fit-params said, by the key of the question; None: nobody looks at memory.
+    the host's llama-fit-params said, by the key of the question; None: nobody looks at memory. ``shares`` are what the
+    fleet decided that the host has of each entry.
 
     Raises PlanError when there is nothing to serve, the binary is missing or no port is left, DoesNotFit when memory is
     short, and AskedForError when an option is unknown or two entries fix the same port.
@@ -75,7 +84,7 @@ def build_plan(
     if host.binary is None:
         raise PlanError(f"Host {host_name}: {host.binary_error}")
     wanted, degraded = select(
-        profile, inventory.models, (*inventory.rejected, *inventory.companions), host_name, host.instances
+        profile, inventory.models, (*inventory.rejected, *inventory.companions), host_name, host.instances, shares
     )
     check_aliases(host_name, wanted, inventory.models)
     usable = []
@@ -111,7 +120,8 @@ def build_plan(
     degraded += [f"Host {host_name}: {sentence}" for sentence in lost]
     if not usable and ports.refused:
         raise PlanError(" ".join(degraded))
-    if not usable and not runs_on:
+    placed = [share for share in shares if share is not None]
+    if not usable and not runs_on and not placed:
         raise PlanError(
             f"Host {host_name}: nothing that profile {profile.name} enables is available "
             f"({counted(len(inventory.models), 'model')} discovered), so there is nothing to serve. "
@@ -129,6 +139,8 @@ def build_plan(
     gpus = {name: memory.devices(name, found) for name, found in gpus.items()}
     instances = tuple(_instances(host_name, usable, options, gpus, ports.of, host, settings, profile, runs_on, memory))
     actions = tuple(decide(instances, host.instances, leaving, retry=settings.retry_quarantined))
+    if placed:
+        actions = explained(actions, usable, host.instances, placed)
     ledger = memory.ledger(instances, runs_on, actions)
     short = memory.lacking(ledger)
     if short and settings.memory == "refuse":
@@ -155,7 +167,11 @@ def build_plan(
         models_enabled=len({item.model_id for item in instances}),
         kept=tuple(map(kept_instance, runs_on)),
         degraded=tuple(degraded),
-        warnings=(*_short(host_name, short), *_warnings(host_name, instances, host, settings)),
+        warnings=(
+            *_short(host_name, short),
+            *_warnings(host_name, instances, host, settings),
+            *moved(host_name, usable, host.instances),
+        ),
         notes=tuple(notes),
         strict=strict,
         gpu=host.gpu or bool(host.lost_gpu) or any(map(meant_for, environments)),
@@ -223,6 +239,7 @@ def _instances(
                 own.there,
                 memory.options,
                 memory.need(item.name),
+                since(item, host.instances),
             )
     except (InstanceError, KeyFileError) as error:
         raise AskedForError(f"Host {host_name}: {error}") from None

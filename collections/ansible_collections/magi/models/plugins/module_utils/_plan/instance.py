@@ -34,11 +34,13 @@ def make_instance(
     gpu: str = "",
     memory: Mapping[str, str] | None = None,
     need: Need | None = None,
+    placed: str = "",
 ) -> Instance:
     """Return the instance ``item`` with its resolved ``options`` on a port of ``host``, which has a binary.
 
     ``threads`` is the share we give it; None: we give none. ``gpu`` are the devices of the host, for one that is to
     compute on a GPU. ``memory`` are options that we set for the sake of the host's memory, unless ``options`` do.
+    ``placed`` says where the fleet had the replicas of its model when it was started.
     Raises InstanceError and KeyFileError.
     """
     binary = cast(Binary, host.binary)
@@ -87,6 +89,8 @@ def make_instance(
     idle = number(options, IDLE, 0)
     if idle > 0:
         environment["MAGI_IDLE"] = str(idle)
+    if placed:
+        environment["MAGI_REPLICAS"] = placed
     if shares_prompts:
         environment["MAGI_PROMPTS"] = "shared"
     files = files_of(item.model) if projector == options.get("mmproj") else item.model.files
@@ -112,9 +116,9 @@ def make_instance(
 
 
 # What may change while a server that people use runs on: its shares of cores and memory, the label, the GPUs of the
-# host.
+# host, where others of its model run.
 _SHARES = {"LLAMA_ARG_THREADS": "MAGI_THREADS", "LLAMA_ARG_CACHE_RAM": "MAGI_PROMPTS"}
-_NOT_HASHED = (*_SHARES, *_SHARES.values(), "MAGI_DISPLAY_NAME", "MAGI_GPU", "MAGI_NEED")
+_NOT_HASHED = (*_SHARES, *_SHARES.values(), "MAGI_DISPLAY_NAME", "MAGI_GPU", "MAGI_NEED", "MAGI_REPLICAS")
 
 
 def config_hash(

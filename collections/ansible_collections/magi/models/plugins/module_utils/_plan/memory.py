@@ -141,6 +141,8 @@ class Memory:
         """Return the ledger of the host once ``instances`` run there, ``beside`` others that run on."""
         kinds = {item.instance: item.action for item in actions}
         there = [item for item in instances if kinds[item.name] is not ActionKind.QUARANTINE]
+        if not any(item.need for item in there):
+            return Ledger()
         return balance(self._host, there, beside, {x for x, kind in kinds.items() if kind is ActionKind.KEEP})
 
     def lacking(self, ledger: Ledger) -> list[Lacking]:

@@ -7,13 +7,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Optional
 
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Entry, Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Running
 from ansible_collections.magi.models.plugins.module_utils._models.model import Companion, FileVersion, Model, Rejected
 from ansible_collections.magi.models.plugins.module_utils._models.naming import stem
 from ansible_collections.magi.models.plugins.module_utils._models.quantization import quantization_in, tier_of
-from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, PlanError
+from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, PlanError, Share
+
+Shares = Sequence[Optional[Mapping[str, Share]]]
+"""For each entry of a profile, the share of a host by model id; None: the host decides by itself."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Wanted:
     model: Model
     entry: Entry
     port: int | None
+    share: Share | None = None
+    """None: the fleet has no say."""
 
 
 def select(
@@ -33,6 +39,7 @@ def select(
     aside: Sequence[Rejected | Companion],
     host: str,
     instances: Iterable[Running] = (),
+    shares: Shares = (),
 ) -> tuple[list[Wanted], list[str]]:
     """Return the instances that ``profile`` enables among ``models``, in its order, and a sentence for each entry
     that finds nothing. ``aside`` has the files that are not models, one of which an entry may mean; ``instances`` are
@@ -40,7 +47,8 @@ def select(
 
     A sentence also names each file that is set aside and that a tier or a glob would select if it were whole.
     Tiers and globs enable each model once, and leave alone those that an exact entry names; naming a model exactly
-    twice, or with ``instances: 2``, makes two instances.
+    twice, or with ``instances: 2``, makes two instances. Of an entry with a share in ``shares``, the host has that, and
+    nothing is missing there.
     """
     by_id = {model.id: model for model in models}
     named = {entry.pattern for entry in profile.entries if entry.kind == "model"}
@@ -50,24 +58,30 @@ def select(
     told: set[str] = set()
     for number, entry in enumerate(profile.entries, 1):
         where = f"Profile {profile.name}, entry {number} ({entry})"
+        share = shares[number - 1] if shares else None
         if entry.kind == "model":
             found = [model for model in models if entry.matches(model.id, model.tier, model.task)]
         else:
             matching = [model for model in models if entry.matches(model.id, model.tier, model.task)]
             found = [model for model in matching if model.id not in named and model.id not in counts]
+        if share is not None:
+            found = [model for model in found if model.id in share]
+        elif entry.kind != "model":
             broken = [item for item in aside if item.path not in told and _is_broken(item) and _means(entry, item)]
             told |= {item.path for item in broken}
             if matching:
                 missing += [f"{where}: set aside on {host}: {item.reason}" for item in broken]
             if matching and not found:
                 continue  # all enabled by another entry
-        if not found:
+        if not found and share is None:
             missing.append(f"{where}: {_why_missing(entry, by_id, aside, host, instances)}")
         for model in found:
-            for i in range(entry.instances):
-                nth = counts[model.id] = counts.get(model.id, 0) + 1
+            mine = None if share is None else share[model.id]
+            counts.setdefault(model.id, 0)
+            for i in range(mine.count if mine else entry.instances):
+                nth = counts[model.id] = counts[model.id] + 1
                 name = model.id if nth == 1 else f"{model.id}-{nth}"
-                wanted.append(Wanted(name, where, model, entry, entry.port if i == 0 else None))
+                wanted.append(Wanted(name, where, model, entry, entry.port if i == 0 else None, mine))
     return _unique(wanted, {model.id for model in models}), missing
 
 

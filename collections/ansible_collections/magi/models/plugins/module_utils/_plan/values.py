@@ -227,6 +227,19 @@ class Remembered:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What a host has of a model with replicas, as the fleet decided."""
+
+    count: int
+    why: str = ""
+    """Why what is new there comes there, or what is too many ends."""
+    since: str = ""
+    """What a new one is started with, so that later deployments know where the fleet had them (Siblings)."""
+    moved: bool = False
+    """Whether what is new there was on a host that is gone."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """The settings that a plan needs (see _settings)."""
 

@@ -1,0 +1,268 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""From a profile and what hosts were found to have, to each host's share of it. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
+from ansible_collections.magi.models.plugins.module_utils._config.profile import Entry, Profile
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
+from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, MIB, Need, Told
+from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
+from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan.ledger import balance
+from ansible_collections.magi.models.plugins.module_utils._plan.need import PROMPTS
+from ansible_collections.magi.models.plugins.module_utils._plan.select import select
+from ansible_collections.magi.models.plugins.module_utils._plan.share import Siblings
+from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings, Share
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.place import Candidate, Placed, Room, Want, place
+
+AWAY = "can't be reached"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was found on a host."""
+
+    inventory: Inventory
+    host: Host
+    settings: Settings
+    scan_paths: Sequence[str]
+    needs: Mapping[str, Told] | None
+
+    @classmethod
+    def of(cls, registry: Mapping[str, Any], settings: Mapping[str, Any]) -> Look:
+        """Return it from a result of the module model_registry, and the settings of the host."""
+        needs = registry.get("needs")
+        return cls(
+            Inventory.from_dict(registry),
+            Host.from_dict(registry["host"]),
+            Settings.of(settings),
+            registry["scan_paths"],
+            None if needs is None else {key: Told.of(plain) for key, plain in needs.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All hosts that a profile may be for, and what is known of them."""
+
+    hosts: tuple[str, ...]
+    """Those of the inventory, in its order."""
+    looks: Mapping[str, Look]
+    allowed: Sequence[Collection[str] | None]
+    """By entry of the profile, the hosts that its pattern matches; None: all."""
+    away: Collection[str] = ()
+    """Those that can't be reached."""
+    left_out: Collection[str] = ()
+    """Those that --limit leaves out, so that nobody looked."""
+
+
+@dataclass(frozen=True)
+class Placing:
+    """What the fleet decided."""
+
+    shares: Mapping[str, Sequence[Mapping[str, Share] | None]]
+    """By host, as build_plan takes them."""
+    refused: str = ""
+    """Why nothing is to be deployed: sentences, in numbers and with the remedy."""
+    notes: tuple[str, ...] = ()
+    """What each plan is to say."""
+
+
+def placing(profile: Profile, fleet: Fleet) -> Placing:
+    """Return what each host of ``fleet`` has of the entries of ``profile`` with replicas or hosts of their own."""
+    entries = profile.entries
+    refused = [
+        f"Profile {profile.name}, entry {number} ({entry}): hosts: {entry.hosts} matches none of the hosts in "
+        "model_servers; correct the pattern, or leave it out."
+        for number, entry in enumerate(entries, 1)
+        if entry.hosts is not None and not _allowed(fleet, number - 1)
+    ]
+    seen = {name: _Seen(name, look, profile, fleet) for name, look in fleet.looks.items()}
+    wants = {
+        (index, model): want
+        for index, entry in enumerate(entries)
+        if entry.replicas is not None and _allowed(fleet, index)
+        for model, want in _wants(index, entry, profile, fleet, seen)
+    }
+    pool = sum(want.replicas for want in wants.values())
+    found = place([*wants.values()], {name: room for name, item in seen.items() if (room := item.room(pool))})
+    refused += [item.sentence for item in found.short]
+    at = max((look.host.generation.began_at for look in fleet.looks.values()), default=0)
+    placed = dict(zip(wants, found.placed))
+    return Placing(
+        {name: [_shares(i, entry, name, fleet, placed, at) for i, entry in enumerate(entries)] for name in seen},
+        " ".join(refused),
+        tuple(f"{want.model}: {want.frozen}." for want in wants.values() if want.frozen),
+    )
+
+
+def _allowed(fleet: Fleet, index: int) -> list[str]:
+    allowed = fleet.allowed[index]
+    return [name for name in fleet.hosts if allowed is None or name in allowed]
+
+
+def _shares(
+    index: int, entry: Entry, host: str, fleet: Fleet, placed: Mapping[tuple[int, str], Placed], at: float
+) -> dict[str, Share] | None:
+    if entry.replicas is None:
+        return None if host in _allowed(fleet, index) else {}
+    shares = {}
+    for (number, model), item in placed.items():
+        if number == index and host in item.counts:
+            hosts = tuple(name for name in sorted(item.counts) for _each in range(item.counts[name]))
+            since = str(Siblings(at, hosts))
+            shares[model] = Share(item.counts[host], item.why.get(host, ""), since, host in item.moved)
+    return shares
+
+
+class _Seen:
+    """What one host has for the entries with replicas."""
+
+    def __init__(self, name: str, look: Look, profile: Profile, fleet: Fleet) -> None:
+        self.look, self.models = look, {}
+        self._needs: dict[str, Need] = {}
+        self._left: dict[str, int] = {}
+        self._files: dict[str, int] = {}
+        self._sharing = False
+        here = [name in _allowed(fleet, index) for index in range(len(profile.entries))]
+        inventory = look.inventory
+        try:
+            wanted, _missing = select(
+                profile, inventory.models, (), name, look.host.instances, [None if x else {} for x in here]
+            )
+            self.models = {
+                index: {item.model.id: item.model.path for item in wanted if item.entry is entry}
+                for index, entry in enumerate(profile.entries)
+                if entry.replicas is not None and here[index]
+            }
+            self.works = True
+            trial = [
+                {model: Share(max(self.runs(model), 1)) for model in self.models[index]}
+                if index in self.models
+                else None
+                if x
+                else {}
+                for index, x in enumerate(here)
+            ]
+            if self.models and look.needs is not None and look.host.available_bytes is not None:
+                self._weigh(name, profile, trial)
+        except PlanError:  # its own plan says so
+            self.works = False
+
+    def runs(self, model: str) -> int:
+        return len(replicas_of(model, self.look.host))
+
+    def _weigh(self, name: str, profile: Profile, trial: Sequence[Mapping[str, Share] | None]) -> None:
+        """Plan one replica of each model that has none here, and see what it needs, and what is left without."""
+        look = self.look
+        settings = replace(look.settings, memory="warn" if look.settings.memory == "refuse" else look.settings.memory)
+        plan = build_plan(
+            host_name=name,
+            profile=replace(profile, strict=False),
+            inventory=look.inventory,
+            host=look.host,
+            settings=replace(settings, strict=False),
+            scan_paths=look.scan_paths,
+            needs=look.needs,
+            shares=trial,
+        )
+        there = {item.name for item in look.host.instances}
+        models = {model for found in self.models.values() for model in found}
+        for item in plan.instances:
+            if item.model_id in models and item.need:
+                prompts = item.need.parts.get("prompts", 0) if "MAGI_PROMPTS" in item.environment else 0
+                self._sharing |= bool(prompts)
+                own = {**item.need.own, HOST: item.need.own.get(HOST, 0) - prompts}
+                self._needs[item.model_id] = replace(item.need, own=own)
+        stay = [item for item in plan.instances if item.model_id not in models or item.name in there]
+        kept = {item.name for item in plan.kept}
+        runs_on = [item for item in look.host.instances if item.name in kept]
+        ledger = balance(look.host, stay, runs_on, {*plan.names(ActionKind.KEEP)})
+        self._left = {item.device: item.room - item.given for item in ledger.accounts}
+        self._files = {item.model_path: item.need.mapped for item in stay if item.need}
+
+    def offer(self, model: str, path: str) -> Candidate:
+        need = self._needs.get(model)
+        return Candidate(self.runs(model), (need,) if need else (), path, not self.works)
+
+    def room(self, pool: int) -> Room | None:
+        """Return what is left for replicas; so many may come. Their caches of prompts get a share of the host's memory
+        together (prompt_share), however many there are."""
+        if not self._left:
+            return None
+        left = dict(self._left)
+        if self._sharing:
+            left[HOST] -= min(self.look.host.memory_bytes // 8, pool * PROMPTS * MIB)
+        return Room(left, self._files, self.look.settings.memory == "refuse")
+
+
+def replicas_of(model: str, host: Host) -> list[Running]:
+    """Return the instances of a model that a host has."""
+    numbered = re.compile(rf"{re.escape(model)}(-[0-9]+)?")
+    return [
+        x for x in host.instances if x.environment.get("MAGI_MODEL_ID", model) == model and numbered.fullmatch(x.name)
+    ]
+
+
+def _wants(
+    index: int, entry: Entry, profile: Profile, fleet: Fleet, seen: Mapping[str, _Seen]
+) -> Iterator[tuple[str, Want]]:
+    """Yield each model of an entry with replicas, and where it may run."""
+    allowed = _allowed(fleet, index)
+    out = [name for name in allowed if name in fleet.left_out]
+    frozen = f"--limit leaves out {', '.join(out)}, so its replicas stay as they are" if out else ""
+    models = dict.fromkeys(model for item in seen.values() for model in item.models.get(index, ()))
+    if not models and not frozen:
+        models = {entry.pattern if entry.kind == "model" else f"a model of {entry}": None}
+    for model in models:
+        last = _last(model, fleet)
+        offers: dict[str, Candidate] = {}
+        for name in allowed:
+            item = seen.get(name)
+            if item and model in item.models.get(index, ()):
+                offers[name] = item.offer(model, item.models[index][model])
+            elif item and (count := _runs_on(item.look, model)):
+                offers[name] = Candidate(count, fixed=True)
+            elif not item and name not in (*fleet.away, *fleet.left_out) and last.count(name):
+                offers[name] = Candidate(last.count(name), fixed=True)  # it answers, but failed: what it has, it keeps
+        gone = {
+            name: why for name in dict.fromkeys((*last, *fleet.away)) if (why := _gone(name, allowed, fleet, offers))
+        }
+        where = f"Profile {profile.name}, entry {index + 1} ({entry})"
+        yield model, Want(where, model, entry.replicas or 0, offers, last, gone, frozen)
+
+
+def _runs_on(look: Look, model: str) -> int:
+    """Return how many replicas run on a host that has their file no more, and run on as they are."""
+    if look.settings.missing != "keep":
+        return 0
+    return sum(bool(item.pid) for item in replicas_of(model, look.host))
+
+
+def _last(model: str, fleet: Fleet) -> tuple[str, ...]:
+    """Return where the replicas were when one of those that run now was last placed."""
+    told = (
+        (Siblings.of(item.environment), look.host.generation.began_at)
+        for look in fleet.looks.values()
+        for item in replicas_of(model, look.host)
+    )
+    newest = max(told, key=lambda item: (item[0].at, item[1]), default=None)
+    return newest[0].hosts if newest else ()
+
+
+def _gone(name: str, allowed: Collection[str], fleet: Fleet, offers: Mapping[str, Candidate]) -> str:
+    """Return why a host is no offer that had a replica or may have one; or an empty string."""
+    if name in offers:
+        return ""
+    if name in fleet.away:
+        return AWAY if name in allowed else ""
+    if name not in fleet.hosts:
+        return "is not in the inventory any more"
+    return "is not one of its hosts any more" if name not in allowed else "does not have the model any more"
