@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Document = Mapping[str, Any]
+FLEET_HEAD = ("host", "device", "", "needed", "instances can have", "in all")
 PLAN_HEAD = ("action", "instance", "port", "memory", "reason")
 
 
@@ -54,10 +55,11 @@ def plan(document: Document) -> list[str]:
     """Return what a deployment would do on each host, with reasons and warnings: whole lines, however long."""
     from magi.domain import printable, text_table
 
-    lines = []
+    fleet = fleet_rows(document)
+    lines = [*text_table(FLEET_HEAD, fleet), ""] if fleet else []
     for host, item in document["hosts"].items():
         lines.append(f"{host}  {plan_summary(item)}")
-        lines += [f"  {line}" for line in plan_memory(item)]
+        lines += [] if fleet else [f"  {line}" for line in plan_memory(item)]
         if rows := plan_rows(item):
             lines += [f"  {line}" for line in text_table(PLAN_HEAD, rows)]
         lines += [f"  ! {printable(line)}" for line in (*item["degraded"], *item["warnings"])]
@@ -78,6 +80,25 @@ def plan_memory(plan_of_host: Document) -> Sequence[str]:
     from magi.domain import Account, account_lines
 
     return account_lines([Account(**item) for item in plan_of_host["memory"]])
+
+
+def fleet_rows(document: Document) -> list[tuple[str, str, str, str, str, str]]:
+    """Return the cells of ``FLEET_HEAD`` for the memory and each device of all hosts, where there are several."""
+    from magi.domain import Account, bytes_shown, device_name
+
+    accounts = [(host, Account(**x)) for host, item in document["hosts"].items() for x in item["memory"]]
+    if len({host for host, _account in accounts}) < 2:
+        return []
+    return [
+        (host, device_name(x.device), bar(x.given, x.room), *map(bytes_shown, (x.given, max(x.room, 0), x.total)))
+        for host, x in accounts
+    ]
+
+
+def bar(part: int, whole: int, width: int = 20) -> str:
+    """Return a bar that shows a part of a whole; all that is more than nothing is seen."""
+    full = min(width, -(-part * width // whole)) if whole > 0 else width if part else 0
+    return "█" * full + "░" * (width - full)
 
 
 def plan_rows(plan_of_host: Document) -> list[tuple[str, str, str, str, str]]:

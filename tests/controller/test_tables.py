@@ -91,6 +91,41 @@ def test_a_plan_without_a_terminal_cuts_nothing():
     assert shown[4:] == [f"  restart  {name}  8081  3.0 GiB, CUDA0 512 MiB  {reason}", "", "1 to change: run magi up."]
 
 
+def test_the_plans_of_several_hosts_begin_with_the_memory_of_all():
+    empty = {"profile": "p", "actions": [], "instances": [], "degraded": [], "warnings": [], "notes": []}
+    memory = {
+        "gpu1": [("Host", 16, 15, 3), ("CUDA0", 24, 20, 20)],
+        "gpu2": [("Host", 16, 15, 0)],
+    }
+    hosts = {
+        host: {
+            **empty,
+            "memory": [dict(zip(("device", "total", "room", "given"), (x[0], *(n << 30 for n in x[1:])))) for x in own],
+        }
+        for host, own in memory.items()
+    }
+    result = Result({"hosts": hosts, "changes": 0, "unreachable": []}, told=lines.plan)
+    for terminal in (True, False):
+        shown = [line.split() for line in drawn(result, tables.plan, terminal=terminal) if "GiB" in line]
+        assert shown == [
+            ["gpu1", "memory", "████░░░░░░░░░░░░░░░░", "3.0", "GiB", "15.0", "GiB", "16.0", "GiB"],
+            ["gpu1", "CUDA0", "████████████████████", "20.0", "GiB", "20.0", "GiB", "24.0", "GiB"],
+            ["gpu2", "memory", "░░░░░░░░░░░░░░░░░░░░", "0", "MiB", "15.0", "GiB", "16.0", "GiB"],
+        ]
+    assert (
+        "| `gpu1` | `CUDA0` | `████████████████████` | `20.0 GiB` | `20.0 GiB` | `24.0 GiB` |"
+        in tables.plan_markdown(result.document)
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "full"),
+    [(0, 10, 0), (1, 1000, 1), (5, 10, 10), (10, 10, 20), (20, 10, 20), (1, 0, 20), (0, -1, 0)],
+)
+def test_a_bar_shows_all_that_is_more_than_nothing(part, whole, full):
+    assert lines.bar(part, whole) == "█" * full + "░" * (20 - full)
+
+
 def test_at_60_columns_a_plan_cuts_no_port():
     name = "deepseek-r1-distill-llama-70b-instruct-q4_k_m"
     action = {"instance": name, "action": "restart", "reason": "its options change"}

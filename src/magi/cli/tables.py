@@ -174,10 +174,11 @@ def plan(document: Mapping[str, Any]) -> RenderableType:
         ActionKind.KEEP: "dim",
         ActionKind.QUARANTINE: "magenta",
     }
-    parts: list[RenderableType] = []
+    fleet = lines.fleet_rows(document)
+    parts: list[RenderableType] = [_fleet(fleet), Text()] if fleet else []
     for host, item in document["hosts"].items():
         parts.append(Text.assemble((host, "bold"), (f"  {lines.plan_summary(item)}", "dim")))
-        parts += [Text(f"  {line}", style="dim") for line in lines.plan_memory(item)]
+        parts += [] if fleet else [Text(f"  {line}", style="dim") for line in lines.plan_memory(item)]
         grid = Table.grid(padding=(0, 2))
         for width in (None, None, 5, None, None):  # where the terminal is narrow, the port is whole
             grid.add_column(min_width=width)
@@ -189,6 +190,16 @@ def plan(document: Mapping[str, Any]) -> RenderableType:
             parts.append(Text("  ! ", style="yellow").append(printable(line), style="default"))
         parts += [Text(f"  {printable(note)}", style="dim") for note in item["notes"]]
     return Group(*parts, Text(), Text(lines.plan_end(document), style="bold"))
+
+
+def _fleet(rows: Sequence[Sequence[str]]) -> Table:
+    """Return the memory of all hosts: what the instances need of what there is."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for head in lines.FLEET_HEAD:
+        table.add_column(head, justify="right" if head in lines.FLEET_HEAD[3:] else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> str:
@@ -206,7 +217,11 @@ def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> st
     table = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     rows = [(host, *row) for host, item in hosts.items() for row in lines.plan_rows(item)]
     table += [f"| {' | '.join(map(code, row))} |" for row in rows]
-    notes = [f"{host}: {line}" for host, item in hosts.items() for line in lines.plan_memory(item)]
+    fleet = lines.fleet_rows(document)
+    if fleet:
+        table += ["", f"| {' | '.join(lines.FLEET_HEAD)} |", f"|{'---|' * len(lines.FLEET_HEAD)}"]
+        table += [f"| {' | '.join(map(code, row))} |" for row in fleet]
+    notes = [f"{host}: {line}" for host, item in hosts.items() for line in lines.plan_memory(item) if not fleet]
     notes += [line for item in hosts.values() for line in (*item["degraded"], *item["warnings"])]
     notes += [f"{name}: not reachable" for name in document["unreachable"]]
     summary = f"{document['changes']} to change on {counted(len(hosts), 'host')}."
