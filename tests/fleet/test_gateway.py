@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import json
 import re
+import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -51,6 +52,14 @@ def served(fleet: Fleet, model: str) -> int:
     """Return the status of a chat through the gateway."""
     question = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "model": model}
     return fleet.get("host1", PORT, "/v1/chat/completions", question)[0]
+
+
+def greeted(fleet: Fleet, host: str) -> bool:
+    """Whether the SSH server of a host answers."""
+    address = fleet.hosts[host]["ansible_host"], fleet.hosts[host].get("ansible_port", 22)
+    with contextlib.suppress(OSError), socket.create_connection(address, timeout=5) as connection:
+        return connection.recv(4) == b"SSH-"
+    return False
 
 
 def names(fleet: Fleet) -> list[str]:
@@ -162,6 +171,51 @@ def test_what_happens_to_all_servers_of_a_model_loses_no_request(behind: Fleet):
     assert min(clients.answered[Q2], clients.answered[Q3]) > 50
     for host in ("host1", "host2"):
         fleet.sh(host, "rm -r /opt/upgraded")
+
+
+def test_a_replica_moves_when_its_host_is_gone_and_stays_when_that_is_back(behind: Fleet):
+    """Two replicas on three hosts, of which one loses its power, and comes back with what it ran."""
+    fleet = behind
+    where = fleet.hosts["host1"]["ansible_host"]
+    bare(fleet, "host3")
+    fleet.hosts["host3"]["model_server_host"] = fleet.sh("host3", "hostname -I").split()[0]
+    fleet.profile("replicas", {"model": Q2, "replicas": 2})
+    try:
+        run = fleet.deploy("replicas")
+        assert run.code == 0, run.output
+        first = fleet.pids()
+        kept, lost = sorted(host for host, _instance in first)  # host1 has the gateway
+        (free,) = fleet.hosts.keys() - {kept, lost}
+        container = fleet.hosts[lost]["testbed_container"]
+        port = next(item["port"] for item in fleet.report()["servers"] if item["host"] == lost)
+        with Clients(where, PORT, [Q2]) as clients:
+            until(lambda: fleet.busy(lost, port), 30, "the server that is lost works")
+            subprocess.run(["docker", "kill", container], check=True, stdout=subprocess.DEVNULL)
+            run = fleet.deploy("replicas")
+            assert run.code != 0
+            assert f"host_unreachable: Host {lost}: it can't be reached" in run.text
+            moved = f"{Q2} starts here: moved from {lost}, which can't be reached."
+            assert f"Host {free}: {moved}" in fleet.report()["summary"]["warnings"]
+            assert fleet.pids().keys() == {(kept, Q2), (free, Q2)}
+            assert fleet.pids()[kept, Q2] == first[kept, Q2]
+            second = fleet.pids()
+
+            subprocess.run(["docker", "start", container], check=True, stdout=subprocess.DEVNULL)
+            until(lambda: fleet.state(lost, Q2) == "active", 60, "its replica runs again")
+            until(lambda: greeted(fleet, lost), 60, "SSH answers")
+            run = fleet.deploy("replicas")
+            assert run.code == 0, run.output
+            assert f"stop {Q2}: 2 replicas are enough, on {', '.join(sorted((kept, free)))}" in run.text
+            again = fleet.deploy("replicas")
+            assert (again.code, again.changed) == (0, 0), again.output
+            assert fleet.pids() == second
+        ended = [item for item in clients.wrong if item[1] in ("cut", 502) or "IncompleteRead" in str(item[1])]
+        assert clients.wrong == ended
+        assert len(ended) <= 4  # slots of the server that was lost
+        assert clients.answered[Q2] > 50
+    finally:
+        bare(fleet, "host3")
+        del fleet.hosts["host3"]["model_server_host"]
 
 
 def test_keys_and_a_certificate_on_a_systemd_host(behind: Fleet, tmp_path: Path):
