@@ -128,6 +128,12 @@ def test_profile_under_host_under_entry(write):
     )
 
 
+def test_what_the_fleet_places_says_over_which_hosts(write):
+    entries = "[{tier: Q3, replicas: 2}, {tier: Q2, replicas: 1, hosts: gpu*}, {tier: Q4, hosts: gpu1}]"
+    found = resolve(files.load_profile(write(f"enabled_models: {entries}\n")), host()).instances
+    assert {item.tier: item.where for item in found} == {"Q3": "2 over all hosts", "Q2": "1 over gpu*", "Q4": "gpu1"}
+
+
 def test_without_a_build_options_stand_as_given(write):
     profile = files.load_profile(write("enabled_models: ['*-q4_k_m']\noptions: {ctx-size: 1, parallel: 2}\n"))
     got = resolve(profile, host(options={"parallel": None}))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from magi.domain import (
+    Entry,
     InstanceError,
     Inventory,
     PlanError,
@@ -33,6 +34,8 @@ class Resolved:
     options: Mapping[str, Any]
     environment: Mapping[str, str]
     aliases: tuple[str, ...]
+    where: str = ""
+    """Over which hosts how many run, where the fleet decides that; empty: on each host."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,12 @@ class Resolution:
     """A sentence for each entry that finds nothing there."""
     build: str | None
     """The llama-server that the options were resolved for; None: none is known, so they are as given."""
+
+
+def _where(entry: Entry) -> str:
+    if entry.replicas is None:
+        return entry.hosts or ""
+    return f"{entry.replicas} over {entry.hosts or 'all hosts'}"
 
 
 def resolve(profile: Profile, host: Known) -> Resolution:
@@ -68,6 +77,7 @@ def resolve(profile: Profile, host: Known) -> Resolution:
                 options_of(item),
                 variables_of(profile, host.environment, item),
                 item.entry.aliases,
+                _where(item.entry),
             )
             for item in wanted
         )
