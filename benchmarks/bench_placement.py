@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "collections"))
 
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, Need
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.place import Candidate, Placement, Room, Want, place
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.place import Opening, Placement, Room, Want, place
 
 GIB = 1 << 30
 HOSTS = [f"host{number}" for number in range(50)]
@@ -37,7 +37,7 @@ def wants(sizes: Sequence[int], replicas: int) -> list[Want]:
             f"entry {number}",
             f"model{number}",
             replicas,
-            dict.fromkeys(HOSTS, Candidate(0, tuple(Need({x: size * GIB, HOST: GIB}) for x in DEVICES))),
+            dict.fromkeys(HOSTS, Opening(0, tuple(Need({x: size * GIB, HOST: GIB}) for x in DEVICES))),
         )
         for number, size in enumerate(sizes)
     ]

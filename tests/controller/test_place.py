@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, Need
 from ansible_collections.magi.models.plugins.module_utils._plan.ledger import Book
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.place import Candidate, Room, Want, place
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.place import Opening, Room, Want, place
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,13 +15,13 @@ NAMES = [f"gpu{number}" for number in range(1, 7)]
 DEVICES = ("CUDA0", "CUDA1")
 
 
-def want(replicas: int, offers: dict[str, Candidate], **more) -> Want:
+def want(replicas: int, offers: dict[str, Opening], **more) -> Want:
     return Want("Profile p, entry 1 (m)", more.pop("model", "m"), replicas, offers, **more)
 
 
-def on(size: int, runs: int = 0, *devices: str) -> Candidate:
+def on(size: int, runs: int = 0, *devices: str) -> Opening:
     needs = tuple(Need({device: size, HOST: 1}) for device in devices) or (Need({HOST: size}),)
-    return Candidate(runs, needs, "/models/m.gguf")
+    return Opening(runs, needs, "/models/m.gguf")
 
 
 @st.composite

@@ -211,7 +211,8 @@ def test_a_replica_moves_when_its_host_is_gone_and_stays_when_that_is_back(behin
             assert fleet.pids() == second
         ended = [item for item in clients.wrong if item[1] in ("cut", 502) or "IncompleteRead" in str(item[1])]
         assert clients.wrong == ended
-        assert len(ended) <= 4  # slots of the server that was lost
+        # The server that was lost has four slots, and while it goes, a freed one may be taken once more.
+        assert len(ended) <= 8
         assert clients.answered[Q2] > 50
     finally:
         bare(fleet, "host3")

@@ -26,7 +26,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Opening:
     """What a host has for a model."""
 
     runs: int = 0
@@ -46,7 +46,7 @@ class Want:
     """The entry of the profile, for people."""
     model: str
     replicas: int
-    offers: Mapping[str, Candidate]
+    offers: Mapping[str, Opening]
     """By host, those that have the model, or had a replica of it that stays."""
     last: tuple[str, ...] = ()
     """The hosts that had the replicas when one was last placed, as far as one that runs tells."""
@@ -164,7 +164,7 @@ class _Host:
         self.strict = room is None or room.strict
         self.total = 0
 
-    def best(self, offer: Candidate) -> tuple[Need | None, list[Shortage]]:
+    def best(self, offer: Opening) -> tuple[Need | None, list[Shortage]]:
         """Return which need is met best, that which leaves least of its device; and what it lacks."""
         if self.book is None or not offer.needs:
             return None, []

@@ -20,7 +20,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.need import PROM
 from ansible_collections.magi.models.plugins.module_utils._plan.select import select
 from ansible_collections.magi.models.plugins.module_utils._plan.share import Siblings
 from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings, Share
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.place import Candidate, Placed, Room, Want, place
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.place import Opening, Placed, Room, Want, place
 
 AWAY = "can't be reached"
 
@@ -127,7 +127,7 @@ class _Seen:
 
     def __init__(self, name: str, look: Look, profile: Profile, fleet: Fleet) -> None:
         self.look, self.models = look, {}
-        self._needs: dict[str, Need] = {}
+        self._needs: dict[str, tuple[Need, ...]] = {}
         self._left: dict[str, int] = {}
         self._files: dict[str, int] = {}
         self._sharing = False
@@ -174,23 +174,23 @@ class _Seen:
             shares=trial,
         )
         there = {item.name for item in look.host.instances}
-        models = {model for found in self.models.values() for model in found}
+        entries = {model: profile.entries[index] for index, found in self.models.items() for model in found}
         for item in plan.instances:
-            if item.model_id in models and item.need:
+            if item.model_id in entries and item.need:
                 prompts = item.need.parts.get("prompts", 0) if "MAGI_PROMPTS" in item.environment else 0
                 self._sharing |= bool(prompts)
                 own = {**item.need.own, HOST: item.need.own.get(HOST, 0) - prompts}
-                self._needs[item.model_id] = replace(item.need, own=own)
-        stay = [item for item in plan.instances if item.model_id not in models or item.name in there]
+                given = {**profile.options, **look.settings.options, **entries[item.model_id].options}
+                self._needs[item.model_id] = _ways(replace(item.need, own=own), look.host, given)
+        stay = [item for item in plan.instances if item.model_id not in entries or item.name in there]
         kept = {item.name for item in plan.kept}
         runs_on = [item for item in look.host.instances if item.name in kept]
         ledger = balance(look.host, stay, runs_on, {*plan.names(ActionKind.KEEP)})
         self._left = {item.device: item.room - item.given for item in ledger.accounts}
         self._files = {item.model_path: item.need.mapped for item in stay if item.need}
 
-    def offer(self, model: str, path: str) -> Candidate:
-        need = self._needs.get(model)
-        return Candidate(self.runs(model), (need,) if need else (), path, not self.works)
+    def offer(self, model: str, path: str) -> Opening:
+        return Opening(self.runs(model), self._needs.get(model, ()), path, not self.works)
 
     def room(self, pool: int) -> Room | None:
         """Return what is left for replicas; so many may come. Their caches of prompts get a share of the host's memory
@@ -201,6 +201,16 @@ class _Seen:
         if self._sharing:
             left[HOST] -= min(self.look.host.memory_bytes // 8, pool * PROMPTS * MIB)
         return Room(left, self._files, self.look.settings.memory == "refuse")
+
+
+def _ways(need: Need, host: Host, options: Mapping[str, Any]) -> tuple[Need, ...]:
+    """Return what an instance needs on each GPU that it may use instead of the only one that it uses now."""
+    used = [device for device in need.own if device != HOST]
+    alike = host.binary.default_devices if host.binary else ()
+    if len(used) != 1 or used[0] not in alike or {"device", "main_gpu", "split_mode", "tensor_split"} & options.keys():
+        return (need,)
+    rest = {HOST: need.own[HOST]}
+    return tuple(replace(need, own={device: need.own[used[0]], **rest}) for device in alike)
 
 
 def replicas_of(model: str, host: Host) -> list[Running]:
@@ -223,15 +233,15 @@ def _wants(
         models = {entry.pattern if entry.kind == "model" else f"a model of {entry}": None}
     for model in models:
         last = _last(model, fleet)
-        offers: dict[str, Candidate] = {}
+        offers: dict[str, Opening] = {}
         for name in allowed:
             item = seen.get(name)
             if item and model in item.models.get(index, ()):
                 offers[name] = item.offer(model, item.models[index][model])
             elif item and (count := _runs_on(item.look, model)):
-                offers[name] = Candidate(count, fixed=True)
+                offers[name] = Opening(count, fixed=True)
             elif not item and name not in (*fleet.away, *fleet.left_out) and last.count(name):
-                offers[name] = Candidate(last.count(name), fixed=True)  # it answers, but failed: what it has, it keeps
+                offers[name] = Opening(last.count(name), fixed=True)  # it answers, but failed: what it has, it keeps
         gone = {
             name: why for name in dict.fromkeys((*last, *fleet.away)) if (why := _gone(name, allowed, fleet, offers))
         }
@@ -257,7 +267,7 @@ def _last(model: str, fleet: Fleet) -> tuple[str, ...]:
     return newest[0].hosts if newest else ()
 
 
-def _gone(name: str, allowed: Collection[str], fleet: Fleet, offers: Mapping[str, Candidate]) -> str:
+def _gone(name: str, allowed: Collection[str], fleet: Fleet, offers: Mapping[str, Opening]) -> str:
     """Return why a host is no offer that had a replica or may have one; or an empty string."""
     if name in offers:
         return ""

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
-from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, Row, Told
+from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, Need, Row, Told
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
 from ansible_collections.magi.models.plugins.module_utils._plan.need import questions
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.placement import Fleet, Look, placing
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.placement import Fleet, Look, _ways, placing
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     BINARY,
     host,
@@ -201,3 +201,16 @@ def test_a_replica_whose_file_is_gone_counts_while_it_runs_on(missing):
     hosts.models["a"] = (OTHER,)
     found = hosts.place(TWO, missing=missing)
     assert (found.shares["c"][0]["m"].count == 1) is (missing == "stop")
+
+
+@pytest.mark.parametrize(
+    ("options", "devices"), [({}, ["CUDA0", "CUDA1"]), ({"device": "CUDA0"}, ["CUDA0"]), ({"main_gpu": 0}, ["CUDA0"])]
+)
+def test_what_uses_one_gpu_may_use_another(options, devices):
+    gpus = {"devices": ("CUDA0", "CUDA1"), "default_devices": ("CUDA0", "CUDA1")}
+    there = host(binary=replace(BINARY, **gpus))
+    found = _ways(Need({"CUDA0": 5, HOST: 1}, mapped=2), there, options)
+    assert [item.own for item in found] == [{device: 5, HOST: 1} for device in devices]
+    assert [item.mapped for item in found] == [2] * len(devices)
+    both = Need({"CUDA0": 5, "CUDA1": 5, HOST: 1})
+    assert _ways(both, there, options) == (both,)
