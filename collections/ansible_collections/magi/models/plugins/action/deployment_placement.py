@@ -46,7 +46,7 @@ class ActionModule(ControllerAction):
         return {
             "placement": {
                 name: {
-                    "refused": found.refused,
+                    "refused": "" if name in found.failing else found.refused,
                     "notes": list(found.notes),
                     "shares": [
                         None if share is None else {model: asdict(item) for model, item in share.items()}

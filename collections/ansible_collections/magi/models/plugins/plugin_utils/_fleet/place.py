@@ -21,6 +21,8 @@ class Room:
     """Bytes by device and HOST; one that is not named is not counted."""
     files: Mapping[str, int] = field(default_factory=dict)
     """By path, the bytes of weights that servers there share already."""
+    ports: int = 65535
+    """So many more instances can have a port."""
     strict: bool = True
     """Whether what does not fit is refused; if not, it comes here where nobody has room."""
 
@@ -76,6 +78,8 @@ class Short:
     placed: int
     lacking: Mapping[str, Sequence[Shortage]]
     """By host, what one more would lack there."""
+    full: tuple[str, ...] = ()
+    """The hosts that have no port for one more."""
 
     @property
     def sentence(self) -> str:
@@ -89,19 +93,27 @@ class Short:
                 f"{counted(want.replicas, 'replica')}: copy it to one, or correct the entry."
             )
         missing = want.replicas - self.placed
-        first = next(iter(self.lacking.values()), ())
+        short = {host: items for host, items in self.lacking.items() if items}
+        first = next(iter(short.values()), ())
         needs = " and ".join(f"{shown(item.need)} of {name_of(item.device)}" for item in first)
         left = ", ".join(
-            f"{host} has {' and '.join(f'{shown(item.left)} of {name_of(item.device)}' for item in short)}"
-            for host, short in self.lacking.items()
+            f"{host} has {' and '.join(f'{shown(item.left)} of {name_of(item.device)}' for item in items)}"
+            for host, items in short.items()
         )
         said = f": each needs {needs}, and of the hosts that have the model {left} left" if first else ""
-        also = f"; {away}" if away else ""
+        full = ", ".join(self.full) + f" {'has' if len(self.full) == 1 else 'have'} no port left" if self.full else ""
+        also = "".join(f"; {item}" for item in (full, away) if item)
         return (
             f"{want.where}: {self.placed} of {counted(want.replicas, 'replica')} have a place, {missing} "
             f"{'has' if missing == 1 else 'have'} none{said}{also}. Set replicas: {self.placed or 'fewer'}, lower "
-            "ctx_size, copy the model to another host, or set model_server_memory: warn to try all the same."
+            f"ctx_size, copy the model to another host, {_REMEDY[bool(self.full)]}."
         )
+
+
+_REMEDY = {
+    False: "or set model_server_memory: warn to try all the same",
+    True: "widen model_server_port_range, or set model_server_memory: warn to try all the same",
+}
 
 
 @dataclass(frozen=True)
@@ -162,6 +174,7 @@ class _Host:
     def __init__(self, room: Room | None) -> None:
         self.book = Book(room.left, room.files) if room else None
         self.strict = room is None or room.strict
+        self.ports = room.ports if room else 65535
         self.total = 0
 
     def best(self, offer: Opening) -> tuple[Need | None, list[Shortage]]:
@@ -186,6 +199,7 @@ class _Host:
 
     def give(self, need: Need | None, path: str) -> None:
         self.total += 1
+        self.ports -= 1
         if self.book and need:
             self.book.give(need, path)
 
@@ -209,7 +223,8 @@ def _fill(
             if chosen is None:
                 changed = [host for host, offer in want.offers.items() if not offer.fixed]
                 lacking = {host: hosts[host].best(want.offers[host])[1] for host in changed}
-                shorts[i] = Short(want, sum(counts.values()), lacking)
+                full = tuple(host for host in changed if not hosts[host].ports)
+                shorts[i] = Short(want, sum(counts.values()), lacking, full)
                 break
             offer = want.offers[chosen]
             hosts[chosen].give(hosts[chosen].best(offer)[0], offer.path)
@@ -223,9 +238,9 @@ def _next(want: Want, counts: Counter[str], hosts: Mapping[str, _Host]) -> str |
     fitting: list[tuple[tuple[int, int, int], str]] = []
     trying: list[tuple[tuple[int, int, int], str]] = []
     for name, offer in want.offers.items():
-        if offer.fixed:
-            continue
         host = hosts[name]
+        if offer.fixed or not host.ports:
+            continue
         need, short = host.best(offer)
         rank = (counts[name], host.total, -host.room(need, offer.path))
         if not short:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Entry, Profile
-from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running, foreign_listeners
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, MIB, Need, Told
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
@@ -22,7 +22,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.share import Sib
 from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings, Share
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.place import Opening, Placed, Room, Want, place
 
-AWAY = "can't be reached"
+_ALL_PORTS = (1, 65535)
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class Placing:
     """Why nothing is to be deployed: sentences, in numbers and with the remedy."""
     notes: tuple[str, ...] = ()
     """What each plan is to say."""
+    failing: frozenset[str] = frozenset()
+    """The hosts whose own plan fails, and says why: that is to be heard."""
 
 
 def placing(profile: Profile, fleet: Fleet) -> Placing:
@@ -92,7 +94,7 @@ def placing(profile: Profile, fleet: Fleet) -> Placing:
         for model, want in _wants(index, entry, profile, fleet, seen)
     }
     pool = sum(want.replicas for want in wants.values())
-    found = place([*wants.values()], {name: room for name, item in seen.items() if (room := item.room(pool))})
+    found = place([*wants.values()], {name: item.room(pool) for name, item in seen.items()})
     refused += [item.sentence for item in found.short]
     at = max((look.host.generation.began_at for look in fleet.looks.values()), default=0)
     placed = dict(zip(wants, found.placed))
@@ -100,6 +102,7 @@ def placing(profile: Profile, fleet: Fleet) -> Placing:
         {name: [_shares(i, entry, name, fleet, placed, at) for i, entry in enumerate(entries)] for name in seen},
         " ".join(refused),
         tuple(f"{want.model}: {want.frozen}." for want in wants.values() if want.frozen),
+        frozenset(name for name, item in seen.items() if not item.works),
     )
 
 
@@ -130,7 +133,7 @@ class _Seen:
         self._needs: dict[str, tuple[Need, ...]] = {}
         self._left: dict[str, int] = {}
         self._files: dict[str, int] = {}
-        self._sharing = False
+        self._sharing, self._ports = False, 0
         here = [name in _allowed(fleet, index) for index in range(len(profile.entries))]
         inventory = look.inventory
         try:
@@ -151,7 +154,7 @@ class _Seen:
                 else {}
                 for index, x in enumerate(here)
             ]
-            if self.models and look.needs is not None and look.host.available_bytes is not None:
+            if any(self.models.values()):
                 self._weigh(name, profile, trial)
         except PlanError:  # its own plan says so
             self.works = False
@@ -162,13 +165,13 @@ class _Seen:
     def _weigh(self, name: str, profile: Profile, trial: Sequence[Mapping[str, Share] | None]) -> None:
         """Plan one replica of each model that has none here, and see what it needs, and what is left without."""
         look = self.look
-        settings = replace(look.settings, memory="warn" if look.settings.memory == "refuse" else look.settings.memory)
+        memory = "warn" if look.settings.memory == "refuse" else look.settings.memory
         plan = build_plan(
             host_name=name,
             profile=replace(profile, strict=False),
             inventory=look.inventory,
             host=look.host,
-            settings=replace(settings, strict=False),
+            settings=replace(look.settings, memory=memory, strict=False, port_range=_ALL_PORTS),
             scan_paths=look.scan_paths,
             needs=look.needs,
             shares=trial,
@@ -186,21 +189,28 @@ class _Seen:
         kept = {item.name for item in plan.kept}
         runs_on = [item for item in look.host.instances if item.name in kept]
         ledger = balance(look.host, stay, runs_on, {*plan.names(ActionKind.KEEP)})
+        refused = {model for model in entries if not any(item.model_id == model for item in plan.instances)}
+        self.models = {
+            index: {model: path for model, path in found.items() if model not in refused}
+            for index, found in self.models.items()
+        }
+        first, last = look.settings.port_range
+        foreign = foreign_listeners(look.host.listeners, look.settings.host)
+        free = sum(port not in foreign for port in range(first, last + 1))
+        self._ports = max(free - len(stay) - len(runs_on), 0)
         self._left = {item.device: item.room - item.given for item in ledger.accounts}
         self._files = {item.model_path: item.need.mapped for item in stay if item.need}
 
     def offer(self, model: str, path: str) -> Opening:
         return Opening(self.runs(model), self._needs.get(model, ()), path, not self.works)
 
-    def room(self, pool: int) -> Room | None:
+    def room(self, pool: int) -> Room:
         """Return what is left for replicas; so many may come. Their caches of prompts get a share of the host's memory
         together (prompt_share), however many there are."""
-        if not self._left:
-            return None
         left = dict(self._left)
-        if self._sharing:
+        if self._sharing and HOST in left:
             left[HOST] -= min(self.look.host.memory_bytes // 8, pool * PROMPTS * MIB)
-        return Room(left, self._files, self.look.settings.memory == "refuse")
+        return Room(left, self._files, self._ports, self.look.settings.memory == "refuse")
 
 
 def _ways(need: Need, host: Host, options: Mapping[str, Any]) -> tuple[Need, ...]:
@@ -236,15 +246,15 @@ def _wants(
         offers: dict[str, Opening] = {}
         for name in allowed:
             item = seen.get(name)
-            if item and model in item.models.get(index, ()):
+            if item and model in item.models.get(index, ()) and (item.works or item.runs(model)):
                 offers[name] = item.offer(model, item.models[index][model])
-            elif item and (count := _runs_on(item.look, model)):
+            elif item and item.works and (count := _runs_on(item.look, model)):
                 offers[name] = Opening(count, fixed=True)
             elif not item and name not in (*fleet.away, *fleet.left_out) and last.count(name):
                 offers[name] = Opening(last.count(name), fixed=True)  # it answers, but failed: what it has, it keeps
-        gone = {
-            name: why for name in dict.fromkeys((*last, *fleet.away)) if (why := _gone(name, allowed, fleet, offers))
-        }
+        failing = [name for name, item in seen.items() if not item.works and name in allowed]
+        names = dict.fromkeys((*last, *fleet.away, *failing))
+        gone = {name: why for name in names if (why := _gone(name, allowed, fleet, offers, failing))}
         where = f"Profile {profile.name}, entry {index + 1} ({entry})"
         yield model, Want(where, model, entry.replicas or 0, offers, last, gone, frozen)
 
@@ -267,12 +277,16 @@ def _last(model: str, fleet: Fleet) -> tuple[str, ...]:
     return newest[0].hosts if newest else ()
 
 
-def _gone(name: str, allowed: Collection[str], fleet: Fleet, offers: Mapping[str, Opening]) -> str:
+def _gone(
+    name: str, allowed: Collection[str], fleet: Fleet, offers: Mapping[str, Opening], failing: Collection[str]
+) -> str:
     """Return why a host is no offer that had a replica or may have one; or an empty string."""
     if name in offers:
         return ""
     if name in fleet.away:
-        return AWAY if name in allowed else ""
+        return "can't be reached" if name in allowed else ""
+    if name in failing:
+        return "has no plan, as it says itself"
     if name not in fleet.hosts:
         return "is not in the inventory any more"
     return "is not one of its hosts any more" if name not in allowed else "does not have the model any more"

@@ -11,6 +11,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.need import ques
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.placement import Fleet, Look, _ways, placing
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     BINARY,
+    foreign,
     host,
     inventory,
     model,
@@ -192,6 +193,45 @@ def test_without_the_model_anywhere_nothing_is_deployed():
         "Profile test, entry 1 (m): no host that it is for has m (b can't be reached), so there is no place for 2 "
         "replicas: copy it to one, or correct the entry."
     )
+
+
+def test_a_host_has_no_more_replicas_than_ports():
+    hosts = Hosts("a", "b")
+    six = profile({"model": "m", "replicas": 6}, {"model": "other", "hosts": "a"}, options={"cache_ram": 0})
+    hosts.deploy(six, port_range=(8080, 8083), allowed=[None, {"a"}], memory="warn")
+    assert {name: len(there) for name, there in hosts.run.items()} == {"a": 4, "b": 3}
+    refused = hosts.place(six, port_range=(8080, 8081), allowed=[None, {"a"}], memory="off").refused
+    assert refused == ""  # what runs stays
+    refused = Hosts("a", "b").place(six, port_range=(8080, 8081), allowed=[None, {"a"}]).refused
+    assert refused == (
+        "Profile test, entry 1 (m): 3 of 6 replicas have a place, 3 have none; a, b have no port left. Set replicas: 3, "
+        "lower ctx_size, copy the model to another host, widen model_server_port_range, or set model_server_memory: warn "
+        "to try all the same."
+    )
+
+
+def test_a_host_without_a_plan_gets_none_and_says_itself_why():
+    hosts = Hosts("a", "b", "c")
+    hosts.looks["a"] = replace(hosts.looks["a"], binary=None, binary_error="there is no llama-server")
+    found = hosts.place(TWO)
+    assert {name: shares[0].get("m") and shares[0]["m"].count for name, shares in found.shares.items()} == {
+        "a": None,
+        "b": 1,
+        "c": 1,
+    }
+    assert (found.failing, found.refused) == ({"a"}, "")
+    # One of them had a replica: it is not moved while that may run.
+    hosts.looks["a"] = replace(hosts.looks["a"], binary=BINARY)
+    hosts.deploy(TWO)
+    hosts.looks["a"] = replace(hosts.looks["a"], binary=None)
+    assert hosts.place(TWO).shares["c"][0]["m"].count == 0
+
+
+def test_a_fixed_port_that_another_process_has_keeps_a_replica_away():
+    hosts = Hosts("a", "b")
+    hosts.looks["a"] = replace(hosts.looks["a"], listeners=(foreign(8083),))
+    hosts.deploy(profile({"model": "m", "replicas": 1, "port": 8083}))
+    assert hosts.run == {"b": ["m"]}
 
 
 @pytest.mark.parametrize("missing", ["keep", "stop"])
