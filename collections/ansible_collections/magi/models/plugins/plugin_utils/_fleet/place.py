@@ -54,6 +54,8 @@ class Want:
     """The hosts that had the replicas when one was last placed, as far as one that runs tells."""
     gone: Mapping[str, str] = field(default_factory=dict)
     """Hosts that are no offer and may have had one, and why they are none (``can't be reached``)."""
+    failing: tuple[str, ...] = ()
+    """Hosts that get none, as their own plans fail."""
     frozen: str = ""
     """Why nothing may be changed; then each host keeps what it has."""
 
@@ -85,7 +87,8 @@ class Short:
     def sentence(self) -> str:
         """What is missing where, and the remedy."""
         want = self.want
-        away = "; ".join(f"{host} {why}" for host, why in want.gone.items())
+        unable = {**want.gone, **dict.fromkeys(want.failing, "has no plan, as it says itself")}
+        away = "; ".join(f"{host} {why}" for host, why in unable.items())
         if not want.offers:
             also = f" ({away})" if away else ""
             return (

@@ -252,11 +252,11 @@ def _wants(
                 offers[name] = Opening(count, fixed=True)
             elif not item and name not in (*fleet.away, *fleet.left_out) and last.count(name):
                 offers[name] = Opening(last.count(name), fixed=True)  # it answers, but failed: what it has, it keeps
-        failing = [name for name, item in seen.items() if not item.works and name in allowed]
-        names = dict.fromkeys((*last, *fleet.away, *failing))
-        gone = {name: why for name in names if (why := _gone(name, allowed, fleet, offers, failing))}
+        names = dict.fromkeys((*last, *fleet.away))
+        gone = {name: why for name in names if (why := _gone(name, allowed, fleet, offers))}
+        failing = tuple(name for name, item in seen.items() if not item.works and name in allowed)
         where = f"Profile {profile.name}, entry {index + 1} ({entry})"
-        yield model, Want(where, model, entry.replicas or 0, offers, last, gone, frozen)
+        yield model, Want(where, model, entry.replicas or 0, offers, last, gone, failing, frozen)
 
 
 def _runs_on(look: Look, model: str) -> int:
@@ -277,16 +277,12 @@ def _last(model: str, fleet: Fleet) -> tuple[str, ...]:
     return newest[0].hosts if newest else ()
 
 
-def _gone(
-    name: str, allowed: Collection[str], fleet: Fleet, offers: Mapping[str, Opening], failing: Collection[str]
-) -> str:
+def _gone(name: str, allowed: Collection[str], fleet: Fleet, offers: Mapping[str, Opening]) -> str:
     """Return why a host is no offer that had a replica or may have one; or an empty string."""
     if name in offers:
         return ""
     if name in fleet.away:
         return "can't be reached" if name in allowed else ""
-    if name in failing:
-        return "has no plan, as it says itself"
     if name not in fleet.hosts:
         return "is not in the inventory any more"
     return "is not one of its hosts any more" if name not in allowed else "does not have the model any more"

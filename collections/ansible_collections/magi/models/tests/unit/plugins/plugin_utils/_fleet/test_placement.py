@@ -220,8 +220,11 @@ def test_a_host_without_a_plan_gets_none_and_says_itself_why():
         "c": 1,
     }
     assert (found.failing, found.refused) == ({"a"}, "")
+    assert found.shares["b"][0]["m"].why == "1 of 2 replicas, spread over b, c"
+    hosts.looks["b"] = hosts.looks["c"] = hosts.looks["a"]
+    assert "no host that it is for has m (a has no plan, as it says itself; b has" in hosts.place(TWO).refused
+    hosts = Hosts("a", "b", "c")
     # One of them had a replica: it is not moved while that may run.
-    hosts.looks["a"] = replace(hosts.looks["a"], binary=BINARY)
     hosts.deploy(TWO)
     hosts.looks["a"] = replace(hosts.looks["a"], binary=None)
     assert hosts.place(TWO).shares["c"][0]["m"].count == 0
