@@ -273,7 +273,7 @@ def _explained(want: Want, kept: Mapping[str, int], counts: Mapping[str, int]) -
         elif new:
             share = f"{counts[host]} of {counted(want.replicas, 'replica')}"
             spread = f"spread over {', '.join(there)}" if len(there) > 1 else "where there is room"
-            why[host] = "the only host that has the model" if len(choice) == 1 else f"{share}, {spread}"
+            why[host] = "no other host that it is for has the model" if len(choice) == 1 else f"{share}, {spread}"
             if away:  # nobody is left who knows
                 why[host] += f"; {away}, and may have had it"
                 moved.add(host)

@@ -47,7 +47,7 @@ def test_replicas_are_on_the_hosts_of_the_pattern_and_others_wherever_their_mode
     assert counts(placement) == {"cpu1": [{}, None], "gpu2": [{"c-q4_k_m": 1}, None], "gpu3": [{}, None]}
     share = placement["gpu2"]["shares"][0]["c-q4_k_m"]
     assert (share["moved"], share["since"]) == (True, "0.000 gpu2")
-    assert share["why"] == "the only host that has the model; gpu1 can't be reached, and may have had it"
+    assert share["why"] == "no other host that it is for has the model; gpu1 can't be reached, and may have had it"
 
 
 def test_hosts_that_limit_leaves_out_are_told_from_those_that_are_gone():

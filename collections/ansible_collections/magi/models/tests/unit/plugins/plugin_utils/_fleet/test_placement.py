@@ -108,7 +108,7 @@ def test_the_only_replica_moves_and_stays_though_nobody_was_left_to_tell():
     hosts.deploy(ONE)
     assert hosts.run == {"a": ["m"]}
     assert hosts.deploy(ONE, away=["a"]) == {
-        ("b", "start", "m"): "the only host that has the model; a can't be reached, and may have had it"
+        ("b", "start", "m"): "no other host that it is for has the model; a can't be reached, and may have had it"
     }
     assert hosts.deploy(ONE) == {("a", "stop", "m"): "1 replica is enough, on b"}
     assert hosts.run == {"b": ["m"]}
