@@ -109,9 +109,9 @@ def test_one_that_sleeps_counts_as_awake_and_holds_only_the_driver_s_part_of_a_d
     # stays: what it frees is its own when it wakes; goes: its device is free already
     there = on(asleep, free=9.5, gpu=(16, 15))
     stays = balance(there, [sleeper, having(B, 5, gpu=7.5)], [], {"a"})
-    assert (given(stays), short(stays)) == ({HOST: 4.0, "CUDA0": 8.0}, [("b", "CUDA0", 7.5, 7)])
-    assert short(balance(there, [having(B, 9, gpu=15.5)], [], ())) == [("b", "CUDA0", 15.5, 15)]
-    assert {device: size / GIB for device, size in spare(there).left.items()} == {HOST: 5, "CUDA0": 7}
+    assert (given(stays), short(stays)) == ({HOST: 4.0, "CUDA0": 8.0}, [("b", "CUDA0", 7.5, 7.125)])
+    assert short(balance(there, [having(B, 9, gpu=15.5)], [], ())) == [("b", "CUDA0", 15.5, 15.125)]
+    assert {device: size / GIB for device, size in spare(there).left.items()} == {HOST: 5, "CUDA0": 7.125}
 
 
 def test_without_numbers_nothing_is_said():
