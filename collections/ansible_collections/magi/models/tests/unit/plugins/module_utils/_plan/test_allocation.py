@@ -77,9 +77,7 @@ def test_no_gpu_is_over_and_what_is_there_stays(seed):
     candidates = []
     for i in range(chance.randint(1, 12)):
         one, now = chance.randint(1, 120), tuple(chance.sample(devices, chance.randint(0, 1)))
-        candidates.append(
-            candidate(f"i{i}", (one,), tuple(-(-one // len(devices)) for _ in devices), among=devices, now=now)
-        )
+        candidates.append(candidate(f"i{i}", (one,), (-(-one // len(devices)),) * len(devices), among=devices, now=now))
     found = allocate(candidates, room, sizes)
     assert found == allocate(candidates, room, sizes)
     given, taken = {x.name: x for x in candidates}, Counter()
