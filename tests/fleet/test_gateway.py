@@ -188,7 +188,7 @@ def test_a_replica_moves_when_its_host_is_gone_and_stays_when_that_is_back(behin
         (free,) = fleet.hosts.keys() - {kept, lost}
         container = fleet.hosts[lost]["testbed_container"]
         port = next(item["port"] for item in fleet.report()["servers"] if item["host"] == lost)
-        with Clients(where, PORT, [Q2]) as clients:
+        with Clients(where, PORT, [Q2], count=12) as clients:
             until(lambda: fleet.busy(lost, port), 30, "the server that is lost works")
             subprocess.run(["docker", "kill", container], check=True, stdout=subprocess.DEVNULL)
             run = fleet.deploy("replicas")
@@ -206,9 +206,9 @@ def test_a_replica_moves_when_its_host_is_gone_and_stays_when_that_is_back(behin
             run = fleet.deploy("replicas")
             assert run.code == 0, run.output
             assert f"stop {Q2}: 2 replicas are enough, on {', '.join(sorted((kept, free)))}" in run.text
-            again = fleet.deploy("replicas")
-            assert (again.code, again.changed) == (0, 0), again.output
-            assert fleet.pids() == second
+        again = fleet.deploy("replicas")
+        assert (again.code, again.changed) == (0, 0), again.output
+        assert fleet.pids() == second
         ended = [item for item in clients.wrong if item[1] in ("cut", 502) or "IncompleteRead" in str(item[1])]
         assert clients.wrong == ended
         # The server that was lost has four slots, and while it goes, a freed one may be taken once more.
