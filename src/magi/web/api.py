@@ -15,8 +15,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPBearer
 
 from magi import verbs
-from magi.session import Session
-from magi.web import older, profiles, shapes
+from magi.web import changes, older, profiles, shapes
 from magi.web.jobs import Job
 from magi.web.looks import Key, Seen
 from magi.web.problems import MEDIA_TYPE
@@ -132,47 +131,33 @@ def _of(profile: str | None, verb: Verb) -> Verb:
 # --- jobs ------------------------------------------------------------------------------------------------------------
 
 
-def _start(request: Request, here: Service, verb: str, act: Verb, body: shapes.Change) -> Any:
-    """Begin a job, and return it with its address."""
-    given = body.model_dump()
-
-    def on(session: Session) -> Session:
-        return replace(session, options=replace(session.options, limit=body.limit, check=body.check))
-
-    def begin(job_id: str) -> None:
-        here.audit.write(request.state.role, client(request), verb, job=job_id, given=given)
-
-    job = here.jobs.start(verb, lambda session: act(on(session)), given, str(request.state.role), begin)
-    where = str(request.url_for("job", job_id=job.id).path)
-    return as_json(job.summary(), 202, {"Location": where})
+def _begun(request: Request, job: Job) -> Response:
+    """Return a job that was begun, with its address."""
+    return as_json(job.summary(), 202, {"Location": str(request.url_for("job", job_id=job.id).path)})
 
 
 @changing.post("/api/v1/up", status_code=202, response_model=shapes.Job, tags=["jobs"])
 async def up(request: Request, here: Here, body: shapes.Up) -> Any:
     """Deploy a profile, as a job."""
-
-    def act(session: Session) -> Any:
-        return verbs.up(replace(session, profile=body.profile, strict=body.strict))
-
-    return _start(request, here, "up", act, body)
+    return _begun(request, changes.start_up(request, here, body))
 
 
 @changing.post("/api/v1/rollback", status_code=202, response_model=shapes.Job, tags=["jobs"])
 async def rollback(request: Request, here: Here, body: shapes.Change) -> Any:
     """Take back the last deployment, as a job: its hosts and the gateways run again what they ran before."""
-    return _start(request, here, "rollback", verbs.rollback, body)
+    return _begun(request, changes.start_rollback(request, here, body))
 
 
 @changing.post("/api/v1/stop", status_code=202, response_model=shapes.Job, tags=["jobs"])
 async def stop(request: Request, here: Here, body: shapes.Stop) -> Any:
     """Stop instances gracefully, as a job; the next deployment starts them again."""
-    return _start(request, here, "stop", lambda session: verbs.stop(session, body.instances), body)
+    return _begun(request, changes.start_stop(request, here, body))
 
 
 @changing.post("/api/v1/down", status_code=202, response_model=shapes.Job, tags=["jobs"])
 async def down(request: Request, here: Here, body: shapes.Change) -> Any:
     """Stop and remove what was deployed, as a job."""
-    return _start(request, here, "down", verbs.down, body)
+    return _begun(request, changes.start_down(request, here, body))
 
 
 @looking.get("/api/v1/jobs", response_model=list[shapes.Job], tags=["jobs"])
@@ -191,10 +176,7 @@ async def job(here: Here, job_id: str) -> Any:
 @changing.post("/api/v1/jobs/{job_id}/cancel", status_code=202, response_model=shapes.Job, tags=["jobs"])
 async def cancel(request: Request, here: Here, job_id: str) -> Any:
     """End a job early; it says on which hosts it was done. One that has ended stays as it is."""
-    found = here.jobs.get(job_id)
-    here.audit.write(request.state.role, client(request), "cancel", job=job_id)
-    found.stop.set()
-    return as_json(found.summary(), 202)
+    return as_json(changes.cancel_job(request, here, job_id).summary(), 202)
 
 
 @looking.get(

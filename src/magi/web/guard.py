@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from urllib.parse import urlsplit
@@ -39,9 +40,29 @@ class Tokens:
                 found = role
         return found
 
+    def session(self, given: str, until: int) -> str:
+        """Return what stands for a token in the cookie of a browser until then, in seconds since the epoch: who reads
+        it has no token, and it ends with the token."""
+        return f"{until}.{_proof(_digest(given), until)}"
+
+    def role_of_session(self, given: str, now: float) -> Role | None:
+        """Return the role of the token for which a session stands, or None: it is over, or none of ours."""
+        begin, _dot, proof = given.partition(".")
+        if not re.fullmatch(r"[0-9]{1,15}", begin) or int(begin) <= now:
+            return None
+        found = None
+        for role, token in self._tokens:
+            if hmac.compare_digest(_proof(token, int(begin)).encode(), proof.encode("utf-8", "surrogatepass")):
+                found = role
+        return found
+
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def _proof(digest: bytes, until: int) -> str:
+    return hmac.new(digest, f"console {until}".encode(), hashlib.sha256).hexdigest()
 
 
 def bearer(headers: Mapping[str, str]) -> str | None:

@@ -55,8 +55,9 @@ class Looks:
         self._tried: dict[Key, float] = {}
         self._at_work: dict[Key, asyncio.Task[None]] = {}
 
-    async def see(self, key: Key, verb: Verb, max_age: float | None = None) -> Seen:
-        """Return what was last seen, at once; with ``max_age`` (seconds), wait for something that is no older.
+    async def see(self, key: Key, verb: Verb, max_age: float | None = None, fresh: float | None = None) -> Seen:
+        """Return what was last seen, at once, and look again in the background if the last look is older than
+        ``fresh`` (seconds; default: FRESH); with ``max_age`` (seconds), wait for something that is no older.
 
         Raises MagiError: what the look said if nothing was seen, or if it was waited for; Problem if nothing was seen
         yet.
@@ -69,7 +70,7 @@ class Looks:
                     raise self._failed[key]
             return seen
         seen = self._seen.get(key)
-        if asked - self._tried.get(key, 0) > FRESH:
+        if asked - self._tried.get(key, 0) > (FRESH if fresh is None else fresh):
             self.refresh(key, verb)
         if seen:
             return seen

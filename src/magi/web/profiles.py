@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tempfile
 from dataclasses import replace
@@ -46,21 +47,13 @@ def profile(here: Here, name: shapes.Name) -> Response:
 @looking.post("/api/v1/profiles/{name}/validate", response_model=shapes.Checked)
 def validate(here: Here, name: shapes.Name, body: shapes.Draft) -> Response:
     """Say what is wrong with a text as this profile, with lines; nothing is saved, and no host is asked."""
-    return as_json(_checked(here, name, body.text))
+    return as_json(remarks(here, name, body.text))
 
 
 @looking.post("/api/v1/profiles/{name}/preview", response_model=shapes.Preview)
 async def preview(here: Here, name: shapes.Name, body: shapes.Draft) -> Response:
     """Say what a deployment of a text as this profile would do; nothing is saved. Waits for the hosts."""
-    _refuse_mistakes(here, name, body.text)
-
-    def plan(session: Session) -> Result:
-        with tempfile.TemporaryDirectory(prefix="magi-profile-") as folder:
-            edit.written(Path(folder), name, body.text)
-            given = (*session.options.extra_vars, json.dumps({"model_server_profiles_dir": folder}))
-            return verbs.plan(replace(session, profile=name, options=replace(session.options, extra_vars=given)))
-
-    result = await here.runs.look(plan)
+    result = await previewed(here, name, body.text)
     found = {"exit_code": int(result.exit_code), "problem": result.problem or None, "document": result.document}
     return as_json(found)
 
@@ -68,17 +61,43 @@ async def preview(here: Here, name: shapes.Name, body: shapes.Draft) -> Response
 @changing.put("/api/v1/profiles/{name}", response_model=shapes.Profile)
 def save_profile(request: Request, here: Here, name: shapes.Name, body: shapes.Saved) -> Response:
     """Save a profile over the version that was read. 409: it changed since; the answer has what is there now."""
+    return as_json(_shown(here, saved(request, here, name, body)))
+
+
+async def previewed(here: Service, name: str, text: str) -> Result:
+    """Return the plan of a text as a profile, which is not saved. Raises Problem for mistakes in it, and MagiError."""
+    await asyncio.to_thread(_refuse_mistakes, here, name, text)
+
+    def plan(session: Session) -> Result:
+        with tempfile.TemporaryDirectory(prefix="magi-profile-") as folder:
+            edit.written(Path(folder), name, text)
+            given = (*session.options.extra_vars, json.dumps({"model_server_profiles_dir": folder}))
+            return verbs.plan(replace(session, profile=name, options=replace(session.options, extra_vars=given)))
+
+    return await here.runs.look(plan)
+
+
+def saved(request: Request, here: Service, name: str, body: shapes.Saved) -> edit.Text:
+    """Save a profile over the version that was read, and return it. Raises Problem for mistakes in it, and if it has
+    changed since; MagiError."""
     _refuse_mistakes(here, name, body.text)
     here.audit.write(request.state.role, client(request), "profile save", profile=name, over=body.version)
     try:
-        return as_json(_shown(here, edit.save(here.profiles, name, body.text, body.version)))
+        return edit.save(here.profiles, name, body.text, body.version)
     except edit.ChangedError as error:
         there = {"text": error.now.text, "version": error.now.version} if error.now else {"text": None, "version": None}
         raise Problem(HTTPStatus.CONFLICT, str(error), **there, difference=error.difference) from None
 
 
+def remarks(here: Service, name: str, text: str) -> dict[str, Any]:
+    """Return whether a text is a valid profile, and all that is wrong with it. Raises ProfileError for its name."""
+    found = edit.checked(name, text, here.bench.hosts.values())
+    problems = [{"line": item.line, "message": item.message} for item in found.remarks]
+    return {"valid": found.profile is not None, "problems": problems}
+
+
 def _refuse_mistakes(here: Service, name: str, text: str) -> None:
-    checked = _checked(here, name, text)
+    checked = remarks(here, name, text)
     if not checked["valid"]:
         first = checked["problems"][0]
         where = f", line {first['line']}" if first["line"] else ""
@@ -86,11 +105,5 @@ def _refuse_mistakes(here: Service, name: str, text: str) -> None:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, sentence, problems=checked["problems"])
 
 
-def _checked(here: Service, name: str, text: str) -> dict[str, Any]:
-    found = edit.checked(name, text, here.bench.hosts.values())
-    remarks = [{"line": item.line, "message": item.message} for item in found.remarks]
-    return {"valid": found.profile is not None, "problems": remarks}
-
-
 def _shown(here: Service, text: edit.Text) -> dict[str, Any]:
-    return {"name": text.name, "text": text.text, "version": text.version, **_checked(here, text.name, text.text)}
+    return {"name": text.name, "text": text.text, "version": text.version, **remarks(here, text.name, text.text)}

@@ -31,26 +31,50 @@ LARGEST = 1 << 20
 """Bytes of a request's body."""
 
 
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-"""Of all answers: they are of this moment and for one client, and no page."""
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Of all answers: they are of this moment and for one client."""
 
 
-class _Guarded(APIRoute):
-    needed: Role
+class Guarded(APIRoute):
+    """A route that answers those alone who may ask."""
+
+    needed: Role = Role.VIEW
+    headers: Mapping[str, str] = HEADERS
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
             try:
-                request.state.role = admitted(request, self.needed)
+                request.state.role = self.admitted(request)
                 given = await handler(Request(request.scope, _limited(request.receive)))
             except Exception as error:
-                given = problem(error)
-            given.headers.update(_HEADERS)
+                given = self.refused(request, error)
+            given.headers.update({**self.headers, **given.headers})
             return given
 
         return handle
+
+    def admitted(self, request: Request) -> Role | None:
+        """Return the role of who asks. Raises Problem for those who may not."""
+        refuse_strangers(request)
+        token = bearer(request.headers)
+        role = service.of(request.app.state).tokens.role(token) if token else None
+        if role is None:
+            what = "This token is none of ours" if token else "A token is missing"
+            sentence = f"{what}: send one of magi serve's file of tokens as Authorization: Bearer TOKEN."
+            raise Problem(HTTPStatus.UNAUTHORIZED, sentence, {"WWW-Authenticate": 'Bearer realm="magi"'})
+        return self.sufficient(role)
+
+    def sufficient(self, role: Role) -> Role:
+        """Return the role if it is enough for this route. Raises Problem."""
+        if not role.includes(self.needed):
+            raise Problem(HTTPStatus.FORBIDDEN, f"This token may only look: ask with one of the role {self.needed}.")
+        return role
+
+    def refused(self, request: Request, error: Exception) -> Response:
+        """Return what is wrong as an answer."""
+        return problem(error)
 
 
 def _limited(receive: Receive) -> Receive:
@@ -68,32 +92,20 @@ def _limited(receive: Receive) -> Receive:
     return some
 
 
-class Viewing(_Guarded):
+class Viewing(Guarded):
     """A route for all who have a token."""
 
-    needed = Role.VIEW
 
-
-class Deploying(_Guarded):
+class Deploying(Guarded):
     """A route that changes something."""
 
     needed = Role.DEPLOY
 
 
-def admitted(request: Request, needed: Role) -> Role:
-    """Return the role of who asks. Raises Problem for those who may not."""
-    here = service.of(request.app.state)
-    if strange := stranger(request.headers, here.allowed_hosts):
+def refuse_strangers(request: Request) -> None:
+    """Raise Problem for what asks from a page of another site, or by a name that is not ours."""
+    if strange := stranger(request.headers, service.of(request.app.state).allowed_hosts):
         raise Problem(HTTPStatus.FORBIDDEN, strange)
-    token = bearer(request.headers)
-    role = here.tokens.role(token) if token else None
-    if role is None:
-        what = "This token is none of ours" if token else "A token is missing"
-        sentence = f"{what}: send one of magi serve's file of tokens as Authorization: Bearer TOKEN."
-        raise Problem(HTTPStatus.UNAUTHORIZED, sentence, {"WWW-Authenticate": 'Bearer realm="magi"'})
-    if not role.includes(needed):
-        raise Problem(HTTPStatus.FORBIDDEN, f"This token may only look: ask with one of the role {needed}.")
-    return role
 
 
 def client(request: Request) -> str:

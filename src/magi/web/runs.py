@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http import HTTPStatus
 
-from magi.errors import Interrupted
+from magi.errors import Interrupted, MagiError
 from magi.events import Event
 from magi.result import Result
 from magi.session import Session
+from magi.web.problems import Problem
 
 Verb = Callable[[Session], Result]
 LOOKS = 2
 """Looks at the hosts at the same time; one more thread is for the change that is at work."""
+TALKS = 4
+"""Runs at the same time that last as long as somebody listens."""
 
 
 class Runs:
     def __init__(self, session: Session):
         self.session = session
-        self._threads = ThreadPoolExecutor(LOOKS + 1, "magi-run")
+        self._threads = ThreadPoolExecutor(LOOKS + 1 + TALKS, "magi-run")
         self._looking = asyncio.Semaphore(LOOKS)
+        self._talks = 0
         self._stops: set[threading.Event] = set()
         self._ended = False
 
@@ -30,6 +35,40 @@ class Runs:
         """Run a verb that changes nothing; a few at a time. Raises MagiError."""
         async with self._looking:
             return await self.run(verb)
+
+    async def talk(self, verb: Verb) -> AsyncIterator[Event | Result]:
+        """Run a verb, and yield its events as they come, and then its result; it ends when nobody listens any more.
+
+        Raises MagiError, and Problem if too many talk.
+        """
+        if self._talks >= TALKS:
+            busy = f"{TALKS} logs or answers are open at the same time, and no more can be: close one."
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, busy)
+        self._talks += 1
+        loop, heard = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
+
+        def hear(event: Event) -> None:
+            loop.call_soon_threadsafe(heard.put_nowait, event)
+
+        async def carried_out() -> Result | MagiError:
+            try:
+                return await self.run(verb, hear)
+            except MagiError as error:
+                return error
+            finally:
+                loop.call_soon(heard.put_nowait, None)  # after what came from the thread
+
+        run = asyncio.create_task(carried_out())
+        try:
+            while (event := await heard.get()) is not None:
+                yield event
+            result = await run
+            if isinstance(result, MagiError):
+                raise result
+            yield result
+        finally:
+            self._talks -= 1
+            run.cancel()
 
     async def run(
         self, verb: Verb, on_event: Callable[[Event], None] = lambda event: None, stop: threading.Event | None = None
