@@ -24,7 +24,8 @@ ACTING = {
     ),
     *("state", "verbs"),
     *(f"web.{name}" for name in ("api", "app", "audit", "jobs", "looks", "profiles", "routing", "runs", "server")),
-    *("web.service", "web.tokens"),
+    *("web.changes", "web.service", "web.tokens"),
+    *(f"web.console.{name}" for name in ("deployment", "editor", "pages", "render", "routing")),
 }
 """The modules of magi that act on the world. All others only decide."""
 

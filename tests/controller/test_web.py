@@ -29,33 +29,12 @@ from magi.web.app import application
 from magi.web.guard import Role
 from magi.web.jobs import CANCELLED, DONE, FAILED, Entry, Job
 
-from ..playbook import copy_profiles
 from ..waiting import until
 from . import recorded, test_fit
 from .fake_run import FakeRun
 from .known import ROOT
 
 PROFILE = "name: mine\nenabled_models:\n  - tier: Q2\n"
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRun:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr("magi.project.Project.is_bare", False)
-    fake = FakeRun()
-    monkeypatch.setattr("magi.session.run", fake)
-    return fake
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    copy_profiles(tmp_path / "profiles")
-    return tmp_path / "profiles"
-
-
-@pytest.fixture
-def service(run: FakeRun, folder: Path) -> Service:
-    return Service(project=ROOT, profiles=folder, allowed_hosts=["models.lan"])
 
 
 class Client(TestClient):

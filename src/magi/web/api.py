@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPBearer
 
 from magi import verbs
-from magi.web import changes, older, profiles, shapes
+from magi.web import changes, console, older, profiles, shapes
 from magi.web.jobs import Job
 from magi.web.looks import Key, Seen
 from magi.web.problems import MEDIA_TYPE
@@ -261,5 +261,5 @@ async def models_status(here: Here) -> Any:
 
 
 PARTS = (looking, changing, profiles.looking, profiles.changing)
-for part in PARTS:
+for part in (*PARTS, console.router):
     router.include_router(part)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
 from starlette.exceptions import HTTPException
 
 from magi import __version__
 from magi.web.api import router
+from magi.web.console.render import path
 from magi.web.routing import problem
 from magi.web.service import Service
 
@@ -24,6 +26,10 @@ def application(service: Service) -> FastAPI:
     )
     app.state.magi = service
     app.include_router(router)
+
+    @app.get("/", include_in_schema=False)
+    async def first_page(request: Request) -> Response:
+        return RedirectResponse(path(request, "fleet"))
 
     @app.exception_handler(HTTPException)
     async def not_there(_request: Request, error: HTTPException) -> Response:
