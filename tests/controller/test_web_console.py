@@ -218,6 +218,7 @@ def _status(**server: Any) -> dict[str, Any]:
         ({}, "bad_option", "because", "profile"),
         ({}, "crashed", "because", "log"),
         ({}, "port_taken", "because", "deploy"),
+        ({"state": "running"}, "loading", "because", "fleet"),
     ],
 )
 def test_a_trouble_has_its_cause_and_the_page_that_helps(server, cause, said, page):

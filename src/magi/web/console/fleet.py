@@ -84,7 +84,7 @@ def _page(cause: Document | None, server: Document) -> str:
         return "models"
     if code in _LOG or (not cause and server["state"] in (State.FAILED, State.BACKOFF, State.RUNNING)):
         return "log"
-    return "fleet" if server["state"] == State.STARTING else "deploy"
+    return "fleet" if code == "loading" or (not cause and server["state"] == State.STARTING) else "deploy"
 
 
 def hosts(status: Document, plan: Document | None) -> list[HostView]:

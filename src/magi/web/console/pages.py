@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from http import HTTPStatus
@@ -191,17 +192,16 @@ def _events(stream: AsyncIterator[str]) -> StreamingResponse:
 
 @looking.get("/playground", name="console_playground")
 async def playground(request: Request, here: Here, model: Annotated[str, Query(max_length=200)] = "") -> Response:
+    changed = max((job.ended or 0 for job in here.jobs), default=0)
     seen, _problem = await _seen(here, STATUS, verbs.status)
-    if seen is None or not _chats(seen):  # perhaps it was deployed just now
-        seen = await here.looks.see(STATUS, verbs.status, 5)
-    names = dict.fromkeys(name for server in _chats(seen) for name in (server["model_id"], *server.get("aliases", ())))
+    if seen is None or seen.at < changed:  # what a deployment has just started is there to be asked
+        seen = await here.looks.see(STATUS, verbs.status, max(0.0, time.time() - changed))
+    chats = [
+        item for item in seen.result.document["servers"] if item["is_ready"] and item.get("task") in (None, "chat")
+    ]
+    names = dict.fromkeys(name for server in chats for name in (server["model_id"], *server.get("aliases", ())))
     through = [item["url"] for item in seen.result.document.get("gateways", ()) if item["is_ready"]]
     return page(request, "playground.html", names=[*names], model=model, through=through)
-
-
-def _chats(seen: Seen) -> list[Any]:
-    servers = seen.result.document["servers"]
-    return [server for server in servers if server["is_ready"] and server.get("task") in (None, "chat")]
 
 
 @looking.post("/ask", name="console_ask")
