@@ -81,6 +81,10 @@ pinned: $(VENV)/dev.stamp
 	  ansible localhost -m ansible.builtin.apt -a \
 	    'name=prometheus,prometheus-node-exporter install_recommends=false update_cache=true policy_rc_d=101'
 	fi
+	# A browser for the console.
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v chromium >/dev/null; then
+	  ansible localhost -m ansible.builtin.apt -a 'name=chromium,fonts-dejavu-core install_recommends=false update_cache=true'
+	fi
 
 # Tests on the hosts are for one worker, which then takes of those on this machine what is left. They bring up hosts and
 # docker daemon; what was not there before is gone afterwards. pip compiles nothing: most of what it installs for tests is

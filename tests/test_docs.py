@@ -40,7 +40,7 @@ RUN_BY = {
     f"magi logs {Q2} -n 20": ("e2e/test_verbs.py", '"logs", Q2, "-n", '),
     f"magi logs {Q2} -f": ("e2e/test_verbs.py", '"logs", Q2, "-n", "1", "-f", '),
     f'magi ask {Q2} "What is the capital of France?"': ("e2e/test_verbs.py", '"ask", Q2, question, '),
-    "magi serve": ("e2e/test_serve.py", '"serve", "--port", '),
+    "magi serve": ("e2e/serving.py", '"serve", "--port", '),
     "magi profile list": ("controller/test_profile_verbs.py", '("profile", "list")'),
     "magi profile show production": ("controller/test_profile_verbs.py", '("profile", "show", "production")'),
     "magi profile validate": ("controller/test_profile_verbs.py", '("profile", "validate")'),

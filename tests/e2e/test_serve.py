@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -19,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from ..command import at_work, begin
+from ..command import at_work
 from ..waiting import until
-from .conftest import ROOT, Deployment, ask, ports
+from .conftest import Deployment, ask, ports
+from .serving import serving
 
 pytestmark = pytest.mark.e2e
 
@@ -76,31 +76,8 @@ def magi(deployment: Deployment) -> Iterator[tuple[subprocess.Popen[str], Client
     deployment.variables["model_server_port_range"] = ports(18220)
     for quantization in ("Q2_K", "Q3_K_M"):
         deployment.add_model(quantization)
-    state = deployment.folder / "state"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    given = ("-i", str(deployment.inventory()), "--dir", str(deployment.folder / "profiles"))
-    process = begin(
-        state, "serve", "--port", str(port), *given, cwd=deployment.folder, MAGI_PROJECT=str(ROOT), **CANARIES
-    )
-    try:
-        said = [process.stderr.readline(), process.stderr.readline()]
-        assert f"http://127.0.0.1:{port}" in said[0]
-        tokens = Path(said[1].removeprefix("Its tokens are in ").rstrip(".\n"))
-        roles = dict(line.split() for line in tokens.read_text().splitlines() if line[0] != "#")
-        client = Client(f"http://127.0.0.1:{port}", roles["deploy"])
-        until(lambda: _answers(client), 30, "an answer")
-        yield process, client, state
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _answers(client: Client) -> bool:
-    with suppress(urllib.error.URLError):
-        client("/api/v1/jobs")
-        return True
-    return False
+    with serving(deployment, **CANARIES) as served:
+        yield served.process, Client(served.url, served.tokens["deploy"]), served.state
 
 
 def test_what_a_client_of_the_older_service_and_a_new_one_see(magi, deployment: Deployment):
