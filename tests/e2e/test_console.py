@@ -175,7 +175,6 @@ def test_a_profile_is_written_deployed_asked_broken_and_taken_back(browser: Brow
         expect(bob.page.locator(".difference .minus", has_text="For everybody")).to_be_visible()
         expect(bob.page.get_by_label("Profile mine as YAML")).to_have_value(his)
         assert "everybody" in (deployment.folder / "profiles" / "mine.yml").read_text()
-        bob.picture("conflict")
 
         # A deployment, whose five steps are watched.
         page.locator("form.editor").get_by_role("link", name="Deploy").click()
@@ -193,7 +192,6 @@ def test_a_profile_is_written_deployed_asked_broken_and_taken_back(browser: Brow
         ann.click("Ask")
         expect(page.locator("[data-answer]")).to_contain_text(re.compile(r"\w+ \w+"))
         expect(page.locator("[data-said]")).to_contain_text("through the gateway")
-        ann.picture("playground")
 
         # The other one saves over what he has seen, and deploys one more.
         bob.click("Save")
@@ -206,7 +204,6 @@ def test_a_profile_is_written_deployed_asked_broken_and_taken_back(browser: Brow
         ann.go("")
         expect(page.get_by_text("All 2 servers are ready")).to_be_visible()
         expect(page.locator("meter").first).to_be_visible()
-        ann.picture("fleet")
         model = next(deployment.models.glob("*Q3_K_M.gguf"))
         model.write_bytes(model.read_bytes()[:1_000_000])
         os.kill(deployment.servers()[Q3]["pid"], signal.SIGKILL)
@@ -215,13 +212,14 @@ def test_a_profile_is_written_deployed_asked_broken_and_taken_back(browser: Brow
         ann.picture("trouble")
         ann.go(f"log?instance={Q3}")
         expect(page.get_by_role("log")).to_contain_text("error")
+        ann.click("History", "link")
 
         # Every page on a telephone, for who may only look; and the first one in the dark.
         with person(browser, served, viewport={"width": 360, "height": 740}) as eve:
             eve.sign_in("view")
             for path in PAGES:
                 eve.go(path)
-                expect(eve.page.locator(".later .busy")).to_have_count(0)
+                expect(eve.page.get_by_text("The hosts are asked: this")).to_have_count(0)
                 assert eve.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
                 for word in ("Deploy", "Save", "Stop", "Roll back", "Remove"):
                     assert eve.page.get_by_role("button", name=word).count() == 0, (path, word)
@@ -235,7 +233,6 @@ def test_a_profile_is_written_deployed_asked_broken_and_taken_back(browser: Brow
             assert eve.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
 
         # The way back.
-        ann.click("History", "link")
         ann.click("Roll back…", "link")
         expect(page.locator("tr.stop")).to_contain_text(Q3)
         ann.click("Roll back")

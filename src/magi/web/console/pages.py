@@ -101,7 +101,7 @@ async def look(request: Request, here: Here) -> Response:
 
 
 async def _fleet(request: Request, here: Service) -> tuple[Seen | None, dict[str, Any]]:
-    status, problem = await _seen(here, STATUS, verbs.status)
+    status, problem = await _seen(here, STATUS, verbs.status, 10)
     found = None
     if status:
         now, broken = status.result.document, status.result.exit_code != 0
