@@ -3,8 +3,10 @@ end-to-end test has a real browser and real ones."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,12 +17,17 @@ from ansible_collections.magi.models.plugins.module_utils._config import profile
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from magi.events import Event
+from magi.result import Result
+from magi.session import Session
 from magi.web import Service, router
 from magi.web.app import application
 from magi.web.console import editor
 from magi.web.console.fleet import hosts, troubles
 from magi.web.console.render import STATIC
 from magi.web.guard import Role, Tokens
+from magi.web.problems import Problem
+from magi.web.runs import TALKS
 
 from ..waiting import until
 from . import recorded
@@ -400,6 +407,29 @@ def test_a_log_and_an_answer_are_streams(ann: Person, run: FakeRun, monkeypatch:
         ({"model": "a"}, "question is empty"),
     ):
         assert said in json.loads(ann.page("post", "ask", data=wrong).text)["problem"]
+
+
+def test_a_run_ends_when_nobody_listens_any_more_and_only_some_run(run: FakeRun, service: Service):
+    ended = threading.Semaphore(0)
+
+    def verb(session: Session) -> Result:
+        session.on_event(Event("message", text="x"))
+        assert session.stop.wait(10)
+        ended.release()
+        return Result({})
+
+    async def listen() -> None:
+        async with service.running():
+            talks = [service.runs.talk(verb) for _number in range(TALKS)]
+            for talk in talks:
+                assert isinstance(await talk.__anext__(), Event)
+            with pytest.raises(Problem, match="close one"):
+                await service.runs.talk(verb).__anext__()
+            for talk in talks:
+                await talk.aclose()
+                assert await asyncio.to_thread(ended.acquire, timeout=10)
+
+    asyncio.run(listen())
 
 
 def test_below_a_path_of_a_proxy_and_in_an_application(service: Service, run: FakeRun):
