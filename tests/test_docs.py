@@ -35,6 +35,8 @@ RUN_BY = {
     "magi rollback": ("e2e/test_gateway.py", 'magi(behind, "rollback")'),
     "magi rollback --check": ("e2e/test_gateway.py", 'magi(behind, "rollback", "--check", '),
     "magi routes": ("e2e/test_gateway.py", 'magi(behind, "routes")'),
+    "magi top": ("e2e/test_terminal.py", 'Terminal(state, "top", '),
+    "magi top --sort queue": ("e2e/test_terminal.py", '"top", "--json", "--sort", "queue"'),
     "magi config": ("e2e/test_verbs.py", 'magi.json("config", '),
     f"magi fit {Q2} --ctx-size 8192": ("e2e/test_verbs.py", '"fit", Q2, "--ctx-size", '),
     f"magi logs {Q2} -n 20": ("e2e/test_verbs.py", '"logs", Q2, "-n", '),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Document = Mapping[str, Any]
@@ -146,3 +146,95 @@ def actions(document: Document, done: str) -> Sequence[str]:
     hosts = document["hosts"].items()
     lines = [f"{host}: {item['action']} {item['instance']}" for host, items in hosts for item in items]
     return lines or [f"Nothing was {done}."]
+
+
+_DOING = ("tok/s", "busy", "queue", "first p50", "p95", "memory")
+TOP_NAMES = ("model", "server", "host")
+"""The heads of columns that have names; all others but the state have numbers."""
+
+
+def top(document: Document) -> list[str]:
+    """Return what servers and gateways do."""
+    from magi.domain import text_table
+
+    if not document["servers"]:
+        return ["Nothing runs."]
+    tables = [[*text_table(head, rows), ""] for head, rows in top_tables(document)]
+    return [*(line for table in tables for line in table), first_token_source(document["gateways"])]
+
+
+def top_tables(document: Document) -> Iterator[tuple[Sequence[str], Sequence[Sequence[str]]]]:
+    """Yield heads and rows of the models, if one has several servers, of the servers, and of the hosts, if there are
+    several."""
+    models, servers, hosts = (document[name] for name in ("models", "servers", "hosts"))
+    if len(models) < len(servers):
+        yield ("model", *_DOING, "servers"), [_model_doing(row) for row in models]
+    if servers:
+        yield ("server", "host", *_DOING, "state"), [_server_doing(row) for row in servers]
+    if len(hosts) > 1:
+        yield ("host", "tok/s", "busy", "memory", "free", "of", "servers"), [_host_doing(row) for row in hosts]
+
+
+def first_token_source(gateways: Sequence[Mapping[str, Any]]) -> str:
+    """Return where the times to the first token come from."""
+    from magi.domain import printable
+
+    if not gateways:
+        return "No gateway runs, and servers do not tell the time to the first token."
+    requests = sum(item["requests"] for item in gateways)
+    names = ", ".join(printable(item["host"]) for item in gateways)
+    return f"First token: {requests} requests of the last 5 minutes, from the log of {names}."
+
+
+def _doing(row: Mapping[str, Any]) -> tuple[str, ...]:
+    first = row["first_token"]
+    return (
+        _rate(row),
+        _busy(row),
+        _or_dash(row["queue"]),
+        *((f"{first[key]:.2f} s" for key in ("p50", "p95")) if first else ("–", "–")),
+        _memory(row["memory"]),
+    )
+
+
+def _model_doing(row: Mapping[str, Any]) -> tuple[str, ...]:
+    from magi.domain import printable
+
+    asleep = f", {row['asleep']} asleep" if row["asleep"] else ""
+    return (printable(row["model_id"]), *_doing(row), f"{row['servers']}{asleep}")
+
+
+def _server_doing(row: Mapping[str, Any]) -> tuple[str, ...]:
+    from magi.domain import printable
+
+    return (printable(row["instance"]), printable(row["host"]), *_doing(row), row["state"])
+
+
+def _host_doing(row: Mapping[str, Any]) -> tuple[str, ...]:
+    from magi.domain import printable
+
+    return (
+        printable(row["host"]),
+        _rate(row),
+        _busy(row),
+        *(_memory(row[key]) for key in ("memory", "memory_available", "memory_total")),
+        str(row["servers"]),
+    )
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    return "–" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:.1f}"
+
+
+def _busy(row: Mapping[str, Any]) -> str:
+    return "–" if row["busy"] is None else f"{row['busy']}/{_or_dash(row['slots'])}"
+
+
+def _or_dash(value: object) -> str:
+    return "–" if value is None else str(value)
+
+
+def _memory(value: int | None) -> str:
+    from magi.domain import bytes_shown
+
+    return bytes_shown(value) if value else "–"

@@ -64,7 +64,8 @@ class Session:
     options: Options = field(default_factory=Options)
     profile: str | None = None
     strict: bool = False
-    on_event: Callable[[Event], None] = lambda event: None
+    on_event: Callable[[Event], bool | None] = lambda event: None
+    """Called with each event as it comes; one for which it returns True is kept nowhere."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Set it to end the present run."""
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from magi import domain
+from magi.activity import Sort
 from magi.errors import UsageError
 from magi.project import ANSIBLE_TAGS
 from magi.result import Result
@@ -64,6 +65,12 @@ def status(session: Session) -> Result:
 def routes(session: Session) -> Result:
     """Say which names the gateways route, to which servers. Raises UsageError where the inventory has no gateway."""
     return looks.routes(session.play("routes", group=GATEWAYS))
+
+
+def top(session: Session, sort: Sort = Sort.TOKENS, *, interval: float = 1, follow: bool = False) -> Result:
+    """Say what servers and gateways do now, from two looks ``interval`` seconds apart; ``follow`` has what each look
+    saw in the events (magi.activity), without end."""
+    return looks.top(session.play("top", {"interval": interval, "follow": follow}), sort)
 
 
 def health(session: Session, *, deep: bool = False) -> Result:

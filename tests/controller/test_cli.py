@@ -254,6 +254,7 @@ PLAYBOOKS = {
     ("plan",): ("plan", COMMON),
     ("status",): ("status", COMMON),
     ("routes",): ("routes", COMMON),
+    ("top",): ("top", COMMON),
     ("health",): ("health", COMMON),
     ("stop",): ("stop", (*COMMON, "--check")),
     ("down",): ("teardown", (*COMMON, "--check", "--diff")),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ..command import Terminal
+from ..command import Ran, Terminal, begin
+from ..load import Clients
 from .conftest import Deployment, ports
 
 pytestmark = pytest.mark.e2e
@@ -92,6 +93,30 @@ def test_ctrl_c_ends_a_deployment_with_a_sentence(two: Deployment):
     ]
     assert f"✗ {STEPS[3]}" in screen
     assert "2/2 ready" in seen(two, "up")
+
+
+def test_what_servers_do(two: Deployment):
+    """Live until Ctrl-C, with --json once."""
+    assert two.play().code == 0
+    state, inventory = two.folder / "state", str(two.inventory())
+    last: list[str] = []
+
+    def working(screen: str) -> bool:
+        last[:] = next((line.split() for line in screen.splitlines() if line.startswith(Q2)), [])
+        return bool(last) and last[3] == "1/4" and last[2] not in ("–", "0.0")
+
+    with Clients("127.0.0.1", PORTS[0], [Q2], count=1) as clients:
+        terminal = Terminal(state, "top", "-i", inventory, interrupt_when=working)
+        found = Ran(begin(state, "top", "--json", "--sort", "queue", "-i", inventory)).document
+    assert clients.wrong == []
+    assert (terminal.code, last[1], last[-1]) == (0, "localhost", "ready")
+    # It had a screen of its own, and restores the one before.
+    assert "\x1b[?1049h" in terminal.printed
+    assert "\x1b[?1049l" in terminal.printed
+    busy, idle = found["servers"]  # nobody waits, so by name
+    assert (busy["instance"], busy["busy"], busy["slots"], busy["state"]) == (Q2, 1, 4, "ready")
+    assert busy["tokens_per_second"] > 1
+    assert (idle["instance"], idle["busy"], idle["tokens_per_second"]) == (Q3, 0, 0)
 
 
 def test_a_status_that_is_watched(two: Deployment):

@@ -1,4 +1,4 @@
-"""config, doctor, fit, logs and ask: the verbs that look at settings and instances, or talk to them."""
+"""config, doctor, top, fit, logs and ask: the verbs that look at settings and instances, or talk to them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from magi.activity import Sort
 from magi.cli import completion
 from magi.cli.options import Bench, Given, Instance, takes
 from magi.cli.output import Output
@@ -126,6 +127,25 @@ def _followed(output: Output, run: Session, instance: str, lines: int) -> Result
 
 
 @takes(Given)
+def top(
+    given: Given,
+    sort: Annotated[Sort, typer.Option("--sort", help="What comes first: the most of it, or by name.")] = Sort.TOKENS,
+    interval: Annotated[float, typer.Option("--interval", help="Seconds between two looks.", min=0.5)] = 1,
+) -> int:
+    """Show what servers and gateways do. Live until Ctrl-C; once with --json or no terminal. Wakes no server."""
+    from magi import verbs
+
+    output = Output(given.as_json)
+    run = session(given)
+    if not given.as_json and output.people.is_terminal:
+        from magi.cli.top import live
+
+        return live(output, run, interval, sort)
+    result = carry_out(output, run, lambda s: verbs.top(s, sort, interval=interval), "magi top")
+    return show(output, result)
+
+
+@takes(Given)
 def ask(
     given: Given,
     model: Annotated[
@@ -193,6 +213,7 @@ EXAMPLES = {
         "magi fit smollm2-135m-instruct.q2_k",
         "magi fit smollm2-135m-instruct.q2_k --ctx-size 8192 --parallel 2 --option cache_type_k=q8_0",
     ),
+    top: ("magi top", "magi top --sort queue", "magi top --json | jq '.models[].tokens_per_second'"),
     logs: ("magi logs smollm2-135m-instruct.q2_k -n 20", "magi logs smollm2-135m-instruct.q2_k -f"),
     ask: (
         "magi ask smollm2-135m-instruct.q2_k 'What is the capital of France?'",

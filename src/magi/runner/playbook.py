@@ -38,13 +38,14 @@ def run(
     options: Options,
     variables: Mapping[str, Any] | None = None,
     *,
-    on_event: Callable[[Event], None] = lambda event: None,
+    on_event: Callable[[Event], bool | None] = lambda event: None,
     stop: threading.Event | None = None,
 ) -> Run:
     """Run a playbook of the project to its end and return what happened; ``stop`` ends it early.
 
-    ``on_event`` is called in this thread with each event as it comes; an exception from it ends the run and is raised
-    here. Raises UsageError if the run can't begin, and MagiError if its output can't be kept.
+    ``on_event`` is called in this thread with each event as it comes; one for which it returns True is kept nowhere. An
+    exception from it ends the run and is raised here. Raises UsageError if the run can't begin, and MagiError if its
+    output can't be kept.
     """
     path = project.playbook(playbook)
     if stop and stop.is_set():
@@ -60,15 +61,16 @@ def run(
         """Never raises, since that would end the run without a result; False: don't write the event to a file."""
         try:
             text = raw["stdout"] = _GIVEN.sub(r"\1…", raw.get("stdout") or "")
+            found = event(raw)
+            if found and not raised and on_event(found):
+                return False
             if text:
                 try:
                     log.write(text + "\n")
                 except OSError as error:
                     raise MagiError(unwritable(error, output)) from None
-            found = event(raw)
-            if found and not raised:
+            if found:
                 events.append(found)
-                on_event(found)
         except BaseException as error:  # said at the end
             raised.append(error)
             stop.set()

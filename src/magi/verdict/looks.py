@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from magi import config, instances, lines
+from magi.activity import Sort, document
 from magi.domain import counted, printable
 from magi.errors import ExitCode, MagiError
 from magi.events import Run, said
@@ -70,6 +71,16 @@ def _routes(results: Results) -> Result:
     states = {server["state"] for item in gateways for route in item["routes"] for server in route["servers"]}
     good = all(item["is_ready"] for item in gateways) and states <= {"up"}
     return Result({"gateways": gateways}, ExitCode.OK if good else ExitCode.DEGRADED, told=lines.routes)
+
+
+def top(run: Run, sort: Sort) -> Result:
+    """Return what servers and gateways do."""
+
+    def view(results: Results) -> Result:
+        seen = {host: result["activity"] for host, result in results if "activity" in result}
+        return Result(document(seen, sort), told=lines.top)
+
+    return _found(run, "activity", view)
 
 
 def logs(name: str, run: Run) -> Result:

@@ -5,16 +5,14 @@
 from __future__ import annotations
 
 import json
-import posixpath
-import shlex
 import time
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.common.validation import check_type_dict
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.async_job import AsyncJob
 
 JOB_LIMIT = 3600  # seconds
 POLL = 0.2  # seconds
@@ -32,11 +30,7 @@ def serving(name: str, hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 class ActionModule(ActionBase):
-    """Start the job, show each line of its stream as it is written, return the module's result.
-
-    Ansible returns a command's output only when the command has ended, so the module writes a file on the host, and
-    this reads it piece by piece. That works over every connection, without forwarding a port.
-    """
+    """Start the job, show each line of its stream as it is written, return the module's result."""
 
     TRANSFERS_FILES = False
 
@@ -50,38 +44,22 @@ class ActionModule(ActionBase):
                 return {**result, "skipped": True}
         if self._task.check_mode:
             return {**result, "skipped": True}
-        folder = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
-        path = posixpath.join(folder, f"magi-chat-{uuid.uuid4().hex}")
-        self._task.async_val = JOB_LIMIT
-        job = self._execute_module(module_args={**arguments, "stream_path": path}, task_vars=task_vars, wrap_async=True)
-        self._task.async_val = 0
-        if job.get("failed"):
-            return {**result, **job}
-
-        def status(mode: str) -> dict[str, Any]:
-            arguments = {"jid": job["ansible_job_id"], "mode": mode, "_async_dir": folder}
-            return self._execute_module("ansible.legacy.async_status", arguments, task_vars=task_vars)
-
-        self._follow(path, status)
-        while not (done := status("status")).get("finished") or "ansible_job_id" not in done:
-            time.sleep(POLL)  # its stream ends just before it does
-        status("cleanup")
-        self._low_level_execute_command(f"rm -f {shlex.quote(path)} {shlex.quote(path)}.seen")
-        hidden = ("ansible_job_id", "started", "finished", "results_file")
-        result.update({key: value for key, value in done.items() if key not in hidden})
+        job = AsyncJob(self, "chat", arguments, JOB_LIMIT, task_vars)
+        if job.refused:
+            return {**result, **job.refused}
+        self._follow(job)
+        result.update(job.end(POLL))  # its stream ends just before it does
         if arguments.get("gateway") and result.get("failed"):
             said = result.get("msg") or "it could not be asked; run with -vvv to see why."
             result["msg"] = f"Gateway {task_vars['inventory_hostname']}: {said}"
         return result
 
-    def _follow(self, path: str, status: Any) -> None:
+    def _follow(self, job: AsyncJob) -> None:
         """Show what the module writes into the file until it says that it ends, or the job ends without saying so."""
         offset, heard = 1, time.monotonic()
-        quoted = shlex.quote(path)
         while True:
-            look = f"touch {quoted}.seen; tail -c +{offset} {quoted} 2>/dev/null || true"
             # Whole lines of ASCII: a character is a byte, and a half-written line is read next time.
-            text = self._low_level_execute_command(look).get("stdout", "")
+            text = job.read(offset)
             # Where sudo asks for a password, the connection has a terminal, which adds an empty line.
             lines = [line for line in text[: text.rfind("\n") + 1].splitlines() if line]
             offset += sum(len(line) + 1 for line in lines)
@@ -92,7 +70,7 @@ class ActionModule(ActionBase):
             if lines:
                 heard = time.monotonic()
             elif time.monotonic() - heard > LOST:
-                if status("status").get("finished"):
+                if job.status().get("finished"):
                     return
                 heard = time.monotonic()
             time.sleep(POLL)

@@ -105,13 +105,8 @@ tokens_per_second:
   type: float
 """
 
-import contextlib
-import json
-import os
-import time
-from pathlib import Path
-
 from ansible_collections.magi.models.plugins.module_utils._base.private_module import PrivateModule
+from ansible_collections.magi.models.plugins.module_utils._base.stream import Stream
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import running_revision
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
@@ -121,27 +116,6 @@ from ansible_collections.magi.models.plugins.module_utils._services.choice impor
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 UNREAD_SECONDS = 30
-
-
-class Stream:
-    """The file for the answer as it comes; its reader touches another beside it at each look."""
-
-    def __init__(self, path: str) -> None:
-        self.path = Path(path)
-        self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-        self.seen = self.path.with_name(f"{self.path.name}.seen")
-        self.since = time.time()
-
-    def tell(self, kind: str, piece: str) -> None:
-        os.write(self.file, json.dumps({kind: piece}).encode() + b"\n")
-        with contextlib.suppress(OSError):
-            self.since = max(self.since, self.seen.stat().st_mtime)
-        if time.time() - self.since > UNREAD_SECONDS:
-            raise ChatError("nobody reads the answer any more, so it was ended.")
-
-    def end(self) -> None:
-        os.write(self.file, b'{"end": true}\n')
-        os.close(self.file)
 
 
 def main() -> None:
@@ -160,6 +134,13 @@ def main() -> None:
     params = module.params
     name, gateway = params["name"], params["gateway"]
     stream = Stream(params["stream_path"]) if params["stream_path"] else None
+
+    def tell(kind: str, piece: str) -> None:
+        if stream:
+            stream.tell({kind: piece})
+            if stream.unread() > UNREAD_SECONDS:
+                raise ChatError("nobody reads the answer any more, so it was ended.")
+
     try:
         if gateway:
             sockets = gateway_service(params["manager"], params["home"]).sockets
@@ -175,7 +156,7 @@ def main() -> None:
             environment,
             params["question"],
             params["max_tokens"],
-            stream.tell if stream else lambda _kind, _piece: None,
+            tell,
             name if gateway else None,
         )
     except (ChatError, ServiceError) as error:
