@@ -18,6 +18,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._observe.rules import 
 from ansible_collections.magi.models.plugins.plugin_utils._observe.targets import (
     Targets,
     gateway_exporters,
+    gpu_exporters,
     host_exporters,
     targets,
 )
@@ -92,4 +93,6 @@ class ActionModule(HostAction):
             monitor: way,
         }
         nodes, gone = host_exporters(ways, given["node_address"], given["node_port"])
-        return targets(monitor, way, hosts, [*gateways, *nodes], [*lost, *gone], has_key=bool(given["key_file"]))
+        devices, left = gpu_exporters(ways, given["gpu_exporters"])
+        exporters, unknown = [*gateways, *nodes, *devices], [*lost, *gone, *left]
+        return targets(monitor, way, hosts, exporters, unknown, has_key=bool(given["key_file"]))

@@ -56,6 +56,12 @@ options:
       - Evaluated by the action plugin of the same name.
     type: dict
     default: {}
+  gpu_exporters:
+    description:
+      - By host, the result of M(magi.models.gpu_exporter_info).
+      - Evaluated by the action plugin of the same name.
+    type: dict
+    default: {}
   interval:
     description: Seconds between two looks at each target, and between two evaluations of the rules.
     type: int

@@ -10,6 +10,7 @@ MONITORING_OPTIONS = {
     "textfile_dir": {"type": "path", "default": ""},
     "hosts": {"type": "dict", "default": {}},
     "gateways": {"type": "dict", "default": {}},
+    "gpu_exporters": {"type": "dict", "default": {}},
     "interval": {"type": "int", "default": 15},
     "key_file": {"type": "path", "default": ""},
     "node_address": {"type": "str", "default": "127.0.0.1"},

@@ -29,6 +29,8 @@ class Kind(Word):
     GATEWAYS = "gateways"
     HOSTS = "hosts"
     """node_exporter."""
+    GPUS = "gpus"
+    """Exporters of GPU metrics, which others installed."""
 
 
 JOBS = {
@@ -36,6 +38,7 @@ JOBS = {
     Kind.KEYED: "magi-servers",
     Kind.GATEWAYS: "magi-gateways",
     Kind.HOSTS: "magi-hosts",
+    Kind.GPUS: "magi-gpus",
 }
 """The label job of each kind."""
 
@@ -52,6 +55,8 @@ class Exporter:
     port: int
     remedy: str
     """How it can be reached from elsewhere."""
+    name: str = ""
+    """What it is, if that is more than its kind."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,8 @@ def targets(
     for item in exporters:
         address = address_from(monitor, way, item.address, item.host, item.way)
         if address:
-            labels = {"host": item.host, "instance": f"{item.kind.value.removesuffix('s')} {item.host}"}
-            found[_name(item.kind, item.host)] = [_target(address, item.port, labels)]
+            labels = {"host": item.host, "instance": f"{item.name or item.kind.value.removesuffix('s')} {item.host}"}
+            found.setdefault(_name(item.kind, item.host), []).append(_target(address, item.port, labels))
         else:
             warnings.append(
                 f"Host {item.host}: its metrics are at {item.address}, where Prometheus on {monitor} can't reach them; "
@@ -143,6 +148,25 @@ def host_exporters(
     remedy = "let node_exporter bind another address, and set observability_node_address to it"
     found = [Exporter(host, way, Kind.HOSTS, address, port, remedy) for host, way in ways.items() if way and port]
     return found, [(host, Kind.HOSTS) for host, way in ways.items() if port and not way]
+
+
+def gpu_exporters(
+    ways: Mapping[str, Way | None], gpus: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[Exporter], list[tuple[str, Kind]]]:
+    """Return the exporters of GPU metrics, from what the module gpu_exporter_info returned on each host, and the hosts
+    of which this run does not know them; ``ways`` as for host_exporters."""
+    remedy = "let its exporter bind another address"
+    found, unknown = [], []
+    for host, way in ways.items():
+        exporters = gpus.get(host, {}).get("exporters")
+        if way is None or exporters is None:
+            unknown.append((host, Kind.GPUS))
+        else:
+            found += [
+                Exporter(host, way, Kind.GPUS, item["address"], item["port"], remedy, item["name"])
+                for item in exporters
+            ]
+    return found, unknown
 
 
 def _kept(not_deployed: Iterable[str], unknown: Iterable[tuple[str, Kind]]) -> Iterator[str]:

@@ -12,12 +12,14 @@ from ansible_collections.magi.models.plugins.plugin_utils._observe.targets impor
     Exporter,
     Kind,
     gateway_exporters,
+    gpu_exporters,
     host_exporters,
     targets,
 )
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import model, plan, settings
 
 SSH, LOCAL = Way("gpu1.example.org", "ssh"), Way("mon", "local")
+GPU_PORTS = (("dcgm", 9400), ("nvidia", 9835))
 MODELS = [model("a-q4_k_m"), model("b-q2_k", "Q2")]
 
 
@@ -134,3 +136,20 @@ def test_where_node_exporter_is():
     assert [(item.host, item.port) for item in found] == [("gpu1", 9100)]
     assert lost == [("gpu2", Kind.HOSTS)]
     assert host_exporters({"gpu1": SSH, "gpu2": None}, "0.0.0.0", 0) == ([], [])
+
+
+def test_gpu_exporters_are_targets_where_they_run():
+    seen = {
+        "gpu1": {"exporters": [{"name": name, "address": "::", "port": port} for name, port in GPU_PORTS]},
+        "gpu2": {"exporters": []},
+        "gpu3": {"skipped": True},
+    }
+    found, unknown = gpu_exporters({"gpu1": SSH, "gpu2": SSH, "gpu3": SSH, "gpu4": None}, seen)
+    assert unknown == [("gpu3", Kind.GPUS), ("gpu4", Kind.GPUS)]
+    made = targets("mon", LOCAL, [], found, unknown)
+    assert of(made, "gpus-of-gpu1.json") == [
+        {"targets": [f"gpu1.example.org:{port}"], "labels": {"host": "gpu1", "instance": f"{name} gpu1"}}
+        for name, port in GPU_PORTS
+    ]
+    assert made.files.keys() == {"gpus-of-gpu1.json"}
+    assert made.keep == ("gpus-of-gpu3.json", "gpus-of-gpu4.json")
