@@ -99,6 +99,14 @@ def test_each_verb_on_the_hosts(magi: Magi, fleet: Fleet):
     assert sound["problems"] == 0, sound
     assert {item["host"] for item in sound["findings"]} >= set(names)
 
+    # Each server is asked on its own host, with its key, which stays there.
+    assert [(item["state"], item["slots"]) for item in magi.document("top")["servers"]] == [("ready", 4)] * 6
+    live = Terminal(
+        magi.state, "top", "-i", str(magi.inventory), interrupt_when=lambda screen: screen.count(" ready\n") == 6
+    )
+    assert live.code == 0, live.screen
+    assert KEY not in live.printed
+
     # It comes from the journal of each host.
     logs = magi.document("logs", Q2, "-n", "5")
     assert all("listening on" in " ".join(lines) for lines in logs["hosts"].values()), logs
