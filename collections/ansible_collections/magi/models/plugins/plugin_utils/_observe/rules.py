@@ -29,7 +29,7 @@ class Limits:
     loading: int = 600
     """Seconds for which a server may load its model."""
     hung: int = 300
-    """Seconds for which a server may have requests and do nothing."""
+    """Seconds for which a server may answer /health and compute nothing."""
     slow: int = 300
     """Seconds for which it may be slow, full or wrong before anybody is told."""
     queue: float = 20
@@ -48,11 +48,11 @@ class Limits:
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Limits:
         """Return the limits, those ``given`` instead of the defaults. Raises LimitError."""
-        kinds = {item.name: type(item.default) for item in fields(cls)}
+        kinds = {item.name: item.type for item in fields(cls)}  # as written: int or float
         for name, value in given.items():
             if name not in kinds:
                 raise LimitError(f"observability_limits has no limit {name!a}; it knows {', '.join(kinds)}.")
-            whole = kinds[name] is int
+            whole = kinds[name] == "int"
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value < 0:
                 raise LimitError(
                     f"observability_limits: {name} must be a {'whole ' if whole else ''}number, but is {value!a}; "
@@ -99,6 +99,11 @@ RECORDS = (
         "magi:loading",
         f"max by ({_WHO}) ({_named(f'haproxy_server_check_code{{{_SERVER}}} == bool 503')}) == 1",
         "a server that runs and loads its model: the gateway's check gets status 503",
+    ),
+    Record(
+        "magi:answers",
+        f"max by ({_WHO}) ({_named(f'haproxy_server_check_code{{{_SERVER}}} == bool 200')}) == 1",
+        "a server that answers the gateway's check",
     ),
     Record(
         "magi:queue",
@@ -171,7 +176,7 @@ def alerts(limits: Limits) -> tuple[Alert, ...]:
     return (
         Alert(
             "MagiServerDown",
-            f"up{{{SERVERS}}} == 0 unless on (host, instance) magi:loading",
+            f"up{{{SERVERS}}} == 0 unless on (host, instance) (magi:loading or magi:answers)",
             limits.down,
             "critical",
             f"{_INSTANCE} does not answer",
@@ -235,13 +240,15 @@ def alerts(limits: Limits) -> tuple[Alert, ...]:
         ),
         Alert(
             "MagiServerHung",
-            "llamacpp:requests_processing > 0 and increase(llamacpp:n_decode_total[2m]) == 0",
+            f"up{{{SERVERS}}} == 0 and on (host, instance) magi:answers",
             limits.hung,
             "critical",
-            f"{_INSTANCE} has {_VALUE} requests and computes nothing",
-            "A server has requests, and its counter of computed batches stands still: a hung GPU answers `/health`.",
+            f"{_INSTANCE} answers, and computes nothing",
+            "A server answers the gateway's check at `/health`, as it does with a hung GPU, and not `/metrics`, which "
+            "waits for what computes.",
             (
-                "`magi health --deep` asks each server for one token.",
+                "`magi health --deep` asks each server for one token. If it gets one, Prometheus does not reach the "
+                "server that the gateway reaches.",
                 f"{_LOGS} On its host, `nvidia-smi` or `rocm-smi` and `dmesg` tell of the device.",
                 "`magi stop INSTANCE`, then `magi up`, starts it anew.",
             ),

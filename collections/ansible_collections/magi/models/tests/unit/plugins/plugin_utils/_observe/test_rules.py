@@ -75,9 +75,9 @@ CASES = {
         "Something else answers at the port of server a-2 on host gpu1",
     ),
     "MagiServerHung": (
-        {f"llamacpp:requests_processing{SERVER}": gauge(2, 2), f"llamacpp:n_decode_total{SERVER}": counter(60, 0)},
+        {f"haproxy_server_check_code{CHECKED}": gauge(200, 200), f"up{SERVER}": gauge(1, 0)},
         {**WHO, "job": "magi-servers"},
-        "Server a-2 on host gpu1 has 2 requests and computes nothing",
+        "Server a-2 on host gpu1 answers, and computes nothing",
     ),
     "MagiMemoryLow": (
         {f"node_memory_MemAvailable_bytes{NODE}": gauge(80, 4), f"node_memory_MemTotal_bytes{NODE}": gauge(100, 100)},
@@ -209,9 +209,10 @@ def test_an_old_mean_without_requests_is_no_alert(tmp_path):
 
 
 def test_limits_are_in_the_rules():
-    found = rules(Limits.of({"down": 7, "memory": 0.5}), "https://wiki/runbooks")
+    found = rules(Limits.of({"down": 7, "memory": 0.5, "first_token": 0.5}), "https://wiki/runbooks")
     assert "for: 7s" in found
     assert "magi:memory:used_share > 0.5" in found
+    assert "magi:first_token:seconds > 0.5" in found
     assert "runbook_url: https://wiki/runbooks#magimemorylow" in found
 
 
