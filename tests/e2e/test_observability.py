@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import http.client
 import json
 import os
@@ -12,16 +13,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.magi.models.plugins.plugin_utils._observe.rules import Limits, alerts
 
 from ..command import Ran, begin
-from ..load import ask_once
+from ..load import Clients, ask_once
+from ..playbook import Run
 from ..prometheus import Prometheus, get
 from ..waiting import until
-from .conftest import PORTS, Deployment
+from .conftest import PORTS, Deployment, environment_of
 
 PROMETHEUS, NODE_EXPORTER = map(shutil.which, ("prometheus", "prometheus-node-exporter"))
 pytestmark = [
@@ -48,7 +52,7 @@ def node(tmp_path: Path) -> Iterator[tuple[int, int]]:
         [
             *(NODE_EXPORTER, "--collector.disable-defaults", "--collector.textfile"),
             *("--collector.meminfo", "--collector.filesystem"),
-            *(f"--collector.textfile.directory={tmp_path / 'textfiles'}", f"--web.listen-address=127.0.0.1:{port}"),
+            *(f"--collector.textfile.directory={tmp_path / 'textfiles'}*", f"--web.listen-address=127.0.0.1:{port}"),
         ],
         stderr=subprocess.DEVNULL,
     )
@@ -212,3 +216,206 @@ def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment, node: t
     assert watched.play("teardown").code == 0
     assert not home.exists()
     assert [*(watched.folder / "textfiles").iterdir()] == []
+
+
+LIMITS = {"down": 1, "loading": 0, "hung": 1, "slow": 1, "queue": 2, "first_token": 0.01, "restarts": 1}
+WINDOWS = {"[15m]": "[20s]", "[5m]": "[5s]", "[1m]": "[5s]"}
+"""The rules look back for so long, in the time of this test."""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 16 MiB."""
+    image, folder = tmp_path / "disk.img", tmp_path / "disk"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(1 << 24)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def memory_in_use() -> float:
+    """Return the share of this machine's memory that is in use, as the rule computes it."""
+    found = dict(re.findall(r"^(Mem\w+): +(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE))
+    return 1 - int(found["MemAvailable"]) / int(found["MemTotal"])
+
+
+def processes(program: str, mark: str) -> list[int]:
+    """Return the processes of a program that have ``mark`` in their command line or environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            said = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes() if entry.name.isdigit() else b""
+            if mark.encode() in said and (entry / "exe").resolve().name == program:
+                found.append(int(entry.name))
+    return found
+
+
+def server_of(deployment: Deployment, name: str) -> list[int]:
+    """Return the process of an instance, in a list; none while it is started again."""
+    return [
+        pid
+        for pid in processes("llama-server", f"MAGI_HOME={deployment.home}\0")
+        if environment_of(pid)["MAGI_INSTANCE"] == name
+    ]
+
+
+@contextlib.contextmanager
+def held(*processes: int) -> Iterator[None]:
+    """Within it, these do nothing."""
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def slowed(process: int) -> Iterator[None]:
+    """Within it, a process gets a tenth of its time."""
+    over = threading.Event()
+
+    def turns() -> None:
+        while not over.wait(0.02):
+            with held(process):
+                over.wait(0.2)
+
+    thread = threading.Thread(target=turns)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def hung(process: int) -> Iterator[None]:
+    """Within it, the first thread of a process stands still, as if what it computes hung, and the others go on."""
+    trace = ctypes.CDLL(None, use_errno=True).ptrace
+    attach, detach, all_threads = 16, 17, 0x40000000  # ptrace(2), waitpid(2)
+    assert trace(attach, process, 0, 0) == 0, os.strerror(ctypes.get_errno())
+    os.waitpid(process, all_threads)
+    try:
+        yield
+    finally:
+        trace(detach, process, 0, 0)
+
+
+SAID = {
+    "MagiServerDown": f"Server {Q2} on host localhost does not answer",
+    "MagiServerNotReady": f"Server {Q3} on host localhost still loads its model",
+    "MagiServerRestarts": f"Server {Q3} on host localhost starts again and again",
+    "MagiServerQuarantined": f"Server {Q3} on host localhost failed to start too often, and is left alone",
+    "MagiWrongServer": f"Something else answers at the port of server {Q3} on host localhost",
+    "MagiServerHung": f"Server {Q3} on host localhost answers, and computes nothing",
+    "MagiMemoryLow": r"Host (localhost|other) uses \S+ of its memory",
+    "MagiQueueLong": rf"Model {Q3} at gateway localhost: \S+ requests wait",
+    "MagiFirstTokenSlow": rf"Model {Q3} at gateway localhost: the first token takes \S+ s",
+    "MagiErrors": rf"Model {Q3} at gateway localhost: \S+ of the requests fail",
+    "MagiGatewayDown": "The gateway on host localhost does not answer",
+    "MagiHostDown": r"Host (localhost|other): its node_exporter does not answer",
+    "MagiDiskNearlyFull": r"Host (localhost|other): \S+/disk is \S+% full",
+    "MagiDeploymentFailed": "Host localhost: its last deployment failed",
+    "MagiDrift": f"Host (localhost|other) has other bytes for model {Q2} than other hosts",
+}
+"""By alert, a pattern for its summary."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, and stops a thread of a process: run it as root")
+def test_every_alert_is_caused_for_real(watched: Deployment, node: tuple[int, int], small_disk: Path):
+    """Each fires, names host and instance, and resolves: the real rules, with short times."""
+    home, textfiles = watched.folder / "monitoring", watched.folder / "textfiles"
+    watched.add_profile("broken", Q2, {"model": Q3, "options": {"cache_type_v": "q4_0", "flash_attn": False}})
+    watched.add_profile("good", Q2, Q3)
+    elsewhere = watched.add_model("Q3_K_M", "../elsewhere/SmolLM2-135M-Instruct.Q2_K.gguf")
+    watched.hosts["other"] = {
+        "model_server_home": str(watched.folder / "other"),
+        "model_server_registry_path": str(watched.folder / "other.json"),
+        "model_server_scan_paths": [str(elsewhere.parent)],
+        "model_server_port_range": [PORTS[0] + 10, PORTS[0] + 10],
+        "observability_textfile_dir": f"{textfiles}-other",
+    }
+    watched.groups["model_gateways"]["vars"]["model_gateway_hold"] = 1
+    settings = watched.groups["monitoring"]["vars"]
+
+    def deploy(profile: str) -> Run:
+        run = watched.play(profile=profile)
+        rules = (home / "rules.yml").read_text()
+        for window, short in WINDOWS.items():
+            rules = rules.replace(window, short)
+        (home / "rules.yml").write_text(rules)
+        return run
+
+    deploy("broken")
+    settings["observability_limits"] = {**LIMITS, "memory": memory_in_use() + 0.03, "disk": 0.99}
+    assert f"quarantine {Q3}" in deploy("broken").output
+    command = [
+        *(PROMETHEUS, "--config.file", str(home / "prometheus.yml")),
+        *("--storage.tsdb.path", str(watched.folder / "series")),
+        f"--web.listen-address=127.0.0.1:{free_port()}",
+    ]
+    said: dict[str, str] = {}
+    with Prometheus(command, watched.folder) as prometheus:
+
+        def caused(*names: str) -> None:
+            until(lambda: {*names} <= prometheus.firing().keys(), 30, f"{', '.join(names)} fire")
+            said.update({name: prometheus.firing()[name]["annotations"]["summary"] for name in names})
+
+        def resolved(*names: str) -> None:
+            until(lambda: not {*names} & prometheus.firing().keys(), 40, f"{', '.join(names)} resolve")
+
+        caused("MagiDeploymentFailed", "MagiServerQuarantined", "MagiDrift")
+        shutil.copyfile(watched.models / elsewhere.name, elsewhere)
+        assert deploy("good").code == 0
+        resolved("MagiDeploymentFailed", "MagiServerQuarantined", "MagiDrift")
+
+        with Clients("127.0.0.1", PORTS[1], [Q3], count=12):
+            taken = b"x" * int(0.06 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+            with contextlib.suppress(OSError), (small_disk / "full").open("wb", 0) as file:
+                while file.write(bytes(1 << 12)):
+                    pass
+            caused("MagiQueueLong", "MagiFirstTokenSlow", "MagiMemoryLow", "MagiDiskNearlyFull")
+            del taken
+            (small_disk / "full").unlink()
+
+        (server,) = server_of(watched, Q3)
+        with hung(server):
+            caused("MagiServerHung")
+        (first,) = server_of(watched, Q2)
+        resolved("MagiServerHung")
+        with held(first, node[0], *processes("haproxy", f"{watched.folder}/gateway/")):
+            caused("MagiServerDown", "MagiGatewayDown", "MagiHostDown")
+
+        # A server is stopped, and then another program has its port.
+        port = watched.servers()[Q3]["port"]
+        assert watched.play("stop", model_server_stop_instances=[Q3]).code == 0
+        with Clients("127.0.0.1", PORTS[1], [Q3], count=2):
+            caused("MagiErrors")
+        stranger = [NODE_EXPORTER, "--collector.disable-defaults", f"--web.listen-address=127.0.0.1:{port}"]
+        with subprocess.Popen(stranger, stderr=subprocess.DEVNULL) as process:
+            try:
+                caused("MagiWrongServer")
+            finally:
+                process.kill()
+        assert deploy("good").code == 0
+
+        # It ends again and again, and loads for long.
+        for _time in range(2):
+            (server,) = server_of(watched, Q3)
+            os.kill(server, signal.SIGKILL)
+            (server,) = until(
+                lambda old=server: [pid for pid in server_of(watched, Q3) if pid != old], 10, "it is started again"
+            )
+            with slowed(server):
+                caused("MagiServerNotReady")
+            resolved("MagiServerNotReady")
+        caused("MagiServerRestarts")
+        until(lambda: not prometheus.firing(), 60, "all resolve")
+    assert said.keys() == SAID.keys() == {item.name for item in alerts(Limits())}
+    assert {name: text for name, text in said.items() if not re.fullmatch(SAID[name], text)} == {}
+    assert watched.play("teardown").code == 0
