@@ -38,9 +38,13 @@ ENTRY_KEYS = {
     "model": "an id, with settings of its own",
     "tier": "every model of a tier, such as Q4",
     "task": "chat, embedding or rerank",
-    "instances": "how many of it",
+    "instances": "how many of it, on each host",
+    "replicas": "how many of it, on all hosts together",
+    "hosts": "a pattern for the hosts that it is for, such as gpu*",
     "port": "the port of the first of them",
     "aliases": "more names by which clients may ask for it",
+    "idle": "after that time without a request, such as 10m, it frees its memory until the next",
+    "devices": "its GPUs, such as [CUDA0], or how many",
 }
 """More keys, of an entry."""
 

@@ -678,10 +678,12 @@ def test_only_the_streams_of_a_killed_server_end(processes, start):
         waiting = [pool.submit(proxy.ask, body={"model": "m"}) for _number in range(6)]
         await asyncio.to_thread(awaited, lambda: max(item.queued for item in states(place)) == 6)
         killed.kill()
-        assert not any([await item.whole() for item in streams if item.server_port == killed.server_port])
+        cut = [await item.whole() for item in streams if item.server_port == killed.server_port]
+        assert not any(cut)
         assert error(await asyncio.wrap_future(accepted)) == (502, "bad_gateway")
         other.end()
-        assert all([await item.whole() for item in streams if item.server_port == other.server_port])
+        whole = [await item.whole() for item in streams if item.server_port == other.server_port]
+        assert all(whole)
         answers = [await asyncio.wrap_future(item) for item in waiting]
         answered = [document["port"] for status, document, _headers in answers if status == 200]
         # The kernel still takes connections for a process that is ending: those that got its slots may be lost.
