@@ -218,8 +218,8 @@ def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment, node: t
     assert [*(watched.folder / "textfiles").iterdir()] == []
 
 
-LIMITS = {"down": 1, "loading": 0, "hung": 1, "slow": 1, "queue": 2, "first_token": 0.01, "restarts": 1}
-WINDOWS = {"[15m]": "[20s]", "[5m]": "[5s]", "[1m]": "[5s]"}
+LIMITS = {"down": 1, "loading": 0, "hung": 1, "slow": 1, "queue": 2, "first_token": 0.01, "restarts": 0}
+WINDOWS = {"[15m]": "[10s]", "[5m]": "[5s]", "[1m]": "[5s]"}
 """The rules look back for so long, in the time of this test."""
 
 
@@ -404,16 +404,12 @@ def test_every_alert_is_caused_for_real(watched: Deployment, node: tuple[int, in
                 process.kill()
         assert deploy("good").code == 0
 
-        # It ends again and again, and loads for long.
-        for _time in range(2):
-            (server,) = server_of(watched, Q3)
-            os.kill(server, signal.SIGKILL)
-            (server,) = until(
-                lambda old=server: [pid for pid in server_of(watched, Q3) if pid != old], 10, "it is started again"
-            )
-            with slowed(server):
-                caused("MagiServerNotReady")
-            resolved("MagiServerNotReady")
+        # It ends, and loads for long.
+        (server,) = server_of(watched, Q3)
+        os.kill(server, signal.SIGKILL)
+        (again,) = until(lambda: [pid for pid in server_of(watched, Q3) if pid != server], 10, "it is started again")
+        with slowed(again):
+            caused("MagiServerNotReady")
         caused("MagiServerRestarts")
         until(lambda: not prometheus.firing(), 60, "all resolve")
     assert said.keys() == SAID.keys() == {item.name for item in alerts(Limits())}
