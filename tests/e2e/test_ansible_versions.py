@@ -26,10 +26,13 @@ HERE = tuple(".".join(version.split(".")[:2]) for version in (ansible.__version_
 """Those of the other tests, which prove the same and more."""
 NEEDED = ("supervisor", "pyyaml", "gguf", "hypothesis", "pytest", "pytest-mock", "pytest-timeout")
 UNIT = "collections/ansible_collections/magi/models/tests/unit/plugins"
-# What has nothing to do with Ansible is tested with the newest Python alone, without reading models, downloads and HAProxy,
-# whose tests take long.
+# What has nothing to do with Ansible is tested with the newest Python alone, without reading models, downloads, processes
+# and HAProxy, whose tests take long.
 TESTS = dict.fromkeys(CORES, (UNIT, f"--ignore={UNIT}/module_utils", f"--ignore={UNIT}/plugin_utils/_gateway"))
-LONG = ("module_utils/_gguf", "module_utils/_models", "module_utils/_install", "plugin_utils/_gateway")
+LONG = (
+    *(f"module_utils/{name}" for name in ("_gguf", "_models", "_install", "_host", "_llama")),
+    "plugin_utils/_gateway",
+)
 TESTS[max(CORES)] = (UNIT, *(f"--ignore={UNIT}/{name}" for name in LONG))
 DEPLOYMENT = "tests/e2e/test_main_job.py::test_from_files_to_answers_and_back"
 
