@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.async_job import AsyncJob
@@ -31,7 +32,7 @@ class ActionModule(HostAction):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         arguments = {**self._task.args, "follow": False}
-        if not self._task.args.get("follow"):
+        if not boolean(self._task.args.get("follow", False)):
             return {**result, **self.on_host("model_activity_info", arguments, task_vars)}
         while True:
             try:
@@ -58,6 +59,8 @@ class ActionModule(HostAction):
                 yield item["activity"]
             due = max(due + interval, time.monotonic())
             time.sleep(max(0, due - time.monotonic()))
+        if job.status().get("finished") and (done := job.end(0)).get("failed"):
+            raise JobRefusedError(str(done.get("msg")))
 
     def _show(self, task_vars: dict[str, Any] | None, key: str, what: Any) -> None:
         Display().display(json.dumps({"host": (task_vars or {})["inventory_hostname"], key: what}))

@@ -154,7 +154,7 @@ def main() -> None:
             time.sleep(max(0.0, due - time.monotonic()))
             due = max(due, time.monotonic()) + params["interval"]
             seen = look()
-            if not stream or stream.unread() > UNREAD_SECONDS:
+            if not stream or stream.unread() > UNREAD_SECONDS + params["interval"]:
                 break
     except ServiceError as error:
         module.fail_json(msg=str(error))
