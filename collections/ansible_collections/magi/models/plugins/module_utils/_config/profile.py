@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -129,7 +130,7 @@ _ENTRY = {
     "task": {"type": "str"},
     "instances": {"type": "int", "default": 1},
     "replicas": {"type": "int"},
-    "hosts": {"type": "str"},
+    "hosts": {"type": "raw"},
     "port": {"type": "int"},
     "aliases": {"type": "list", "elements": "str"},
     "idle": {"type": "str"},
@@ -195,7 +196,7 @@ class _Reader:
             self.refuse((*where, "instances"), f"{what}: instances must be 1 or more, not {instances}.")
         if port is not None and not 1 <= port <= 65535:
             self.refuse((*where, "port"), f"{what}: port must be from 1 to 65535, not {port}.")
-        replicas = self.placing(where, what, valid)
+        replicas, hosts = self.placing(where, what, valid)
         task = valid["task"].lower() if valid["task"] is not None else None
         if task not in (None, *TASKS):
             near = difflib.get_close_matches(str(task), TASKS, 1, 0.5)
@@ -221,7 +222,6 @@ class _Reader:
         aliases = self.aliases((*where, "aliases"), what, valid["aliases"] or ())
         idle = self.idle((*where, "idle"), what, valid["idle"])
         options, count = self.devices((*where, "devices"), what, valid["devices"], valid["options"] or {})
-        hosts = valid["hosts"] and valid["hosts"].strip()
         return Entry(
             kind, pattern, instances, port, options, limits, variables, aliases, task, idle, count, replicas, hosts
         )
@@ -249,16 +249,21 @@ class _Reader:
         self.refuse(where, f"{what}: devices must be {said}, not {given!r}.")
         return options, None
 
-    def placing(self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any]) -> int | None:
+    def placing(
+        self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any]
+    ) -> tuple[int | None, str | None]:
         replicas: int | None = valid["replicas"]
         if replicas is not None and replicas < 1:
             self.refuse((*where, "replicas"), f"{what}: replicas must be 1 or more, not {replicas}.")
         if replicas is not None and valid["instances"] != 1:
             said = "give instances, on each host, or replicas, on all hosts together, not both."
             self.refuse((*where, "replicas"), f"{what}: {said}")
-        if valid["hosts"] is not None and not valid["hosts"].strip():
-            self.refuse((*where, "hosts"), f"{what}: hosts is empty; give a pattern, such as gpu*, or leave it out.")
-        return replicas
+        hosts = valid["hosts"]
+        if hosts is not None and not (isinstance(hosts, str) and hosts.strip()):
+            said = "hosts must be a pattern, such as gpu* or gpu1,gpu2"
+            self.refuse((*where, "hosts"), f"{what}: {said}, not {reprlib.repr(hosts)}.")
+            return replicas, None
+        return replicas, hosts and hosts.strip()
 
     def aliases(self, where: tuple[str | int, ...], what: str, given: Sequence[str]) -> tuple[str, ...]:
         for name in given:

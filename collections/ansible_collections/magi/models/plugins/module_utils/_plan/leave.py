@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
-from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
+from ansible_collections.magi.models.plugins.module_utils._config.profile import Entry, Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Running
 from ansible_collections.magi.models.plugins.module_utils._models.found import within
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.select import meant, new_tier
-from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Instance, Settings
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Instance, Settings, Share
 
 
 def leave(
@@ -23,17 +23,20 @@ def leave(
     scan_paths: Sequence[str],
     refused: Mapping[str, str],
     settings: Settings,
+    shares: Sequence[Mapping[str, Share] | None] = (),
 ) -> dict[str, Action]:
     """Return by name what to do with each of ``running``; none of them is desired.
 
     A server has its file open: while it runs, it needs neither its name nor its disk. So one that the profile would
     enable if its file were there and whole is kept unless settings.missing is stop; and so is one of ``refused``, which
     says why it can't be what the profile wants. A file in none of ``scan_paths`` is not missing: nobody asks for its
-    folder any more.
+    folder any more. ``shares`` are those of build_plan.
     """
     actions = {}
+    here = shares or [None] * len(profile.entries)
+    entries = [*zip(profile.entries, here)]
     for item in running:
-        reason = refused.get(item.name) or _gone(item, profile, inventory, scan_paths)
+        reason = refused.get(item.name) or _gone(item, entries, inventory, scan_paths)
         if not reason:
             actions[item.name] = Action(item.name, ActionKind.STOP, _not_enabled(item, profile, inventory, scan_paths))
         elif item.pid and item.state in (State.RUNNING, State.STARTING) and settings.missing == "keep":
@@ -43,14 +46,22 @@ def leave(
     return actions
 
 
-def _gone(item: Running, profile: Profile, inventory: Inventory, scan_paths: Sequence[str]) -> str:
+def _gone(
+    item: Running,
+    entries: Sequence[tuple[Entry, Mapping[str, Share] | None]],
+    inventory: Inventory,
+    scan_paths: Sequence[str],
+) -> str:
     """Return why the model of an instance is missing, though the profile enables it; or an empty string."""
     path = item.environment.get("LLAMA_ARG_MODEL", "")
     there = any(path in (model.path, *model.duplicates) for model in inventory.models)
     if (
         there
         or not any(within(path, top) for top in scan_paths)
-        or not any(meant(entry, item) for entry in profile.entries)
+        or not any(
+            meant(entry, item) and (share is None or item.environment.get("MAGI_MODEL_ID") in share)
+            for entry, share in entries
+        )
     ):
         return ""
     aside = next((rejected.reason for rejected in inventory.rejected if rejected.path == path), "")

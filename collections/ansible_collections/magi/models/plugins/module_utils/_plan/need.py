@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +31,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.options import (
     resolve_options,
 )
 from ansible_collections.magi.models.plugins.module_utils._plan.select import select
-from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError
+from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Share
 
 # Measured with llama-server b11434 (docs/capacity.md).
 PROCESS = 64 * MIB
@@ -94,16 +95,15 @@ def questions(
     """Return what to ask about the instances that ``profile`` enables on a host with these ``options`` and
     ``variables``, each question once. What the plan will refuse is not asked."""
     found: dict[str, Question] = {}
-    try:
-        wanted, _missing = select(profile, inventory.models, (), "")
-        for item in wanted:
-            resolved = resolve_options(binary, option_layers(profile, "", options, item))
-            own = variables_of(profile, variables, item)
-            for way in ways(binary, resolved, own, variables, item.entry.devices) or ((),):
-                asked = question(binary, item.model, on_devices(resolved, way), own)
-                found[asked.key] = asked
-    except (InstanceError, PlanError):
-        return []
+    for index in range(len(profile.entries)):  # one that is not for this host may be wrong here
+        only: list[dict[str, Share] | None] = [None if other == index else {} for other in range(len(profile.entries))]
+        with contextlib.suppress(InstanceError, PlanError):
+            for item in select(profile, inventory.models, (), "", shares=only)[0]:
+                resolved = resolve_options(binary, option_layers(profile, "", options, item))
+                own = variables_of(profile, variables, item)
+                for way in ways(binary, resolved, own, variables, item.entry.devices) or ((),):
+                    asked = question(binary, item.model, on_devices(resolved, way), own)
+                    found[asked.key] = asked
     return list(found.values())
 
 

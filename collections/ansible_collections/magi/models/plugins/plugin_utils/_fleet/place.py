@@ -54,8 +54,8 @@ class Want:
     """The hosts that had the replicas when one was last placed, as far as one that runs tells."""
     gone: Mapping[str, str] = field(default_factory=dict)
     """Hosts that are no offer and may have had one, and why they are none (``can't be reached``)."""
-    failing: tuple[str, ...] = ()
-    """Hosts that get none, as their own plans fail."""
+    failing: Mapping[str, str] = field(default_factory=dict)
+    """Hosts that get none, and why: their own plans fail, or would with one more."""
     frozen: str = ""
     """Why nothing may be changed; then each host keeps what it has."""
 
@@ -87,7 +87,7 @@ class Short:
     def sentence(self) -> str:
         """What is missing where, and the remedy."""
         want = self.want
-        unable = {**want.gone, **dict.fromkeys(want.failing, "has no plan, as it says itself")}
+        unable = {**want.gone, **want.failing}
         away = "; ".join(f"{host} {why}" for host, why in unable.items())
         if not want.offers:
             also = f" ({away})" if away else ""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.ledger import ba
 from ansible_collections.magi.models.plugins.module_utils._plan.need import PROMPTS
 from ansible_collections.magi.models.plugins.module_utils._plan.select import select
 from ansible_collections.magi.models.plugins.module_utils._plan.share import Siblings
-from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Settings, Share
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan, PlanError, Settings, Share
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.place import Opening, Placed, Room, Want, place
 
 _ALL_PORTS = (1, 65535)
@@ -86,6 +87,13 @@ def placing(profile: Profile, fleet: Fleet) -> Placing:
         for number, entry in enumerate(entries, 1)
         if entry.hosts is not None and not _allowed(fleet, number - 1)
     ]
+    refused += [
+        f"Profile {profile.name}, entry {later} ({entry}): entry {first} is for some of its hosts, too; give them hosts "
+        "that exclude each other."
+        for (first, other), (later, entry) in itertools.combinations(enumerate(entries, 1), 2)
+        if entry.kind == other.kind == "model" and entry.pattern == other.pattern
+        if (entry.replicas or other.replicas) and {*_allowed(fleet, first - 1)} & {*_allowed(fleet, later - 1)}
+    ]
     seen = {name: _Seen(name, look, profile, fleet) for name, look in fleet.looks.items()}
     wants = {
         (index, model): want
@@ -134,6 +142,8 @@ class _Seen:
         self._left: dict[str, int] = {}
         self._files: dict[str, int] = {}
         self._sharing, self._ports = False, 0
+        self.takes_none = ""
+        """Why no replica can come here, though the host's own plan works."""
         here = [name in _allowed(fleet, index) for index in range(len(profile.entries))]
         inventory = look.inventory
         try:
@@ -166,17 +176,25 @@ class _Seen:
         """Plan one replica of each model that has none here, and see what it needs, and what is left without."""
         look = self.look
         memory = "warn" if look.settings.memory == "refuse" else look.settings.memory
-        plan = build_plan(
-            host_name=name,
-            profile=replace(profile, strict=False),
-            inventory=look.inventory,
-            host=look.host,
-            settings=replace(look.settings, memory=memory, strict=False, port_range=_ALL_PORTS),
-            scan_paths=look.scan_paths,
-            needs=look.needs,
-            shares=trial,
-        )
-        there = {item.name for item in look.host.instances}
+
+        def planned(shares: Sequence[Mapping[str, Share] | None]) -> Plan:
+            return build_plan(
+                host_name=name,
+                profile=replace(profile, strict=False),
+                inventory=look.inventory,
+                host=look.host,
+                settings=replace(look.settings, memory=memory, strict=False, port_range=_ALL_PORTS),
+                scan_paths=look.scan_paths,
+                needs=look.needs,
+                shares=shares,
+            )
+
+        now = planned([x and {model: Share(self.runs(model)) for model in x} for x in trial])
+        try:
+            plan = planned(trial)
+        except PlanError as error:
+            self.takes_none = f"takes none ({str(error).rstrip('.')})"
+            return
         entries = {model: profile.entries[index] for index, found in self.models.items() for model in found}
         for item in plan.instances:
             if item.model_id in entries and item.need:
@@ -185,7 +203,12 @@ class _Seen:
                 own = {**item.need.own, HOST: item.need.own.get(HOST, 0) - prompts}
                 given = {**profile.options, **look.settings.options, **entries[item.model_id].options}
                 self._needs[item.model_id] = _ways(replace(item.need, own=own), look.host, given)
-        stay = [item for item in plan.instances if item.model_id not in entries or item.name in there]
+        alone = {item.name: item.need.own for item in now.instances if item.need}
+        stay = [
+            replace(item, need=replace(item.need, own={**alone[item.name], HOST: item.need.own[HOST]}))
+            for item in plan.instances
+            if item.name in alone and item.need
+        ]
         kept = {item.name for item in plan.kept}
         runs_on = [item for item in look.host.instances if item.name in kept]
         ledger = balance(look.host, stay, runs_on, {*plan.names(ActionKind.KEEP)})
@@ -197,7 +220,7 @@ class _Seen:
         first, last = look.settings.port_range
         foreign = foreign_listeners(look.host.listeners, look.settings.host)
         free = sum(port not in foreign for port in range(first, last + 1))
-        self._ports = max(free - len(stay) - len(runs_on), 0)
+        self._ports = max(free - len(now.instances) - len(runs_on), 0)
         self._left = {item.device: item.room - item.given for item in ledger.accounts}
         self._files = {item.model_path: item.need.mapped for item in stay if item.need}
 
@@ -217,10 +240,12 @@ def _ways(need: Need, host: Host, options: Mapping[str, Any]) -> tuple[Need, ...
     """Return what an instance needs on each GPU that it may use instead of the only one that it uses now."""
     used = [device for device in need.own if device != HOST]
     alike = host.binary.default_devices if host.binary else ()
-    if len(used) != 1 or used[0] not in alike or {"device", "main_gpu", "split_mode", "tensor_split"} & options.keys():
+    if not used or not {*used} <= {*alike} or {"device", "main_gpu", "split_mode", "tensor_split"} & options.keys():
         return (need,)
-    rest = {HOST: need.own[HOST]}
-    return tuple(replace(need, own={device: need.own[used[0]], **rest}) for device in alike)
+    rest, sizes = {HOST: need.own[HOST]}, [need.own[device] for device in used]
+    return tuple(
+        replace(need, own={**dict(zip(chosen, sizes)), **rest}) for chosen in itertools.combinations(alike, len(used))
+    )
 
 
 def replicas_of(model: str, host: Host) -> list[Running]:
@@ -246,7 +271,9 @@ def _wants(
         offers: dict[str, Opening] = {}
         for name in allowed:
             item = seen.get(name)
-            if item and model in item.models.get(index, ()) and (item.works or item.runs(model)):
+            if item and item.takes_none:
+                offers[name] = Opening(item.runs(model), fixed=True)
+            elif item and model in item.models.get(index, ()) and (item.works or item.runs(model)):
                 offers[name] = item.offer(model, item.models[index][model])
             elif item and item.works and (count := _runs_on(item.look, model)):
                 offers[name] = Opening(count, fixed=True)
@@ -254,7 +281,9 @@ def _wants(
                 offers[name] = Opening(last.count(name), fixed=True)  # it answers, but failed: what it has, it keeps
         names = dict.fromkeys((*last, *fleet.away))
         gone = {name: why for name in names if (why := _gone(name, allowed, fleet, offers))}
-        failing = tuple(name for name, item in seen.items() if not item.works and name in allowed)
+        here = {name: item for name, item in seen.items() if name in allowed}
+        failing = {name: "has no plan, as it says itself" for name, item in here.items() if not item.works}
+        failing |= {name: item.takes_none for name, item in here.items() if item.takes_none}
         where = f"Profile {profile.name}, entry {index + 1} ({entry})"
         yield model, Want(where, model, entry.replicas or 0, offers, last, gone, failing, frozen)
 

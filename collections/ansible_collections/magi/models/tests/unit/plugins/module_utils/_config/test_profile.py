@@ -68,7 +68,11 @@ def test_a_model_may_be_named_again_for_other_hosts():
         ({"enabled_models": [{"model": "a", "replicas": 0}]}, "entry 1: replicas must be 1 or more, not 0"),
         ({"enabled_models": [{"model": "a", "replicsa": 2}]}, 'unknown key "replicsa": did you mean "replicas"?'),
         ({"enabled_models": [{"model": "a", "replicas": 2, "instances": 2}]}, "on all hosts together, not both"),
-        ({"enabled_models": [{"model": "a", "hosts": " "}]}, "hosts is empty; give a pattern"),
+        (
+            {"enabled_models": [{"model": "a", "hosts": " "}]},
+            "hosts must be a pattern, such as gpu* or gpu1,gpu2, not ' '.",
+        ),
+        ({"enabled_models": [{"model": "a", "hosts": ["gpu1", "gpu2"]}]}, "hosts must be a pattern"),
         ({"enabled_models": [{"model": "a", "replicas": 2}, "a"]}, "entry 2: a is that of entry 1, too"),
         ({"enabled_models": [{"model": "a", "port": 0}]}, "port must be from 1 to 65535"),
         ({"enabled_models": [{"tier": "Q3", "port": 8080}]}, "port needs an exact model id"),

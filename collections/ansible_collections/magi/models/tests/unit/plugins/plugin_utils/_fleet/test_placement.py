@@ -257,3 +257,81 @@ def test_what_uses_one_gpu_may_use_another(options, devices):
     assert [item.mapped for item in found] == [2] * len(devices)
     both = Need({"CUDA0": 5, "CUDA1": 5, HOST: 1})
     assert _ways(both, there, options) == (both,)
+
+
+BIG = {
+    name: model(name, size_bytes=size * GIB)
+    for name, size in (("alpha", 20), ("beta", 15), ("gamma", 20), ("huge", 30))
+}
+
+
+class GpuHosts(Hosts):
+    """Hosts with so many GPUs of 24 GiB; llama-fit-params says what the weights are."""
+
+    def __init__(self, **gpus):
+        super().__init__(*gpus, models=tuple(BIG.values()))
+        for name, count in gpus.items():
+            devices = tuple(f"CUDA{number}" for number in range(count))
+            binary = replace(
+                BINARY,
+                devices=devices,
+                default_devices=devices,
+                device_memory=dict.fromkeys(devices, (24 * GIB, 24 * GIB)),
+            )
+            self.looks[name] = replace(self.looks[name], binary=binary, gpus=("/dev/nvidia0",))
+
+    def place(self, chosen, *, allowed=None, **more):
+        looks = {}
+        for name, there in self.looks.items():
+            known = inventory(*self.models[name])
+            needs = {}
+            for item in questions(chosen, known, there.binary, {}, {}):
+                size = BIG[item.variables["LLAMA_ARG_MODEL"].split("/")[-1].removesuffix(".gguf")].size_bytes
+                used = item.variables.get("LLAMA_ARG_DEVICE", ",".join(there.binary.devices)).split(",")
+                needs[item.key] = Told((*(Row(x, size // len(used), 0, 0) for x in used), Row(HOST, 0, GIB // 8, 0)))
+            looks[name] = Look(known, there, settings(**more), ["/models"], needs)
+        self.looked = looks
+        return placing(chosen, Fleet(tuple(self.looks), looks, allowed or [None] * len(chosen.entries)))
+
+
+def test_several_gpus_of_a_replica_are_any_of_the_host():
+    hosts = GpuHosts(a=4)
+    hosts.deploy(profile({"model": "huge", "devices": 2, "replicas": 2}, options={"cache_ram": 0}))
+    used = [item.environment["LLAMA_ARG_DEVICE"] for item in hosts.looks["a"].instances]
+    assert used == ["CUDA0,CUDA1", "CUDA2,CUDA3"]
+
+
+def test_what_starts_in_the_same_run_leaves_no_room_that_replicas_could_have():
+    hosts = GpuHosts(a=2, b=2)
+    beta = {"model": "beta", "instances": 2, "hosts": "a"}
+    chosen = profile(
+        {"model": "alpha", "replicas": 1}, {"model": "gamma", "replicas": 1}, beta, options={"cache_ram": 0}
+    )
+    hosts.deploy(chosen, allowed=[None, None, {"a"}])
+    assert hosts.run == {"a": ["beta", "beta-2"], "b": ["alpha", "gamma"]}
+
+
+def test_a_host_on_which_one_more_would_be_wrong_takes_none_and_is_refused_with_the_others():
+    hosts = GpuHosts(a=1, b=2)
+    found = hosts.place(profile({"model": "huge", "devices": 2, "replicas": 3}, "beta", options={"cache_ram": 0}))
+    assert not found.failing
+    assert "a takes none (Host a: Profile test, entry 1 (huge): devices: 2 are asked for" in found.refused
+
+
+def test_entries_of_one_model_are_for_different_hosts():
+    hosts = Hosts("a", "b")
+    twice = profile({"model": "m", "replicas": 1, "hosts": "a"}, {"model": "m", "replicas": 1, "hosts": "all"})
+    assert hosts.place(twice, allowed=[{"a"}, {"a", "b"}]).refused == (
+        "Profile test, entry 2 (m): entry 1 is for some of its hosts, too; give them hosts that exclude each other."
+    )
+    assert not hosts.place(twice, allowed=[{"a"}, {"b"}]).refused
+
+
+def test_what_is_not_for_a_host_stops_there_also_without_its_file_and_spoils_no_question():
+    hosts = Hosts("a", "b")
+    hosts.deploy(profile("m", "other", options={"cache_ram": 0}))
+    hosts.models["b"] = (OTHER,)
+    chosen = profile({"model": "m", "hosts": "a", "options": {"brand_new": 1}}, "other", options={"cache_ram": 0})
+    assert questions(chosen, inventory(M, OTHER), BINARY, {}, {})
+    chosen = profile({"model": "m", "hosts": "a"}, "other", options={"cache_ram": 0})
+    assert {*hosts.deploy(chosen, allowed=[{"a"}, None])} == {("b", "stop", "m")}
