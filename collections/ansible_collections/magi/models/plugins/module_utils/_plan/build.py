@@ -108,7 +108,7 @@ def build_plan(
 
     usable = [item for item in usable if item.name not in stay]
     undesired = [item for item in host.instances if item.name not in names]
-    leaving = {**leave(undesired, profile, inventory, scan_paths, {}, settings), **leave_as_they_are(stay)}
+    leaving = {**leave(undesired, profile, inventory, scan_paths, {}, settings, shares), **leave_as_they_are(stay)}
     stopping = {name for name, item in leaving.items() if item.action is not ActionKind.KEEP}
     kept = {x.port: x.name for x in host.instances if x.port and x.name in leaving.keys() - stopping}
     ports = assign_ports(host_name, usable, host, settings, kept)
@@ -135,7 +135,10 @@ def build_plan(
         raise PlanError(f"Host {host_name}: strict is set and {' '.join(degraded)}")
 
     notes = list(ports.notes)
-    memory = Memory(inventory, host, settings, profile, needs, usable, options, gpus, runs_on)
+    try:
+        memory = Memory(inventory, host, settings, profile, needs, usable, options, gpus, runs_on)
+    except InstanceError as error:
+        raise AskedForError(f"Host {host_name}: {error}") from None
     gpus = {name: memory.devices(name, found) for name, found in gpus.items()}
     instances = tuple(_instances(host_name, usable, options, gpus, ports.of, host, settings, profile, runs_on, memory))
     actions = tuple(decide(instances, host.instances, leaving, retry=settings.retry_quarantined))
@@ -202,7 +205,11 @@ def _devices(
         raise AskedForError(f"Host {host_name}: {item.where}: {said}.")
     now = next((there for there in host.instances if there.name == item.name), None)
     variables = variables_of(profile, settings.environment, item)
-    return devices(options, variables, host, settings.environment, now, item.entry.devices)
+    found = devices(options, variables, host, settings.environment, now, item.entry.devices)
+    if item.entry.devices is not None and host.binary and host.binary.devices and found.there and not found.named:
+        said = f"devices: {item.entry.devices} can't be chosen, as its options or variables say which GPUs it sees"
+        raise AskedForError(f"Host {host_name}: {item.where}: {said}; leave one of them out.")
+    return found
 
 
 def _instances(

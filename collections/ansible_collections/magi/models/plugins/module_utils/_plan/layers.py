@@ -23,7 +23,8 @@ def option_layers(profile: Profile, host: str, of_host: Mapping[str, Any], item:
 
 def _own(entry: Entry) -> dict[str, Any]:
     """Return the options that an entry gives."""
-    return {**({} if entry.idle is None else {IDLE: entry.idle}), **entry.options}
+    counted = {} if entry.devices is None else {"device": None}  # those of profile and host, which would win
+    return {**({} if entry.idle is None else {IDLE: entry.idle}), **counted, **entry.options}
 
 
 def variables_of(profile: Profile, of_host: Mapping[str, str | None], item: Wanted) -> dict[str, str]:

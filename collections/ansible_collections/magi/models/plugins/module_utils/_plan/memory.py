@@ -78,12 +78,16 @@ class Memory:
         candidates, can = [], {}
         for item in wanted:
             found, own = gpus[item.name], self._variables[item.name]
-            self._devices[item.name] = host.binary.devices or () if found.there else ()
+            told_to = tuple(filter(None, str(options[item.name].get("device", "")).split(",")))
+            self._devices[item.name] = told_to or host.binary.devices or () if found.there else ()
             can[item.name] = ways(host.binary, options[item.name], own, settings.environment, item.entry.devices)
             self._ask(item, *can[item.name][-1:])
             if found.named and can[item.name]:
                 candidates.append(self._candidate(item, can[item.name]))
-        for name, chosen in allocate(candidates, *self._rooms(beside)).items():
+        room, sizes = self._rooms(beside)
+        for name in self._needs.keys() - {each.name for each in candidates}:  # those that have theirs already
+            room = {device: size - self._needs[name].own.get(device, 0) for device, size in room.items()}
+        for name, chosen in allocate(candidates, room, sizes).items():
             item = next(item for item in wanted if item.name == name)
             self._devices[name] = self._got[name] = chosen
             self._ask(item, next(way for way in can[name] if len(way) == len(chosen)), chosen)
@@ -114,6 +118,9 @@ class Memory:
         now = tuple(filter(None, there.environment.get("LLAMA_ARG_DEVICE", "").split(","))) if there else ()
         held = planned_need(there.environment) if there and there.pid else None
         holds = tuple(held.own.get(device, 0) for device in now) if held else ()
+        told_again = held and bool(held.estimated) != bool(self._needs[item.name].estimated)
+        if told_again and {*now} <= {*among} and len(now) in map(len, can):  # no other server, only another number
+            return Candidate(item.name, among, (holds,), now, holds)
         return Candidate(item.name, among, tuple(needs), now, holds)
 
     def _rooms(self, beside: Sequence[Running]) -> tuple[dict[str, int], dict[str, int]]:

@@ -260,17 +260,22 @@ def test_it_may_be_a_warning_or_nobody_looks():
 TWO = ("CUDA0", "CUDA1")
 
 
-def on_gpus(*entries, weights=4, there=(), free=None, devices=TWO, **more):
-    """Return the plan of a host with GPUs of 24 GiB; of one alone, llama-fit-params says 1 GiB more than ``weights``."""
+def on_gpus(*entries, weights=4, other=15, there=(), free=None, devices=TWO, answers=True, options=None, **more):
+    """Return the plan of a host with GPUs of 24 GiB, and models llama with ``weights`` (GiB) and other. Of one GPU alone,
+    llama-fit-params says 1 GiB more than the weights, or nothing without ``answers``."""
     free = free or dict.fromkeys(devices, 24)
     memory = {device: (24 * GIB, int(free[device] * GIB)) for device in devices}
     binary = replace(BINARY, devices=devices, default_devices=devices, device_memory=memory)
-    chosen, known = profile(*entries), inventory(replace(LLAMA, size_bytes=weights * GIB))
+    chosen = profile(*entries, options=options or {})
+    second = replace(LLAMA, id="other", path="/models/other.gguf", size_bytes=other * GIB)
+    known = inventory(replace(LLAMA, size_bytes=weights * GIB), second)
 
-    def said(names):
-        return Told(rows(0.1, 0, 0, **dict.fromkeys(names, (weights + 1) / len(names))))
+    def said(variables):
+        names = variables.get("LLAMA_ARG_DEVICE", ",".join(devices)).split(",")
+        size = other if "other" in variables["LLAMA_ARG_MODEL"] else weights
+        return Told(rows(0.1, 0, 0, **dict.fromkeys(names, (size + 1) / len(names))))
 
-    asked = questions(chosen, known, binary, {}, {})
+    asked = questions(chosen, known, binary, {}, {}) if answers else ()
     return build_plan(
         host_name="gpu1",
         profile=chosen,
@@ -278,7 +283,7 @@ def on_gpus(*entries, weights=4, there=(), free=None, devices=TWO, **more):
         host=host(*there, **HAVE, binary=binary, gpus=("/dev/nvidia0",)),
         settings=settings(**more),
         scan_paths=("/models",),
-        needs={item.key: said(item.variables.get("LLAMA_ARG_DEVICE", "").split(",")) for item in asked},
+        needs={item.key: said(item.variables) for item in asked},
     )
 
 
@@ -319,6 +324,49 @@ def test_an_entry_says_how_many_gpus_or_which(asked, expected):
     assert not value.notes
     nobody_looks = told(on_gpus({"model": "llama", "devices": asked}, **given, memory="off"))
     assert len(nobody_looks["llama"].split(",")) == len(expected.split(","))
+
+
+def test_a_gpu_that_somebody_named_has_room_for_others_only_beside_that():
+    for entries in (
+        [{"model": "llama", "devices": ["CUDA0"]}, "other"],
+        ["other", {"model": "llama", "devices": ["CUDA0"]}],
+    ):
+        assert told(on_gpus(*entries, weights=20)) == {"llama": "CUDA0", "other": "CUDA1"}
+
+
+def test_an_estimate_is_of_the_gpus_that_were_named():
+    with pytest.raises(DoesNotFit, match="of CUDA1"):
+        on_gpus({"model": "llama", "devices": ["CUDA1"]}, weights=30, answers=False)
+    value = on_gpus({"model": "llama", "devices": ["CUDA1"]}, answers=False)
+    assert {*value.instances[0].need.own} == {HOST, "CUDA1"}
+
+
+def test_another_kind_of_number_moves_nobody():
+    """llama-fit-params answers in one run and not in another."""
+    split = on_gpus("llama", weights=20, answers=False)
+    assert told(split) == {"llama": "CUDA0,CUDA1"}
+    again = on_gpus("llama", weights=20, there=[running(split.instances[0])], free={"CUDA0": 12, "CUDA1": 12})
+    assert [item.action.value for item in again.actions] == ["keep"]
+    one = on_gpus("llama", weights=12)
+    (item,) = one.instances
+    left = dict.fromkeys(TWO, 17) | {item.environment["LLAMA_ARG_DEVICE"]: 1}
+    again = on_gpus("llama", weights=12, there=[running(item)], free=left, answers=False)
+    assert [item.action.value for item in again.actions] == ["keep"]
+
+
+def test_an_entry_s_number_of_gpus_is_not_hidden():
+    two = {"model": "llama", "devices": 2}
+    assert told(on_gpus(two, options={"device": "CUDA0"})) == {"llama": "CUDA0,CUDA1"}
+    said = (
+        r"entry 1 \(llama\): devices: 2 can't be chosen, as its options or variables say which GPUs it sees; leave one"
+    )
+    with pytest.raises(AskedForError, match=said):
+        on_gpus({**two, "environment": {"CUDA_VISIBLE_DEVICES": "1,0"}})
+
+
+def test_an_option_that_can_not_be_passed_is_an_error_of_the_profile():
+    with pytest.raises(AskedForError, match=r"^Host gpu1: .*has no variable"):
+        on_gpus({"model": "llama", "options": {"grammar": "a\nb"}})
 
 
 def test_more_gpus_than_there_are_is_an_error_of_the_profile():
