@@ -88,8 +88,8 @@ def placing(profile: Profile, fleet: Fleet) -> Placing:
         if entry.hosts is not None and not _allowed(fleet, number - 1)
     ]
     refused += [
-        f"Profile {profile.name}, entry {later} ({entry}): entry {first} is for some of its hosts, too; give them hosts "
-        "that exclude each other."
+        f"Profile {profile.name}, entry {later} ({entry}): entry {first} is for some of its hosts, too; give them "
+        "hosts that exclude each other."
         for (first, other), (later, entry) in itertools.combinations(enumerate(entries, 1), 2)
         if entry.kind == other.kind == "model" and entry.pattern == other.pattern
         if (entry.replicas or other.replicas) and {*_allowed(fleet, first - 1)} & {*_allowed(fleet, later - 1)}
