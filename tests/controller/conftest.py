@@ -30,4 +30,4 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def service(run: FakeRun, folder: Path) -> Service:
-    return Service(project=ROOT, profiles=folder, allowed_hosts=["models.lan"])
+    return Service(project=ROOT, profiles=folder, allowed_hosts=["127.0.0.1", "models.lan"])  # as the command line does

@@ -142,10 +142,16 @@ def test_who_may_only_look_changes_nothing(method, path, body, service: Service,
         ({"Host": "[::1"}, 403),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "http://localhost:3000"}, 403),  # another program of this machine
+        ({"Origin": "http://127.0.0.1:3000"}, 403),
+        ({"Origin": "https://127.0.0.1"}, 403),
+        ({"Origin": "http://models.lan:3000"}, 403),
+        ({"Origin": "https://models.lan:3000"}, 403),
+        ({"Origin": "https://models.lan:x"}, 403),
         ({"Origin": "null"}, 403),
         ({"Origin": "http://[::1"}, 403),
         ({"Origin": "file://"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
     ],
 )
 def test_a_browser_asks_from_our_own_pages_alone(headers, status, web: Client):

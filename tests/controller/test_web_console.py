@@ -153,10 +153,17 @@ def test_the_cookie_is_of_no_use_elsewhere(service: Service, run: FakeRun):
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Host": "evil.example"}]
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "http://127.0.0.1:3000", "Sec-Fetch-Site": "same-site"},  # another program of this machine
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Host": "evil.example"},
+    ],
 )
 def test_another_site_gets_nothing(headers, ann: Person, service: Service, run: FakeRun):
-    for path in (*PAGES, *ACTIONS, "login"):
+    for path in (*PAGES, *ACTIONS, "look", "login"):
         answer = ann.page("post" if path in ACTIONS else "get", path, headers=headers)
         assert answer.status_code == 403
         assert "set-cookie" not in answer.headers

@@ -81,9 +81,9 @@ def stranger(headers: Mapping[str, str], hosts: Collection[str]) -> str | None:
     if name not in LOOPBACK and name not in hosts:
         return f"This service is not called {host!a}: start it with --allowed-host NAME if it shall be."
     origin = headers.get("origin")
-    if origin is not None and not _same(origin, host) and _name(origin) not in hosts:
+    if origin is not None and not _same(origin, host) and not _by_tls(origin, hosts):
         return f"A page of {origin!a} may not ask this service: ask from a page of {host}, or without a browser."
-    if headers.get("sec-fetch-site") == "cross-site":
+    if headers.get("sec-fetch-site") in ("cross-site", "same-site"):  # another port of this machine is the same site
         return "A page of another site may not ask this service: ask from its own, or without a browser."
     return None
 
@@ -101,5 +101,14 @@ def _same(origin: str, host: str) -> bool:
         page, here = urlsplit(origin), urlsplit(f"{urlsplit(origin).scheme}://{host}")
         default = {"http": 80, "https": 443}.get(page.scheme)
         return default is not None and (page.hostname, page.port or default) == (here.hostname, here.port or default)
+    except ValueError:
+        return False
+
+
+def _by_tls(origin: str, hosts: Collection[str]) -> bool:
+    """Whether an origin is that of a proxy which speaks TLS for us, and asks by whatever address."""
+    try:
+        page = urlsplit(origin)
+        return page.scheme == "https" and page.port is None and page.hostname in {*hosts} - LOOPBACK
     except ValueError:
         return False
