@@ -276,6 +276,24 @@ def test_a_change_is_a_job_that_is_followed(ann: Person, run: FakeRun, service: 
     assert ann.page("post", "start?verb=nope").status_code == 422
 
 
+def test_stop_in_the_row_of_a_host_is_for_that_host(ann: Person, run: FakeRun):
+    rows = Tags(ann.page("get", "fleet").text).tags
+    (link,) = [a["href"] for _tag, a in rows if str(a.get("id")).startswith("stop-")]
+    assert link == f"/console/confirm?verb=stop&instances={recorded.Q2}&limit=localhost"
+    page = Tags(ann.get(link).text)
+    assert f"{recorded.Q2} on localhost will be stopped" in page.text
+    form = {str(a["name"]): a["value"] for tag, a in page.tags if tag == "input"}
+    stopped = ann.page("post", "start?verb=stop", data=form)
+    until(lambda: "data-job" not in ann.get(stopped.url).text, 10, "its end")
+    ((_playbook, options, given),) = [call for call in run.calls if call[0] == "stop"]
+    assert (options.limit, given) == ("localhost", {"model_server_stop_instances": [recorded.Q2]})
+    assert f"Stop of {recorded.Q2} on localhost" in Tags(ann.page("get", "jobs").text).text
+    assert "All servers on all hosts will be stopped" in ann.page("get", "confirm?verb=stop").text
+    for wrong in ("@/etc/passwd", "-vvv", "<b>"):
+        assert ann.page("post", "start?verb=down", data={"limit": wrong}).status_code == 422
+        assert ann.page("get", "confirm", params={"verb": "down", "limit": wrong}).status_code == 422
+
+
 def test_a_job_at_work_can_be_cancelled(ann: Person, run: FakeRun):
     run.held.add("site")
     job = str(ann.page("post", "start?verb=up", data={}).url).partition("job_id=")[2]

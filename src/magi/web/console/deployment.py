@@ -77,24 +77,31 @@ def plan_part(request: Request, found: Result, profile: str | None, verb: str | 
 
 
 @looking.get("/confirm", name="console_confirm")
-async def confirm(request: Request, verb: Verb, instances: Names = []) -> Response:  # noqa: B006
+async def confirm(
+    request: Request,
+    verb: Literal["rollback", "stop", "down"],
+    instances: Names = [],  # noqa: B006
+    limit: shapes.Hosts | None = None,
+) -> Response:
     """The question before a change."""
-    return page(request, "confirm.html", verb=verb, instances=instances)
+    return page(request, "confirm.html", verb=verb, instances=instances, limit=limit)
 
 
 @changing.post("/start", name="console_start")
 async def start(request: Request, here: Here, verb: Verb, given: Fields) -> Response:
     """Begin a change, and lead to its job."""
     named = [name for name in given.get("instances", "").split(",") if name]
+    change = {"limit": given.get("limit") or None}
     try:
         if verb == "up":
-            job = changes.start_up(request, here, shapes.Up.model_validate({"profile": given.get("profile") or None}))
+            up = {**change, "profile": given.get("profile") or None}
+            job = changes.start_up(request, here, shapes.Up.model_validate(up))
         elif verb == "stop":
-            job = changes.start_stop(request, here, shapes.Stop.model_validate({"instances": named}))
+            job = changes.start_stop(request, here, shapes.Stop.model_validate({**change, "instances": named}))
         elif verb == "rollback":
-            job = changes.start_rollback(request, here, shapes.Change.model_validate({}))
+            job = changes.start_rollback(request, here, shapes.Change.model_validate(change))
         else:
-            job = changes.start_down(request, here, shapes.Change.model_validate({}))
+            job = changes.start_down(request, here, shapes.Change.model_validate(change))
     except ValidationError as error:
         raise RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in error.errors()]) from None
     return RedirectResponse(path(request, "job", job_id=job.id), 303)
