@@ -349,6 +349,15 @@ def test_a_profile_is_edited_and_nothing_is_lost(ann: Person, service: Service, 
     assert "line 4" in ann.page("post", "profile/preview?name=mine", data={"text": PROFILE + "x: 1\n"}).text
 
 
+def test_a_few_aliases_do_not_fill_the_memory(ann: Person):
+    lines = [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]\n" for n in range(1, 12)]
+    text = "x0: &x0 x\n" + "".join(lines) + "name: *x11\nstrict: *x11\n"
+    for page in ("check", "preview"):
+        said = ann.page("post", f"profile/{page}?name=mine", data={"text": text}, headers={"HX-Request": "true"}).text
+        assert "its aliases (*x) make it too large" in said
+        assert len(said) < 1000
+
+
 def _version(page: str) -> str:
     return next(str(a["value"]) for _tag, a in Tags(page).tags if a.get("name") == "version")
 

@@ -32,6 +32,12 @@ def one_line(value: Any) -> str | None:
     return " ".join(text.split())[:_MAX_LINE] or None
 
 
+def shown(value: Any) -> str:
+    """``value`` as Python writes it, of which a sentence has 100 characters at most."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
 def is_utf8(text: str) -> bool:
     """Whether systemd takes ``text`` for UTF-8: it has no surrogate and none of Unicode's noncharacters
     (src/basic/utf8.c, ``unichar_is_valid``)."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET
+from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET, shown
 
 _FILE = re.compile(r"_(?:FILE|PATH|DIR)$")
 """The end of a variable's name when its value says where something is."""
@@ -32,7 +32,7 @@ def _why_not(name: str, given: Any) -> str:
     if SECRET.search(name) and not _FILE.search(name):
         return "looks like a secret, which others on the host could read; put it into a file and give that file's path"
     if given is not None and (isinstance(given, bool) or not isinstance(given, (str, int, float))):
-        return f"must be a string or a number, not {given!r}; quote it"
+        return f"must be a string or a number, not {shown(given)}; quote it"
     return ""
 
 

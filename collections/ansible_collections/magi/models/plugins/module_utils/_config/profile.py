@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._base.text import shown
 from ansible_collections.magi.models.plugins.module_utils._config.duration import seconds_of
 from ansible_collections.magi.models.plugins.module_utils._config.environment import environment, wrong_variables
 from ansible_collections.magi.models.plugins.module_utils._config.resources import resources
@@ -175,7 +176,7 @@ class _Reader:
             elif value is not None:
                 result = ArgumentSpecValidator({key: spec[key]}).validate({key: value})
                 if result.error_messages:
-                    self.refuse((*where, key), f"{what}{key} must be {_WORDS[spec[key]['type']]}, not {value!r}.")
+                    self.refuse((*where, key), f"{what}{key} must be {_WORDS[spec[key]['type']]}, not {shown(value)}.")
                 elif spec[key]["type"] == "dict" and not all(isinstance(name, str) for name in value):
                     self.refuse((*where, key), f"{what}{key} has a name that is not a string; quote it.")
                 else:
@@ -214,7 +215,7 @@ class _Reader:
         elif given and not pattern:
             self.refuse(where, f"{what}: the selector is empty; give a model id, a glob or a tier.")
         elif port is not None and kind != "model":
-            what_for = f"since {pattern!r} may match several models"
+            what_for = f"since {shown(pattern)} may match several models"
             self.refuse((*where, "port"), f"{what}: port needs an exact model id, {what_for}.")
         pattern = pattern.upper() if kind == "tier" else pattern
         limits = self.resources((*where, "resources"), f"{what}: ", valid)
@@ -230,7 +231,7 @@ class _Reader:
         try:
             return None if given is None else seconds_of(given)
         except ValueError as error:
-            self.refuse(where, f"{what}: idle must be {error}, not {given!r}.")
+            self.refuse(where, f"{what}: idle must be {error}, not {shown(given)}.")
             return None
 
     def devices(
@@ -246,7 +247,7 @@ class _Reader:
         if isinstance(given, list) and given and all(isinstance(x, str) and _DEVICE.fullmatch(x) for x in given):
             return {**options, "device": ",".join(dict.fromkeys(given))}, None
         said = "a list of GPUs, such as [CUDA0], or how many"
-        self.refuse(where, f"{what}: devices must be {said}, not {given!r}.")
+        self.refuse(where, f"{what}: devices must be {said}, not {shown(given)}.")
         return options, None
 
     def placing(
@@ -268,7 +269,7 @@ class _Reader:
     def aliases(self, where: tuple[str | int, ...], what: str, given: Sequence[str]) -> tuple[str, ...]:
         for name in given:
             if not ALIAS.fullmatch(name):
-                self.refuse(where, f"{what}: alias {name!r} must have only letters, digits and . _ - : / @.")
+                self.refuse(where, f"{what}: alias {shown(name)} must have only letters, digits and . _ - : / @.")
         return tuple(dict.fromkeys(given))
 
     def environment(self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any]) -> dict[str, str | None]:
@@ -307,7 +308,7 @@ def examine_profile(name: str, data: Any) -> tuple[Profile | None, tuple[Problem
         return None, (Problem((), f"a profile must be a mapping, not {type(data).__name__}."),)
     valid = reader.mapping((), "", data, _PROFILE)
     if valid["name"] not in (None, name):
-        reader.refuse(("name",), f"its file says name: {valid['name']}; make the two equal.")
+        reader.refuse(("name",), f"its file says name: {valid['name'][:100]}; make the two equal.")
     entries = [reader.entry(index, entry) for index, entry in enumerate(valid["enabled_models"] or ())]
     if "enabled_models" not in data:
         if not difflib.get_close_matches("enabled_models", map(str, data), 1, 0.5):  # a misspelt one is reported above

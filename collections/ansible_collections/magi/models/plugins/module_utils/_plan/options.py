@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.text import is_utf8
+from ansible_collections.magi.models.plugins.module_utils._base.text import is_utf8, shown
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary, Option
 
 
@@ -102,7 +102,7 @@ def _truth(where: str, name: str, value: Any) -> bool:
         return True
     if text in ("0", "off", "false", "disabled", "no"):
         return False
-    raise InstanceError(f"{where}: option {name} is a switch; give true or false, not {value!r}.")
+    raise InstanceError(f"{where}: option {name} is a switch; give true or false, not {shown(value)}.")
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -146,7 +146,7 @@ def _as_number(where: str, name: str, value: str, words: Sequence[str]) -> str:
     plain = re.sub(r"(?<=\d)_(?=\d)", "", value.strip())
     if not re.fullmatch(r"[+-]?(?:\d+\.?\d*|\.\d+)", plain, re.ASCII):
         other = f", or {' or '.join(words)}" if words else ""
-        raise InstanceError(f"{where}: option {name} is a number{other}; write it out in digits, not {value!r}.")
+        raise InstanceError(f"{where}: option {name} is a number{other}; write it out in digits, not {shown(value)}.")
     return plain
 
 

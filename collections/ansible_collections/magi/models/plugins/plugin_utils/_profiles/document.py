@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +15,8 @@ from typing import Any
 
 import yaml
 
+_LARGEST = 1_000_000
+"""Characters that aliases (*x) may make of a shorter file."""
 Where = tuple[Any, ...]
 """The keys and indexes (from 0) that lead to a part from the top of a document."""
 
@@ -65,6 +69,8 @@ def read_document(path: Path) -> Document:
         raise DocumentError(Remark(shown, None, f"it can't be read: {error.strerror}.")) from None
     try:
         return _json(shown, text) if text.lstrip()[:1] == "{" else _yaml(shown, text)
+    except DocumentError:
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(filter(None, (error.context, error.problem)))
@@ -112,6 +118,8 @@ def _yaml(path: str, text: str) -> Document:
         root = loader.get_single_node()
         if root is None:
             return Document(path, None, {})
+        if _size(root, {}) > max(_LARGEST, 3 * len(text)):
+            raise DocumentError(Remark(path, None, "its aliases (*x) make it too large; write out what they are."))
         lines: dict[Where, int] = {}
         repeated: list[Where] = []
         for where, node in _parts(loader, (), root, set()):
@@ -121,6 +129,18 @@ def _yaml(path: str, text: str) -> Document:
         return Document(path, loader.construct_document(root), lines, tuple(repeated))
     finally:
         loader.dispose()
+
+
+def _size(node: yaml.Node, known: dict[int, float]) -> float:
+    """Return about how many characters a part has with all that its aliases repeat; one that holds itself has no
+    end."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1 + len(node.value)
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _parts(loader: yaml.SafeLoader, where: Where, node: yaml.Node, seen: set[int]) -> Iterator[tuple[Where, yaml.Node]]:

@@ -95,6 +95,17 @@ def test_what_is_wrong_with_a_profile_is_one_sentence(data, said):
     assert not any("\n" in problem.message for problem in problems)
 
 
+@pytest.mark.parametrize("key", ["strict", "name", "options", "environment"])
+def test_a_value_of_any_size_is_a_short_sentence(key):
+    long = [["x" * 10_000] * 10] * 10
+    value = {"X": long} if key == "environment" else long
+    data = {"enabled_models": [{"model": "a", "devices": long, "instances": long, "idle": "x" * 10_000}], key: value}
+    profile, problems = examine_profile("p", data)
+    assert profile is None
+    assert len(problems) == 4
+    assert max(len(problem.message) for problem in problems) < 1000
+
+
 @pytest.mark.parametrize(
     ("data", "problems"),
     [

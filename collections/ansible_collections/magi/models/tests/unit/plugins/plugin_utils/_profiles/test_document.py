@@ -38,10 +38,24 @@ def test_a_key_that_stands_twice_is_seen(tmp_path):
     assert read_document(path).repeated == (("a", "b"),)
 
 
-def test_an_alias_to_itself_ends(tmp_path):
+_TENFOLD = "x0: &x0 xxxxxxxxxx\n" + "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]\n" for n in range(1, 12))
+_MERGED = "x0: &x0 {a: 1}\n" + "".join(
+    f"x{n}: &x{n} {{<<: [{', '.join([f'*x{n - 1}'] * 10)}]}}\n" for n in range(1, 12)
+)
+
+
+@pytest.mark.parametrize("text", [_TENFOLD, _MERGED, "a: &a\n  - *a\n", "a: &a {b: *a}\n"])
+def test_aliases_that_would_fill_the_memory_are_refused(tmp_path, text):
     path = tmp_path / "a.yml"
-    path.write_text("a: &a\n  - *a\n")
-    assert read_document(path).remark(("a",), "").line == 1
+    path.write_text(text)
+    with pytest.raises(DocumentError, match=r"^\S+a\.yml: its aliases \(\*x\) make it too large; write out"):
+        read_document(path)
+
+
+def test_a_long_file_without_aliases_is_read(tmp_path):
+    path = tmp_path / "a.yml"
+    path.write_text("a: '" + "x" * 1_500_000 + "'\nb: [{}" + ",{}" * 1000 + "]\n")
+    assert len(read_document(path).data["b"]) == 1001
 
 
 @pytest.mark.parametrize(
@@ -63,6 +77,7 @@ def test_what_is_no_document_is_one_sentence_with_its_line(tmp_path, name, conte
     with pytest.raises(DocumentError) as error:
         read_document(path)
     assert said in str(error.value)
+    assert str(error.value).count(name) == 1
     assert "\n" not in str(error.value)
 
 
