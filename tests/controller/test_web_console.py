@@ -17,6 +17,7 @@ from ansible_collections.magi.models.plugins.module_utils._config import profile
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from magi.errors import HostUnreachable
 from magi.events import Event
 from magi.result import Result
 from magi.session import Session
@@ -245,6 +246,32 @@ def test_a_trouble_has_its_cause_and_the_page_that_helps(server, cause, said, pa
     assert said in found.sentence
     assert found.page == page
     assert troubles(_status(is_ready=True), "", health) == []
+
+
+@pytest.mark.parametrize("profile", ["dev", "dev, prod"])
+def test_what_was_ready_need_not_be_so_now(profile, service: Service, run: FakeRun, monkeypatch: pytest.MonkeyPatch):
+    found = _status(is_ready=True, memory={}, pid=1)
+    found = {**found, "total_servers": 2, "summary": {**found["summary"], "profile": profile}}
+    lost = False
+
+    def status(_session: Session) -> Result:
+        if lost:
+            raise HostUnreachable("All hosts are lost.")
+        return Result(found)
+
+    monkeypatch.setattr("magi.verbs.status", status)
+    with Person(application(service), service) as person:
+        assert f"All 2 servers are ready: profile {profile}." in person.page("get", "look").text
+        lost = True
+        assert person.page("get", "look").status_code == 504
+        page = Tags(person.page("get", "").text)
+        assert f"When they were last seen, all 2 servers were ready: profile {profile}." in page.text
+        assert ("p", {"class": "note ok"}) not in page.tags
+        lost, found["servers"] = False, _status(state="stopped", memory={})["servers"]
+        page = Tags(person.page("get", "look").text)
+        deploy = "/console/deploy" + ("?profile=dev" if profile == "dev" else "")
+        assert ("a", {"class": "button", "id": "help-1", "href": deploy}) in page.tags
+        assert person.get(deploy).status_code == 200
 
 
 def test_a_host_has_its_memory_from_the_plan():
