@@ -4,6 +4,7 @@ end-to-end test has a real browser and real ones."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import threading
@@ -23,12 +24,12 @@ from magi.result import Result
 from magi.session import Session
 from magi.web import Service, router
 from magi.web.app import application
-from magi.web.console import editor
+from magi.web.console import editor, pages
 from magi.web.console.fleet import hosts, troubles
 from magi.web.console.render import STATIC
 from magi.web.guard import Role, Tokens
 from magi.web.problems import Problem
-from magi.web.runs import TALKS
+from magi.web.runs import LOOKS, TALKS
 
 from ..waiting import until
 from . import recorded
@@ -491,6 +492,105 @@ def test_a_run_ends_when_nobody_listens_any_more_and_only_some_run(run: FakeRun,
                 assert await asyncio.to_thread(ended.acquire, timeout=10)
 
     asyncio.run(listen())
+
+
+def test_a_place_is_free_once_its_run_has_ended(run: FakeRun, service: Service):
+    may_end = threading.Event()
+
+    def verb(session: Session) -> Result:
+        session.on_event(Event("message", text="x"))
+        assert may_end.wait(10)  # Ansible has some seconds to end
+        return Result({})
+
+    async def listen() -> None:
+        async with service.running():
+            for _number in range(TALKS):
+                talk = service.runs.talk(verb)
+                await talk.__anext__()
+                await talk.aclose()
+            with pytest.raises(Problem, match="close one"):
+                await service.runs.talk(verb).__anext__()
+            may_end.set()
+            async with asyncio.timeout(10):
+                while True:
+                    with contextlib.suppress(Problem):
+                        assert await service.runs.talk(verb).__anext__()
+                        break
+                    await asyncio.sleep(0)
+
+    asyncio.run(listen())
+
+
+def test_what_a_run_prints_is_kept_nowhere_and_waits_for_nobody(
+    run: FakeRun, service: Service, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("magi.web.runs.UNHEARD", 3)
+    kept: list[str] = []
+    said = ("a line", "[ERROR]: a complaint", "a line", "a line")
+
+    def verb(session: Session) -> Result:
+        kept.extend(text for text in said if not session.on_event(Event("message", text=text)))
+        kept.extend(kind for kind in ("ok", "stats") if not session.on_event(Event(kind)))
+        while not session.stop.is_set():  # nobody reads
+            session.on_event(Event("message", text="a line"))
+        return Result({})
+
+    async def listen() -> None:
+        async with service.running():
+            talk = service.runs.talk(verb)
+            assert isinstance(await talk.__anext__(), Event)
+            await asyncio.to_thread(until, lambda: service.runs._talks == 0, 10, "its end")
+            await talk.aclose()
+
+    asyncio.run(listen())
+    assert kept == ["[ERROR]: a complaint", "ok", "stats"]
+
+
+def test_a_quiet_log_says_that_it_is_there_and_a_defect_is_a_sentence(
+    ann: Person, run: FakeRun, service: Service, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[str] = []
+
+    def logs(session: Session, **_given: Any) -> Result:
+        until(lambda: told, 10, "a word")
+        raise ZeroDivisionError("x")
+
+    async def events() -> None:
+        async for text in pages._log(service, "a"):
+            told.append(text)
+
+    monkeypatch.setattr("magi.web.runs.PAUSE", 0.01)
+    monkeypatch.setattr("magi.verbs.logs", logs)
+    assert ann.portal
+    ann.portal.call(events)
+    assert told[0] == ": still at work\n\n"
+    assert told[-1].startswith('event: end\ndata: "Internal error (ZeroDivisionError: x): please report it')
+
+
+def test_only_some_looks_wait(service: Service, run: FakeRun, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("magi.web.runs.WAITING", 2)
+    run.held.add("status")
+    go_on = threading.Event()
+
+    def verb(_session: Session) -> Result:
+        assert go_on.wait(10)
+        return Result({})
+
+    async def ask() -> None:
+        async with service.running():
+            looks = [asyncio.create_task(service.runs.look(verb)) for _number in range(LOOKS + 2)]
+            for _time in range(5):
+                await asyncio.sleep(0)
+            with pytest.raises(Problem, match="2 looks at the hosts wait already") as refused:
+                await service.runs.look(verb)
+            assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "5"})
+            go_on.set()
+            for look in looks:
+                with contextlib.suppress(Problem):
+                    await look
+            assert isinstance(await service.runs.look(verb), Result)
+
+    asyncio.run(ask())
 
 
 def test_below_a_path_of_a_proxy_and_in_an_application(service: Service, run: FakeRun):

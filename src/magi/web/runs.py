@@ -10,16 +10,23 @@ from dataclasses import replace
 from http import HTTPStatus
 
 from magi.errors import Interrupted, MagiError
-from magi.events import Event
+from magi.events import Event, complaints
 from magi.result import Result
 from magi.session import Session
+from magi.state.defect import defect
 from magi.web.problems import Problem
 
 Verb = Callable[[Session], Result]
 LOOKS = 2
 """Looks at the hosts at the same time; one more thread is for the change that is at work."""
+WAITING = 20
+"""Looks that wait for those."""
 TALKS = 4
 """Runs at the same time that last as long as somebody listens."""
+UNHEARD = 10_000
+"""Events of such a run that wait for who listens; with more, nobody does."""
+PAUSE = 15
+"""Seconds without an event, after which who listens is told that nothing came."""
 
 
 class Runs:
@@ -27,17 +34,28 @@ class Runs:
         self.session = session
         self._threads = ThreadPoolExecutor(LOOKS + 1 + TALKS, "magi-run")
         self._looking = asyncio.Semaphore(LOOKS)
-        self._talks = 0
+        self._waiting = self._talks = 0
         self._stops: set[threading.Event] = set()
         self._ended = False
 
     async def look(self, verb: Verb) -> Result:
-        """Run a verb that changes nothing; a few at a time. Raises MagiError."""
-        async with self._looking:
+        """Run a verb that changes nothing; a few at a time. Raises MagiError, and Problem if too many wait."""
+        if self._waiting >= WAITING:
+            busy = f"{WAITING} looks at the hosts wait already: ask again in a moment."
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, busy, {"Retry-After": "5"})
+        self._waiting += 1
+        try:
+            await self._looking.acquire()
+        finally:
+            self._waiting -= 1
+        try:
             return await self.run(verb)
+        finally:
+            self._looking.release()
 
-    async def talk(self, verb: Verb) -> AsyncIterator[Event | Result]:
+    async def talk(self, verb: Verb) -> AsyncIterator[Event | Result | None]:
         """Run a verb, and yield its events as they come, and then its result; it ends when nobody listens any more.
+        None after PAUSE seconds without an event, so that nobody takes the connection for dead.
 
         Raises MagiError, and Problem if too many talk.
         """
@@ -45,33 +63,51 @@ class Runs:
             busy = f"{TALKS} logs or answers are open at the same time, and no more can be: close one."
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, busy)
         self._talks += 1
-        loop, heard = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
+        loop, heard, stop = asyncio.get_running_loop(), asyncio.Queue[Event | None](), threading.Event()
 
-        def hear(event: Event) -> None:
-            loop.call_soon_threadsafe(heard.put_nowait, event)
+        def hear(event: Event) -> bool:
+            """Keep what the verb itself needs: what is printed has no end."""
+            if heard.qsize() >= UNHEARD:
+                stop.set()
+            else:
+                loop.call_soon_threadsafe(heard.put_nowait, event)
+            return event.kind == "message" and not complaints([event])
 
         async def carried_out() -> Result | MagiError:
             try:
-                return await self.run(verb, hear)
+                return await self.run(verb, hear, stop)
             except MagiError as error:
                 return error
+            except Exception as error:
+                return MagiError(defect(error))
             finally:
+                self._talks -= 1
                 loop.call_soon(heard.put_nowait, None)  # after what came from the thread
 
         run = asyncio.create_task(carried_out())
         try:
-            while (event := await heard.get()) is not None:
+            while True:
+                try:
+                    async with asyncio.timeout(PAUSE):
+                        event = await heard.get()
+                except TimeoutError:
+                    yield None
+                    continue
+                if event is None:
+                    break
                 yield event
             result = await run
             if isinstance(result, MagiError):
                 raise result
             yield result
         finally:
-            self._talks -= 1
-            run.cancel()
+            stop.set()  # its place is free once its thread has ended
 
     async def run(
-        self, verb: Verb, on_event: Callable[[Event], None] = lambda event: None, stop: threading.Event | None = None
+        self,
+        verb: Verb,
+        on_event: Callable[[Event], bool | None] = lambda event: None,
+        stop: threading.Event | None = None,
     ) -> Result:
         """Run a verb; ``on_event`` is called in its thread. ``stop``, and the end of the service, end it early.
 

@@ -167,7 +167,9 @@ async def _log(here: Service, instance: str) -> AsyncIterator[str]:
     verb = partial(verbs.logs, instance=instance, lines=_LINES, follow=True)
     try:
         async for event in here.runs.talk(verb):
-            if isinstance(event, Result):
+            if event is None:
+                yield ": still at work\n\n"
+            if not isinstance(event, Event):
                 continue
             if event.host:
                 known.add(event.host)
@@ -216,7 +218,7 @@ async def _answer(here: Service, model: str, question: str) -> AsyncIterator[str
 
     try:
         async for event in here.runs.talk(verb):
-            for piece in _pieces(event):
+            for piece in _pieces(event) if event else ():
                 yield json.dumps(piece) + "\n"
     except MagiError as error:
         yield json.dumps({"problem": str(error)}) + "\n"
