@@ -289,6 +289,11 @@ def test_a_change_is_a_job_that_is_followed(ann: Person, run: FakeRun, service: 
     progress = [json.loads(line[6:]) for line in told.splitlines() if line.startswith('data: "<ol')]
     assert 'aria-current="step">Health check' in progress[-1]
     assert told.endswith("event: end\ndata: {}\n\n")
+    again = ann.page("get", f"job/events?job_id={job}").text  # what was before is told once
+    assert [line for line in again.splitlines() if line.startswith('data: "<ol')] == [
+        f"data: {json.dumps(progress[-1])}"
+    ]
+    assert again.endswith("event: end\ndata: {}\n\n")
     ended = until(lambda: "data-job" not in (text := ann.page("get", f"job?job_id={job}").text) and text, 10, "its end")
     assert "1 of 2 servers are ready: profile p" in Tags(ended).text
     assert recorded.Q3 in ended
@@ -362,10 +367,14 @@ def test_a_profile_is_edited_and_nothing_is_lost(ann: Person, service: Service, 
     refused = save(mine, first)
     assert refused.status_code == 409
     page = Tags(refused.text)
+    assert [text["aria-label"] for _tag, text in page.tags if "data-unsaved" in text] == ["Profile mine as YAML"]
+    assert "data-unsaved" not in saved.text
     assert "-strict: true" in page.text
     assert "+description: </textarea><b>mine</b>" in page.text
     assert ("b", {}) not in page.tags
     assert (folder / "mine.yml").read_text() == PROFILE + "strict: true\n"
+    long = save("# " + "x" * 500_000, first)
+    assert (long.status_code, "the text is too long" in long.text, "x" * 500_000 in long.text) == (413, True, True)
     assert "It is saved" in save(mine, _version(refused.text)).text
     assert (folder / "mine.yml").read_text() == mine
     (folder / "mine.yml").unlink()

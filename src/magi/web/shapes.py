@@ -11,7 +11,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 """Of a profile, an instance or a key: as a variable, anything else could be a template to Ansible."""
 Hosts = Annotated[str, Field(pattern=r"^[A-Za-z0-9*][A-Za-z0-9._,:!&*\[\]-]*$", max_length=1000)]
 """A pattern of hosts; without @, which would name a file."""
-Text = Annotated[str, Field(max_length=500_000)]
+LONGEST = 500_000
+"""Characters of a profile."""
+Text = Annotated[str, Field(max_length=LONGEST)]
 
 
 class Given(BaseModel):

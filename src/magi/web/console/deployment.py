@@ -135,17 +135,21 @@ async def job_events(request: Request, here: Here, job_id: str) -> Response:
 
 async def _stream(request: Request, here: Service, job: Job) -> AsyncIterator[str]:
     known: dict[str, Any] = {}
+    past, news = len(job.entries), False
     async for item in job.follow():
         if item is None:
             if here.closing:
                 return
             yield ": still at work\n\n"
             continue
-        kind, data = item[1].kind, json.loads(item[1].data)
-        if kind == "progress":
-            known = {**data, "hosts": {**known.get("hosts", {}), **data["hosts"]}}
+        number, entry = item
+        if entry.kind == "progress":
+            data = json.loads(entry.data)
+            known, news = {**data, "hosts": {**known.get("hosts", {}), **data["hosts"]}}, True
+        if news and number >= past:  # of what was before, the last is enough
+            news = False
             yield f"event: progress\ndata: {json.dumps(_progress(request, job, known))}\n\n"
-        elif kind == "end":
+        if entry.kind == "end":
             yield "event: end\ndata: {}\n\n"
 
 

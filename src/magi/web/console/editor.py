@@ -87,6 +87,9 @@ async def preview(request: Request, here: Here, given: Fields, name: shapes.Name
 def save(request: Request, here: Here, given: Fields, name: shapes.Name) -> Response:
     """Save a text over the version that was read. Whatever speaks against that, the page still has the text."""
     text, version = given.get("text", ""), given.get("version") or None
+    if len(text) > shapes.LONGEST:
+        long, status = f"Nothing is saved: the text is too long; {shapes.LONGEST} characters fit.", 413
+        return _editor(request, here, name, text, version, problem=long, status=status)
     try:
         profiles.saved(request, here, name, shapes.Saved(text=text, version=version))
     except Problem as error:

@@ -108,7 +108,7 @@
   if (text) {
     const gutter = one("[data-gutter]");
     const find = one("[data-find]");
-    const before = text.defaultValue;
+    const before = "unsaved" in text.dataset ? null : text.defaultValue;
     let leaving = false;
     const word = () => /[\w.-]*$/.exec(text.value.slice(0, text.selectionStart))[0];
     const number = () => {
