@@ -131,6 +131,7 @@ def test_who_has_not_signed_in_sees_the_door(path, service: Service, run: FakeRu
         assert person.page("get", path, headers={"HX-Request": "true"}).headers["hx-redirect"] == "/console/login"
         wrong = person.page("post", "login", data={"token": "wrong-wrong-wrong-wrong"})
         assert (wrong.status_code, wrong.cookies) == (401, {})
+        assert str(service.token_file.parent) not in wrong.text
         api = person.get("/api/v1/jobs", headers={"Authorization": ""})
         assert api.status_code == 401
 
@@ -611,6 +612,22 @@ def test_below_a_path_of_a_proxy_and_in_an_application(service: Service, run: Fa
         text = person.page("post", "login", data=given, follow_redirects=False)
         assert text.headers["location"] == "/proxy/magi/console/"
         assert "Path=/proxy/magi/console/" in text.headers["set-cookie"]
+
+
+def test_what_is_not_there_is_a_page_for_people(ann: Person, service: Service):
+    for method, path, status in (("get", "nope", 404), ("get", "start", 405)):
+        answer = ann.page(method, path)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")
+        assert "There is no such page: go on from the first one." in answer.text
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+    page = Tags(ann.page("get", "deploy?profile=nope").text)
+    assert page.tags.count(("option", {"selected": None})) == 1
+    assert "nope" in page.text
+
+
+def test_it_may_end_before_it_has_begun(service: Service):
+    service.close()
+    assert service.closing
 
 
 def test_pages_are_no_part_of_the_api(service: Service):

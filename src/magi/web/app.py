@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from magi import __version__
 from magi.web.api import router
 from magi.web.console.render import path
+from magi.web.console.routing import problem_page
 from magi.web.routing import problem
 from magi.web.service import Service
 
@@ -32,7 +33,8 @@ def application(service: Service) -> FastAPI:
         return RedirectResponse(path(request, "fleet"))
 
     @app.exception_handler(HTTPException)
-    async def not_there(_request: Request, error: HTTPException) -> Response:
-        return problem(error)
+    async def not_there(request: Request, error: HTTPException) -> Response:
+        ours = request.url.path.startswith(path(request, "fleet"))
+        return problem_page(request, error) if ours else problem(error)
 
     return app

@@ -91,8 +91,9 @@ class Service:
     def close(self) -> None:
         """Begin to end: stop all runs and all streams."""
         self.closing = True
-        self.runs.stop()
-        self.jobs.wake()
+        if hasattr(self, "jobs"):  # a signal may come before it has begun
+            self.runs.stop()
+            self.jobs.wake()
 
     def _look(self) -> None:
         self.looks.refresh(STATUS, verbs.status)

@@ -63,7 +63,7 @@ async def login(request: Request, to: str | None = None) -> Response:
 async def sign_in(request: Request, here: Here, given: Fields, to: str | None = None) -> Response:
     token = given.get("token", "").strip()
     if here.tokens.role(token) is None:
-        sentence = f"This token is none of ours: {here.token_file} has them, on the machine of magi serve."
+        sentence = "This token is none of ours: magi serve says at its start where its file of tokens is."
         return page(request, "login.html", HTTPStatus.UNAUTHORIZED, to=to, sentence=sentence)
     return signed_in(request, here, token)
 

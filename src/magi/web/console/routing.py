@@ -33,6 +33,16 @@ class _SignInError(MagiError):
     """Nobody is signed in."""
 
 
+def problem_page(request: Request, error: Exception) -> Response:
+    """Return what is wrong as a page, or as a part of one."""
+    answer = problem(error)
+    sentence, status = json.loads(bytes(answer.body))["detail"], answer.status_code
+    if isinstance(error, HTTPException) and status in (404, 405):
+        sentence = "There is no such page: go on from the first one."
+    template = "_problem.html" if "hx-request" in request.headers else "problem.html"
+    return page(request, template, status, _HEADERS, sentence=sentence, title=HTTPStatus(status).phrase)
+
+
 class Open(Guarded):
     """A page for everybody who asks from our own pages, or from none."""
 
@@ -43,10 +53,7 @@ class Open(Guarded):
         return None
 
     def refused(self, request: Request, error: Exception) -> Response:
-        answer = problem(error)
-        sentence, status = json.loads(bytes(answer.body))["detail"], answer.status_code
-        template = "_problem.html" if "hx-request" in request.headers else "problem.html"
-        return page(request, template, status, sentence=sentence, title=HTTPStatus(status).phrase)
+        return problem_page(request, error)
 
 
 class Page(Open):
