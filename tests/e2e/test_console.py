@@ -138,6 +138,13 @@ def test_a_profile_is_written_deployed_asked_broken_and_taken_back(browser: Brow
         expect(page.get_by_text("Nothing runs: deploy a profile.")).to_be_visible()
         assert page.evaluate(SIZE) < LARGEST
 
+        # What a proxy says while magi serve is away is no part of the page, which goes on by itself.
+        page.route("**/console/fleet*", lambda route: route.fulfill(status=502, body="<h1>Bad Gateway</h1>"))
+        expect(page.locator("#offline")).to_be_visible()
+        expect(page.get_by_text("Nothing runs: deploy a profile.")).to_be_visible()
+        page.unroute("**/console/fleet*")
+        expect(page.locator("#offline")).to_be_hidden()
+
         # What was found, and what not: a file's content is no part of the page.
         ann.click("Models", "link")
         expect(page.get_by_text("notes.gguf")).to_be_visible()
@@ -210,7 +217,10 @@ def test_a_profile_is_written_deployed_asked_broken_and_taken_back(browser: Brow
         trouble = page.locator(".trouble", has_text=Q3)
         expect(trouble).to_contain_text(re.compile("corrupt|does not load|truncated|incomplete"))
         ann.picture("trouble")
+        page.route("**/log/lines*", lambda route: route.fulfill(status=502, body="Bad Gateway"))
         ann.go(f"log?instance={Q3}")
+        expect(page.locator("#offline")).to_be_visible()
+        page.unroute("**/log/lines*")
         expect(page.get_by_role("log")).to_contain_text("error")
         ann.click("History", "link")
 

@@ -10,16 +10,33 @@
   const shownAge = (seconds) =>
     seconds < 120 ? `${Math.floor(seconds)} s` : seconds < 7200 ? `${Math.floor(seconds / 60)} min` : `${Math.floor(seconds / 3600)} h`;
   const tick = () => {
-    if (age && seen !== null) age.textContent = shownAge((performance.now() - seen) / 1000);
+    if (age && seen !== null) age.textContent = `${shownAge((performance.now() - seen) / 1000)} ago`;
   };
   setInterval(tick, 1000);
   const offline = (is) => {
     one("#offline").hidden = !is;
   };
   document.addEventListener("htmx:sendError", () => offline(true));
+  // What a proxy says instead is no part of the first page, which would no longer ask.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    if (event.detail.target.id !== "fleet" || event.detail.xhr.status < 400) return;
+    event.detail.shouldSwap = false;
+    offline(true);
+  });
+  const again = () => setTimeout(() => fetch(location.href).then((page) => (page.ok ? location.reload() : again()), again), 5000);
+  const followed = (address) => {
+    const source = new EventSource(address);
+    source.onopen = () => offline(false);
+    source.onerror = () => {
+      offline(true);
+      if (source.readyState === EventSource.CLOSED) again(); // after another answer than 200, a browser does not ask again
+    };
+    return source;
+  };
   document.addEventListener("htmx:afterRequest", (event) => {
     const { xhr } = event.detail;
     if (!xhr || !xhr.status) return;
+    if (xhr.status >= 400) return;
     offline(false);
     const given = event.detail.elt.id === "fleet" && xhr.getResponseHeader("Age");
     if (given) {
@@ -31,9 +48,7 @@
   // --- a job ---
   const job = one("[data-job]");
   if (job) {
-    const source = new EventSource(job.dataset.job);
-    source.onopen = () => offline(false);
-    source.onerror = () => offline(true);
+    const source = followed(job.dataset.job);
     source.addEventListener("progress", (event) => {
       one("[data-progress]", job).innerHTML = JSON.parse(event.data);
     });
@@ -46,12 +61,8 @@
   // --- a log ---
   const log = one("[data-log]");
   if (log) {
-    const source = new EventSource(log.dataset.log);
-    source.onopen = () => {
-      log.replaceChildren();
-      offline(false);
-    };
-    source.onerror = () => offline(true);
+    const source = followed(log.dataset.log);
+    source.addEventListener("open", () => log.replaceChildren());
     source.addEventListener("line", (event) => {
       const follows = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
       log.append(`${JSON.parse(event.data)}\n`);
