@@ -132,6 +132,10 @@ def test_who_has_not_signed_in_sees_the_door(path, service: Service, run: FakeRu
         wrong = person.page("post", "login", data={"token": "wrong-wrong-wrong-wrong"})
         assert (wrong.status_code, wrong.cookies) == (401, {})
         assert str(service.token_file.parent) not in wrong.text
+        for sent in (*ACTIONS, "ask"):  # a browser that reloads it sends it again
+            answer = person.page("post", sent, data={"text": PROFILE})
+            assert (answer.status_code, "sign in in another window, and reload" in answer.text) == (401, True)
+        assert not service.audit.path.exists()
         api = person.get("/api/v1/jobs", headers={"Authorization": ""})
         assert api.status_code == 401
 

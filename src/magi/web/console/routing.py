@@ -17,6 +17,7 @@ from magi.errors import MagiError
 from magi.web import service
 from magi.web.console.render import page, path
 from magi.web.guard import Role
+from magi.web.problems import Problem
 from magi.web.routing import HEADERS, Guarded, problem, refuse_strangers
 from magi.web.service import Service
 
@@ -70,9 +71,12 @@ class Page(Open):
     def refused(self, request: Request, error: Exception) -> Response:
         if not isinstance(error, _SignInError):
             return super().refused(request, error)
-        wanted = path(request, "fleet") if request.method != "GET" else str(request.url.replace(scheme="", netloc=""))
         if "hx-request" in request.headers:
             return Response(status_code=401, headers={"HX-Redirect": path(request, "login")})
+        if request.method != "GET":  # on the way to another page, what somebody wrote would be lost
+            again = "sign in in another window, and reload this page, which sends again what you sent."
+            return problem_page(request, Problem(HTTPStatus.UNAUTHORIZED, f"Nothing was done: {again}"))
+        wanted = str(request.url.replace(scheme="", netloc=""))
         return RedirectResponse(path(request, "login", to=wanted), 303)
 
 

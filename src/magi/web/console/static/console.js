@@ -92,7 +92,7 @@
       parts.end.textContent = "Asking…";
       try {
         const answer = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), signal: ending.signal });
-        if (answer.redirected) location.reload(); // the session is over
+        if (answer.status === 401) return location.reload(); // the session is over
         const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
         let rest = "";
         for (;;) {
