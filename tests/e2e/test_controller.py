@@ -158,7 +158,8 @@ def test_what_is_not_ready_or_not_there(two: Deployment):
     lost = magi(two, "up", "q", "--json", "--junit", str(junit))
     assert lost.code == 5, lost.err
     assert "Host gone" in lost.sentence
-    assert "Connection refused" in lost.sentence
+    # Ansible says the second if ssh ends before it was sent all.
+    assert re.search("Connection refused|Broken pipe", lost.sentence)
     assert [(s["host"], s["is_ready"]) for s in lost.document["servers"]] == [("localhost", True)]
     assert 'classname="gone"' in junit.read_text()
     alone = magi(two, "status", "--limit", "gone", "--json")
