@@ -174,10 +174,11 @@ def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment, node: t
         assert asleep()
         assert log.read_text().count("entering sleeping state") == fell_asleep
 
-        # magi top does not wake it, either, and has from the gateway what servers do not tell.
+        # magi top does not wake it, either, and has from the gateway what servers do not tell: of our question, and of that
+        # of health --deep.
         found = Ran(begin(watched.folder / "state", "top", "--json", "-i", str(watched.inventory()))).document
         seen = {item["instance"]: item for item in found["servers"]}
-        assert (seen[Q2]["state"], seen[Q3]["state"], seen[Q3]["first_token"]["requests"]) == ("asleep", "ready", 1)
+        assert (seen[Q2]["state"], seen[Q3]["state"], seen[Q3]["first_token"]["requests"]) == ("asleep", "ready", 2)
         assert asleep()
         assert log.read_text().count("entering sleeping state") == fell_asleep
 

@@ -69,9 +69,16 @@ def test_a_host_with_another_key_than_the_known_one_is_not_talked_to(fleet: Flee
     inventory = tmp_path / "hosts.json"
     inventory.write_text(json.dumps({"model_servers": {"hosts": fleet.hosts, "vars": known}}))
     # Without the connections that are still open.
-    ran = Ran(
-        begin(tmp_path / "state", "status", "-i", str(inventory), "--json", ANSIBLE_SSH_ARGS="-o ControlPath=none")
-    )
+
+    def status() -> Ran:
+        more = {"ANSIBLE_SSH_ARGS": "-o ControlPath=none"}
+        return Ran(begin(tmp_path / "state", "status", "-i", str(inventory), "--json", **more))
+
+    ran = status()
+    if (
+        "Broken pipe" in ran.sentence
+    ):  # Ansible loses what ssh said if that takes longer than 1 ms to end (_send_initial_data)
+        ran = status()
     assert ran.code == 5, ran.err
     assert "host1" in ran.sentence
     assert "host2" not in ran.sentence
