@@ -20,7 +20,7 @@ class Sort(str, Enum):
     TOKENS = "tokens"
     BUSY = "busy"
     QUEUE = "queue"
-    FIRST_TOKEN = "first-token"  # noqa: S105
+    FIRST_TOKEN = "first-token"  # noqa: S105 - no secret, but a word
     MEMORY = "memory"
     NAME = "name"
 

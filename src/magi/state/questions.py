@@ -24,7 +24,7 @@ def passed_by_file(text: str) -> Iterator[Path]:
         with alone() as state:
             folder = state / FOLDER
             folder.mkdir(mode=0o700, exist_ok=True)
-            file = tempfile.NamedTemporaryFile(  # noqa: SIM115
+            file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - given to the caller
                 "w", encoding="utf-8", dir=folder, suffix=".txt", delete=False
             )
             fcntl.flock(file, fcntl.LOCK_EX)

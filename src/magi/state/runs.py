@@ -54,7 +54,8 @@ def _new(runs: Path, name: str) -> Path:
 
 def _held(path: Path) -> TextIO:
     """Open the file of a run's output, for its user alone; each line is written at once."""
-    log = open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "w", 1, encoding="utf-8", errors="replace")  # noqa: SIM115
+    made = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
+    log = open(made, "w", 1, encoding="utf-8", errors="replace")  # noqa: SIM115 - given to the caller
     fcntl.flock(log, fcntl.LOCK_EX)
     return log
 

@@ -128,7 +128,7 @@ class Jobs:
         if self._at_work:
             raise Problem(HTTPStatus.CONFLICT, f"{self._at_work} is at work on this inventory: {remedy}")
         try:
-            lock = open(self._folder / "lock", "a")  # noqa: SIM115
+            lock = open(self._folder / "lock", "a")  # noqa: SIM115 - closed by the with below
         except OSError as error:
             raise MagiError(f"Nothing was changed, since {unwritable(error)}") from None
         with lock:

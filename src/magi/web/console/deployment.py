@@ -80,7 +80,7 @@ def plan_part(request: Request, found: Result, profile: str | None, verb: str | 
 async def confirm(
     request: Request,
     verb: Literal["rollback", "stop", "down"],
-    instances: Names = [],  # noqa: B006
+    instances: Names = [],  # noqa: B006 - FastAPI reads it, and nobody changes it
     limit: shapes.Hosts | None = None,
 ) -> Response:
     """The question before a change."""

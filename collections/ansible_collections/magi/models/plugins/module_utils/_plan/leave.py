@@ -12,7 +12,7 @@ from ansible_collections.magi.models.plugins.module_utils._config.profile import
 from ansible_collections.magi.models.plugins.module_utils._host.values import Running
 from ansible_collections.magi.models.plugins.module_utils._models.found import within
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
-from ansible_collections.magi.models.plugins.module_utils._plan.select import meant, new_tier
+from ansible_collections.magi.models.plugins.module_utils._plan.select import Shares, meant, new_tier
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Instance, Settings, Share
 
 
@@ -23,7 +23,7 @@ def leave(
     scan_paths: Sequence[str],
     refused: Mapping[str, str],
     settings: Settings,
-    shares: Sequence[Mapping[str, Share] | None] = (),
+    shares: Shares = (),
 ) -> dict[str, Action]:
     """Return by name what to do with each of ``running``; none of them is desired.
 

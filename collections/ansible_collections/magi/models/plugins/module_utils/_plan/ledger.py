@@ -68,8 +68,8 @@ def held(item: Running, need: Need | None, device: str) -> int:
     sleeps, but for the driver's context."""
     if device == HOST:
         return item.own_memory or 0
-    held = need.own.get(device, 0) if need else 0
-    return min(held, ON_GPU if has_context(device) else 0) if item.asleep else held
+    size = need.own.get(device, 0) if need else 0
+    return min(size, ON_GPU if has_context(device) else 0) if item.asleep else size
 
 
 def name_of(device: str) -> str:
