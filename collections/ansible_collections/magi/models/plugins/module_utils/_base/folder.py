@@ -47,7 +47,7 @@ def settle(
     for name in gone:
         with writing(home / name):
             (home / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # something else may be in it
-            if (home / name).parent != home:
-                (home / name).parent.rmdir()
+        with contextlib.suppress(OSError):  # something else may be in one
+            for parent in list((home / name).parents)[: name.count("/")]:
+                parent.rmdir()
     return diff

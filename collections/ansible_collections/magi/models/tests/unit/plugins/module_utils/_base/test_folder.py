@@ -4,7 +4,7 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError
 from ansible_collections.magi.models.plugins.module_utils._base.folder import settle
 
-OURS = ("top.yml", "targets/*.json")
+OURS = ("top.yml", "targets/*.json", "deep/*/*/*.py")
 
 
 def tree(home):
@@ -37,8 +37,8 @@ def test_what_is_no_longer_wanted_goes_and_the_rest_stays(tmp_path):
 
 def test_nothing_is_left_of_what_was_only_ours(tmp_path):
     home = tmp_path / "a" / "home"
-    settled(home, {"top.yml": "a", "targets/x.json": "b"})
-    assert settled(home, {}) == ["targets/x.json", "top.yml"]
+    settled(home, {"top.yml": "a", "targets/x.json": "b", "deep/a/b/x.py": "c", "deep/a/b/y.py": "d"})
+    assert settled(home, {}) == ["deep/a/b/x.py", "deep/a/b/y.py", "targets/x.json", "top.yml"]
     assert [*home.iterdir()] == []
     assert settled(home, {}) == []
 
