@@ -96,7 +96,7 @@ RUN_BY = {
     # The whole block is taken from the document.
     **dict.fromkeys(
         (
-            "ansible-playbook -i inventories/local -i inventories/monitoring site.yml",
+            ".venv/bin/ansible-playbook -i inventories/local -i inventories/monitoring site.yml",
             "prometheus --config.file=data/monitoring/prometheus.yml --storage.tsdb.path=data/monitoring/series "
             "--web.listen-address=127.0.0.1:9090",
         ),
