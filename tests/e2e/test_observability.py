@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.files import write_atomic
+from ansible_collections.magi.models.plugins.module_utils._llama.probe_all import probe_all
 from ansible_collections.magi.models.plugins.plugin_utils._observe.rules import Limits, alerts
 
 from ..command import Ran, begin
@@ -165,12 +167,11 @@ def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment, node: t
         def asleep() -> bool:
             return get(f"http://127.0.0.1:{servers[Q2]['port']}/props")["is_sleeping"]
 
-        looks = f'count_over_time(up{{instance="{Q2}"}}[1h])'
+        looks = f'sum(count_over_time(up{{instance="{Q2}"}}[1h]))'
         until(asleep, 20, "the idle server sleeps")
         log = watched.home / "logs" / f"{Q2}.log"
         fell_asleep, before = log.read_text().count("entering sleeping state"), prometheus.value(looks)
         looked_at_by_all_verbs(watched)
-        until(lambda: prometheus.value(looks) >= before + 10, 30, "ten more looks")
         assert asleep()
         assert log.read_text().count("entering sleeping state") == fell_asleep
 
@@ -201,7 +202,9 @@ def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment, node: t
         # What no longer runs is no target.
         assert watched.play(profile="one").code == 0
         until(lambda: {*prometheus.up()} == there - {Q3}, 20, "the target is gone")
+        until(lambda: prometheus.value(looks) >= before + 60, 60, "a minute of looks since it fell asleep")
         assert asleep()
+        assert log.read_text().count("entering sleeping state") == fell_asleep
 
         # Whoever asks for it gets its answer: it counts as up, and wakes.
         def woken() -> int:
@@ -219,7 +222,7 @@ def test_prometheus_sees_all_warns_and_wakes_nobody(watched: Deployment, node: t
     assert [*(watched.folder / "textfiles").iterdir()] == []
 
 
-LIMITS = {"down": 1, "loading": 0, "hung": 1, "slow": 1, "queue": 2, "first_token": 0.01, "restarts": 0}
+LIMITS = {"down": 1, "loading": 0, "hung": 1, "probe": 2, "slow": 1, "queue": 2, "first_token": 0.01, "restarts": 0}
 WINDOWS = {"[15m]": "[10s]", "[5m]": "[5s]", "[1m]": "[5s]"}
 """The rules look back for so long, in the time of this test."""
 
@@ -307,6 +310,15 @@ def hung(process: int) -> Iterator[None]:
         trace(detach, process, 0, 0)
 
 
+def probed(deployment: Deployment, name: str, textfiles: Path) -> int:
+    """Ask an instance as the timer does where systemd runs, and return the verdict."""
+    labels = f'{{host="localhost",instance="{name}",model_id="{name}"}}'
+    where = {"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": str(deployment.servers()[name]["port"])}
+    text, _wrong = probe_all([{"name": name, "labels": labels, "environment": where, "keyed": False}], timeout=2)
+    write_atomic(textfiles / "magi-probe.prom", text.encode(), 0o644)
+    return int(re.search(r"^magi_probe_success\S+ (\d)$", text, re.MULTILINE)[1])
+
+
 SAID = {
     "MagiServerDown": f"Server {Q2} on host localhost does not answer",
     "MagiServerNotReady": f"Server {Q3} on host localhost still loads its model",
@@ -314,6 +326,7 @@ SAID = {
     "MagiServerQuarantined": f"Server {Q3} on host localhost failed to start too often, and is left alone",
     "MagiWrongServer": f"Something else answers at the port of server {Q3} on host localhost",
     "MagiServerHung": f"Server {Q3} on host localhost answers, and computes nothing",
+    "MagiProbeStopped": r"Host localhost: nobody has asked its servers for a token for \S+s",
     "MagiMemoryLow": r"Host (localhost|other) uses \S+ of its memory",
     "MagiQueueLong": rf"Model {Q3} at gateway localhost: \S+ requests wait",
     "MagiFirstTokenSlow": rf"Model {Q3} at gateway localhost: the first token takes \S+ s",
@@ -385,8 +398,14 @@ def test_every_alert_is_caused_for_real(watched: Deployment, node: tuple[int, in
             (small_disk / "full").unlink()
 
         (server,) = server_of(watched, Q3)
+        assert probed(watched, Q3, textfiles) == 1
+        caused("MagiProbeStopped")
         with hung(server):
             caused("MagiServerHung")
+            assert probed(watched, Q3, textfiles) == 0
+        assert probed(watched, Q3, textfiles) == 1
+        until(lambda: "MagiProbeStopped" not in prometheus.firing(), 10, "somebody has asked again")
+        (textfiles / "magi-probe.prom").unlink()
         (first,) = server_of(watched, Q2)
         resolved("MagiServerHung")
         with held(first, node[0], *processes("haproxy", f"{watched.folder}/gateway/")):

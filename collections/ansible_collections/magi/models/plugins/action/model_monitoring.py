@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible_collections.magi.models.plugins.module_utils._config.monitoring import MONITORING_OPTIONS
 from ansible_collections.magi.models.plugins.module_utils._models.drift import find_drift
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model
+from ansible_collections.magi.models.plugins.module_utils._services.timer import Timer
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import host_result
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.templates import plain_environment
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, host_result
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import unknown_hosts
 from ansible_collections.magi.models.plugins.plugin_utils._observe.dashboards import dashboards
+from ansible_collections.magi.models.plugins.plugin_utils._observe.probe import (
+    CODE,
+    FOUND,
+    NAME,
+    PROGRAM,
+    SERVERS,
+    addresses,
+    asked,
+    program,
+)
 from ansible_collections.magi.models.plugins.plugin_utils._observe.prometheus import prometheus
 from ansible_collections.magi.models.plugins.plugin_utils._observe.rules import LimitError, Limits, rules
 from ansible_collections.magi.models.plugins.plugin_utils._observe.targets import (
@@ -24,11 +38,18 @@ from ansible_collections.magi.models.plugins.plugin_utils._observe.targets impor
 )
 from ansible_collections.magi.models.plugins.plugin_utils._observe.textfile import FILE, textfile
 
+COLLECTION = Path(__file__).parents[2]
 OURS = {
     "home": ["prometheus.yml", "rules.yml", "targets/*-of-*.json", "grafana.yml", "dashboards/magi-*.json"],
-    "textfile_dir": [FILE],
+    "textfile_dir": [FILE, *FOUND],
+    "probe_home": PROGRAM,
 }
 """The files in the folder that each of these settings names."""
+
+
+def folder(path: str, ours: Sequence[str]) -> dict[str, Any]:
+    """Return what the module needs of a folder, in which nothing of ours is to be."""
+    return {"folder": path, "files": {}, "ours": list(ours), "keep": []}
 
 
 class ActionModule(HostAction):
@@ -41,25 +62,65 @@ class ActionModule(HostAction):
         name = variables["inventory_hostname"]
         present = given["state"] == "present"
         for setting in OURS:
-            if given[setting] and not str(self._task.args[setting]).startswith("/"):
+            if given[setting] and not str(self._task.args.get(setting, "/")).startswith("/"):
                 raise AnsibleActionFail(
                     f"observability_{setting} must be an absolute path; correct it in the inventory."
                 )
-        job: dict[str, dict[str, Any]] = {
-            setting: {"files": {}, "ours": ours, "keep": []} for setting, ours in OURS.items() if given[setting]
-        }
+        asks = given["probe"] and (name in given["hosts"] or not given["home"])
+        if present and asks and not given["textfile_dir"]:
+            raise AnsibleActionFail(
+                "observability_probe needs the folder where node_exporter looks for its files: set "
+                "observability_textfile_dir."
+            )
+        job: dict[str, dict[str, Any]] = {}
         found = Targets()
-        if present and given["home"]:
-            found = self.targets(name, Way(*self.reached_by(variables)), given)
-            job["home"].update(self.prometheus(given, found))
-        if present and given["textfile_dir"]:
-            seen = given["hosts"].get(name)
-            drifted = find_drift(self.models(given)) if seen else []
-            job["textfile_dir"]["files"] = {FILE: textfile(host_result(name, seen), drifted)} if seen else {}
+        if given["home"]:
+            job["home"] = folder(given["home"], OURS["home"])
+            if present:
+                found = self.targets(name, Way(*self.reached_by(variables)), given)
+                job["home"].update(self.prometheus(given, found))
+        if given["textfile_dir"]:
+            seen = given["hosts"].get(name) if present else None
+            host = host_result(name, seen) if seen else None
+            job["textfile_dir"] = folder(given["textfile_dir"], OURS["textfile_dir"])
+            if host:
+                job["textfile_dir"]["files"] = {FILE: textfile(host, find_drift(self.models(given)))}
+            job.update(self.probe(host, given, variables, job["textfile_dir"]))
         on_host = {setting: given[setting] for setting in ("state", *OURS)}
         result.update(self.on_host("model_monitoring", {**on_host, "job": job}, task_vars))
         result["warnings"] = [*result.get("warnings", ()), *found.warnings]
         return result
+
+    def probe(
+        self, host: HostResult | None, given: Mapping[str, Any], variables: Mapping[str, Any], told: dict[str, Any]
+    ) -> dict[str, dict[str, Any]]:
+        """Return the folders of the probe on ``host``, None: there is none. What it found stays in the folder ``told``
+        while it is there."""
+        program_folder = folder(given["probe_home"], PROGRAM)
+        units = folder(Timer.folder, [f"{NAME}.service", f"{NAME}.timer"])
+        if given["probe"] and host:
+            told["keep"] = list(FOUND)
+            if unknown_hosts([host]):
+                return {}  # what it asks is known by the host alone
+            instances = asked(host.served)
+            code = {name: (COLLECTION / "plugins" / "module_utils" / name).read_text("utf-8") for name in CODE}
+            program_folder["files"] = program(host.name, instances, code)
+            renderer = plain_environment([str(COLLECTION / "roles" / "observability" / "templates")])
+            renderer.filters.update(Timer.filters)
+            values = {
+                "python": self.interpreter(variables),
+                "home": given["probe_home"],
+                "servers": f"{given['probe_home']}/{SERVERS}",
+                **{name: f"{given['textfile_dir']}/{file}" for name, file in zip(("result", "unfinished"), FOUND)},
+                "keys": [(item.name, item.api_key_file) for item in instances if item.api_key_file],
+                "addresses": addresses(instances),
+                "interval": given["probe_interval"],
+            }
+            try:
+                units["files"] = {name: renderer.get_template(f"{name}.j2").render(values) for name in units["ours"]}
+            except ValueError as error:
+                raise AnsibleActionFail(f"The units of the functional probe can't be written: {error}.") from None
+        return {"probe_home": program_folder, "units": units}
 
     def prometheus(self, given: Mapping[str, Any], found: Targets) -> dict[str, Any]:
         """Return the files for Prometheus, and which of those that are there stay."""

@@ -44,6 +44,22 @@ options:
         O(hosts) gets C(magi.prom) there, which tells how it was deployed.
     type: path
     default: ""
+  probe:
+    description:
+      - Ask each server of a host of O(hosts) regularly for one token, one embedding or one rerank, by a timer of
+        systemd's, and tell node_exporter in O(textfile_dir), as C(magi-probe.prom), which did their work, and when. One
+        that may sleep is not asked, since that would wake it, or keep it awake.
+      - With V(false), what did that on the host of O(textfile_dir) is removed.
+    type: bool
+    default: false
+  probe_home:
+    description: Folder of the program that asks. It needs Python alone, and runs without any right.
+    type: path
+    default: /usr/local/lib/magi-probe
+  probe_interval:
+    description: Seconds from one time to the next.
+    type: int
+    default: 300
   hosts:
     description:
       - By host of the group C(model_servers), the results of its tasks, as M(magi.models.deployment_report) takes them.
@@ -115,11 +131,42 @@ reload:
 
 import contextlib
 import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, why
 from ansible_collections.magi.models.plugins.module_utils._base.folder import settle
 from ansible_collections.magi.models.plugins.module_utils._config.monitoring import MONITORING_OPTIONS
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
+
+if TYPE_CHECKING:
+    from ansible_collections.magi.models.plugins.module_utils._services.timer import Timer
+
+BOOTED = "/run/systemd/system"
+"""Shows that systemd runs the host (sd_booted(3))."""
+
+
+def settled(module: AnsibleModule, job: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Make each folder of the job hold its files, and return what changes as a diff."""
+    diff = []
+    for setting, wanted in job.items():
+        try:
+            diff += settle(**wanted, check_mode=module.check_mode)
+        except FileWriteError as error:
+            remedy = why(error, f"observability_{setting}" if setting in module.params else None)
+            module.fail_json(msg=f"{error.filename}: {remedy}.")
+    return diff
+
+
+def timer_of(units: Mapping[str, Any]) -> Timer | None:
+    """Return the timer of the probe, if the host has it or is to have it."""
+    if not (units["files"] or any(os.path.exists(f"{units['folder']}/{name}") for name in units["ours"])):
+        return None
+    # Few hosts have it, and each import is compiled again in every call.
+    from ansible_collections.magi.models.plugins.module_utils._services.timer import Timer
+
+    return Timer(*units["ours"])
 
 
 def main() -> None:
@@ -130,17 +177,37 @@ def main() -> None:
         module.fail_json(
             msg="model_monitoring has an action plugin of the same name that must call it; use it as a task."
         )
-    diff = []
-    for setting, wanted in job.items():
-        try:
-            diff += settle(params[setting], **wanted, check_mode=module.check_mode)
-        except FileWriteError as error:
-            module.fail_json(msg=f"{error.filename}: {why(error, f'observability_{setting}')}.")
-    if params["state"] == "absent" and params["home"] and not module.check_mode:
+    units = job.get("units") or {"files": {}, "ours": []}
+    if units["files"] and not os.path.isdir(BOOTED):
+        module.warn(
+            "systemd does not run this host, so no timer asks its servers for a token (observability_probe); let cron "
+            "run magi health --deep."
+        )
+        for part in ("probe_home", "units"):
+            job[part]["files"] = {}
+    timer = timer_of(units)
+    wanted, begun = bool(units["files"]), False
+    if timer and not wanted and not module.check_mode:
+        timer.stop()
+    diff = settled(module, job)
+    try:
+        if timer and wanted:
+            parts = tuple(job[part]["folder"] for part in ("probe_home", "units"))
+            begun = any(item["after_header"].startswith(parts) for item in diff) or not timer.runs()
+            if begun and not module.check_mode:
+                timer.start()
+        elif timer and not module.check_mode:
+            timer.forget()
+    except ServiceError as error:
+        module.fail_json(msg=f"{error}".rstrip(".") + ".")
+    gone = [params["home"]] if params["state"] == "absent" and params["home"] else []
+    if timer and not wanted:
+        gone.append(params["probe_home"])
+    for folder in [] if module.check_mode else gone:
         with contextlib.suppress(OSError):  # only where nothing else is in it
-            os.rmdir(params["home"])
+            os.rmdir(folder)
     reload = any(os.path.basename(item["after_header"]) in ("prometheus.yml", "rules.yml") for item in diff)
-    module.exit_json(changed=bool(diff), diff=diff, reload=reload)
+    module.exit_json(changed=bool(diff) or begun, diff=diff, reload=reload)
 
 
 if __name__ == "__main__":

@@ -57,12 +57,16 @@ class HostAction(ActionBase):
 
         return self.on_host("llama_instances", {"state": "released", "home": home, "job": job(claim=claim)}, task_vars)
 
+    def interpreter(self, variables: Mapping[str, Any]) -> str:
+        """Return the Python that Ansible uses on the host."""
+        given = str(self._templar.template(variables.get("ansible_python_interpreter", "auto")))
+        if given.startswith("auto"):
+            given = str(variables.get("ansible_facts", {}).get("discovered_interpreter_python", "python3"))
+        return given
+
     def _python(self, variables: Mapping[str, Any]) -> str | None:
         """Return the version of the Python that Ansible uses on the host; None if unknown."""
-        given = self._templar.template(variables.get("ansible_python_interpreter", "auto"))
-        if str(given).startswith("auto"):
-            given = variables.get("ansible_facts", {}).get("discovered_interpreter_python", "python3")
-        asked = f"{shlex.quote(str(given))} -c 'import sys; print(\"Python\", sys.version.split()[0])'"
+        asked = f"{shlex.quote(self.interpreter(variables))} -c 'import sys; print(\"Python\", sys.version.split()[0])'"
         said = str(self._low_level_execute_command(asked).get("stdout", ""))
         found = re.search(r"^Python (\d+\.\d+\S*)", said, re.MULTILINE)
         return found.group(1) if found else None

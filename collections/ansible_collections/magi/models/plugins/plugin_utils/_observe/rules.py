@@ -30,6 +30,8 @@ class Limits:
     """Seconds for which a server may load its model."""
     hung: int = 300
     """Seconds for which a server may answer /health and compute nothing."""
+    probe: int = 1200
+    """Seconds for which the functional probe, where a host has one, may not run."""
     slow: int = 300
     """Seconds for which it may be slow, full or wrong before anybody is told."""
     queue: float = 20
@@ -159,6 +161,8 @@ class Alert:
     """What to look at, and which verb helps; Markdown."""
 
 
+_GAVE_NOTHING = "magi_probe_success == 0"
+"""Of a server that answers /health: others are not asked."""
 _INSTANCE = "Server {{ $labels.instance }} on host {{ $labels.host }}"
 _MODEL = "Model {{ $labels.model_id }} at gateway {{ $labels.host }}"
 _HOST = "Host {{ $labels.host }}"
@@ -176,7 +180,7 @@ def alerts(limits: Limits) -> tuple[Alert, ...]:
     return (
         Alert(
             "MagiServerDown",
-            f"up{{{SERVERS}}} == 0 unless on (host, instance) (magi:loading or magi:answers)",
+            f"up{{{SERVERS}}} == 0 unless on (host, instance) (magi:loading or magi:answers or {_GAVE_NOTHING})",
             limits.down,
             "critical",
             f"{_INSTANCE} does not answer",
@@ -240,17 +244,31 @@ def alerts(limits: Limits) -> tuple[Alert, ...]:
         ),
         Alert(
             "MagiServerHung",
-            f"up{{{SERVERS}}} == 0 and on (host, instance) magi:answers",
+            f"(up{{{SERVERS}}} == 0 and on (host, instance) magi:answers) or on (host, instance) {_GAVE_NOTHING}",
             limits.hung,
             "critical",
             f"{_INSTANCE} answers, and computes nothing",
-            "A server answers the gateway's check at `/health`, as it does with a hung GPU, and not `/metrics`, which "
-            "waits for what computes.",
+            "A server answers at `/health`, as it does with a hung GPU. But it does not answer `/metrics`, which waits "
+            "for what computes, or did not give the functional probe a token.",
             (
+                "If its host has the functional probe, `journalctl -u magi-probe` there tells what the server said.",
                 "`magi health --deep` asks each server for one token. If it gets one, Prometheus does not reach the "
                 "server that the gateway reaches.",
                 f"{_LOGS} On its host, `nvidia-smi` or `rocm-smi` and `dmesg` tell of the device.",
                 "`magi stop INSTANCE`, then `magi up`, starts it anew.",
+            ),
+        ),
+        Alert(
+            "MagiProbeStopped",
+            f"time() - max by (host) (magi_probe_time_seconds) > {limits.probe}",
+            0,
+            "warning",
+            f"{_HOST}: nobody has asked its servers for a token for {{{{ $value | humanizeDuration }}}}",
+            "The timer of the functional probe does not run, or its service fails, so nobody sees a server that hangs.",
+            (
+                "`magi health --deep` asks all servers now.",
+                "On the host, `systemctl status magi-probe.timer` and `journalctl -u magi-probe` tell why.",
+                "`magi up` starts the timer again.",
             ),
         ),
         Alert(

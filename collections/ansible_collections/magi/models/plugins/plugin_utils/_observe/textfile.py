@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import calendar
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
@@ -21,12 +21,17 @@ def textfile(result: HostResult, drifted: Iterable[Drift]) -> str:
     the models of which hosts have different files."""
     lines: dict[str, list[str]] = {}
     for name, value, labels in _samples(result, drifted):
-        shown = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-        lines.setdefault(name, []).append(f"{name}{{{shown}}} {value}")
+        lines.setdefault(name, []).append(f"{name}{labelled(labels)} {value}")
     return "".join(
         f"# HELP {name} {_HELP[name]}\n# TYPE {name} gauge\n" + "".join(f"{line}\n" for line in found)
         for name, found in lines.items()
     )
+
+
+def labelled(labels: Mapping[str, str]) -> str:
+    """Return labels as they stand in a series."""
+    shown = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
+    return f"{{{shown}}}"
 
 
 _HELP = {

@@ -39,7 +39,7 @@ EFFECTS = {
         "_install",
         "_profiles",
     ),
-    *("_llama.architectures", "_llama.chat", "_llama.client", "_llama.drain", "_llama.probe"),
+    *("_llama.architectures", "_llama.chat", "_llama.client", "_llama.drain", "_llama.probe", "_llama.probe_all"),
     *(
         "_host.activity",
         "_host.apply",
@@ -57,7 +57,7 @@ EFFECTS = {
         "_models.scan",
     ),
     *(f"_haproxy.{name}" for name in ("apply", "choice", "program", "runtime", "secrets", "service", "unit")),
-    *("_services.choice", "_services.manager", "_services.supervisor", "_services.systemd"),
+    *("_services.choice", "_services.manager", "_services.supervisor", "_services.systemd", "_services.timer"),
 }
 """The files and packages that act on the world. All others only decide."""
 

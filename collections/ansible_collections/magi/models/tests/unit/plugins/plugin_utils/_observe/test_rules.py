@@ -79,6 +79,15 @@ CASES = {
         {**WHO, "job": "magi-servers"},
         "Server a-2 on host gpu1 answers, and computes nothing",
     ),
+    "MagiProbeStopped": (
+        {
+            'magi_probe_time_seconds{host="gpu1", instance="a-2", model_id="a", job="magi-hosts"}': (
+                f"0+60x{GOOD} {60 * GOOD}x{BAD - 1} {60 * (GOOD + BAD)}+60x40"
+            )
+        },
+        {"host": "gpu1"},
+        "Host gpu1: nobody has asked its servers for a token for 30m 0s",
+    ),
     "MagiMemoryLow": (
         {f"node_memory_MemAvailable_bytes{NODE}": gauge(80, 4), f"node_memory_MemTotal_bytes{NODE}": gauge(100, 100)},
         HOST,
@@ -194,6 +203,22 @@ def test_a_server_that_answers_now_and_then_starts_again_and_again(tmp_path):
     series = {f"up{SERVER}": "1x10 " + "0 1 " * 10}
     tests = [{"eval_time": "29m", "alertname": "MagiServerRestarts", "exp_alerts": [fired]}]
     assert verdict(tmp_path, [group("flapping", series, tests)]) == ""
+
+
+@needs_promtool
+def test_a_server_that_gives_the_probe_nothing_hangs_whatever_else_it_answers(tmp_path):
+    fired = {
+        "exp_labels": {**WHO, "job": "magi-hosts", "severity": "critical"},
+        "exp_annotations": {
+            "summary": "Server a-2 on host gpu1 answers, and computes nothing",
+            "runbook_url": f"{RUNBOOKS}#magiserverhung",
+        },
+    }
+    told = 'magi_probe_success{host="gpu1", instance="a-2", model_id="a", job="magi-hosts"}'
+    hung = {"eval_time": "50m", "alertname": "MagiServerHung", "exp_alerts": [fired]}
+    tests = [hung, {"eval_time": "50m", "alertname": "MagiServerDown", "exp_alerts": []}]
+    groups = [group(f"up {up}", {told: gauge(1, 0), f"up{SERVER}": gauge(1, up)}, tests) for up in (0, 1)]
+    assert verdict(tmp_path, groups) == ""
 
 
 @needs_promtool
