@@ -88,7 +88,13 @@ class ActionModule(HostAction):
             job.update(self.probe(host, given, variables, job["textfile_dir"]))
         on_host = {setting: given[setting] for setting in ("state", *OURS)}
         result.update(self.on_host("model_monitoring", {**on_host, "job": job}, task_vars))
-        result["warnings"] = [*result.get("warnings", ()), *found.warnings]
+        warnings = [*result.get("warnings", ()), *found.warnings]
+        if job.get("units", {}).get("files") and not result.get("timed", True):
+            warnings.append(
+                f"Host {name}: without systemd, no timer asks its servers for a token (observability_probe); "
+                "let cron run magi health --deep."
+            )
+        result["warnings"] = warnings
         return result
 
     def probe(

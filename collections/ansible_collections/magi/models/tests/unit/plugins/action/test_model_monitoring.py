@@ -31,7 +31,7 @@ class FakeHostAction(ActionModule):
 
     def on_host(self, _module, arguments, _task_vars):
         self.job = arguments["job"]
-        return {"changed": False}
+        return {"changed": False, "timed": False}
 
 
 def deployed(**more):
@@ -66,6 +66,12 @@ def test_on_a_host_that_was_not_deployed_it_stays_as_it_is():
     found = job({**deployed(), "applied": {"failed": True, "msg": "no"}}, probe=True)
     assert {*found} == {"textfile_dir"}
     assert found["textfile_dir"]["keep"] == ["magi-probe.prom", "magi-probe.new"]
+
+
+def test_a_host_without_systemd_is_named():
+    action = FakeHostAction(hosts={"h1": deployed()}, textfile_dir="/srv", probe=True)
+    (warning,) = action.run(task_vars={"inventory_hostname": "h1"})["warnings"]
+    assert warning.startswith("Host h1: without systemd")
 
 
 def test_it_needs_a_folder_for_what_it_finds():
