@@ -14,6 +14,7 @@ from ansible_collections.magi.models.plugins.module_utils._models.model import F
 from ansible_collections.magi.models.plugins.module_utils._plan.estimate import estimate
 from ansible_collections.magi.models.plugins.module_utils._plan.need import question
 from ansible_collections.magi.models.plugins.module_utils._plan.options import resolve_options
+from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import model
 
 from .conftest import oracle_module
@@ -32,7 +33,7 @@ SETS = (
 
 @pytest.fixture(scope="module")
 def binary():
-    found, error = read_binary(str(oracle_module.CACHE / "bin" / "llama-server"))
+    found, error = read_binary(chosen("supervisor", "/m"), str(oracle_module.CACHE / "bin" / "llama-server"))
     assert found, error
     return found
 

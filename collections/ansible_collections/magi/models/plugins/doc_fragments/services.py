@@ -15,7 +15,7 @@ options:
   manager:
     description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
     type: str
-    choices: [auto, systemd, supervisor]
+    choices: [auto, systemd, supervisor, docker, podman]
     default: auto
   supervisord_path:
     description: The supervisord program, for O(manager=supervisor).

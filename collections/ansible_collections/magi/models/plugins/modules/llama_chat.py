@@ -151,7 +151,7 @@ def main() -> None:
             status = usable(chosen(params["manager"], params["home"], params["supervisord_path"])).status().get(name)
             if status is None or not status.pid:
                 module.fail_json(msg=f"{name} does not run; magi up starts it.")
-            environment = asked_at(params["home"], name, status.pid, listening_sockets())
+            environment = asked_at(params["home"], name, status, listening_sockets())
         answer = chat(
             environment,
             params["question"],

@@ -95,7 +95,7 @@ def asked_here(module: AnsibleModule) -> list[tuple[str, dict[str, str], str]]:
     except ServiceError as error:
         module.fail_json(msg=str(error))
     sockets = listening_sockets()
-    places = {name: asked_at(home, name, status.pid, sockets) for name, status in found.items() if status.pid}
+    places = {name: asked_at(home, name, status, sockets) for name, status in found.items() if status.pid}
     return [
         (name, where, "")
         for name, where in places.items()

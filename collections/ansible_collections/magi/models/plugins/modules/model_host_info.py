@@ -22,6 +22,10 @@ options:
   llama_server_path:
     description: The llama-server binary; without it, none is looked at.
     type: path
+  image:
+    description: The image that is looked at instead, where O(manager) runs containers. It is not pulled.
+    type: str
+    default: ""
   port_range:
     description: First and last port (both included) whose listeners are looked up.
     type: list

@@ -66,7 +66,7 @@ options:
       manager:
         description: The service manager; V(auto) takes systemd where it is PID 1, else supervisor.
         type: str
-        choices: [auto, systemd, supervisor]
+        choices: [auto, systemd, supervisor, docker, podman]
         default: auto
       supervisord_path:
         description: The supervisord program, for O(host.manager=supervisor).
@@ -75,6 +75,11 @@ options:
       llama_server_path:
         description: The llama-server binary; without it, none is looked at.
         type: path
+      image:
+        description: The image that is looked at instead, where O(host.manager) runs containers. It is pulled if it is
+          missing, unless in check mode.
+        type: str
+        default: ""
       port_range:
         description: First and last port (both included) whose listeners are looked up.
         type: list
@@ -381,7 +386,6 @@ progress:
   elements: str
 """
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -390,6 +394,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, make_folder, why
 from ansible_collections.magi.models.plugins.module_utils._base.history import history
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
+from ansible_collections.magi.models.plugins.module_utils._host.binary import runnable
 from ansible_collections.magi.models.plugins.module_utils._host.claims import end_claim, make_claim
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import HOST_OPTIONS, inspect_host
 from ansible_collections.magi.models.plugins.module_utils._host.needs import needs_path, read_needs
@@ -455,7 +460,12 @@ def main() -> None:
                 past = history(home)
                 options["host"]["ports"] += [item["port"] for made in past for item in made["plan"]["instances"]]
             must_read = [file.path for model in inventory.models for file in model.files]
-            host = inspect_host(**options["host"], must_read=must_read, model_folders=options["scan_paths"])
+            host = inspect_host(
+                **options["host"],
+                must_read=must_read,
+                model_folders=options["scan_paths"],
+                fetch=not module.check_mode,
+            )
         except (FileWriteError, ServiceError, ValueError) as error:
             if claimed:
                 end_claim(home, mine)
@@ -482,7 +492,7 @@ def main() -> None:
         result["history"] = [
             {
                 **{name: made[name] for name in ("generation", "plan")},
-                "runnable": os.access(made["plan"]["llama_server_path"], os.X_OK),
+                "runnable": runnable(chosen(options["host"]["manager"], home), made["plan"]["llama_server_path"]),
             }
             for made in past
         ]

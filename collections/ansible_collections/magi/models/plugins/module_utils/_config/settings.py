@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES
+from ansible_collections.magi.models.plugins.module_utils._base.managers import SERVER_CHOICES
 from ansible_collections.magi.models.plugins.module_utils._config.environment import environment
 from ansible_collections.magi.models.plugins.module_utils._config.resources import resources
 
@@ -49,6 +49,7 @@ SETTINGS = (
     Setting("environment", "environment"),
     Setting("resources", "resources"),
     Setting("manager", "manager"),
+    Setting("image", "image", "MODEL_SERVER_IMAGE"),
     Setting("home", "host_path"),
     Setting("supervisord_path", "path"),
     Setting("templates_dir", "path"),
@@ -151,9 +152,21 @@ def _options(value: Any) -> dict[str, Any]:
 
 
 def _manager(value: Any) -> str:
-    if value not in CHOICES:
-        raise ValueError(" or ".join([", ".join(CHOICES[:-1]), CHOICES[-1]]))
+    if value not in SERVER_CHOICES:
+        raise ValueError(" or ".join([", ".join(SERVER_CHOICES[:-1]), SERVER_CHOICES[-1]]))
     return str(value)
+
+
+def _image(value: Any) -> str:
+    """Return a reference to an image (github.com/distribution/reference): a name with a tag, a digest or both."""
+    if value == "":
+        return ""
+    name = r"(?:[A-Za-z0-9.-]+(?::[0-9]{1,5})?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
+    if not isinstance(value, str) or not re.fullmatch(
+        rf"{name}(?::\w[\w.-]{{0,127}}|(?::\w[\w.-]{{0,127}})?@sha256:[0-9a-f]{{64}})", value, re.ASCII
+    ):
+        raise ValueError("an image with its tag or digest, such as ghcr.io/ggml-org/llama.cpp:server-b11434")
+    return value
 
 
 def _health_from(value: Any) -> str:
@@ -201,6 +214,7 @@ _CONVERT = {
     "environment": environment,
     "health_from": _health_from,
     "host_path": _host_path,
+    "image": _image,
     "manager": _manager,
     "memory": _memory,
     "missing": _missing,

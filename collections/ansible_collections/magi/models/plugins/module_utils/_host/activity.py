@@ -43,7 +43,7 @@ class ServerWatch:
     def read(self) -> list[dict[str, Any]]:
         """Return what each server does now. Raises ServiceError when the service manager can't be asked."""
         status, sockets = self.manager.status(), listening_sockets()
-        where = {name: asked_at(self.home, name, item.pid, sockets) for name, item in status.items()}
+        where = {name: asked_at(self.home, name, item, sockets) for name, item in status.items()}
         pids = {item.pid for item in status.values() if item.pid}
         self.counted = {key: seen for key, seen in self.counted.items() if key[1] in pids}
         if time.monotonic() - self.memory_read >= MEMORY_AGE or pids - self.memory.keys():

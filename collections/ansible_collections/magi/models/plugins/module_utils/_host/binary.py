@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +23,50 @@ from ansible_collections.magi.models.plugins.module_utils._llama.help import (
 )
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary, Option
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 _VARIABLE = "model_server_llama_server_path (LLAMA_SERVER_PATH)"
 
 
-def read_binary(path: str, environment: Mapping[str, str] | None = None) -> tuple[Binary | None, str]:
-    """Return the llama-server at ``path`` with its options, or None and a sentence that says why not.
+def read_binary(
+    manager: ServiceManager, path: str, environment: Mapping[str, str] | None = None
+) -> tuple[Binary | None, str]:
+    """Return the llama-server at ``path``, or in the image of that name, with its options, or None and a sentence that
+    says why not.
 
-    Runs it three times (``--version``, ``--help``, ``--list-devices``; 5 to 10 ms each, the last longer where a GPU's
-    driver starts) with ``environment`` alone, 20 seconds each at most.
+    Runs it three times as ``manager`` does (``--version``, ``--help``, ``--list-devices``; 5 to 10 ms each, the last
+    longer where a GPU's driver starts, and half a second more for a container) with ``environment`` alone, 20 seconds
+    each at most, all at once.
     """
+    if not path:
+        return None, (
+            f"model_server_image is not set, and {manager.name} needs an image of llama-server: set it to one with its "
+            "tag or digest, such as ghcr.io/ggml-org/llama.cpp:server-b11434."
+        )
     path = os.path.expanduser(path)
+    given = environment or {}
     try:
-        status = os.stat(path)
-        version = _run(environment, path, "--version")
-        options: tuple[Option, ...] = parse_help(_run(environment, path, "--help"))
+        build = manager.identity(path)
+        with ThreadPoolExecutor(3) as pool:
+            devices = pool.submit(_devices, manager, path, given)
+            version, said = pool.map(lambda argument: _run(manager, given, path, argument), ("--version", "--help"))
+        options: tuple[Option, ...] = parse_help(said)
+    except ServiceError as error:
+        return None, str(error)
     except (OSError, subprocess.SubprocessError) as error:
-        return None, _why_not(path, error)
+        return None, _why_not(manager, path, error)
     if not any(option.environment == "LLAMA_ARG_MODEL" for option in options):
         return None, f"{path} does not list llama-server's options; is it llama-server?"
     found = re.search(r"version:\s*(.+)", version)
     line = found.group(1).strip() if found else "unknown version"
-    identity = f"{line} {status.st_size} {status.st_mtime_ns}"
-    return Binary(path, line, identity, options, **_devices(path, environment)), ""
+    return Binary(path, line, f"{line} {build}", options, **devices.result()), ""
 
 
-def _why_not(path: str, error: Exception) -> str:
+def _why_not(manager: ServiceManager, path: str, error: Exception) -> str:
     """Return a sentence on a llama-server that did not run."""
+    setting = "model_server_image" if manager.capabilities.image else _VARIABLE
     if isinstance(error, FileNotFoundError) and not os.path.exists(path):
-        return f"there is no llama-server at {path}; install it (role llama_server), or set {_VARIABLE}."
+        return f"there is no llama-server at {path}; install it (role llama_server), or set {setting}."
     from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause  # see choice.chosen
 
     said = str(error)
@@ -64,7 +80,19 @@ def _why_not(path: str, error: Exception) -> str:
         if cause.code in ("library_missing", "illegal_instruction"):
             return f"llama-server at {path}: {cause.detail}."
         said = f"exit status {error.returncode}: {' '.join(printed.split())[-200:] or 'it printed nothing'}"
-    return f"llama-server at {path} does not run ({said}); reinstall it, or set {_VARIABLE}."
+    if manager.capabilities.image:
+        return f"llama-server in the image {path} does not run ({said}); correct {setting}."
+    return f"llama-server at {path} does not run ({said}); reinstall it, or set {setting}."
+
+
+def runnable(manager: ServiceManager, path: str) -> bool:
+    """Whether there is a llama-server at ``path``, or in the image of that name."""
+    if not manager.capabilities.image:
+        return os.access(path, os.X_OK)
+    try:
+        return bool(manager.identity(path))
+    except ServiceError:
+        return False
 
 
 def shut(manager: ServiceManager, path: str) -> str:
@@ -85,10 +113,10 @@ def shut(manager: ServiceManager, path: str) -> str:
     )
 
 
-def _devices(path: str, environment: Mapping[str, str] | None) -> dict[str, Any]:
+def _devices(manager: ServiceManager, path: str, environment: Mapping[str, str]) -> dict[str, Any]:
     """Return what a Binary has on GPUs."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):  # an older build, or a hanging driver
-        said = _run(environment, path, "--list-devices")
+        said = _run(manager, environment, path, "--list-devices")
         devices = parse_devices(said)
         no_gpu = "" if devices else fell_back(said.splitlines())
         return {
@@ -100,7 +128,8 @@ def _devices(path: str, environment: Mapping[str, str] | None) -> dict[str, Any]
     return {}
 
 
-def _run(environment: Mapping[str, str] | None, *command: str) -> str:
+def _run(manager: ServiceManager, environment: Mapping[str, str], path: str, argument: str) -> str:
+    command, variables = manager.once(path, [argument], environment)
     result = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -108,6 +137,6 @@ def _run(environment: Mapping[str, str] | None, *command: str) -> str:
         stderr=subprocess.STDOUT,
         timeout=20,
         check=True,
-        env={"PATH": os.defpath, **(environment or {})},
+        env=variables,
     )
     return result.stdout.decode("utf-8", "replace")

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
     sockets_of,
     used_memory,
 )
-from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running, Unreadable
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Listener, Running, Unreadable
 from ansible_collections.magi.models.plugins.module_utils._llama.client import (
     ask_asleep,
     ask_health,
@@ -45,17 +45,22 @@ from ansible_collections.magi.models.plugins.module_utils._services.manager impo
 )
 from ansible_collections.magi.models.plugins.module_utils._services.values import Status
 
+_PLACE = ("LLAMA_ARG_HOST", "LLAMA_ARG_PORT")
 
-def asked_at(home: str, name: str, pid: int | None, sockets: Mapping[str, tuple[str, int]]) -> dict[str, str]:
+
+def asked_at(home: str, name: str, status: Status, sockets: Mapping[str, tuple[str, int]]) -> dict[str, str]:
     """Return the environment for asking an instance: where it listens, and its key files.
 
     ``sockets`` are all that listen on this host (``listening_sockets``).
 
     A server can rewrite its own environment in memory, and we may be root: we read no file and talk to no address that
     it names. All comes from the file that we wrote. If a killed deployment has lost a restart, that file is newer than
-    the process; so if the kernel tells where the process ``pid`` listens, that counts.
+    the process; so if the kernel tells where the process listens, or its manager what it was started with, that counts.
     """
-    own = environment_file(home, name)
+    own, pid = environment_file(home, name), status.pid
+    started = {name: status.environment[name] for name in _PLACE if name in status.environment}
+    if pid and started:
+        return {**own, **started}
     heard = [sockets[inode] for inode in sockets_of(pid) & sockets.keys()] if pid else []
     if not heard:
         return own
@@ -111,12 +116,12 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
         if name not in status or not status[name].pid:
             status[name] = Status(State.ORPHANED, pid)
     sockets = listening_sockets()
-    asked = {name: asked_at(home, name, item.pid, sockets) for name, item in status.items()}
+    asked = {name: asked_at(home, name, item, sockets) for name, item in status.items()}
     on_gpus = memory_of_processes() if ask and any("MAGI_GPU" in where for where in asked.values()) else {}
 
     def read(name: str) -> Running:
         item, where = status[name], asked[name]
-        told = process_environment(item.pid) if item.pid else {}
+        told = item.environment or (process_environment(item.pid) if item.pid else {})
         health = ask_health(where) if ask and item.pid and port_of(where) else None
         silent = item.state is State.FAILED or health not in (None, 200)
         written = environment_file(home, name) if not told and _as_written(home, name, item) else {}
@@ -194,26 +199,28 @@ def read_host(
 ) -> Host:
     """Read what a plan or a report needs to know about this host.
 
-    The binary is read if its path is given, runs with ``environment``, and is to take each of ``option_sets``.
+    The binary is read if its path or image is given, runs with ``environment``, and is to take each of
+    ``option_sets``.
     Listeners are those on ``ports`` and on the ports of instances.
     ``must_read`` are files that the servers need, found in ``model_folders``.
     Raises ServiceError when the service manager can't be asked.
     """
     binary, binary_error, refused = None, "", ()
-    if llama_server_path:
+    if llama_server_path is not None:
         # Imported here: a look at the instances alone needs neither, and each import is compiled again in every call.
         from ansible_collections.magi.models.plugins.module_utils._host.binary import read_binary, shut
         from ansible_collections.magi.models.plugins.module_utils._host.trial import try_options
 
-        binary, binary_error = read_binary(llama_server_path, environment)
+        binary, binary_error = read_binary(manager, llama_server_path, environment)
         if binary:
             binary_error = shut(manager, binary.path)
             binary = None if binary_error else binary
         if binary:
-            refused = try_options(binary, option_sets, environment or {})
+            refused = try_options(manager, binary, option_sets, environment or {})
     looked_at = time.time()
     instances = read_instances(manager, home, ask=ask).instances
     leases = {item.port for item in instances if item.port}
+    program = binary is not None and not manager.capabilities.image
     apart = manager.capabilities.limits  # it gives each instance a cgroup of its own, which is not in ours
     return Host(
         manager=manager.name,
@@ -225,25 +232,33 @@ def read_host(
         binary_error=binary_error,
         gpus=gpus(),
         gpu_groups=gpu_groups(),
-        listeners=read_listeners({*ports, *leases}, {item.pid: item.name for item in instances if item.pid}),
+        listeners=_listeners(manager, {*ports, *leases}, instances),
         instances=instances,
         generation=read_generation(home),
         looked_at=looked_at,
-        silent_configs=silent_configs(),
+        silent_configs=() if manager.capabilities.image else silent_configs(),
         at_work=read_worker(home),
         unreadable=unreadable(
             manager,
-            [*must_read, *([binary.path] if binary and must_read else [])],
-            [*model_folders, *([os.path.dirname(binary.path)] if binary else [])],
+            [*must_read, *([binary.path] if program and must_read else [])],
+            [*model_folders, *([os.path.dirname(binary.path)] if program else [])],
         ),
         refused=refused,
         can=manager.capabilities,
     )
 
 
+def _listeners(manager: ServiceManager, ports: Iterable[int], instances: Iterable[Running]) -> tuple[Listener, ...]:
+    """Return the listeners on ``ports``. The port of a container is held by a process of its engine."""
+    found = read_listeners(ports, {item.pid: item.name for item in instances if item.pid})
+    published = {x.port: x.name for x in instances if x.pid and x.port} if manager.capabilities.image else {}
+    return tuple(replace(item, instance=item.instance or published.get(item.port)) for item in found)
+
+
 HOST_OPTIONS = {
     **SERVICE_OPTIONS,
     "llama_server_path": {"type": "path"},
+    "image": {"type": "str", "default": ""},
     "port_range": {"type": "list", "elements": "int", "default": [8080, 8099]},
     "ports": {"type": "list", "elements": "int", "default": []},
     "environment": {"type": "dict", "default": {}},
@@ -258,6 +273,7 @@ def inspect_host(
     manager: str,
     supervisord_path: str,
     llama_server_path: str | None,
+    image: str,
     port_range: Sequence[int],
     ports: Sequence[int],
     environment: Mapping[str, str | None],
@@ -265,12 +281,19 @@ def inspect_host(
     identify: bool = False,
     must_read: Sequence[str] = (),
     model_folders: Sequence[str] = (),
+    fetch: bool = False,
 ) -> Host:
-    """Return the host, by the options of a module. Raises ServiceError; ValueError for a bad port_range."""
+    """Return the host, by the options of a module; with ``fetch``, an image that is not there is pulled. Raises
+    ServiceError; ValueError for a bad port_range."""
     if len(port_range) != 2:
         raise ValueError(f"port_range must be the first and the last port, not {list(port_range)}.")
+    services = usable(chosen(manager, home, supervisord_path))
+    if llama_server_path and services.capabilities.image:
+        llama_server_path = image
+        if image and fetch:
+            services.fetch(image)
     return read_host(
-        usable(chosen(manager, home, supervisord_path)),
+        services,
         home,
         llama_server_path=llama_server_path,
         environment={name: str(value) for name, value in environment.items() if value is not None},

@@ -27,7 +27,8 @@ _MISSING = f"there is no {TOOL} beside llama-server, nor in the PATH"
 
 def find_tool(binary: Binary) -> str | None:
     """Return the llama-fit-params of a llama-server: beside it, or beside what its link leads to, else in the PATH."""
-    folders = [os.path.dirname(path) for path in (binary.path, os.path.realpath(binary.path))]
+    paths = (binary.path, os.path.realpath(binary.path)) if os.path.isabs(binary.path) else ()  # it may be in an image
+    folders = [os.path.dirname(path) for path in paths]
     return shutil.which(TOOL, path=os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)]))
 
 

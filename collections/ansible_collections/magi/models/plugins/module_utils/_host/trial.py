@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +16,16 @@ from ansible_collections.magi.models.plugins.module_utils._plan.options import (
     environment_and_args,
     resolve_options,
 )
+from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
 
 _LIMIT = 20  # seconds
 
 
-def try_options(binary: Binary, sets: Iterable[Mapping[str, Any]], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return for each set of options what ``binary`` says against it; an empty string where it takes it.
+def try_options(
+    manager: ServiceManager, binary: Binary, sets: Iterable[Mapping[str, Any]], environment: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return for each set of options what ``binary``, run as ``manager`` does, says against it; an empty string where
+    it takes it.
 
     llama-server handles all variables and arguments before it prints its version (common/arg.cpp), and ends with 1 and
     the reason where one is wrong: 5 ms. What it does not say in time, and what the plan refuses, is not told here.
@@ -31,9 +34,10 @@ def try_options(binary: Binary, sets: Iterable[Mapping[str, Any]], environment: 
     def said(options: Mapping[str, Any]) -> str:
         with contextlib.suppress(InstanceError, OSError, subprocess.TimeoutExpired):
             variables, arguments = environment_and_args(binary, resolve_options(binary, [("", options)]))
+            command, given = manager.once(binary.path, [*arguments, "--version"], {**environment, **variables})
             done = subprocess.run(
-                [binary.path, *arguments, "--version"],
-                env={"PATH": os.defpath, **environment, **variables},
+                command,
+                env=given,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

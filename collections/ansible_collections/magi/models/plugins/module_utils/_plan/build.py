@@ -295,7 +295,7 @@ def _warnings(host_name: str, instances: Sequence[Instance], host: Host, setting
     if limited and not host.can.limits:
         yield (
             f"Host {host_name}: {host.manager} can't apply the resources of {', '.join(limited)}, and leaves them out: "
-            "only systemd limits memory and processor time."
+            "only systemd, docker and podman limit memory and processor time."
         )
     for item in host.unreadable:
         # One that serves goes on, since it has its file open, but couldn't be started again.

@@ -7,13 +7,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES, MANAGERS
+from ansible_collections.magi.models.plugins.module_utils._base.managers import (
+    ENGINES,
+    MANAGERS,
+    SERVER_CHOICES,
+)
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 SERVICE_OPTIONS = {
     "home": {"type": "path", "required": True},
-    "manager": {"type": "str", "choices": list(CHOICES), "default": "auto"},
+    "manager": {"type": "str", "choices": list(SERVER_CHOICES), "default": "auto"},
     "supervisord_path": {"type": "path", "default": "supervisord"},
 }
 """The arguments of every module that looks at the services of a host (argument specification)."""
@@ -44,6 +48,10 @@ def chosen(manager: str, home: str, program: str = "") -> ServiceManager:
         from ansible_collections.magi.models.plugins.module_utils._services.systemd import Systemd
 
         return Systemd(Path(home))
+    if name in ENGINES:
+        from ansible_collections.magi.models.plugins.module_utils._services.containers import Docker, Podman
+
+        return Docker(Path(home)) if name == Docker.name else Podman(Path(home))
     from ansible_collections.magi.models.plugins.module_utils._services.supervisor import Supervisor
 
     return Supervisor(Path(home), program or "supervisord")

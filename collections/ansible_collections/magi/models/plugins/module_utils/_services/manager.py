@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,6 +44,17 @@ class ServiceManager(Protocol):
 
         Raises OSError if the file is gone, or a link leads nowhere.
         """
+
+    def fetch(self, program: str) -> None:
+        """Get the llama-server ``program`` if that is the manager's to get and is not there. Raises ServiceError."""
+
+    def identity(self, program: str) -> str:
+        """Return what changes whenever the llama-server ``program`` does. Raises OSError and ServiceError."""
+
+    def once(
+        self, program: str, arguments: Sequence[str], variables: Mapping[str, str]
+    ) -> tuple[list[str], Mapping[str, str]]:
+        """Return the command, and its environment, that runs llama-server to ask it something, with ``variables``."""
 
     def owned(self) -> list[Path]:
         """Return the existing files of instances, wanted or not."""
@@ -94,6 +106,22 @@ class ServiceManager(Protocol):
     def remove(self) -> None:
         """Remove the files of ours that are left, by name, and the manager where it is ours; all instances are
         stopped and forgotten. Folders in which others keep something stay."""
+
+
+class HostProgram:
+    """What is the same for the managers whose llama-server is a program of the host, by its path."""
+
+    def fetch(self, program: str) -> None:
+        """The role llama_server installs it."""
+
+    def identity(self, program: str) -> str:
+        status = os.stat(program)
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    def once(
+        self, program: str, arguments: Sequence[str], variables: Mapping[str, str]
+    ) -> tuple[list[str], Mapping[str, str]]:
+        return [program, *arguments], {"PATH": os.defpath, **variables}
 
 
 def environment_value(text: str) -> str:

@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
+    HostProgram,
     clear,
     environment_value,
     names,
@@ -131,7 +132,7 @@ class _Transport(xmlrpc.client.Transport):
         return _Connection(self.path, self.timeout)
 
 
-class Supervisor:
+class Supervisor(HostProgram):
     name: ClassVar[str] = "supervisor"
     capabilities: ClassVar[Capabilities] = Capabilities()
     templates: ClassVar[Sequence[Template]] = (

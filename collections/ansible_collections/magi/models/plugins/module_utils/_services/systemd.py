@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._base.text import is_utf8
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
+    HostProgram,
     clear,
     environment_value,
     names,
@@ -193,7 +194,7 @@ def parse_status(text: str) -> dict[str, Status]:
     return found
 
 
-class Systemd:
+class Systemd(HostProgram):
     name: ClassVar[str] = "systemd"
     capabilities: ClassVar[Capabilities] = Capabilities(limits=True, own_user=True, needs_root=True)
     templates: ClassVar[Sequence[Template]] = (

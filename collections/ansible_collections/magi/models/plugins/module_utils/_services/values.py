@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 
@@ -40,6 +40,8 @@ class Status:
     started_at: float | None = None
     """Seconds since the epoch."""
     exit_status: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What it was started with, where its manager keeps that."""
 
 
 class ServiceError(RuntimeError):
@@ -59,3 +61,5 @@ class Capabilities:
     """Servers run as a user of their own, who needs the permission bits for others."""
     needs_root: bool = False
     """Only root can use it."""
+    image: bool = False
+    """Its llama-server is in an image, and not a program of the host."""

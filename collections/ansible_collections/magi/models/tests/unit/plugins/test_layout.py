@@ -57,7 +57,7 @@ EFFECTS = {
         "_models.scan",
     ),
     *(f"_haproxy.{name}" for name in ("apply", "choice", "program", "runtime", "secrets", "service", "unit")),
-    *("_services.choice", "_services.manager", "_services.supervisor", "_services.systemd", "_services.timer"),
+    *(f"_services.{name}" for name in ("choice", "containers", "manager", "supervisor", "systemd", "timer")),
 }
 """The files and packages that act on the world. All others only decide."""
 

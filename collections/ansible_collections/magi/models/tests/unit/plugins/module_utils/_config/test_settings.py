@@ -115,6 +115,10 @@ def test_origins_name_the_source():
         ({"MODEL_SCAN_PATH": ":"}, "model_server_scan_paths"),
         ({"MAGI_PROFILE": "../etc/passwd"}, "model_server_profile"),
         ({"MODEL_HOST": "a\nb"}, "model_server_host"),
+        *(
+            ({"MODEL_SERVER_IMAGE": image}, "model_server_image")
+            for image in ("llama.cpp", "ghcr.io:5000/llama.cpp", "Llama:1", "a:b c", "-a:1", "a@sha256:0", "a:1\n")
+        ),
     ],
 )
 def test_a_wrong_type_is_one_sentence_that_names_the_setting(environment, named):
@@ -122,6 +126,20 @@ def test_a_wrong_type_is_one_sentence_that_names_the_setting(environment, named)
         resolve({}, environment, {})
     assert str(error.value).startswith(f"Setting {named} must be ")
     assert next(iter(environment)) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "magi:1",
+        "ghcr.io/ggml-org/llama.cpp:server-b11434",
+        "localhost:5000/a/b_c:V1",
+        f"quay.io/a@sha256:{'0' * 64}",
+        f"a:1@sha256:{'0' * 64}",
+    ],
+)
+def test_an_image_has_a_tag_or_a_digest(image):
+    assert resolve({"model_server_image": image}, {}, {})[0]["image"] == image
 
 
 WRONG = {

@@ -17,6 +17,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Un
 from ansible_collections.magi.models.plugins.module_utils._host.wait import await_ready
 from ansible_collections.magi.models.plugins.module_utils._llama.client import api_key, ask_health, ask_models, port_of
 from ansible_collections.magi.models.plugins.module_utils._services import systemd
+from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
 from ansible_collections.magi.models.plugins.module_utils._services.manager import environment_file, environment_value
 from ansible_collections.magi.models.plugins.module_utils._services.supervisor import Supervisor
 from ansible_collections.magi.models.plugins.module_utils._services.systemd import Systemd
@@ -66,7 +67,7 @@ def test_a_binary_tells_its_devices_and_is_no_worse_for_not_knowing(tmp_path, li
         f"--help) echo '-m, --model FNAME  path (env: LLAMA_ARG_MODEL)';; *) {listing};; esac\n"
     )
     program.chmod(0o755)
-    binary, error = read_binary(str(program))
+    binary, error = read_binary(chosen("supervisor", str(tmp_path)), str(program))
     assert (binary.devices, binary.default_devices, binary.no_gpu) == (devices, devices or (), said)
     assert (binary.version, error) == ("1", "")
 
@@ -255,13 +256,30 @@ def test_a_server_is_asked_where_it_listens_though_its_file_is_newer(tmp_path):
     write_instance(tmp_path, LLAMA_ARG_HOST="10.0.0.1", LLAMA_ARG_PORT="1", MAGI_API_KEY_FILE="/k")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
-        asked = asked_at(str(tmp_path), "a", os.getpid(), listening_sockets())
+        running = Status(State.RUNNING, os.getpid())
+        asked = asked_at(str(tmp_path), "a", running, listening_sockets())
         assert asked == {"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": port, "MAGI_API_KEY_FILE": "/k"}
         with socket.create_server(("127.0.0.1", 0)) as second:
             for one in (listener, second):  # where it has several, such as a tool's, its own
                 port = str(one.getsockname()[1])
                 write_instance(tmp_path, LLAMA_ARG_PORT=port)
-                assert asked_at(str(tmp_path), "a", os.getpid(), listening_sockets())["LLAMA_ARG_PORT"] == port
+                assert asked_at(str(tmp_path), "a", running, listening_sockets())["LLAMA_ARG_PORT"] == port
+
+
+def test_a_container_is_asked_where_it_was_published_though_its_file_is_newer(tmp_path):
+    write_instance(tmp_path, LLAMA_ARG_HOST="127.0.0.1", LLAMA_ARG_PORT="2", MAGI_API_KEY_FILE="/k")
+    started = {"LLAMA_ARG_HOST": "127.0.0.9", "LLAMA_ARG_PORT": "1", "MAGI_API_KEY_FILE": "/other", "A": "b"}
+    place = {"LLAMA_ARG_HOST": "127.0.0.9", "LLAMA_ARG_PORT": "1", "MAGI_API_KEY_FILE": "/k"}
+    assert asked_at(str(tmp_path), "a", Status(State.RUNNING, os.getpid(), environment=started), {}) == place
+
+
+def test_what_a_container_was_started_with_counts_also_where_it_ended(tmp_path):
+    write_instance(tmp_path, MAGI_CONFIG_HASH="new")
+    started = {"MAGI_CONFIG_HASH": "old", "LLAMA_ARG_CTX_SIZE": "512", "HF_TOKEN": "secret"}
+    for status in (Status(State.FAILED, environment=started), Status(State.RUNNING, 1, environment=started)):
+        (item,) = read_instances(FakeServices(status), str(tmp_path)).instances
+        assert (item.config_hash, item.environment["LLAMA_ARG_CTX_SIZE"]) == ("old", "512")
+        assert "secret" not in str(item)
 
 
 def test_the_key_is_the_one_that_the_server_was_given(tmp_path):
@@ -497,7 +515,7 @@ def test_a_llama_server_that_does_not_run_says_why(tmp_path, script, said):
     program = tmp_path / "llama-server"
     program.write_text(f"#!/bin/sh\n{script}\n" if script else "#!/nowhere/sh\n")
     program.chmod(0o755)
-    binary, error = read_binary(str(program))
+    binary, error = read_binary(chosen("supervisor", str(tmp_path)), str(program))
     assert binary is None
     assert str(program) in error
     assert said in error

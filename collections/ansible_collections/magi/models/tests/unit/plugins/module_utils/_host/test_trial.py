@@ -4,7 +4,10 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._host.trial import try_options
+from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import BINARY
+
+HOST = chosen("supervisor", "/m")
 
 
 @pytest.fixture
@@ -34,12 +37,12 @@ def build(tmp_path):
     ],
 )
 def test_what_a_build_says_against_options(build, options, said):
-    assert try_options(build, [{}, options], {}) == ("", said)
+    assert try_options(HOST, build, [{}, options], {}) == ("", said)
 
 
 def test_it_runs_in_the_environment_of_the_host(build):
-    assert try_options(build, [{}], {"PROBE": "seen"}) == ("seen",)
+    assert try_options(HOST, build, [{}], {"PROBE": "seen"}) == ("seen",)
 
 
 def test_without_options_nothing_is_run():
-    assert try_options(replace(BINARY, path="/none"), [], {}) == ()
+    assert try_options(HOST, replace(BINARY, path="/none"), [], {}) == ()

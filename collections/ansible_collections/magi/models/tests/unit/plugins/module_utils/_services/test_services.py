@@ -13,7 +13,12 @@ from pathlib import Path
 
 import jinja2
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._base.managers import CHOICES, MANAGERS
+from ansible_collections.magi.models.plugins.module_utils._base.managers import (
+    CHOICES,
+    ENGINES,
+    MANAGERS,
+    SERVER_CHOICES,
+)
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import HEALTH_FROM
 from ansible_collections.magi.models.plugins.module_utils._install.backend import BACKENDS
@@ -463,7 +468,7 @@ def test_tail(tmp_path, lines, expected):
 COLLECTION = Path(__file__).parents[5]
 
 
-@pytest.mark.parametrize("name", MANAGERS)
+@pytest.mark.parametrize("name", [*MANAGERS, *ENGINES])
 def test_a_manager_is_all_that_the_protocol_says(tmp_path, name):
     manager = chosen(name, str(tmp_path))
     assert manager.name == name
@@ -480,17 +485,17 @@ def test_the_choices_are_documented():
     files = [path for kind in ("modules", "doc_fragments") for path in (COLLECTION / "plugins" / kind).glob("*.py")]
     found = [line for path in files for line in re.findall(r"^ +choices: \[auto, .*", path.read_text(), re.MULTILINE)]
     assert found
-    choices = (CHOICES, BACKENDS, HEALTH_FROM["choices"])
+    choices = (CHOICES, SERVER_CHOICES, BACKENDS, HEALTH_FROM["choices"])
     assert {line.strip() for line in found} == {f"choices: [{', '.join(names)}]" for names in choices}
 
 
 def test_no_other_file_names_a_manager():
     """What depends on one is its own matter, or one of its capabilities."""
-    named = re.compile(rf"[\"']({'|'.join(MANAGERS)})[\"']")
+    named = re.compile(rf"[\"']({'|'.join([*MANAGERS, *ENGINES])})[\"']")
     plugins = COLLECTION / "plugins"
     allowed = {
         "module_utils/_base/managers.py",
-        *(f"module_utils/_services/{name}.py" for name in (*MANAGERS, "choice")),
+        *(f"module_utils/_services/{name}.py" for name in (*MANAGERS, "choice", "containers")),
     }
     files = {str(path.relative_to(plugins)) for path in plugins.rglob("*.py") if named.search(path.read_text())}
     assert files <= allowed

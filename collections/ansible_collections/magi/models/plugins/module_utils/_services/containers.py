@@ -1,0 +1,516 @@
+# Copyright: The magi.models maintainers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Docker and Podman: one container for each instance, by the engine's own command line (docs/docker.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import ipaddress
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic
+from ansible_collections.magi.models.plugins.module_utils._base.gpus import gpus
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
+from ansible_collections.magi.models.plugins.module_utils._services.manager import (
+    clear,
+    environment_file,
+    environment_value,
+    names,
+    needed,
+)
+from ansible_collections.magi.models.plugins.module_utils._services.values import (
+    Capabilities,
+    Filters,
+    ServiceError,
+    Status,
+    Template,
+)
+
+KEYS = "/run/magi/api-keys"
+"""Where a server finds its API keys, in its container."""
+USER = "65534:65534"
+"""nobody, by number: an image need not know the name."""
+HARDENED = (
+    "--read-only",
+    "--tmpfs=/tmp:rw,noexec,nosuid,nodev,size=64m",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--pids-limit=4096",
+    "--ulimit=core=0",
+    f"--user={USER}",
+    "--pull=never",
+)
+"""What every container of ours is run with."""
+STOP_GRACE = 5
+"""Seconds between SIGTERM and SIGKILL."""
+_LOGGING = {
+    "docker": ("--log-driver=json-file", "--log-opt=max-size=10m", "--log-opt=max-file=2"),
+    "podman": ("--log-driver=k8s-file", "--log-opt=max-size=10mb"),
+}
+_GONE = re.compile(r"[Nn]o such (?:container|object|image)|no container with name or ID|image not known")
+
+
+def in_file(name: str, value: str) -> bool:
+    """Whether every version of both engines reads this variable back from an environment file as it is (docker/cli
+    opts/file.go; podman pkg/env): some take quotes, comments and spaces at the ends for their own. The others reach the
+    container through the environment of the engine's command (``--env=NAME``)."""
+    plain = re.fullmatch(r"[\w./:,=+@%-]+(?: +[\w./:,=+@%-]+)*|", value, re.ASCII)
+    return bool(plain) and len(name) + len(value) < 60000  # they read lines of 64 KiB at most
+
+
+def publications(address: str, port: int) -> list[str]:
+    """Return how ``port`` of a container is published at ``address``: one, or several with commas. Raises ValueError
+    for a name or a socket's path, which no engine publishes."""
+    found = []
+    for given in address.split(","):
+        bound = {"localhost": "127.0.0.1"}.get(given.strip(), given.strip())
+        try:
+            version = ipaddress.ip_address(bound).version
+        except ValueError:
+            raise ValueError(
+                f"a container's port is published at IP addresses alone, and {bound!a} is none; correct "
+                "model_server_host"
+            ) from None
+        found.append(f"[{bound}]:{port}:{port}" if version == 6 else f"{bound}:{port}:{port}")
+    return found
+
+
+def container_name(home: str, name: str) -> str:
+    """Return the name of an instance's container: each home folder on a host has its own."""
+    return f"magi-{hashlib.sha256(os.fsencode(home)).hexdigest()[:8]}-{name}"
+
+
+def create_arguments(
+    engine: str, home: str, image: str, name: str, environment: Mapping[str, str], extra_args: Sequence[str] = ()
+) -> list[str]:
+    """Return what an instance's container is created with, as far as the controller can tell: options, image, and the
+    arguments of llama-server. Raises ValueError for an address that can't be published."""
+    home_label = f"--label=magi.home={home}"
+    by_name = [variable for variable, value in sorted(environment.items()) if not in_file(variable, value)]
+    mlock = "mlock" in environment.get("LLAMA_ARG_LOAD_MODE", "")
+    return [
+        f"--name={container_name(home, name)}",
+        home_label,
+        f"--label=magi.instance={name}",
+        f"--label=magi.config_hash={environment['MAGI_CONFIG_HASH']}",
+        f"--env-file={home}/containers/{name}.env",
+        *(f"--env={variable}" for variable in by_name),
+        *("--env=HOME=/tmp", "--env=XDG_CACHE_HOME=/tmp"),
+        *(
+            f"--publish={where}"
+            for where in publications(environment["LLAMA_ARG_HOST"], int(environment["LLAMA_ARG_PORT"]))
+        ),
+        *HARDENED,
+        *(["--ulimit=memlock=-1"] if mlock else []),
+        "--restart=on-failure:3",
+        f"--stop-timeout={STOP_GRACE}",
+        "--no-healthcheck",
+        *_LOGGING[engine],
+        image,
+        # It beats LLAMA_ARG_HOST, which says where clients find it.
+        *("--host", "0.0.0.0"),  # noqa: S104 - inside; published at LLAMA_ARG_HOST alone
+        *extra_args,
+    ]
+
+
+def limits(resources: str, memory: int) -> list[str]:
+    """Return the options for the limits of an instance (MAGI_RESOURCES); ``memory`` is the host's, in bytes."""
+    found = []
+    for name, value in (item.split("=", 1) for item in resources.split()):
+        if name == "memory_max":
+            found.append(f"--memory={memory * int(value[:-1]) // 100 if value.endswith('%') else value.lower()}")
+        elif name == "cpu_quota":
+            found.append(f"--cpus={int(value[:-1]) / 100:g}")
+        elif name == "nice":  # the kernel's weight of a nice level (kernel/sched/core.c, sched_prio_to_weight)
+            found.append(f"--cpu-shares={max(2, round(1024 / 1.25 ** int(value)))}")
+    return found
+
+
+def mount(source: str, target: str) -> str:
+    """Return the option that shows a file or folder in a container, read-only. It is a line of CSV."""
+    fields = (f"{key}={value}" for key, value in (("source", source), ("target", target)))
+    return ",".join(["--mount=type=bind", *('"' + field.replace('"', '""') + '"' for field in fields), "readonly"])
+
+
+def named_files(environment: Mapping[str, str], arguments: Iterable[str]) -> list[str]:
+    """Return the absolute paths that options name, in variables and arguments: files, lists of them with commas, and
+    files with a scale (``path:0.5``). What they name may not exist."""
+    values = [value for name, value in environment.items() if name.startswith("LLAMA_ARG_")]
+    words = [word for value in (*values, *arguments) for word in (value, *value.split(","))]
+    found = [path for word in words for path in (word, word.rpartition(":")[0]) if path.startswith("/")]
+    return [*dict.fromkeys(path for path in found if "\n" not in path and path != KEYS)]
+
+
+def steps(path: Path) -> list[tuple[Path, Path]]:
+    """Return the file at ``path`` and, where it is a link, each that this leads to: on the host, and where a container
+    looks for it, in which the folders on the way are no links. Raises OSError without a file."""
+    here = there = path.absolute()
+    found = [(here, there)]
+    while here.is_symlink() and len(found) < 40:  # as many as Linux follows
+        link = os.readlink(here)
+        here = Path(os.path.normpath(here.parent.resolve() / link))
+        there = Path(os.path.normpath(there.parent / link))
+        found.append((here, there))
+    here.stat()
+    return found
+
+
+def shown(paths: Iterable[str]) -> list[tuple[str, str]]:
+    """Return what a container must see of the host for files at ``paths``, as far as they exist, as pairs of what is
+    there and its place in the container: of a model its folder, since its shards are found by name, and of all others
+    the file alone; never a folder that an option names."""
+    found: dict[str, str] = {}
+    for given in paths:
+        with contextlib.suppress(OSError):
+            for here, there in steps(Path(given)):
+                whole = given.endswith(".gguf") and str(there.parent) != "/"
+                if whole or here.is_file():
+                    found[str(there.parent if whole else there)] = str(here.parent if whole else here)
+    inside = {target for target in found if os.path.dirname(target) in found}
+    return [(source, target) for target, source in sorted(found.items()) if target not in inside]
+
+
+def gpu_options(engine: str, nodes: Sequence[str], groups: Iterable[int]) -> list[str]:
+    """Return the options that give a container the GPUs whose device ``nodes`` the host has; ``groups`` own them."""
+    if any(node.startswith("/dev/nvidia") for node in nodes):
+        return ["--gpus=all"] if engine == "docker" else ["--device=nvidia.com/gpu=all"]
+    return [*(f"--device={node}" for node in nodes), *(f"--group-add={group}" for group in sorted({*groups}))]
+
+
+# State.Status of docker inspect and podman inspect
+_STATES = {
+    "running": State.RUNNING,
+    "paused": State.RUNNING,
+    "stopping": State.RUNNING,
+    "restarting": State.BACKOFF,
+    "dead": State.FAILED,
+}
+
+
+def parse_status(said: str) -> dict[str, Status]:
+    """Return the status by instance from ``docker inspect`` or ``podman inspect`` of our containers."""
+    found = {}
+    for item in json.loads(said or "[]"):
+        name = (item["Config"].get("Labels") or {}).get("magi.instance")
+        if not name:  # one that asks llama-server for its options
+            continue
+        now = item["State"]
+        code, pid = now.get("ExitCode", 0), now.get("Pid") or None
+        ended = "failed to start" if now.get("Error") else _exit(code, bool(now.get("OOMKilled")))
+        state = _STATES.get(now["Status"], State.FAILED if code and now["Status"] == "exited" else State.STOPPED)
+        pairs = (pair.partition("=") for pair in item["Config"].get("Env") or ())
+        found[name] = Status(
+            state,
+            pid if state is State.RUNNING else None,
+            _seconds(now.get("StartedAt", "")),
+            ended if state in (State.FAILED, State.BACKOFF) else None,
+            {key: value for key, _equals, value in pairs},
+        )
+    return found
+
+
+def _exit(code: int, oom: bool) -> str:
+    if oom:
+        return f"oom-kill, exit status {code}"
+    with contextlib.suppress(ValueError):
+        return f"terminated by {signal.Signals(code - 128).name}"
+    return f"exit status {code}"
+
+
+def _seconds(text: str) -> float | None:
+    """Return a time of the engine (RFC 3339, with nanoseconds) in seconds since the epoch; None for never."""
+    match = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,6})?\d*(Z|[+-]\d\d:\d\d)$", text)
+    if match is None or text.startswith("0001"):
+        return None
+    whole, part, zone = match.groups()
+    return datetime.fromisoformat(whole + ("+00:00" if zone == "Z" else zone)).timestamp() + float(part or 0)
+
+
+def last_run(state: Mapping[str, Any]) -> float:
+    """Return from when on what a container printed is its last run's, in seconds since the epoch: from the end of the
+    run before. Where only the end of the last one is known, a moment before its start, which the engine notes when the
+    server has printed its first lines; it pauses a tenth of a second between runs, and needs longer for a start."""
+    begun, ended = _seconds(state.get("StartedAt", "")) or 0, _seconds(state.get("FinishedAt", "")) or 0
+    return ended if ended < begun else max(0, begun - 0.25)
+
+
+def last_sentence(said: str) -> str:
+    """Return what an engine's command said when it failed, on one line, without its advice on usage."""
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not re.match(r"See '|Run '", line)]
+    return " ".join(lines)[-500:].rstrip(".") or "it said nothing"
+
+
+class Containers:
+    """The containers of one home folder; the two engines are told apart by a class each, below."""
+
+    name: ClassVar[str]
+    capabilities: ClassVar[Capabilities] = Capabilities(limits=True, own_user=True, image=True)
+    templates: ClassVar[Sequence[Template]] = (
+        Template("instance.env.j2", "{home}/instances/{name}.env", 0o600, per_instance=True),
+        Template("container.env.j2", "{home}/containers/{name}.env", 0o600, per_instance=True),
+        Template("container.args.j2", "{home}/containers/{name}.args", 0o600, per_instance=True),
+    )
+    filters: ClassVar[Filters] = {"environment_value": environment_value, "argument": shlex.quote}
+
+    def __init__(self, home: Path):
+        self.home = home
+        self.folder = home / "containers"
+        self._usable_gpus: list[str] | None = None
+
+    def values(self) -> Mapping[str, Any]:
+        def arguments(plan: Any, instance: Any) -> list[str]:
+            return create_arguments(
+                *(self.name, plan.home, plan.llama_server_path),
+                *(instance.name, instance.environment, instance.extra_args),
+            )
+
+        return {"create_arguments": arguments, "in_file": in_file}
+
+    def environment(self, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
+        """Its user may not read the API key file, so it gets a copy."""
+        return {**wanted, "LLAMA_ARG_API_KEY_FILE": KEYS} if "MAGI_API_KEY_FILE" in wanted else wanted
+
+    def obstacle(self, path: Path, folders: Sequence[Path], *, program: bool = False) -> tuple[str, str] | None:
+        """The servers run as nobody, so the bits for others count. Of the folders on the way, they see only the one
+        that the file lies in; those above it are made anew. Their program is in the image."""
+        for here, _there in () if program else steps(path):
+            for part in (here.parent, here):
+                mode = part.stat().st_mode
+                if not mode & needed(mode, program=False):
+                    return str(part), stat.filemode(mode)
+        return None
+
+    def owned(self) -> list[Path]:
+        ours = (path for pattern in ("*.env", "*.args") for path in self.folder.glob(pattern))
+        return sorted([*(self.home / "instances").glob("*.env"), *ours])
+
+    def discard(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def common(self) -> list[Path]:
+        return [path for path in (self._pulled(),) if path.exists()]
+
+    def needs(self) -> list[Path]:
+        return [self._pulled()]
+
+    def outdated(self) -> bool:
+        return False
+
+    def regain(self) -> None:
+        """The engine is never ours to end."""
+
+    def prepare(self) -> None:
+        """The engine is there already; find out before anything ends."""
+        self._containers()
+
+    def _pulled(self) -> Path:
+        """The file with the images that we pulled, one a line, which teardown removes."""
+        return self.folder / "pulled"
+
+    def _program(self) -> str:
+        program = shutil.which(self.name)
+        if program is None:
+            raise ServiceError(
+                f"there is no {self.name} on the host; install it, or set model_server_manager to systemd or "
+                "supervisor."
+            )
+        return program
+
+    def _run(
+        self, *arguments: str, variables: Mapping[str, str] | None = None, timeout: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self._program(), *arguments],
+            env={**os.environ, **(variables or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            check=False,
+            timeout=timeout,
+        )
+
+    def _engine(self, *arguments: str, gone: bool = False, variables: Mapping[str, str] | None = None) -> str:
+        """Run a command of the engine; with ``gone``, what it names may be gone. Raises ServiceError."""
+        done = self._run(*arguments, variables=variables)
+        if done.returncode and not (gone and _GONE.search(done.stderr)):
+            said = last_sentence(done.stderr)
+            if re.search(r"Cannot connect to the Docker daemon|permission denied while trying to connect", said):
+                raise ServiceError(
+                    f"{self.name} does not answer ({said}): start it (systemctl start {self.name}), and connect as "
+                    "root or as a user who may use it."
+                )
+            raise ServiceError(f"{self.name} {arguments[0]}: {said}.")
+        return done.stdout
+
+    # llama-server in its image
+
+    def fetch(self, program: str) -> None:
+        """Pull the image unless it is there. Raises ServiceError."""
+        if self._engine("image", "inspect", "--format={{.Id}}", program, gone=True).strip():
+            return
+        done = self._run("pull", "--quiet", program)
+        if done.returncode:
+            raise ServiceError(
+                f"{self.name} can't pull the image {program} ({last_sentence(done.stderr)}): correct "
+                f"model_server_image, or bring the image there ({self.name} load) and run again."
+            )
+        make_folder(self.folder)
+        images = {*self._images(), program}
+        write_atomic(self._pulled(), "".join(f"{image}\n" for image in sorted(images)).encode(), 0o600)
+
+    def _images(self) -> list[str]:
+        with contextlib.suppress(OSError):
+            return self._pulled().read_text().split()
+        return []
+
+    def identity(self, program: str) -> str:
+        found = self._engine("image", "inspect", "--format={{.Id}}", program, gone=True).strip()
+        if not found:
+            raise ServiceError(
+                f"the image {program} is not on the host: a deployment pulls it, or do it there "
+                f"({self.name} pull {program})."
+            )
+        return found
+
+    def once(
+        self, program: str, arguments: Sequence[str], variables: Mapping[str, str]
+    ) -> tuple[list[str], Mapping[str, str]]:
+        options = [f"--env={name}" for name in sorted(variables)]
+        own = [f"--label=magi.home={self.home}", "--rm", "--network=none", "--no-healthcheck"]
+        command = [self._program(), "run", *own, *HARDENED, *options, *self._gpus_for(program), program, *arguments]
+        return command, {**os.environ, **variables}
+
+    def _gpus(self) -> list[str]:
+        """Return the options that give a container all GPUs of the host; none where it has none."""
+        nodes = list(gpus())
+        if nodes and not nodes[0].startswith("/dev/nvidia"):
+            nodes = sorted({*nodes, *map(str, Path("/dev/dri").glob("renderD*"))})
+        return gpu_options(self.name, nodes, (os.stat(node).st_gid for node in nodes))
+
+    def _gpus_for(self, image: str) -> list[str]:
+        """Return these options where the engine takes them: without the driver's toolkit for containers it does not."""
+        if self._usable_gpus is None:
+            options = self._gpus()
+            if options:
+                tried = self._run("run", "--rm", "--network=none", *HARDENED, *options, image, "--version")
+                options = [] if tried.returncode == 125 else options  # the engine itself failed (docker-run(1))
+            self._usable_gpus = options
+        return self._usable_gpus
+
+    # instances
+
+    def status(self) -> dict[str, Status]:
+        found = {name: Status(State.STOPPED) for name in names((self.home / "instances").glob("*.env"), ".env")}
+        containers = self._containers()
+        if containers:
+            # One may go in between: what is said of the others counts.
+            found.update(parse_status(self._run("inspect", "--type=container", *containers).stdout))
+        return found
+
+    def _containers(self) -> list[str]:
+        return self._engine("ps", "--all", "--no-trunc", "--quiet", f"--filter=label=magi.home={self.home}").split()
+
+    def reload(self) -> None:
+        """Each container has its definition from its creation."""
+
+    def start(self, names: Sequence[str]) -> dict[str, str]:
+        """Create the containers anew, with their present definitions."""
+
+        def begin(name: str) -> str:
+            try:
+                self._begin(name)
+            except (ServiceError, OSError, ValueError) as error:
+                return str(error)
+            return ""
+
+        with ThreadPoolExecutor(4) as pool:
+            return {name: said for name, said in zip(names, pool.map(begin, names)) if said}
+
+    def _begin(self, name: str) -> None:
+        self.stop(name)
+        environment = environment_file(self.home, name)
+        given = shlex.split((self.folder / f"{name}.args").read_text(errors="surrogateescape"), comments=True)
+        files = named_files(environment, given)
+        own = [mount(*pair) for pair in shown(files)]
+        if "MAGI_API_KEY_FILE" in environment:
+            own.append(mount(str(self._keys(name, environment["MAGI_API_KEY_FILE"])), KEYS))
+        own += limits(environment.get("MAGI_RESOURCES", ""), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        own += self._gpus() if "MAGI_GPU" in environment else []
+        by_name = {key: value for key, value in environment.items() if not in_file(key, value)}
+        self._engine("run", "--detach", *own, *given, variables=by_name)
+
+    def _keys(self, name: str, source: str) -> Path:
+        """Return a copy of an API key file, in a folder that only we and the engine may enter. It lasts as long as the
+        container: one that the engine starts again can't find the file without keys, which would let everybody in."""
+        copy = self._copy(name)
+        make_folder(copy.parent)
+        copy.parent.chmod(0o700)
+        write_atomic(copy, Path(source).read_bytes(), 0o444)
+        return copy
+
+    def _copy(self, name: str) -> Path:
+        return self.folder / "keys" / name
+
+    def stop(self, name: str) -> None:
+        """Its container goes with it, and so does its log: nothing else tells both engines and all their versions not
+        to start it at boot."""
+        container = container_name(str(self.home), name)
+        self._engine("stop", "-t", str(STOP_GRACE), container, gone=True)
+        self._engine("rm", "--force", "--volumes", container, gone=True)
+
+    def forget(self, name: str) -> None:
+        self.stop(name)
+        clear([self._copy(name)], [self.folder / "keys"])
+
+    def logs(self, name: str, lines: int) -> list[str]:
+        """Return what the last run printed: the engine keeps that of the earlier ones, too."""
+        return self._printed(name, lines, f"--tail={lines}")[-lines:] if lines else []
+
+    def beginning(self, name: str, lines: int) -> list[str]:
+        return self._printed(name, lines)
+
+    def _printed(self, name: str, lines: int, *options: str) -> list[str]:
+        container = container_name(str(self.home), name)
+        said = self._run("inspect", "--type=container", "--format={{json .State}}", container).stdout.strip()
+        if not said:
+            return []
+        command = [self._program(), "logs", f"--since={last_run(json.loads(said)):.3f}", *options, container]
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
+        ) as process:
+            found = [line.rstrip("\n") for line in islice(process.stdout or (), lines)]
+            process.kill()  # it would read all that a server has ever printed
+        return found
+
+    def remove(self) -> None:
+        for container in self._containers():
+            self._engine("rm", "--force", "--volumes", container, gone=True)
+        for image in self._images():
+            self._run("image", "rm", image)  # somebody else's container may need it, and then it stays
+        clear(
+            [*self.owned(), *self.common(), *(self.folder / "keys").glob("*")],
+            [self.folder / "keys", self.folder, self.home / "instances"],
+        )
+
+
+class Docker(Containers):
+    name: ClassVar[str] = "docker"
+
+
+class Podman(Containers):
+    name: ClassVar[str] = "podman"

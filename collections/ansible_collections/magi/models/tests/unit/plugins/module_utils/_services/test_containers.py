@@ -1,0 +1,440 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.states import State
+from ansible_collections.magi.models.plugins.module_utils._services import containers
+from ansible_collections.magi.models.plugins.module_utils._services.containers import (
+    Docker,
+    Podman,
+    create_arguments,
+    gpu_options,
+    in_file,
+    last_run,
+    last_sentence,
+    limits,
+    mount,
+    named_files,
+    parse_status,
+    publications,
+    shown,
+)
+from ansible_collections.magi.models.plugins.module_utils._services.manager import environment_value
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError, Status
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.templates import plain_environment
+
+TEMPLATES = Path(__file__).parents[5] / "roles" / "model_server" / "templates"
+IMAGE = "registry.example:5000/llama.cpp:server-b1"
+ENVIRONMENT = {
+    "LLAMA_ARG_MODEL": "/models/a.gguf",
+    "LLAMA_ARG_HOST": "127.0.0.1",
+    "LLAMA_ARG_PORT": "8080",
+    "MAGI_CONFIG_HASH": "0123456789abcdef",
+}
+
+
+class FakePlan:
+    home = "/etc/magi"
+    llama_server_path = IMAGE
+
+
+class FakeInstance:
+    name = "a"
+    extra_args = ()
+
+    def __init__(self, **environment):
+        self.environment = {**ENVIRONMENT, **environment}
+
+
+def rendered(source: str, instance: FakeInstance, manager=Docker) -> str:
+    environment = plain_environment([str(TEMPLATES)])
+    environment.filters.update(manager.filters)
+    values = manager(Path("/etc/magi")).values()
+    return environment.get_template(source).render(plan=FakePlan(), instance=instance, home="/etc/magi", **values)
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        ("", True),
+        ("plain", True),
+        ("two words, 50% a=b:c/d@e+f-g_h.i", True),
+        (" begins with a space", False),
+        ("ends with one ", False),
+        ('"quoted"', False),
+        ("it's", False),
+        ("a #comment", False),
+        ("$HOME", False),
+        ("back\\slash", False),
+        ("new\nline", False),
+        ("tab\there", False),
+        ("é", False),
+        ("{{ 7 * 7 }}", False),
+        ("x" * 60000, False),
+    ],
+)
+def test_what_a_file_of_variables_may_hold(value, fits):
+    assert in_file("NAME", value) is fits
+
+
+def test_each_variable_comes_once_from_the_file_or_by_name():
+    hostile = {"LLAMA_ARG_ALIAS": 'a "b" {{ x }}', "MAGI_DISPLAY_NAME": "é\n[Service]", "LLAMA_ARG_CTX_SIZE": "512"}
+    instance = FakeInstance(**hostile)
+    lines = [line for line in rendered("container.env.j2", instance).splitlines() if not line.startswith("#")]
+    in_it = dict(line.split("=", 1) for line in lines)
+    given = shlex.split(rendered("container.args.j2", instance), comments=True)
+    by_name = {word[6:] for word in given if word.startswith("--env=") and "=" not in word[6:]}
+    assert in_it == {**ENVIRONMENT, "LLAMA_ARG_CTX_SIZE": "512"}
+    assert by_name == {"LLAMA_ARG_ALIAS", "MAGI_DISPLAY_NAME"}
+
+
+@pytest.mark.parametrize("manager", [Docker, Podman])
+def test_a_container_is_created_hardened_with_our_labels_and_the_server_s_arguments_last(manager):
+    instance = FakeInstance()
+    instance.extra_args = ("--x", "it's $5 100% #x", "#y", "-z")
+    given = shlex.split(rendered("container.args.j2", instance, manager), comments=True)
+    assert given == create_arguments(manager.name, "/etc/magi", IMAGE, "a", ENVIRONMENT, instance.extra_args)
+    options = given[: given.index(IMAGE)]
+    assert given[len(options) :] == [IMAGE, "--host", "0.0.0.0", *instance.extra_args]
+    assert all(option.startswith("--") for option in options)
+    for wanted in (
+        "--read-only",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        "--pids-limit=4096",
+        "--user=65534:65534",
+        "--restart=on-failure:3",
+        "--pull=never",
+        "--label=magi.home=/etc/magi",
+        "--label=magi.instance=a",
+        "--label=magi.config_hash=0123456789abcdef",
+        "--env-file=/etc/magi/containers/a.env",
+        "--publish=127.0.0.1:8080:8080",
+    ):
+        assert wanted in options
+    assert not any("memlock" in option or "/models" in option for option in options)
+
+
+def test_memory_is_locked_only_where_that_is_asked_for():
+    given = create_arguments("docker", "/m", IMAGE, "a", {**ENVIRONMENT, "LLAMA_ARG_LOAD_MODE": "mmap+mlock"})
+    assert "--ulimit=memlock=-1" in given
+
+
+def test_two_home_folders_have_containers_of_their_own():
+    names = {create_arguments("docker", home, IMAGE, "a", ENVIRONMENT)[0] for home in ("/m", "/n")}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    ("address", "published"),
+    [
+        ("127.0.0.1", ["127.0.0.1:80:80"]),
+        ("localhost", ["127.0.0.1:80:80"]),
+        ("::1", ["[::1]:80:80"]),
+        ("127.0.0.1, 10.0.0.1", ["127.0.0.1:80:80", "10.0.0.1:80:80"]),
+        ("gpu1.example", None),
+        ("/run/a.sock", None),
+    ],
+)
+def test_a_port_is_published_at_addresses_alone(address, published):
+    if published is not None:
+        assert publications(address, 80) == published
+    else:
+        with pytest.raises(ValueError, match="correct model_server_host"):
+            publications(address, 80)
+
+
+@pytest.mark.parametrize(
+    ("resources", "options"),
+    [
+        ("", []),
+        ("memory_max=4G", ["--memory=4g"]),
+        ("memory_max=50%", ["--memory=500"]),
+        ("memory_max=1000000000", ["--memory=1000000000"]),
+        ("cpu_quota=150%", ["--cpus=1.5"]),
+        ("nice=0", ["--cpu-shares=1024"]),
+        ("nice=5", ["--cpu-shares=336"]),  # sched_prio_to_weight has 335
+        ("nice=19", ["--cpu-shares=15"]),
+        ("cpu_quota=50% memory_max=2M nice=-20", ["--cpus=0.5", "--memory=2m", "--cpu-shares=88818"]),
+    ],
+)
+def test_limits_in_the_engines_words(resources, options):
+    assert limits(resources, 1000) == options
+
+
+@pytest.mark.parametrize("path", ["/models", "/my models", "/a,b", '/say "hi"', "/a=b:c", "/é\n"])
+def test_a_mount_is_read_back_as_csv(path):
+    """Both engines read it as CSV (docker/cli opts/mount.go)."""
+    (fields,) = csv.reader([mount(path, "/b,c").removeprefix("--mount=")])
+    assert fields == ["type=bind", f"source={path}", "target=/b,c", "readonly"]
+
+
+def test_the_files_that_options_name():
+    environment = {
+        "LLAMA_ARG_MODEL": "/models/a, b.gguf",
+        "LLAMA_ARG_CTX_SIZE": "512",
+        "LLAMA_ARG_API_KEY_FILE": containers.KEYS,
+        "MAGI_HOME": "/etc/magi",
+        "LLAMA_ARG_HOST": "127.0.0.1",
+    }
+    found = named_files(environment, ["--lora-scaled", "/l/x.gguf:0.5,/l/y.gguf:1"])
+    assert {"/models/a, b.gguf", "/l/x.gguf", "/l/y.gguf"} <= {*found}
+    assert not {containers.KEYS, "/etc/magi", "/models", "/l"} & {*found}
+
+
+def test_a_container_sees_the_folder_of_a_model_and_no_more(tmp_path):
+    for path in (
+        "models/a.gguf",
+        "models/deep/b.gguf",
+        "store/blob",
+        "store/secret",
+        "etc/template.jinja",
+        "etc/other",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "c.gguf").symlink_to("../store/blob")
+    (tmp_path / "place").symlink_to("models")
+    m = str(tmp_path)
+
+    def seen(*paths: str) -> list[tuple[str, str]]:
+        return [(here.removeprefix(m), there.removeprefix(m)) for here, there in shown([m + path for path in paths])]
+
+    assert seen("/models/a.gguf") == [("/models", "/models")]
+    assert seen("/models/a.gguf", "/models/deep/b.gguf") == [("/models", "/models")]
+    assert seen("/etc/template.jinja") == [("/etc/template.jinja", "/etc/template.jinja")]
+    assert seen("/links/c.gguf") == [("/links", "/links"), ("/store", "/store")]
+    assert seen("/place/a.gguf") == [("/place", "/place")]
+    assert seen("/models", "/none.gguf") == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "nodes", "options"),
+    [
+        ("docker", [], []),
+        ("docker", ["/dev/nvidia0", "/dev/nvidia1"], ["--gpus=all"]),
+        ("podman", ["/dev/nvidia0"], ["--device=nvidia.com/gpu=all"]),
+        (
+            "docker",
+            ["/dev/kfd", "/dev/dri/renderD128"],
+            ["--device=/dev/kfd", "--device=/dev/dri/renderD128", "--group-add=44", "--group-add=105"],
+        ),
+    ],
+)
+def test_a_container_gets_the_host_s_gpus(engine, nodes, options):
+    assert gpu_options(engine, nodes, [105, 44, 105] if nodes else []) == options
+
+
+def container(status="running", code=0, **more):
+    state = {"Status": status, "ExitCode": code, "Pid": 7 if status == "running" else 0, **more}
+    state.setdefault("StartedAt", "2026-11-26T15:30:56.836660037Z")
+    labels = {"magi.instance": "a"}
+    return {"State": state, "Config": {"Labels": labels, "Env": ["A=b=c", "MAGI_CONFIG_HASH=h"]}}
+
+
+BEGUN = 1795707056.83666
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        (container(), (State.RUNNING, 7, BEGUN, None)),
+        (container("paused", Pid=7), (State.RUNNING, 7, BEGUN, None)),
+        (container("restarting", 1), (State.BACKOFF, None, BEGUN, "exit status 1")),
+        (container("exited", 1), (State.FAILED, None, BEGUN, "exit status 1")),
+        (container("exited", 137), (State.FAILED, None, BEGUN, "terminated by SIGKILL")),
+        (container("exited", 137, OOMKilled=True), (State.FAILED, None, BEGUN, "oom-kill, exit status 137")),
+        (container("exited", 132), (State.FAILED, None, BEGUN, "terminated by SIGILL")),
+        (container("exited", 0), (State.STOPPED, None, BEGUN, None)),
+        (container("created", 128, StartedAt="0001-01-01T00:00:00Z"), (State.STOPPED, None, None, None)),
+        (container("running", StartedAt="2026-11-26T17:30:56.83666+02:00"), (State.RUNNING, 7, BEGUN, None)),
+    ],
+)
+def test_status_is_read_from_inspect(said, status):
+    found = parse_status(json.dumps([said]))
+    environment = {"A": "b=c", "MAGI_CONFIG_HASH": "h"}
+    assert found == {"a": Status(*status[:2], pytest.approx(status[2]) if status[2] else None, status[3], environment)}
+
+
+def test_a_container_that_asks_for_options_is_no_instance():
+    asking = container()
+    asking["Config"]["Labels"] = {"magi.home": "/m"}
+    assert parse_status(json.dumps([asking])) == {}
+    assert parse_status("") == {}
+
+
+@pytest.mark.parametrize(
+    ("begun", "ended", "since"),
+    [
+        ("2026-11-26T15:30:56.5Z", "0001-01-01T00:00:00Z", 0),
+        ("2026-11-26T15:30:56.5Z", "2026-11-26T15:30:55.25Z", 1795707055.25),
+        ("2026-11-26T15:30:56.5Z", "2026-11-26T15:30:57Z", 1795707056.25),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z", 0),
+    ],
+)
+def test_a_log_is_that_of_the_last_run(begun, ended, since):
+    assert last_run({"StartedAt": begun, "FinishedAt": ended}) == since
+
+
+def test_what_an_engine_says_is_one_line():
+    said = "Unable to find image\ndocker: Error response from daemon: no such image.\nSee 'docker run --help'.\n"
+    assert last_sentence(said) == "Unable to find image docker: Error response from daemon: no such image"
+    assert last_sentence("") == "it said nothing"
+
+
+FAKE = """#!/bin/sh
+# FakeDocker: keeps what it is asked, and says what it is told to.
+{ for word; do printf '%s\\n' "$word"; done; echo; } >>"$FAKE/asked"
+env >"$FAKE/environment"
+test ! -e "$FAKE/fails-$1" || { cat "$FAKE/fails-$1" >&2; exit 1; }
+test ! -e "$FAKE/says-$1" || cat "$FAKE/says-$1"
+"""
+
+
+@pytest.fixture
+def engine(tmp_path, monkeypatch):
+    """A folder with a FakeDocker; it is the only docker in the PATH."""
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    (folder / "docker").write_text(FAKE)
+    (folder / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE", str(folder))
+    return folder
+
+
+def asked(engine: Path) -> list[list[str]]:
+    return [block.splitlines() for block in (engine / "asked").read_text().split("\n\n") if block]
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A home folder with one instance, its keys and its model."""
+    home = tmp_path / "home"
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "a.gguf").touch()
+    (tmp_path / "keys").write_text("secret\n")
+    values = {
+        **ENVIRONMENT,
+        "LLAMA_ARG_MODEL": f"{tmp_path}/models/a.gguf",
+        "MAGI_DISPLAY_NAME": "it's\nodd",
+        "MAGI_API_KEY_FILE": f"{tmp_path}/keys",
+        "MAGI_RESOURCES": "memory_max=2G",
+    }
+    for folder in ("instances", "containers"):
+        (home / folder).mkdir(parents=True)
+    text = "".join(f"{key}={environment_value(value)}\n" for key, value in values.items())
+    (home / "instances" / "a.env").write_text(text)
+    (home / "containers" / "a.env").touch()
+    (home / "containers" / "a.args").write_text(f"# ours\n--read-only\n{IMAGE}\n--host\n0.0.0.0\n")
+    return home
+
+
+def test_a_start_adds_what_only_the_host_knows_and_shows_no_secret(engine, home, tmp_path):
+    assert Docker(home).start(["a"]) == {}
+    command = next(words for words in asked(engine) if words[0] == "run")
+    keys = home / "containers" / "keys" / "a"
+    assert command[:2] == ["run", "--detach"]
+    assert command[-4:] == ["--read-only", IMAGE, "--host", "0.0.0.0"]
+    assert {*command[2:-4]} == {
+        mount(f"{tmp_path}/models", f"{tmp_path}/models"),
+        mount(str(keys), containers.KEYS),
+        "--memory=2g",
+    }
+    assert "MAGI_DISPLAY_NAME=it's\nodd\n" in (engine / "environment").read_text()
+    assert (keys.read_text(), keys.parent.stat().st_mode & 0o777) == ("secret\n", 0o700)
+    assert "secret" not in (engine / "asked").read_text()
+
+
+def test_what_the_engine_refuses_is_said_and_keeps_no_other_from_starting(engine, home):
+    (engine / "fails-run").write_text("docker: Error response from daemon: port is already allocated.\n")
+    said = Docker(home).start(["a"])
+    assert said == {"a": "docker run: docker: Error response from daemon: port is already allocated."}
+
+
+def test_a_container_that_is_gone_is_stopped(engine, home):
+    for verb in ("stop", "rm"):
+        (engine / f"fails-{verb}").write_text("Error response from daemon: No such container: magi-x\n")
+    Docker(home).stop("a")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", "systemctl start docker"),
+        ("permission denied while trying to connect to the Docker daemon socket", "as a user who may use it"),
+        ("what now?", "docker ps: what now?."),
+    ],
+)
+def test_an_engine_that_does_not_answer_is_one_sentence(engine, home, said, expected):
+    (engine / "fails-ps").write_text(said)
+    with pytest.raises(ServiceError, match=expected.replace("?", "\\?")):
+        Docker(home).status()
+
+
+def test_a_host_without_the_engine_is_told_so(home, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ServiceError, match=r"there is no podman on the host; install it"):
+        Podman(home).status()
+
+
+def test_an_image_is_pulled_once_and_goes_at_teardown(engine, home):
+    manager = Docker(home)
+    (engine / "fails-pull").write_text("Error response from daemon: manifest unknown")
+    with pytest.raises(ServiceError, match=rf"can't pull the image {IMAGE} .*manifest unknown.*model_server_image"):
+        manager.fetch(IMAGE)
+    assert not (home / "containers" / "pulled").exists()
+    (engine / "fails-pull").unlink()
+    manager.fetch(IMAGE)
+    assert (home / "containers" / "pulled").read_text() == f"{IMAGE}\n"
+    (engine / "says-image").write_text("sha256:1\n")
+    before = len(asked(engine))
+    manager.fetch(IMAGE)
+    assert [words[0] for words in asked(engine)[before:]] == ["image"]
+    assert manager.identity(IMAGE) == "sha256:1"
+    manager.remove()
+    assert ["image", "rm", IMAGE] in asked(engine)
+    assert not home.exists() or [*home.rglob("*")] == []
+
+
+def test_an_image_that_is_not_there_is_named(engine, home):
+    (engine / "fails-image").write_text(f"Error: No such image: {IMAGE}")
+    with pytest.raises(ServiceError, match=f"the image {IMAGE} is not on the host"):
+        Docker(home).identity(IMAGE)
+
+
+def test_llama_server_is_asked_as_its_servers_run_without_a_network(engine, home, monkeypatch):
+    monkeypatch.setattr(containers, "gpus", lambda: ())
+    command, environment = Docker(home).once(IMAGE, ["--help"], {"A": "b c"})
+    assert command[-2:] == [IMAGE, "--help"]
+    assert {"--network=none", "--rm", "--env=A", *containers.HARDENED} <= {*command}
+    assert environment["A"] == "b c"
+
+
+@pytest.mark.parametrize(("code", "options"), [(0, ["--gpus=all"]), (1, ["--gpus=all"]), (125, [])])
+def test_an_engine_that_can_not_hand_over_a_gpu_is_asked_without(engine, home, monkeypatch, code, options):
+    monkeypatch.setattr(containers, "gpus", lambda: (os.devnull,))
+    monkeypatch.setattr(containers, "gpu_options", lambda *_: ["--gpus=all"])
+    (engine / "docker").write_text(f"#!/bin/sh\nexit {code}\n")
+    command, _environment = Docker(home).once(IMAGE, [], {})
+    assert [word for word in command if word == "--gpus=all"] == options
+
+
+def test_the_servers_user_needs_the_bits_for_others_of_what_it_sees(tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "a.gguf").touch(0o644)
+    tmp_path.chmod(0o700)  # made anew in the container
+    manager = Docker(tmp_path)
+    assert manager.obstacle(folder / "a.gguf", ()) is None
+    (folder / "a.gguf").chmod(0o640)
+    assert manager.obstacle(folder / "a.gguf", ()) == (f"{folder}/a.gguf", "-rw-r-----")
+    folder.chmod(0o700)
+    assert manager.obstacle(folder / "a.gguf", ()) == (str(folder), "drwx------")
+    assert manager.obstacle(Path("image:1"), (), program=True) is None
