@@ -37,6 +37,7 @@ RUN_BY = {
     "magi routes": ("e2e/test_gateway.py", 'magi(behind, "routes")'),
     "magi top": ("e2e/test_terminal.py", 'Terminal(state, "top", '),
     "magi top --sort queue": ("e2e/test_terminal.py", '"top", "--json", "--sort", "queue"'),
+    "docker ps --filter label=magi.home=/etc/magi": ("e2e/test_docker.py", 'f"label=magi.home={deployment.home}"'),
     "magi config": ("e2e/test_verbs.py", 'magi.json("config", '),
     f"magi fit {Q2} --ctx-size 8192": ("e2e/test_verbs.py", '"fit", Q2, "--ctx-size", '),
     f"magi logs {Q2} -n 20": ("e2e/test_verbs.py", '"logs", Q2, "-n", '),

@@ -2,11 +2,12 @@
 """Hosts to test on: containers that boot systemd and are reached over SSH, each on its own loopback address.
 
     hosts.py up [N]          brings up N hosts (1 to 16; default: those that exist, else 3), and keeps those that are up
+    hosts.py engine          starts a docker daemon if none answers, and no host
     hosts.py inventory       prints the path of their Ansible inventory
     hosts.py down [--engine] removes them, and with --engine stops the docker daemon that `up` started
 
-`up` starts a docker daemon if none answers, and with --install gets docker.io and debootstrap if they are missing
-(Debian, root). Exit status 3: docker is not available here.
+`up` starts a docker daemon, too; with --install both get docker.io, and `up` debootstrap, if they are missing (Debian,
+root). Exit status 3: docker is not available here.
 
 The state (SSH key, known_hosts, inventory) is in MAGI_TESTBED (default: ~/.cache/magi/testbed/run). Containers have
 that folder's digest as a label, so two test beds on one machine never touch each other (give the second one
@@ -347,6 +348,8 @@ def main() -> int:
     verb.add_argument("--network", default="127.0.1", help="the hosts are NETWORK.1, .2 … (%(default)s)")
     verb.add_argument("--models", type=Path, default=CACHE / "models", help="as /models (%(default)s)")
     verb.add_argument("--llama", type=Path, default=CACHE / "llama.cpp", help="as /opt/llama.cpp (%(default)s)")
+    verb = verbs.add_parser("engine", help="start a docker daemon if none answers")
+    verb.add_argument("--install", action="store_true", help="install docker.io where missing")
     verbs.add_parser("inventory", help="print the path of the inventory")
     verb = verbs.add_parser("down", help="remove the hosts")
     verb.add_argument("--engine", action="store_true", help="stop the docker daemon too, if `up` started it")
@@ -361,6 +364,8 @@ def main() -> int:
             if options.verb == "up":
                 up(options.count, options.network, options.models, options.llama, options.install)
                 say(f"hosts are up after {time.monotonic() - begin:.1f} s: {RUN / 'inventory.yml'}")
+            elif options.verb == "engine":
+                engine_up(options.install)
             elif options.verb == "down":
                 if succeeds("docker", "info"):
                     remove([container["Id"] for container in containers().values()])

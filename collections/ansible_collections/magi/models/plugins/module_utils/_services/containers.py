@@ -152,7 +152,7 @@ def named_files(environment: Mapping[str, str], arguments: Iterable[str]) -> lis
     values = [value for name, value in environment.items() if name.startswith("LLAMA_ARG_")]
     words = [word for value in (*values, *arguments) for word in (value, *value.split(","))]
     found = [path for word in words for path in (word, word.rpartition(":")[0]) if path.startswith("/")]
-    return [*dict.fromkeys(path for path in found if "\n" not in path and path != KEYS)]
+    return [*dict.fromkeys(path for path in found if path != KEYS)]
 
 
 def steps(path: Path) -> list[tuple[Path, Path]]:

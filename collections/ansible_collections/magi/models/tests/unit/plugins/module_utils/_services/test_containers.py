@@ -182,6 +182,7 @@ def test_the_files_that_options_name():
         "MAGI_HOME": "/etc/magi",
         "LLAMA_ARG_HOST": "127.0.0.1",
     }
+    assert "/models/a\nb.gguf" in named_files({"LLAMA_ARG_MODEL": "/models/a\nb.gguf"}, ())
     found = named_files(environment, ["--lora-scaled", "/l/x.gguf:0.5,/l/y.gguf:1"])
     assert {"/models/a, b.gguf", "/l/x.gguf", "/l/y.gguf"} <= {*found}
     assert not {containers.KEYS, "/etc/magi", "/models", "/l"} & {*found}

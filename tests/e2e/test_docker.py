@@ -1,0 +1,145 @@
+"""Servers in containers of the docker engine of this machine: the real playbooks, and an image made here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_health
+
+from ..fleet.conftest import HOSTS, NO_DOCKER
+from ..waiting import until
+from .conftest import LLAMA_SERVER, PORTS, WORKER, Deployment, alive, ask, environment_of
+
+pytestmark = pytest.mark.e2e
+
+Q2, Q3 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m"))
+NAME = 'it\'s "quoted", {{ 7 * 7 }} $HOME %n\nnewline 🐫.Q2_K.gguf'
+IMAGE = f"magi-e2e-{WORKER}:1"
+
+
+def docker(*arguments: str) -> str:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory):
+    """A docker engine with an image of the host's llama-server and its libraries, and nothing else."""
+    done = subprocess.run([HOSTS, "engine", "--install"], capture_output=True, text=True, timeout=1800)
+    if done.returncode == NO_DOCKER and not os.environ.get("CI"):
+        pytest.skip(f"no docker to test with: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    libraries = subprocess.run(["ldd", LLAMA_SERVER], capture_output=True, text=True, check=True).stdout
+    folder = tmp_path_factory.mktemp("image")
+    for path in (str(LLAMA_SERVER), *re.findall(r"(/\S+) \(0x", libraries)):
+        target = folder / ("app/llama-server" if path == str(LLAMA_SERVER) else path[1:])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    with subprocess.Popen(["tar", "-C", folder, "-c", "."], stdout=subprocess.PIPE) as tar:
+        command = ["docker", "import", "--change", 'ENTRYPOINT ["/app/llama-server"]', "-", IMAGE]
+        subprocess.run(command, stdin=tar.stdout, capture_output=True, check=True)
+    yield
+    docker("image", "rm", IMAGE)
+
+
+@pytest.fixture
+def contained(engine: None, deployment: Deployment) -> Deployment:
+    deployment.variables = {
+        "model_server_manager": "docker",
+        "model_server_image": IMAGE,
+        "model_server_resources": {"memory_max": "2G"},
+    }
+    return deployment
+
+
+def containers(deployment: Deployment) -> list[dict[str, Any]]:
+    found = docker("ps", "--all", "--quiet", "--filter", f"label=magi.home={deployment.home}").split()
+    return json.loads(docker("inspect", *found)) if found else []
+
+
+def test_a_deployment_in_containers_from_start_to_teardown(contained: Deployment):
+    keys = contained.folder / "keys"
+    keys.write_text("canary-key\n")
+    keys.chmod(0o600)
+    model = contained.add_model("Q2_K", NAME)
+    contained.add_profile("p", {"model": "*", "options": {"ctx_size": 512, "api_key_file": str(keys)}})
+
+    check = contained.play("site", "--check", "--diff", profile="p")
+    assert check.code == 0, check.output
+    assert (contained.tree(), containers(contained)) == ({}, [])
+
+    run = contained.play(profile="p")
+    assert run.code == 0, run.output
+    (server,) = contained.report()["servers"]
+    (first,) = containers(contained)
+    pid = first["State"]["Pid"]
+    environment = environment_of(pid)
+    assert (server["state"], server["pid"]) == ("ready", pid)
+    assert environment["LLAMA_ARG_MODEL"] == str(model)
+    assert first["Config"]["Labels"]["magi.config_hash"] == environment["MAGI_CONFIG_HASH"]
+    status = Path(f"/proc/{pid}/status").read_text()
+    assert re.search(r"^Uid:\s+65534\s", status, re.MULTILINE)
+    assert re.search(r"^CapBnd:\s+0+$", status, re.MULTILINE)
+    assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
+    assert (first["HostConfig"]["Memory"], first["HostConfig"]["ReadonlyRootfs"]) == (2 << 30, True)
+    assert all(not mount["RW"] for mount in first["Mounts"])
+    assert str(contained.models) in {mount["Source"] for mount in first["Mounts"]}
+    files = [path for path in contained.home.rglob("*") if path.is_file()]
+    assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in files if path.suffix in (".env", ".args"))
+    assert "canary-key" not in run.output + json.dumps(first) + json.dumps(contained.report())
+    where = {"LLAMA_ARG_PORT": str(PORTS[0])}
+    assert ask_health(where) == 200
+
+    again = contained.play(profile="p")
+    assert (again.code, again.changed) == (0, 0), again.output
+    assert containers(contained)[0]["Id"] == first["Id"]
+
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid) and ask_health(where) == 200, 60, "the killed server is back")
+    assert containers(contained)[0]["RestartCount"] == 1
+
+    stopped = contained.play("stop")
+    assert stopped.code == 0, stopped.output
+    assert containers(contained) == []
+
+    down = contained.play("teardown")
+    assert down.code == 0, down.output
+    assert not contained.home.exists()
+    assert docker("images", "--quiet", IMAGE)  # it was there before
+
+
+def test_what_is_wrong_with_an_image_is_one_sentence(contained: Deployment):
+    contained.add_model("Q2_K")
+    for image, said in (
+        ("", "docker needs an image of llama-server: set it to one with its tag or digest"),
+        ("localhost:9/none:1", "docker can't pull the image localhost:9/none:1"),
+        ("none", "Setting model_server_image must be an image with its tag or digest"),
+    ):
+        contained.variables["model_server_image"] = image
+        run = contained.play("plan")
+        assert run.code != 0
+        assert said in run.text
+        assert contained.tree() == {}
+
+
+def test_a_server_that_does_not_start_is_explained_and_the_others_serve(contained: Deployment):
+    contained.add_model("Q2_K")
+    contained.add_model("Q3_K_M")
+    contained.add_profile("p", Q2, {"model": Q3, "options": {"cache_type_v": "q4_0", "flash_attn": False}})
+    run = contained.play(profile="p")
+    assert run.code == 0, run.output
+    (failed,) = contained.report()["summary"]["failed"]
+    assert (failed["instance"], failed["cause"]) == (Q3, "bad_option")
+    assert "quantized V cache requires flash_attn" in failed["detail"]
+    assert "France" in ask(contained.servers()[Q2]["port"])
+    again = contained.play(profile="p")
+    assert f"quarantine {Q3}: failed with exactly this configuration" in again.output
+    assert again.changed == 0
