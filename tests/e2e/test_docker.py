@@ -106,6 +106,23 @@ def test_a_deployment_in_containers_from_start_to_teardown(contained: Deployment
     until(lambda: not alive(pid) and ask_health(where) == 200, 60, "the killed server is back")
     assert containers(contained)[0]["RestartCount"] == 1
 
+    # to another manager and back
+    contained.variables["model_server_manager"] = "supervisor"
+    check = contained.play("site", "--check", profile="p")
+    assert f"restart {server['instance']}: moves here from docker" in check.output
+    assert len(containers(contained)) == 1
+    assert contained.play(profile="p").code == 0
+    assert containers(contained) == []
+    assert not (contained.home / "docker").exists()
+    assert ask_health(where) == 200
+    contained.variables["model_server_manager"] = "docker"
+    moved = contained.play(profile="p")
+    assert moved.code == 0, moved.output
+    assert f"restart {server['instance']}: moves here from supervisor" in moved.output
+    assert not (contained.home / "supervisor").exists()
+    assert ask_health(where) == 200
+    assert len(containers(contained)) == 1
+
     stopped = contained.play("stop")
     assert stopped.code == 0, stopped.output
     assert containers(contained) == []

@@ -131,7 +131,8 @@ host:
       returned: always
     instances:
       description: Our instances with state, pid, port, configuration hash, start (seconds since the epoch),
-        environment (LLAMA_ARG_* without secrets), log, HTTP status of /health and the model ids they answered with.
+        environment (LLAMA_ARG_* without secrets), log, HTTP status of /health and the model ids they answered with;
+        C(manager) is what runs it, if that was chosen before O(manager).
       type: list
       elements: dict
       returned: always

@@ -52,6 +52,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.client import p
 from ansible_collections.magi.models.plugins.module_utils._llama.drain import drain
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError, check_api_keys
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult, overtaken
+from ansible_collections.magi.models.plugins.module_utils._services.choice import others
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager, environment_file
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError, ServiceFile
 
@@ -134,8 +135,7 @@ def file_changes(
             diff.append(diff_of(file.path, before or "", file.content))
     wanted = {file.path for file in files}
     stale = [path for path in owned if str(path) not in wanted]
-    diff += [diff_of(str(path), content_of(path) or "", "") for path in stale]
-    return write, stale, diff
+    return write, stale, diff + _files_diff(stale)
 
 
 def _actions_diff(actions: Iterable[Action]) -> list[dict[str, str]]:
@@ -211,14 +211,16 @@ def fence(home: str, worker: Worker, grace: float = 10) -> None:
 
 
 def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Applied:
-    if job.beside and manager.outdated():  # to replace it would end what runs
+    before = others(manager, job.home)
+    if job.beside and (before or manager.outdated()):  # to replace it would end what runs
         return Applied(False, generation=job.generation)
     left = _files_left(manager, job)
     owned = () if job.beside else (path for path in manager.owned() if str(path) not in left)
     write, stale, diff = file_changes(job.files, owned)
+    diff += _files_diff(path for path in _files_of(before) if str(path) not in {file.path for file in job.files})
     results = [ActionResult(item, item.action is not ActionKind.QUARANTINE) for item in job.actions]
     back = 0 < job.began_at < job.generation.began_at  # to what an earlier deployment made, even if that is the same
-    changed = bool(write or stale) or any(item.action.changes for item in job.actions) or back
+    changed = bool(write or stale or before) or any(item.action.changes for item in job.actions) or back
     diff += _actions_diff(job.actions)
     if check_mode or not changed:
         if not check_mode and job.began_at == job.generation.began_at:  # all of it has started beside
@@ -239,20 +241,25 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Applied:
     write_generation(job.home, generation)
     _remember(job, generation)
     ending = [item.instance for item in job.actions if item.action in (ActionKind.STOP, ActionKind.RESTART)]
-    manager.regain()
+    _regain(manager, job.home)
     replaced = manager.outdated()
     survey = (
-        read_instances(manager, job.home) if ending or replaced else Survey()
+        read_instances(manager, job.home) if ending or replaced or before else Survey()
     )  # while their files still say how they run
     cut = {}
     if replaced:
         cut = end_all(manager, [item.name for item in survey.instances], job, survey)
+    elif before:
+        moving = [item.name for item in survey.instances if item.manager and item.name not in ending]
+        cut = end_all(manager, [*ending, *moving], job, survey)
+        _remove_all(before)
+        write, _stale, _diff = file_changes(job.files, ())  # what they had in common is gone
     _write(file for file in write if not file.per_instance)
     manager.prepare()
     # prepare() may have cleared the definitions of a manager that was down, so look again.
     write, _stale, _diff = file_changes((file for file in job.files if file.per_instance), ())
     _write(write)
-    if not replaced:
+    if not replaced and not before:
         cut = end_all(manager, ending, job, survey)
     for path in stale:
         with writing(path):
@@ -263,6 +270,27 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Applied:
     manager.reload()  # after forget: whatever a manager still remembers would look like an instance to stop
     results = _start_all(manager, _cut(results, cut), job)
     return Applied(True, tuple(results), generation, tuple(diff))
+
+
+def _files_of(managers: Iterable[ServiceManager]) -> list[Path]:
+    return [path for manager in managers for path in (*manager.owned(), *manager.common())]
+
+
+def _remove_all(managers: Iterable[ServiceManager]) -> None:
+    """Remove managers whose instances have ended, with all that is left of these."""
+    for manager in managers:
+        for name in manager.status():
+            manager.forget(name)
+        manager.remove()
+
+
+def _regain(manager: ServiceManager, home: str) -> None:
+    for each in (manager, *others(manager, home)):
+        each.regain()
+
+
+def _files_diff(paths: Iterable[Path]) -> list[dict[str, str]]:
+    return [diff_of(str(path), content_of(path) or "", "") for path in dict.fromkeys(paths)]
 
 
 def _remember(job: Job, generation: Generation) -> None:
@@ -310,6 +338,7 @@ def end_all(manager: ServiceManager, names: Sequence[str], job: Job, survey: Sur
     if not names:
         return {}
     by_name = {item.name: item for item in survey.instances}
+    managers = (manager, *others(manager, job.home))
 
     def end(name: str) -> int | None:
         item = by_name.get(name)
@@ -319,7 +348,8 @@ def end_all(manager: ServiceManager, names: Sequence[str], job: Job, survey: Sur
         if item.pid is not None and item.state is State.ORPHANED:
             _end_process(item.pid)
         else:
-            manager.stop(name)  # also without a process: it may be about to start again
+            for each in managers:
+                each.stop(name)  # also without a process: it may be about to start again
         return left
 
     with ThreadPoolExecutor(len(names)) as pool:
@@ -422,7 +452,7 @@ def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, c
     if check_mode or not result.changed:
         return result
     with exclusive(job.home, _worker(job)):
-        manager.regain()
+        _regain(manager, job.home)
         result, survey = _stopping(manager, job, names)  # again: whoever had the lock has changed things
         if result.changed:
             generation = replace(
@@ -456,10 +486,12 @@ def absent(manager: ServiceManager, job: Job, *, check_mode: bool, also: Iterabl
     if check_mode or not result.changed:
         return result
     with exclusive(job.home, _worker(job)):
-        manager.regain()
+        _regain(manager, job.home)
         result, survey = _removing(manager, job, also)  # again: whoever had the lock has changed things
         names = [item.instance for item in result.actions]
+        before = others(manager, job.home)
         result = replace(result, actions=_cut(result.actions, end_all(manager, names, job, survey)))
+        _remove_all(before)
         for name in names:
             manager.forget(name)
         manager.remove()
@@ -478,9 +510,9 @@ def _removing(manager: ServiceManager, job: Job, also: Iterable[Path]) -> tuple[
     home = Path(job.home)
     state = any(path.exists() for path in (home / "generation.json", home / "lock", claims_file(job.home), *also))
     state = state or bool(generations(job.home))
-    ours = [*manager.owned(), *manager.common()]
+    ours = _files_of((manager, *others(manager, job.home)))
     actions = tuple(Action(item.name, ActionKind.REMOVE, "teardown") for item in survey.instances)
-    diff = [diff_of(str(path), content_of(path) or "", "") for path in ours] + _actions_diff(actions)
+    diff = _files_diff(ours) + _actions_diff(actions)
     return _foreseen(bool(ours or state or actions), actions, Generation(), diff, survey), survey
 
 

@@ -37,13 +37,18 @@ from ansible_collections.magi.models.plugins.module_utils._llama.client import (
     ask_models,
     port_of,
 )
-from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
+from ansible_collections.magi.models.plugins.module_utils._services.choice import (
+    SERVICE_OPTIONS,
+    chosen,
+    others,
+    usable,
+)
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
     ServiceManager,
     environment_file,
     environment_path,
 )
-from ansible_collections.magi.models.plugins.module_utils._services.values import Status
+from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError, Status
 
 _PLACE = ("LLAMA_ARG_HOST", "LLAMA_ARG_PORT")
 
@@ -110,7 +115,11 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
     With ``ask``, each running one is asked whether it is ready and, if so, which models it serves. One that may sleep
     is always asked whether it does: what it needs of a GPU is free then. None of this wakes it.
     """
-    status = manager.status()
+    status, by = manager.status(), {}
+    for other in others(manager, home):
+        for name, item in _by_other(other, home).items():
+            if item.pid or item.state in (State.BACKOFF, State.FAILED):
+                status[name], by[name] = item, other
     managed = {item.pid for item in status.values() if item.pid}
     for name, pid in orphans(home, managed).items():
         if name not in status or not status[name].pid:
@@ -139,18 +148,29 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
                 for key, value in (told or where).items()
                 if key.startswith(("LLAMA_ARG_", "MAGI_")) and not SECRET.search(key.replace("API_KEY_FILE", ""))
             },
-            tuple(manager.logs(name, LOG_LINES)) if silent else (),
+            tuple(by.get(name, manager).logs(name, LOG_LINES)) if silent else (),
             health,
             ask_models(where) if health == 200 else None,
             own_memory(item.pid) if item.pid else None,
             used_memory(item.pid) if ask and item.pid else None,
             on_gpus.get(item.pid) if item.pid else None,
-            _fell_back(manager, name) if item.pid and _may_fall(where) else "",
+            _fell_back(by.get(name, manager), name) if item.pid and _may_fall(where) else "",
             bool(item.pid and port_of(where) and health in (None, 200) and "MAGI_IDLE" in where and ask_asleep(where)),
+            by[name].name if name in by else "",
         )
 
     with ThreadPoolExecutor(8) as pool:
         return Survey(tuple(pool.map(read, sorted(status))), asked)
+
+
+def _by_other(other: ServiceManager, home: str) -> dict[str, Status]:
+    """Return the status by a manager that was chosen before. Raises ServiceError."""
+    try:
+        return usable(other).status()
+    except ServiceError as error:
+        raise ServiceError(
+            f"{other.name} was the service manager of {home} before, and can't be asked what it still runs: {error}"
+        ) from None
 
 
 def _may_fall(environment: Mapping[str, str]) -> bool:

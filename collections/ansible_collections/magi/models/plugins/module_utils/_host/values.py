@@ -94,6 +94,8 @@ class Running:
     CPU."""
     asleep: bool = False
     """It is idle and has freed its memory; the next request wakes it."""
+    manager: str = ""
+    """What runs it, if that is not the host's service manager but one that was chosen before."""
 
     @property
     def memory_max(self) -> str | None:

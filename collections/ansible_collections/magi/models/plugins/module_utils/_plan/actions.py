@@ -34,6 +34,8 @@ def decide(
         now = there.pop(instance.name, None)
         if now is None:
             yield Action(instance.name, ActionKind.START, new)
+        elif now.manager:
+            yield Action(instance.name, ActionKind.RESTART, f"moves here from {now.manager}")
         elif now.state == State.ORPHANED:
             yield Action(instance.name, ActionKind.RESTART, f"process {now.pid} runs outside its service manager")
         elif now.config_hash == instance.config_hash and not retry and _fails_again(now):

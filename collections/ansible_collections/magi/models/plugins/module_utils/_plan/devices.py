@@ -130,6 +130,7 @@ def stays(options: Mapping[str, Any], host: Host, now: Running | None) -> str:
     """
     if (
         now is None
+        or now.manager
         or host.binary is None
         or host.binary.devices
         or not now.pid

@@ -30,7 +30,8 @@ def leave(
     A server has its file open: while it runs, it needs neither its name nor its disk. So one that the profile would
     enable if its file were there and whole is kept unless settings.missing is stop; and so is one of ``refused``, which
     says why it can't be what the profile wants. A file in none of ``scan_paths`` is not missing: nobody asks for its
-    folder any more. ``shares`` are those of build_plan.
+    folder any more. One that another service manager runs can't be kept, since that one goes. ``shares`` are those of
+    build_plan.
     """
     actions = {}
     here = shares or [None] * len(profile.entries)
@@ -39,6 +40,9 @@ def leave(
         reason = refused.get(item.name) or _gone(item, entries, inventory, scan_paths)
         if not reason:
             actions[item.name] = Action(item.name, ActionKind.STOP, _not_enabled(item, profile, inventory, scan_paths))
+        elif item.manager:
+            gone = f"{item.manager} is not the service manager any more, and {reason}"
+            actions[item.name] = Action(item.name, ActionKind.STOP, gone)
         elif item.pid and item.state in (State.RUNNING, State.STARTING) and settings.missing == "keep":
             actions[item.name] = Action(item.name, ActionKind.KEEP, reason)
         else:

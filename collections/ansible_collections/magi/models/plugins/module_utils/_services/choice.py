@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -21,6 +22,23 @@ SERVICE_OPTIONS = {
     "supervisord_path": {"type": "path", "default": "supervisord"},
 }
 """The arguments of every module that looks at the services of a host (argument specification)."""
+
+
+_UNIT = Path("/etc/systemd/system/magi-llama@.service")
+_LEFT = {
+    "supervisor": ("supervisor/supervisord.conf",),
+    **{name: (f"{name}/*.args", f"{name}/pulled") for name in ENGINES},
+}
+"""By manager, the files that tell that a home folder has something of its."""
+
+
+def others(manager: ServiceManager, home: str) -> list[ServiceManager]:
+    """Return the managers that have something of ours for the folder ``home`` beside ``manager``: the setting was
+    another before."""
+    found = [name for name, files in _LEFT.items() if any(any(Path(home).glob(pattern)) for pattern in files)]
+    with contextlib.suppress(OSError):
+        found += ["systemd"] if f"={home}/instances/" in _UNIT.read_text() else []
+    return [chosen(name, home) for name in found if name != manager.name]
 
 
 def usable(manager: ServiceManager) -> ServiceManager:

@@ -107,7 +107,7 @@ def create_arguments(
         home_label,
         f"--label=magi.instance={name}",
         f"--label=magi.config_hash={environment['MAGI_CONFIG_HASH']}",
-        f"--env-file={home}/containers/{name}.env",
+        f"--env-file={home}/{engine}/{name}.env",
         *(f"--env={variable}" for variable in by_name),
         *("--env=HOME=/tmp", "--env=XDG_CACHE_HOME=/tmp"),
         *(
@@ -254,21 +254,25 @@ def last_sentence(said: str) -> str:
     return " ".join(lines)[-500:].rstrip(".") or "it said nothing"
 
 
+def _templates(engine: str) -> tuple[Template, ...]:
+    return (
+        Template("instance.env.j2", "{home}/instances/{name}.env", 0o600, per_instance=True),
+        Template("container.env.j2", f"{{home}}/{engine}/{{name}}.env", 0o600, per_instance=True),
+        Template("container.args.j2", f"{{home}}/{engine}/{{name}}.args", 0o600, per_instance=True),
+    )
+
+
 class Containers:
     """The containers of one home folder; the two engines are told apart by a class each, below."""
 
     name: ClassVar[str]
     capabilities: ClassVar[Capabilities] = Capabilities(limits=True, own_user=True, image=True)
-    templates: ClassVar[Sequence[Template]] = (
-        Template("instance.env.j2", "{home}/instances/{name}.env", 0o600, per_instance=True),
-        Template("container.env.j2", "{home}/containers/{name}.env", 0o600, per_instance=True),
-        Template("container.args.j2", "{home}/containers/{name}.args", 0o600, per_instance=True),
-    )
+    templates: ClassVar[Sequence[Template]]
     filters: ClassVar[Filters] = {"environment_value": environment_value, "argument": shlex.quote}
 
     def __init__(self, home: Path):
         self.home = home
-        self.folder = home / "containers"
+        self.folder = home / self.name
         self._usable_gpus: list[str] | None = None
 
     def values(self) -> Mapping[str, Any]:
@@ -510,7 +514,9 @@ class Containers:
 
 class Docker(Containers):
     name: ClassVar[str] = "docker"
+    templates: ClassVar[Sequence[Template]] = _templates("docker")
 
 
 class Podman(Containers):
     name: ClassVar[str] = "podman"
+    templates: ClassVar[Sequence[Template]] = _templates("podman")

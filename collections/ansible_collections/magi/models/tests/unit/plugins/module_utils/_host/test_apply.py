@@ -12,7 +12,7 @@ from ansible_collections.magi.models.plugins.module_utils._base import files
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError
 from ansible_collections.magi.models.plugins.module_utils._base.history import history
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
-from ansible_collections.magi.models.plugins.module_utils._host import apply, claims, lock, procfs
+from ansible_collections.magi.models.plugins.module_utils._host import apply, claims, inspect, lock, procfs
 from ansible_collections.magi.models.plugins.module_utils._host.apply import (
     Job,
     absent,
@@ -120,6 +120,56 @@ def test_a_bad_file_of_keys_is_refused_before_anything_is_written(tmp_path, cont
     assert str(error.value).startswith(f"instance a: its API key file {keys}")
     assert not home.exists()
     assert services.asked == []
+
+
+@pytest.fixture
+def before(tmp_path, monkeypatch):
+    """A service manager that was chosen before, with an instance that goes and one that stays."""
+    old = FakeServices(tmp_path / "home", a="backoff", b="failed")
+    old.name = "old"
+    (tmp_path / "home" / "instances").mkdir(parents=True)
+    for name in ("a", "b"):
+        (tmp_path / "home" / "instances" / f"{name}.env").write_text(f"{name}=old\n")
+    for module in (apply, inspect):
+        monkeypatch.setattr(module, "others", lambda *_: [] if ("remove",) in old.asked else [old])
+    monkeypatch.setattr(inspect, "usable", lambda manager: manager)
+    return old
+
+
+MOVE = (Action("a", ActionKind.RESTART, "moves here from old"), Action("b", ActionKind.STOP, "not enabled"))
+
+
+def test_a_manager_that_was_chosen_before_ends_with_all_that_it_has(tmp_path, before):
+    home = tmp_path / "home"
+    new = FakeServices(home)
+    result = present(new, job(home, actions=MOVE), check_mode=False)
+    assert result.changed
+    assert {*before.asked[:2]} == {*new.asked[:2]} == {("stop", "a"), ("stop", "b")}
+    assert before.asked[2:] == [("forget", "a"), ("forget", "b"), ("remove",)]
+    assert new.asked[-1] == ("start", "a")
+    assert {path.name: path.read_text() for path in (home / "instances").iterdir()} == {"a.env": "X=1\n"}
+
+
+def test_a_check_shows_what_goes_with_it_and_touches_nothing(tmp_path, before):
+    result = present(FakeServices(tmp_path / "home"), job(tmp_path / "home", actions=MOVE), check_mode=True)
+    assert result.changed
+    assert {item.get("before_header"): item.get("after") for item in result.diff}[
+        f"{tmp_path}/home/instances/b.env"
+    ] == ""
+    assert before.asked == []
+
+
+def test_nothing_starts_beside_what_it_runs(tmp_path, before):
+    new = FakeServices(tmp_path / "home")
+    assert not present(new, job(tmp_path / "home", beside=True), check_mode=False).changed
+    assert new.asked == []
+
+
+def test_a_teardown_takes_it_along(tmp_path, before):
+    home = tmp_path / "home"
+    assert absent(FakeServices(home), job(home), check_mode=False).changed
+    assert {("remove",), ("stop", "a"), ("stop", "b")} <= {*before.asked}
+    assert [path for path in home.rglob("*") if path.is_file()] == []
 
 
 def test_what_was_made_is_remembered_and_comes_back_byte_for_byte(tmp_path):

@@ -39,6 +39,8 @@ def failed(**more):
             "start",
             "was failed (exit status 1)",
         ),
+        (running(FIRST, manager="systemd"), "restart", "moves here from systemd"),
+        (failed(manager="docker"), "restart", "moves here from docker"),
         (running(FIRST, state="orphaned", pid=7), "restart", "process 7 runs outside its service manager"),
         (
             running(FIRST, config_hash="x"),

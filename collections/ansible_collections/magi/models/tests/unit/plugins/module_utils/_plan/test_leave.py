@@ -54,6 +54,13 @@ def test_it_is_stopped_where_that_is_wanted_with_the_true_reason():
     assert value.degraded
 
 
+def test_what_another_manager_runs_is_not_kept():
+    now = host(runs(FIRST["a-q2_k"]), runs(FIRST["c-q4_k_m"], manager="systemd"))
+    value = plan("*", models=[A, B, D], on=now)
+    reason = f"systemd is not the service manager any more, and its file {C.path} is gone"
+    assert actions(value)["c-q4_k_m"] == ("stop", reason)
+
+
 @pytest.mark.parametrize("more", [{"pid": None, "state": State.FAILED}, {"pid": None, "state": State.STOPPED}])
 def test_one_that_does_not_run_is_not_kept(more):
     value = plan("*", models=[A, B, D], on=host(runs(FIRST["c-q4_k_m"], **more)))

@@ -113,7 +113,7 @@ def test_a_container_is_created_hardened_with_our_labels_and_the_server_s_argume
         "--label=magi.home=/etc/magi",
         "--label=magi.instance=a",
         "--label=magi.config_hash=0123456789abcdef",
-        "--env-file=/etc/magi/containers/a.env",
+        f"--env-file=/etc/magi/{manager.name}/a.env",
         "--publish=127.0.0.1:8080:8080",
     ):
         assert wanted in options
@@ -328,19 +328,19 @@ def home(tmp_path):
         "MAGI_API_KEY_FILE": f"{tmp_path}/keys",
         "MAGI_RESOURCES": "memory_max=2G",
     }
-    for folder in ("instances", "containers"):
+    for folder in ("instances", "docker"):
         (home / folder).mkdir(parents=True)
     text = "".join(f"{key}={environment_value(value)}\n" for key, value in values.items())
     (home / "instances" / "a.env").write_text(text)
-    (home / "containers" / "a.env").touch()
-    (home / "containers" / "a.args").write_text(f"# ours\n--read-only\n{IMAGE}\n--host\n0.0.0.0\n")
+    (home / "docker" / "a.env").touch()
+    (home / "docker" / "a.args").write_text(f"# ours\n--read-only\n{IMAGE}\n--host\n0.0.0.0\n")
     return home
 
 
 def test_a_start_adds_what_only_the_host_knows_and_shows_no_secret(engine, home, tmp_path):
     assert Docker(home).start(["a"]) == {}
     command = next(words for words in asked(engine) if words[0] == "run")
-    keys = home / "containers" / "keys" / "a"
+    keys = home / "docker" / "keys" / "a"
     assert command[:2] == ["run", "--detach"]
     assert command[-4:] == ["--read-only", IMAGE, "--host", "0.0.0.0"]
     assert {*command[2:-4]} == {
@@ -390,10 +390,10 @@ def test_an_image_is_pulled_once_and_goes_at_teardown(engine, home):
     (engine / "fails-pull").write_text("Error response from daemon: manifest unknown")
     with pytest.raises(ServiceError, match=rf"can't pull the image {IMAGE} .*manifest unknown.*model_server_image"):
         manager.fetch(IMAGE)
-    assert not (home / "containers" / "pulled").exists()
+    assert not (home / "docker" / "pulled").exists()
     (engine / "fails-pull").unlink()
     manager.fetch(IMAGE)
-    assert (home / "containers" / "pulled").read_text() == f"{IMAGE}\n"
+    assert (home / "docker" / "pulled").read_text() == f"{IMAGE}\n"
     (engine / "says-image").write_text("sha256:1\n")
     before = len(asked(engine))
     manager.fetch(IMAGE)

@@ -23,7 +23,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import St
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import HEALTH_FROM
 from ansible_collections.magi.models.plugins.module_utils._install.backend import BACKENDS
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import find_cause
-from ansible_collections.magi.models.plugins.module_utils._services import supervisor, systemd
+from ansible_collections.magi.models.plugins.module_utils._services import choice, supervisor, systemd
 from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
     ServiceManager,
@@ -479,6 +479,34 @@ def test_a_manager_is_all_that_the_protocol_says(tmp_path, name):
 
 def test_an_automatic_choice_is_the_first_manager_that_the_machine_has():
     assert chosen("auto", "/m").name == ("systemd" if Path("/run/systemd/system").is_dir() else "supervisor")
+
+
+@pytest.mark.parametrize(
+    ("files", "now", "found"),
+    [
+        ([], "supervisor", []),
+        (["supervisor/supervisord.conf", "instances/a.env"], "supervisor", []),
+        (["supervisor/supervisord.conf", "instances/a.env"], "docker", ["supervisor"]),
+        (["docker/a.args", "docker/a.env"], "supervisor", ["docker"]),
+        (["docker/pulled"], "podman", ["docker"]),
+        (["docker/theirs", "podman/a.args"], "docker", ["podman"]),
+        (["unit"], "supervisor", ["systemd"]),
+        (["unit"], "systemd", []),
+        (["unit of another home"], "supervisor", []),
+    ],
+)
+def test_a_manager_that_was_chosen_before_is_known_by_its_files(tmp_path, monkeypatch, files, now, found):
+    home = tmp_path / "home"
+    unit = tmp_path / "unit"
+    monkeypatch.setattr(choice, "_UNIT", unit)
+    for name in files:
+        if name.startswith("unit"):
+            where = home if name == "unit" else "/elsewhere"
+            unit.write_text(f"[Service]\nEnvironmentFile={where}/instances/%i.env\n")
+        else:
+            (home / name).parent.mkdir(parents=True, exist_ok=True)
+            (home / name).touch()
+    assert [item.name for item in choice.others(chosen(now, str(home)), str(home))] == found
 
 
 def test_the_choices_are_documented():
