@@ -55,6 +55,11 @@ HARDENED = (
     "--pull=never",
 )
 """What every container of ours is run with."""
+_OWN = {
+    "docker": (),
+    # Else it raises other limits than ours beyond those of its own process, which only root may.
+    "podman": ("--ulimit=host",),
+}
 STOP_GRACE = 5
 """Seconds between SIGTERM and SIGKILL."""
 _LOGGING = {
@@ -114,10 +119,13 @@ def create_arguments(
             f"--publish={where}"
             for where in publications(environment["LLAMA_ARG_HOST"], int(environment["LLAMA_ARG_PORT"]))
         ),
+        *_OWN[engine],
         *HARDENED,
         *(["--ulimit=memlock=-1"] if mlock else []),
         "--restart=on-failure:3",
-        f"--stop-timeout={STOP_GRACE}",
+        # When the machine or the engine goes down, a server that ends in order would have ended for good, and not come
+        # back at boot: one that was killed has failed. We stop it ourselves (stop).
+        "--stop-signal=SIGKILL",
         "--no-healthcheck",
         *_LOGGING[engine],
         image,
@@ -249,8 +257,10 @@ def last_run(state: Mapping[str, Any]) -> float:
 
 
 def last_sentence(said: str) -> str:
-    """Return what an engine's command said when it failed, on one line, without its advice on usage."""
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not re.match(r"See '|Run '", line)]
+    """Return what an engine's command said when it failed, on one line: without advice on usage and notes on
+    the way."""
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not re.match(r"See '|Run '|time=", line)]
+    lines = [line for line in lines if line.startswith("Error: ")][-1:] or lines
     return " ".join(lines)[-500:].rstrip(".") or "it said nothing"
 
 
@@ -396,7 +406,17 @@ class Containers:
     ) -> tuple[list[str], Mapping[str, str]]:
         options = [f"--env={name}" for name in sorted(variables)]
         own = [f"--label=magi.home={self.home}", "--rm", "--network=none", "--no-healthcheck"]
-        command = [self._program(), "run", *own, *HARDENED, *options, *self._gpus_for(program), program, *arguments]
+        command = [
+            self._program(),
+            "run",
+            *own,
+            *_OWN[self.name],
+            *HARDENED,
+            *options,
+            *self._gpus_for(program),
+            program,
+            *arguments,
+        ]
         return command, {**os.environ, **variables}
 
     def _gpus(self) -> list[str]:
@@ -411,7 +431,9 @@ class Containers:
         if self._usable_gpus is None:
             options = self._gpus()
             if options:
-                tried = self._run("run", "--rm", "--network=none", *HARDENED, *options, image, "--version")
+                tried = self._run(
+                    "run", "--rm", "--network=none", *_OWN[self.name], *HARDENED, *options, image, "--version"
+                )
                 options = [] if tried.returncode == 125 else options  # the engine itself failed (docker-run(1))
             self._usable_gpus = options
         return self._usable_gpus
@@ -474,7 +496,9 @@ class Containers:
         """Its container goes with it, and so does its log: nothing else tells both engines and all their versions not
         to start it at boot."""
         container = container_name(str(self.home), name)
-        self._engine("stop", "-t", str(STOP_GRACE), container, gone=True)
+        if self._run("kill", "--signal=TERM", container).returncode == 0:  # else it does not run
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._run("wait", container, timeout=STOP_GRACE)
         self._engine("rm", "--force", "--volumes", container, gone=True)
 
     def forget(self, name: str) -> None:

@@ -109,6 +109,7 @@ def test_a_container_is_created_hardened_with_our_labels_and_the_server_s_argume
         "--pids-limit=4096",
         "--user=65534:65534",
         "--restart=on-failure:3",
+        "--stop-signal=SIGKILL",
         "--pull=never",
         "--label=magi.home=/etc/magi",
         "--label=magi.instance=a",
@@ -286,6 +287,8 @@ def test_a_log_is_that_of_the_last_run(begun, ended, since):
 def test_what_an_engine_says_is_one_line():
     said = "Unable to find image\ndocker: Error response from daemon: no such image.\nSee 'docker run --help'.\n"
     assert last_sentence(said) == "Unable to find image docker: Error response from daemon: no such image"
+    said = 'time="2026" level=warning msg="Failed, retrying in 1s"\nError: first\nError: initializing source x.\n'
+    assert last_sentence(said) == "Error: initializing source x"
     assert last_sentence("") == "it said nothing"
 
 
@@ -359,10 +362,24 @@ def test_what_the_engine_refuses_is_said_and_keeps_no_other_from_starting(engine
     assert said == {"a": "docker run: docker: Error response from daemon: port is already allocated."}
 
 
+def test_a_server_may_end_by_itself_before_its_container_is_removed(engine, home):
+    Docker(home).stop("a")
+    assert [words[0] for words in asked(engine)] == ["kill", "wait", "rm"]
+    assert asked(engine)[0][1:-1] == ["--signal=TERM"]
+
+
+def test_one_that_takes_too_long_is_killed(engine, home, monkeypatch):
+    monkeypatch.setattr(containers, "STOP_GRACE", 0.01)
+    (engine / "docker").write_text(FAKE + 'test "$1" != wait || exec sleep 60\n')
+    Docker(home).stop("a")
+    assert [words[0] for words in asked(engine)] == ["kill", "wait", "rm"]
+
+
 def test_a_container_that_is_gone_is_stopped(engine, home):
-    for verb in ("stop", "rm"):
+    for verb in ("kill", "rm"):
         (engine / f"fails-{verb}").write_text("Error response from daemon: No such container: magi-x\n")
     Docker(home).stop("a")
+    assert [words[0] for words in asked(engine)] == ["kill", "rm"]
 
 
 @pytest.mark.parametrize(
