@@ -112,7 +112,7 @@ def is_project(folder: Path) -> bool:
         return True
     for path in (folder / "profiles").glob("*.yml"):
         with contextlib.suppress(OSError):
-            if re.search(rb"^enabled_models:", path.read_bytes(), re.MULTILINE):
+            if re.search(rb"^(?:enabled_models|pools):", path.read_bytes(), re.MULTILINE):
                 return True
     return False
 

@@ -405,9 +405,10 @@ def _version(page: str) -> str:
 
 
 def test_the_help_has_the_keys_of_profiles():
-    entry, profile = profile_module._ENTRY, profile_module._PROFILE
+    entry, profile, pool = profile_module._ENTRY, profile_module._PROFILE, profile_module._POOL
     assert {*editor.KEYS} == {*profile}
     assert {*editor.ENTRY_KEYS} == {*entry} - {*profile}
+    assert {*editor.POOL_KEYS} == {*pool} - {*profile} - {*entry}
 
 
 @pytest.mark.parametrize("name", ["../production", "..", "{{ x }}", "<script>", "a/b", "", "a\0b"])

@@ -10,6 +10,7 @@ from typing import Any
 from magi.domain import (
     IDLE,
     Checked,
+    Entry,
     FileWriteError,
     InstanceError,
     Profile,
@@ -48,15 +49,19 @@ def check(path: Path, hosts: Iterable[Known] = ()) -> Checked:
 
 def _unknown_options(profile: Profile, hosts: Iterable[Known]) -> Iterator[tuple[Where, str]]:
     layers: list[tuple[Where, str, Mapping[str, Any]]] = [(("options",), "options", profile.options)]
-    layers += [
-        (("enabled_models", index, "options"), f"entry {index + 1}", entry.options)
-        for index, entry in enumerate(profile.entries)
+    enabled = [entry for entry in profile.entries if entry.kind != "pool"]
+    pools = [entry for entry in profile.entries if entry.kind == "pool"]
+    places: list[tuple[Where, str, Entry]] = [
+        *((("enabled_models", index), f"entry {index + 1}", entry) for index, entry in enumerate(enabled)),
+        *((("pools", index), str(pool), pool) for index, pool in enumerate(pools)),
+        *(
+            (("pools", index, "models", number), f"{pool}, model {number + 1}", entry)
+            for index, pool in enumerate(pools)
+            for number, entry in enumerate(pool.members)
+        ),
     ]
-    layers += [
-        (("enabled_models", index, "idle"), f"entry {index + 1}", {IDLE: entry.idle})
-        for index, entry in enumerate(profile.entries)
-        if entry.idle is not None
-    ]
+    layers += [((*where, "options"), what, entry.options) for where, what, entry in places]
+    layers += [((*where, "idle"), what, {IDLE: entry.idle}) for where, what, entry in places if entry.idle is not None]
     for binary in {host.binary for host in hosts if host.binary}:
         for where, what, options in layers:
             for key, value in options.items():

@@ -35,12 +35,12 @@ class Resolved:
     environment: Mapping[str, str]
     aliases: tuple[str, ...]
     where: str = ""
-    """Over which hosts how many run, where the fleet decides that; empty: on each host."""
+    """Over which hosts how many run, where the fleet decides that; the pool that it is a model of; else empty."""
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """The instances of a profile on one host."""
+    """The instances of a profile on one host, and the models of its pools."""
 
     host: str
     instances: tuple[Resolved, ...]
@@ -51,6 +51,8 @@ class Resolution:
 
 
 def _where(entry: Entry) -> str:
+    if entry.kind == "pool":
+        return f"{entry}, {entry.loaded} at a time"
     if entry.replicas is None:
         return entry.hosts or ""
     return f"{entry.replicas} over {entry.hosts or 'all hosts'}"
@@ -70,16 +72,17 @@ def resolve(profile: Profile, host: Known) -> Resolution:
         wanted, missing = select_models(profile, there.models, (*there.rejected, *there.companions), host.name)
         instances = tuple(
             Resolved(
-                item.name,
-                item.model.id,
-                item.model.tier,
+                part.name,
+                part.model.id,
+                part.model.tier,
                 item.port,
-                options_of(item),
-                variables_of(profile, host.environment, item),
-                item.entry.aliases,
+                options_of(part),
+                variables_of(profile, host.environment, part),
+                part.entry.aliases,
                 _where(item.entry),
             )
             for item in wanted
+            for part in item.each
         )
     except (PlanError, InstanceError) as error:
         raise ProfileError(f"Host {host.name}: {error}") from None

@@ -27,6 +27,7 @@ KEYS = {
     "name": "the file's name, without .yml",
     "description": "one line for people",
     "enabled_models": "what runs: a list of tiers, tasks, globs over ids, or ids",
+    "pools": "models that take turns in memory, with the keys below, options and the like",
     "options": "llama-server's own options, such as {ctx_size: 8192}; of all instances, or of an entry",
     "environment": "variables of the processes; of all, or of an entry",
     "resources": "memory_max, cpu_quota and nice; of all, or of an entry",
@@ -47,6 +48,11 @@ ENTRY_KEYS = {
     "devices": "its GPUs, such as [CUDA0], or how many",
 }
 """More keys, of an entry."""
+POOL_KEYS = {
+    "models": "what it has: a list as enabled_models, with model, tier, task, aliases and options alone",
+    "loaded": "how many of them are in memory at the same time, at most",
+}
+"""More keys, of a pool."""
 
 
 @looking.get("/profiles", name="console_profiles")
@@ -116,7 +122,7 @@ def _editor(
 ) -> Response:
     given: dict[str, Any] = {"said": said, "problem": problem, "difference": difference.splitlines()}
     checked = profiles.remarks(here, name, text)
-    given.update(checked, keys=KEYS, entry_keys=ENTRY_KEYS, **_known(here))
+    given.update(checked, keys=KEYS, entry_keys=ENTRY_KEYS, pool_keys=POOL_KEYS, **_known(here))
     return page(request, "profile.html", status, name=name, text=text, version=version, **given)
 
 

@@ -9,8 +9,8 @@ import fnmatch
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple, Union
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import shown
 from ansible_collections.magi.models.plugins.module_utils._config.duration import seconds_of
@@ -34,7 +34,7 @@ class Entry:
     task alone) and its settings."""
 
     kind: str
-    """``tier``, ``glob`` or ``model``."""
+    """``tier``, ``glob`` or ``model``; ``pool`` for one of ``pools``, whose name is the pattern."""
     pattern: str
     instances: int = 1
     port: int | None = None
@@ -56,13 +56,24 @@ class Entry:
     """How many instances of each of its models run on all hosts together; None: ``instances`` on each host."""
     hosts: str | None = None
     """An Ansible pattern for the hosts that it is for; None: all."""
+    members: tuple[Entry, ...] = ()
+    """Of a pool: its models, with the pool's settings below their own."""
+    loaded: int = 1
+    """Of a pool: how many of its models are in memory at the same time, at most."""
 
     @property
     def is_placed(self) -> bool:
         """Whether the fleet decides what of it a host has."""
         return self.replicas is not None or self.hosts is not None
 
+    @property
+    def each(self) -> tuple[Entry, ...]:
+        """Those that select models: the members of a pool, or the entry itself."""
+        return self.members if self.kind == "pool" else (self,)
+
     def __str__(self) -> str:
+        if self.kind == "pool":
+            return f"pool {self.pattern}"
         selector = f"tier {self.pattern}" if self.kind == "tier" else self.pattern
         if self.task is None:
             return selector
@@ -70,6 +81,8 @@ class Entry:
 
     def matches(self, model_id: str, tier: str, task: str | None) -> bool:
         """Whether it selects such a model; ``task`` is None if the model may be for any."""
+        if self.kind == "pool":
+            return any(item.matches(model_id, tier, task) for item in self.members)
         if None not in (self.task, task) and self.task != task:
             return False
         if self.kind == "tier":
@@ -94,6 +107,7 @@ class Profile:
     name: str
     description: str
     entries: tuple[Entry, ...]
+    """Those of ``enabled_models``, then the pools."""
     options: Mapping[str, Any]
     strict: bool = False
     resources: Mapping[str, str] = field(default_factory=dict)
@@ -101,19 +115,31 @@ class Profile:
     canary: Canary | None = None
     """None: all hosts are deployed without a trial."""
 
+    def where(self, index: int) -> str:
+        """Return where an entry is, for people; ``index`` is from 0."""
+        entry = self.entries[index]
+        said = str(entry) if entry.kind == "pool" else f"entry {index + 1} ({entry})"
+        return f"Profile {self.name}, {said}"
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Profile:
-        entries = tuple(Entry(**{**entry, "aliases": tuple(entry["aliases"])}) for entry in data["entries"])
+        entries = tuple(map(_entry_from, data["entries"]))
         return cls(**{**data, "entries": entries, "canary": Canary(**data["canary"]) if data["canary"] else None})
+
+
+def _entry_from(data: Mapping[str, Any]) -> Entry:
+    members = tuple(map(_entry_from, data["members"]))
+    return Entry(**{**data, "aliases": tuple(data["aliases"]), "members": members})
 
 
 _PROFILE = {
     "name": {"type": "str"},
     "description": {"type": "str", "default": ""},
     "enabled_models": {"type": "list", "elements": "raw"},
+    "pools": {"type": "list", "elements": "raw"},
     "options": {"type": "dict"},
     "environment": {"type": "dict"},
     "resources": {"type": "dict"},
@@ -140,6 +166,13 @@ _ENTRY = {
     "environment": {"type": "dict"},
     "resources": {"type": "dict"},
 }
+_MEMBER = {name: _ENTRY[name] for name in ("model", "tier", "task", "aliases", "options")}
+_POOL = {
+    "name": {"type": "str"},
+    "models": {"type": "list", "elements": "raw"},
+    "loaded": {"type": "int", "default": Entry.loaded},
+    **{name: _ENTRY[name] for name in ("hosts", "port", "idle", "devices", "options", "environment", "resources")},
+}
 _WORDS = {"bool": "true or false", "dict": "a mapping", "int": "a whole number", "list": "a list", "str": "a string"}
 
 
@@ -151,6 +184,7 @@ ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 
 
 _DEVICE = re.compile(r"[A-Za-z]+\d+")
+_POOL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 
 class _Reader:
@@ -183,21 +217,20 @@ class _Reader:
                     values[key] = result.validated_parameters[key]
         return values
 
-    def entry(self, index: int, data: Any) -> Entry | None:
-        where, what = ("enabled_models", index), f"entry {index + 1}"
+    def entry(
+        self, where: tuple[str | int, ...], what: str, data: Any, spec: Mapping[str, Any] = _ENTRY
+    ) -> Entry | None:
         if isinstance(data, str):
             data = {"model": data}
         if not isinstance(data, Mapping):
             self.refuse(where, f"{what} must be a mapping, not {type(data).__name__}.")
             return None
         before = len(self.problems)
-        valid = self.mapping(where, f"{what}: ", data, _ENTRY)
+        valid = {**self.mapping((), "", {}, _ENTRY), **self.mapping(where, f"{what}: ", data, spec)}
         instances, port = valid["instances"], valid["port"]
         if instances < 1:
             self.refuse((*where, "instances"), f"{what}: instances must be 1 or more, not {instances}.")
-        if port is not None and not 1 <= port <= 65535:
-            self.refuse((*where, "port"), f"{what}: port must be from 1 to 65535, not {port}.")
-        replicas, hosts = self.placing(where, what, valid)
+        replicas = self.placing(where, what, valid)
         task = valid["task"].lower() if valid["task"] is not None else None
         if task not in (None, *TASKS):
             near = difflib.get_close_matches(str(task), TASKS, 1, 0.5)
@@ -218,13 +251,65 @@ class _Reader:
             what_for = f"since {shown(pattern)} may match several models"
             self.refuse((*where, "port"), f"{what}: port needs an exact model id, {what_for}.")
         pattern = pattern.upper() if kind == "tier" else pattern
+        aliases = self.aliases((*where, "aliases"), what, valid["aliases"] or ())
+        return Entry(
+            kind, pattern, instances, aliases=aliases, task=task, replicas=replicas, **self.settings(where, what, valid)
+        )
+
+    def settings(self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what entries and pools have in common."""
+        port = valid["port"]
+        if port is not None and not 1 <= port <= 65535:
+            self.refuse((*where, "port"), f"{what}: port must be from 1 to 65535, not {port}.")
+        hosts = valid["hosts"]
+        if hosts is not None and not (isinstance(hosts, str) and hosts.strip()):
+            said = "hosts must be a pattern, such as gpu* or gpu1,gpu2"
+            self.refuse((*where, "hosts"), f"{what}: {said}, not {reprlib.repr(hosts)}.")
+            hosts = None
         limits = self.resources((*where, "resources"), f"{what}: ", valid)
         variables = self.environment((*where, "environment"), f"{what}: ", valid)
-        aliases = self.aliases((*where, "aliases"), what, valid["aliases"] or ())
         idle = self.idle((*where, "idle"), what, valid["idle"])
         options, count = self.devices((*where, "devices"), what, valid["devices"], valid["options"] or {})
+        return {
+            "port": port,
+            "options": options,
+            "resources": limits,
+            "environment": variables,
+            "idle": idle,
+            "devices": count,
+            "hosts": hosts and hosts.strip(),
+        }
+
+    def pool(self, index: int, data: Any) -> Entry | None:
+        where, what = ("pools", index), f"pool {index + 1}"
+        if not isinstance(data, Mapping):
+            self.refuse(where, f"{what} must be a mapping with name and models, not {type(data).__name__}.")
+            return None
+        before = len(self.problems)
+        valid = self.mapping(where, f"{what}: ", data, _POOL)
+        name, models = valid["name"], valid["models"] or ()
+        for key, given in (("name", name), ("models", models)):
+            if not given and len(self.problems) == before:
+                self.refuse(where, f"{what}: {key} is missing; give it a name and the models that share its memory.")
+        if name and not _POOL_NAME.fullmatch(name):
+            said = "only lower-case letters, digits and . _ -, with a letter or digit first"
+            self.refuse((*where, "name"), f"{what}: name must have {said}, not {name!r}.")
+        if valid["loaded"] < 1:
+            self.refuse((*where, "loaded"), f"{what}: loaded must be 1 or more, not {valid['loaded']}.")
+        own = self.settings(where, what, valid)
+        members = [
+            self.entry((*where, "models", number), f"{what}, model {number + 1}", item, _MEMBER)
+            for number, item in enumerate(models)
+        ]
+        shared = {name: own[name] for name in ("environment", "idle", "devices")}
         return Entry(
-            kind, pattern, instances, port, options, limits, variables, aliases, task, idle, count, replicas, hosts
+            "pool",
+            name or "",
+            members=tuple(
+                replace(item, options={**own["options"], **item.options}, **shared) for item in members if item
+            ),
+            loaded=valid["loaded"],
+            **own,
         )
 
     def idle(self, where: tuple[str | int, ...], what: str, given: str | None) -> int | None:
@@ -252,19 +337,14 @@ class _Reader:
 
     def placing(
         self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any]
-    ) -> tuple[int | None, str | None]:
+    ) -> int | None:
         replicas: int | None = valid["replicas"]
         if replicas is not None and replicas < 1:
             self.refuse((*where, "replicas"), f"{what}: replicas must be 1 or more, not {replicas}.")
         if replicas is not None and valid["instances"] != 1:
             said = "give instances, on each host, or replicas, on all hosts together, not both."
             self.refuse((*where, "replicas"), f"{what}: {said}")
-        hosts = valid["hosts"]
-        if hosts is not None and not (isinstance(hosts, str) and hosts.strip()):
-            said = "hosts must be a pattern, such as gpu* or gpu1,gpu2"
-            self.refuse((*where, "hosts"), f"{what}: {said}, not {reprlib.repr(hosts)}.")
-            return replicas, None
-        return replicas, hosts and hosts.strip()
+        return replicas
 
     def aliases(self, where: tuple[str | int, ...], what: str, given: Sequence[str]) -> tuple[str, ...]:
         for name in given:
@@ -309,35 +389,81 @@ def examine_profile(name: str, data: Any) -> tuple[Profile | None, tuple[Problem
     valid = reader.mapping((), "", data, _PROFILE)
     if valid["name"] not in (None, name):
         reader.refuse(("name",), f"its file says name: {valid['name'][:100]}; make the two equal.")
-    entries = [reader.entry(index, entry) for index, entry in enumerate(valid["enabled_models"] or ())]
-    if "enabled_models" not in data:
+    entries = [
+        reader.entry(("enabled_models", index), f"entry {index + 1}", entry)
+        for index, entry in enumerate(valid["enabled_models"] or ())
+    ]
+    pools = [reader.pool(index, pool) for index, pool in enumerate(valid["pools"] or ())]
+    if "enabled_models" not in data and not pools:
         if not difflib.get_close_matches("enabled_models", map(str, data), 1, 0.5):  # a misspelt one is reported above
             reader.refuse((), 'enabled_models is missing; enable a model, or "*" for all.')
-    elif not entries and not reader.problems:
+    elif not entries and not pools and not reader.problems:
         reader.refuse(("enabled_models",), 'enabled_models is empty; enable a model, or "*" for all.')
     limits = reader.resources(("resources",), "", valid)
     variables = reader.environment(("environment",), "", valid)
     canary = reader.canary(valid["rollout"])
-    for index, said in _shared_aliases(entries):
-        reader.refuse(("enabled_models", index, "aliases"), said)
+    places = [*_places(entries, pools)]
+    for where, said in (*_shared_aliases(places), *_shared_models(places), *_same_pools(pools)):
+        reader.refuse(where, said)
     for index, said in _named_again(entries):
         reader.refuse(("enabled_models", index), said)
     if reader.problems:
         return None, tuple(reader.problems)
-    found = tuple(entry for entry in entries if entry is not None)
+    found = tuple(entry for entry in (*entries, *pools) if entry is not None)
     options = valid["options"] or {}
     return Profile(name, valid["description"], found, options, valid["strict"], limits, variables, canary), ()
 
 
-def _shared_aliases(entries: Sequence[Entry | None]) -> Iterator[tuple[int, str]]:
-    """Yield the index of each entry with an alias that is the name of another entry's model, and a sentence."""
-    holder = {entry.pattern: entry.pattern for entry in entries if entry and entry.kind == "model"}
+Where = tuple[Union[str, int], ...]
+
+
+class _Place(NamedTuple):
+    """What selects models, and where it is."""
+
+    where: Where
+    what: str
+    entry: Entry
+    pool: int | None = None
+    """The number of its pool."""
+
+
+def _places(entries: Sequence[Entry | None], pools: Sequence[Entry | None]) -> Iterator[_Place]:
     for index, entry in enumerate(entries):
-        if entry is None:
-            continue
+        if entry:
+            yield _Place(("enabled_models", index), f"entry {index + 1}", entry)
+    for index, pool in enumerate(pools):
+        for number, entry in enumerate(pool.members if pool else ()):
+            yield _Place(("pools", index, "models", number), f"pool {index + 1}, model {number + 1}", entry, index)
+
+
+def _shared_aliases(places: Sequence[_Place]) -> Iterator[tuple[Where, str]]:
+    """Yield the place of each alias that is the name of another entry's model, and a sentence."""
+    holder = {item.entry.pattern: item.entry.pattern for item in places if item.entry.kind == "model"}
+    for where, what, entry, _pool in places:
         for alias in entry.aliases:
             if holder.setdefault(alias, entry.pattern) != entry.pattern:
-                yield index, f"entry {index + 1}: alias {alias} is also a name of {holder[alias]}; give it to one."
+                said = f"{what}: alias {alias} is also a name of {holder[alias]}; give it to one."
+                yield (*where, "aliases"), said
+
+
+def _shared_models(places: Sequence[_Place]) -> Iterator[tuple[Where, str]]:
+    """Yield the place of each model that is named in a pool and once more, and a sentence: its memory would be counted
+    twice, and who asks for it would get either."""
+    seen: dict[str, _Place] = {}
+    for item in places:
+        if item.entry.kind == "model":
+            first = seen.setdefault(item.entry.pattern, item)
+            if first is not item and item.pool is not None:
+                said = f"{item.what}: {item.entry.pattern} is also that of {first.what}; take it out of one of the two."
+                yield item.where, said
+
+
+def _same_pools(pools: Sequence[Entry | None]) -> Iterator[tuple[Where, str]]:
+    seen: dict[str, int] = {}
+    for index, pool in enumerate(pools):
+        if pool and pool.pattern and seen.setdefault(pool.pattern, index) != index:
+            said = f"{pool.pattern} is also the name of pool {seen[pool.pattern] + 1}; give each its own."
+            yield ("pools", index, "name"), f"pool {index + 1}: {said}"
 
 
 def _named_again(entries: Sequence[Entry | None]) -> Iterator[tuple[int, str]]:

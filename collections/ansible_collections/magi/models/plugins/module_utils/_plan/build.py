@@ -26,7 +26,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.devices import (
     stays,
     too_few,
 )
-from ansible_collections.magi.models.plugins.module_utils._plan.instance import make_instance
+from ansible_collections.magi.models.plugins.module_utils._plan.instance import make_instance, make_pool
 from ansible_collections.magi.models.plugins.module_utils._plan.layers import (
     option_layers,
     option_set,
@@ -89,13 +89,17 @@ def build_plan(
     check_aliases(host_name, wanted, inventory.models)
     usable = []
     for item in wanted:
-        try:
-            for file in files_of(item.model):
-                checked_string(f"{item.where}: the file name of {item.name} on {host_name}", file.path)
-        except InstanceError as error:
-            degraded.append(str(error))
-        else:
-            usable.append(item)
+        good = []
+        for part in item.each:
+            try:
+                for file in files_of(part.model):
+                    checked_string(f"{part.where}: the file name of {part.name} on {host_name}", file.path)
+            except InstanceError as error:
+                degraded.append(str(error))
+            else:
+                good.append(part)
+        if good:
+            usable.append(replace(item, model=good[0].model, members=tuple(good) if item.members else ()))
     names = {item.name for item in usable}
     options = _options(host_name, usable, host, settings, profile)
     now = {item.name: item for item in host.instances}
@@ -167,7 +171,7 @@ def build_plan(
         instances=instances,
         actions=actions,
         models_discovered=len(inventory.models),
-        models_enabled=len({item.model_id for item in instances}),
+        models_enabled=len({part.model_id for item in instances for part in item.each}),
         kept=tuple(map(kept_instance, runs_on)),
         degraded=tuple(degraded),
         warnings=(
@@ -190,8 +194,9 @@ def _options(
     try:
         _check_trial(host_name, wanted, host, settings, profile)
         return {
-            item.name: resolve_options(host.binary, option_layers(profile, host_name, settings.options, item))
+            part.name: resolve_options(host.binary, option_layers(profile, host_name, settings.options, part))
             for item in wanted
+            for part in (item, *item.members)
         }
     except InstanceError as error:
         raise AskedForError(f"Host {host_name}: {error}") from None
@@ -232,22 +237,27 @@ def _instances(
             for name, value in variables.items():
                 checked_string(f"{item.where}: the variable {name}", value)
             own = gpus[item.name]
-            given = {**given, "device": own.named} if own.named else given
-            port = ports[item.name]
-            yield make_instance(
-                item,
-                given,
-                resources,
-                variables,
-                threads,
-                port,
-                settings.host,
-                host,
-                own.there,
-                memory.options,
-                memory.need(item.name),
-                since(item, host.instances),
-            )
+            chosen = {"device": own.named} if own.named else {}
+            made = [
+                make_instance(
+                    part,
+                    {**options[part.name], **chosen},
+                    {} if item.members else resources,
+                    {} if item.members else variables,
+                    # Several models of a pool may compute at the same time.
+                    threads and max(threads // item.at_once, 1),
+                    ports[item.name],
+                    settings.host,
+                    host,
+                    own.there,
+                    memory.options,
+                    memory.need(part.name),
+                    since(part, host.instances),
+                )
+                for part in item.each
+            ]
+            need = memory.need(item.name)
+            yield make_pool(item, made, given, resources, variables, host, own.there, need) if item.members else made[0]
     except (InstanceError, KeyFileError) as error:
         raise AskedForError(f"Host {host_name}: {error}") from None
 
@@ -255,7 +265,7 @@ def _instances(
 def _check_trial(host_name: str, wanted: Sequence[Wanted], host: Host, settings: Settings, profile: Profile) -> None:
     """Raise InstanceError for options (option_sets) that the host's llama-server was given and refused."""
     tried = list(zip(option_sets(profile, settings.options), host.refused))
-    for item in wanted:
+    for item in (part for each in wanted for part in each.each):
         given = option_set(option_layers(profile, host_name, settings.options, item))
         said = next((said for options, said in tried if options == given), "")
         if host.binary and not host.binary.devices and "invalid device" in said:
@@ -299,7 +309,7 @@ def _warnings(host_name: str, instances: Sequence[Instance], host: Host, setting
         )
     for item in host.unreadable:
         # One that serves goes on, since it has its file open, but couldn't be started again.
-        names = [each.name for each in instances if each.model_path in item.paths]
+        names = [part.name for each in instances for part in each.each if part.model_path in item.paths]
         if names:
             yield f"Host {host_name}: {', '.join(names)} can't be started: {item.sentence(host.can.own_user)}"
     for path in host.silent_configs:

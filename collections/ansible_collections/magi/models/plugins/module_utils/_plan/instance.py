@@ -6,18 +6,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from ansible_collections.magi.models.plugins.module_utils._base.text import printable
+from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import key_file_path
 from ansible_collections.magi.models.plugins.module_utils._llama.need import Need
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
+from ansible_collections.magi.models.plugins.module_utils._llama.preset import preset
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
 from ansible_collections.magi.models.plugins.module_utils._plan.estimate import number
 from ansible_collections.magi.models.plugins.module_utils._plan.ledger import need_text
-from ansible_collections.magi.models.plugins.module_utils._plan.options import IDLE, environment_and_args
+from ansible_collections.magi.models.plugins.module_utils._plan.options import IDLE, InstanceError, environment_and_args
+from ansible_collections.magi.models.plugins.module_utils._plan.pool import pool_text
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, files_of
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
 
@@ -112,6 +114,91 @@ def make_instance(
         resources=resources,
         threads=threads,
         need=need,
+    )
+
+
+_ROUTER = ("api_key_file", "threads_http", "timeout")
+"""The options of a pool that are for its server; the others are for those that it starts for its models."""
+
+
+def make_pool(
+    item: Wanted,
+    members: Sequence[Instance],
+    options: Mapping[str, Any],
+    resources: Mapping[str, str],
+    variables: Mapping[str, str],
+    host: Host,
+    gpu: str = "",
+    need: Need | None = None,
+) -> Instance:
+    """Return the pool ``item`` of these ``members`` on a host that has a binary: llama-server in router mode.
+
+    What it is given in variables, the servers that it starts for its models inherit; arguments would go over theirs,
+    so it has none. Raises InstanceError and KeyFileError.
+    """
+    binary, first = cast(Binary, host.binary), members[0]
+    names = {name for option in binary.options for name in option.names}
+    if "models_preset" not in names:
+        raise InstanceError(
+            f"{item.where}: llama-server ({binary.version}) has no router mode (--models-preset), which a pool needs: "
+            "install a later build, or take the pool out."
+        )
+    environment, _arguments = environment_and_args(
+        binary, {name: value for name, value in options.items() if name in _ROUTER}
+    )
+    if "LLAMA_ARG_API_KEY_FILE" in environment:
+        environment["MAGI_API_KEY_FILE"] = key_file_path(item.where, environment["LLAMA_ARG_API_KEY_FILE"])
+    for member in members:
+        try:
+            preset(member.name, member.environment, member.extra_args, member.aliases)
+        except ValueError as error:
+            raise InstanceError(
+                f"{item.where}: {member.name}: {error}; change the option, or rename the file."
+            ) from None
+    path = f"{host.home}/instances/{item.name}.ini"
+    environment |= {
+        "LLAMA_ARG_MODELS_PRESET": path,
+        "LLAMA_ARG_MODELS_MAX": str(item.at_once),
+        "LLAMA_ARG_OFFLINE": "1",
+        "LLAMA_ARG_HOST": first.address,
+        "LLAMA_ARG_PORT": str(first.port),
+        # It would also serve what it finds in the cache of downloads.
+        "LLAMA_CACHE": "/nonexistent",
+        "OMP_WAIT_POLICY": "passive",
+        **variables,
+        "MAGI_INSTANCE": item.name,
+        "MAGI_HOME": host.home,
+        "MAGI_MODEL_ID": item.name,
+        "MAGI_TIER": "",
+        "MAGI_TASK": "",
+        "MAGI_DISPLAY_NAME": f"Pool {item.name} ({item.at_once} of {counted(len(members), 'model')} in memory)",
+        "MAGI_POOL": pool_text(members),
+    }
+    if resources:
+        environment["MAGI_RESOURCES"] = " ".join(f"{name}={value}" for name, value in sorted(resources.items()))
+    if variables:
+        environment["MAGI_ENVIRONMENT"] = " ".join(f"{name}={value}" for name, value in sorted(variables.items()))
+    if gpu:
+        environment["MAGI_GPU"] = gpu
+    if need:
+        environment["MAGI_NEED"] = need_text(need)
+    digest = config_hash(environment, [member.config_hash for member in members], (), binary)
+    return Instance(
+        name=item.name,
+        model_id=item.name,
+        display_name=environment["MAGI_DISPLAY_NAME"],
+        tier="",
+        task="",
+        model_path=path,
+        address=first.address,
+        port=first.port,
+        options=options,
+        environment={**environment, "MAGI_CONFIG_HASH": digest},
+        config_hash=digest,
+        resources=resources,
+        need=need,
+        members=tuple(members),
+        loaded=item.at_once,
     )
 
 

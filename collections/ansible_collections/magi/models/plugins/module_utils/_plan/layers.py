@@ -46,7 +46,7 @@ def option_set(layers: Layers) -> dict[str, Any]:
 def option_sets(profile: Profile, of_host: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the options given for each entry, each set once: the host's build is asked whether it takes them."""
     found: list[dict[str, Any]] = []
-    for entry in profile.entries:
+    for entry in (item for each in profile.entries for item in each.each):
         given = option_set((("", profile.options), ("", of_host), ("", _own(entry))))
         if given and given not in found:
             found.append(given)

@@ -6,12 +6,14 @@ Pure."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Entry, Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Running
 from ansible_collections.magi.models.plugins.module_utils._models.found import within
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
+from ansible_collections.magi.models.plugins.module_utils._plan.pool import pool_members
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Shares, meant, new_tier
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Instance, Settings, Share
 
@@ -84,7 +86,7 @@ def kept_instance(item: Running) -> Instance:
     """Return an instance that runs on as it is, as far as its process tells."""
     environment = item.environment
     address, port = environment.get("LLAMA_ARG_HOST", ""), item.port or 0
-    return Instance(
+    found = Instance(
         name=item.name,
         model_id=environment.get("MAGI_MODEL_ID", item.name),
         display_name=environment.get("MAGI_DISPLAY_NAME", item.name),
@@ -98,3 +100,4 @@ def kept_instance(item: Running) -> Instance:
         aliases=tuple(environment.get("LLAMA_ARG_ALIAS", "").split(",")[1:]),
         config_hash=item.config_hash or "",
     )
+    return replace(found, members=pool_members(found))

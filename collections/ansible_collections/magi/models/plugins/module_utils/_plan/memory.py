@@ -36,6 +36,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.need import (
     prompts_of,
     question,
     sizes_of,
+    together,
     within,
     work,
 )
@@ -67,14 +68,19 @@ class Memory:
         self._needs: dict[str, Need] = {}
         self._devices: dict[str, tuple[str, ...]] = {}
         self._got: dict[str, tuple[str, ...]] = {}
-        sharing = sum("cache_ram" not in options[item.name] for item in wanted)
+        shares = ([*("cache_ram" not in options[x.name] for x in item.each)][: item.at_once] for item in wanted)
+        sharing = sum(map(sum, shares))
         sharing += sum("MAGI_PROMPTS" in item.environment for item in beside)
         self._prompts = prompt_share(host.memory_bytes, sharing)
         if not self._looked or told is None or host.binary is None:
             return
         self._told, self._sizes = told, sizes_of(inventory)
         self._keeps = any("cache_ram" in option.names for option in host.binary.options)
-        self._variables = {item.name: variables_of(profile, settings.environment, item) for item in wanted}
+        self._variables = {
+            part.name: variables_of(profile, settings.environment, part)
+            for item in wanted
+            for part in (item, *item.members)
+        }
         candidates, can = [], {}
         for item in wanted:
             found, own = gpus[item.name], self._variables[item.name]
@@ -94,6 +100,12 @@ class Memory:
 
     def _ask(self, item: Wanted, way: tuple[str, ...] = (), chosen: tuple[str, ...] = ()) -> None:
         """Set what is known of an instance on the GPUs ``chosen``, for which ``way`` were asked about."""
+        if item.members:
+            for part in item.members:
+                self._devices[part.name] = self._devices[item.name]
+                self._ask(part, way, chosen)
+            self._needs[item.name] = self._pool(item, item.at_once)
+            return
         given, binary = self._options[item.name], cast(Binary, self._host.binary)
         asked = question(binary, item.model, on_devices(given, way), self._variables[item.name])
         said = self._told.get(asked.key, Told((), "llama-fit-params was not asked"))
@@ -107,6 +119,9 @@ class Memory:
         devices = chosen or self._devices[item.name]
         self._asked[item.name] = asked, said
         self._needs[item.name] = need_of(item.model, given, said, devices, prompts, self._sizes)
+
+    def _pool(self, item: Wanted, loaded: int) -> Need:
+        return together([self._needs[part.name] for part in item.members], loaded)
 
     def _candidate(self, item: Wanted, can: tuple[tuple[str, ...], ...]) -> Candidate:
         needs = []
@@ -163,6 +178,9 @@ class Memory:
         for wanted in self._wanted:
             if wanted.name not in short:
                 continue
+            if wanted.members:
+                found[wanted.name] = self._lacking_pool(wanted, short[wanted.name])
+                continue
             asked, said = self._asked[wanted.name]
             before = found.get(asked.key)
             if before:
@@ -175,9 +193,27 @@ class Memory:
             found[asked.key] = Lacking(wanted.where, (wanted.name,), alike, mine, estimated, asked, said, context)
         first = {item.name: item for item in self._wanted}
         return [
-            replace(item, fits=self._fits(first[item.instances[0]], item)) if item.estimated else item
+            replace(item, fits=self._fits(first[item.instances[0]], item))
+            if item.estimated and not item.largest
+            else item
             for item in found.values()
         ]
+
+    def _lacking_pool(self, item: Wanted, short: Sequence[Shortage]) -> Lacking:
+        """Return what a pool lacks, and with how many models in memory it would fit."""
+        lacks = max(short, key=lambda x: x.missing)
+        by_size = sorted(item.members, key=lambda part: -self._needs[part.name].total(lacks.device))
+        largest = tuple(part.name for part in by_size[: item.at_once])
+        fewer = (
+            count
+            for count in range(item.at_once - 1, 0, -1)
+            if all(self._pool(item, count).total(x.device) <= x.left for x in short)
+        )
+        asked, said = self._asked[largest[0]]
+        estimated = bool(self._needs[item.name].estimated)
+        return Lacking(
+            item.where, (item.name,), 1, tuple(short), estimated, asked, said, 0, next(fewer, 0), largest=largest
+        )
 
     def _given(self, name: str) -> Mapping[str, Any]:
         return self._options[name]
@@ -197,7 +233,7 @@ class Memory:
         """Return a sentence on those whose need is an estimate, and on each that is split over several GPUs."""
         reasons: dict[str, list[str]] = {}
         for name, need in self._needs.items():
-            if need.estimated:
+            if need.estimated and "router" not in need.parts:  # its models are named
                 reasons.setdefault(need.estimated, []).append(name)
         split = [
             f"{item.name} is split over {', '.join(self._got[item.name])}, since it is too large for one GPU."

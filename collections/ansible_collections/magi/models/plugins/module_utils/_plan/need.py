@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,9 +101,12 @@ def questions(
             for item in select(profile, inventory.models, (), "", shares=only)[0]:
                 resolved = resolve_options(binary, option_layers(profile, "", options, item))
                 own = variables_of(profile, variables, item)
-                for way in ways(binary, resolved, own, variables, item.entry.devices) or ((),):
-                    asked = question(binary, item.model, on_devices(resolved, way), own)
-                    found[asked.key] = asked
+                can = ways(binary, resolved, own, variables, item.entry.devices) or ((),)
+                for part in item.each:
+                    given = resolve_options(binary, option_layers(profile, "", options, part))
+                    for way in can:
+                        asked = question(binary, part.model, on_devices(given, way), own)
+                        found[asked.key] = asked
     return list(found.values())
 
 
@@ -156,6 +159,15 @@ def need_of(
     for device in contexts:
         own[device] += ON_GPU + (_scores(model, options) if scores and not why else 0)
     return Need(own, mapped, {name: size for name, size in parts.items() if size}, why)
+
+
+def together(needs: Sequence[Need], count: int) -> Need:
+    """Return what a pool needs of each device with the ``count`` models in memory that need most of it; llama-server
+    itself chooses which those are (router mode)."""
+    devices = dict.fromkeys([*(device for need in needs for device in need.own), HOST])
+    own = {x: sum(sorted((need.total(x) for need in needs), reverse=True)[:count]) for x in devices}
+    own[HOST] += PROCESS
+    return Need(own, 0, {"router": PROCESS}, next((need.estimated for need in needs if need.estimated), ""))
 
 
 def has_context(device: str) -> bool:

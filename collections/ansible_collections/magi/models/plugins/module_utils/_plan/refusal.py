@@ -34,7 +34,9 @@ class Lacking:
     context: int
     """Tokens."""
     fits: int | None = None
-    """The context with which all of them would fit, 0: none; None: not known."""
+    """The context with which all of them would fit, 0: none; None: not known. Of a pool: how many models."""
+    largest: tuple[str, ...] = ()
+    """Of a pool: its largest models, which would be in memory at the same time."""
 
     def room(self, now: Mapping[str, int]) -> dict[str, int]:
         """Return the bytes that may depend on the context of each, by device, for all to fit, where ``now`` do now."""
@@ -48,8 +50,9 @@ class Lacking:
     def sentence(self) -> str:
         """What is missing where, and what would fit."""
         several = len(self.instances) > 1
+        about = "about " if self.estimated else ""
         said = "; ".join(
-            f"{'each' if several else 'it'} needs {'about ' if self.estimated else ''}{shown(item.need)} of "
+            f"{'each' if several else 'it'} needs {about}{shown(item.need)} of "
             f"{name_of(item.device)}, {shown(item.left)} are left, {shown(self._missing(item))} are missing"
             for item in self.shortages
         )
@@ -58,6 +61,9 @@ class Lacking:
             who = f"{len(self.instances)} of {self.among}, {who} to {self.instances[-1]}"
         then = {None: "", 0: "; no ctx_size would do"}
         remedy = then.get(self.fits, f"; with ctx_size: {self.fits} {'all fit' if several else 'it fits'}")
+        if self.largest:
+            who = f"with {counted(len(self.largest), 'model')} in memory ({', '.join(self.largest)})"
+            remedy = f"; with loaded: {self.fits} it fits" if self.fits else "; no smaller number of loaded would do"
         return f"{self.where}: {who}: {said}{remedy}."
 
 

@@ -73,7 +73,7 @@ def restored_plan(
     notes = [
         f"{item.name}: its model file or llama-server is another than then."
         for item in plan.instances
-        if same_binary and not _as_then(item, inventory, host)
+        if same_binary and not all(_as_then(part, inventory, host) for part in item.each)
     ]
     return replace(
         plan,
@@ -124,9 +124,12 @@ def _lacking(instances: Iterable[Instance], inventory: Inventory, host: Host) ->
     # The present llama-server may be another than theirs.
     paths |= {item.path for item in inventory.rejected if item.code == "unknown_architecture"}
     for item in instances:
-        if item.model_path not in paths:
-            aside = next((f" ({x.reason.rstrip('.')})" for x in inventory.rejected if x.path == item.model_path), "")
-            yield f"{item.model_path}, the model of {item.name}, is gone or set aside{aside}"
+        for part in item.each:
+            if part.model_path not in paths:
+                aside = next(
+                    (f" ({x.reason.rstrip('.')})" for x in inventory.rejected if x.path == part.model_path), ""
+                )
+                yield f"{part.model_path}, the model of {part.name}, is gone or set aside{aside}"
         holder = foreign_listeners(host.listeners, item.address).get(item.port)
         if holder:
             yield f"port {item.port} of {item.name} is taken by {owner(holder)}"

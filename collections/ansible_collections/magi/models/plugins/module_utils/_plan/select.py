@@ -22,15 +22,28 @@ Shares = Sequence[Optional[Mapping[str, Share]]]
 
 @dataclass(frozen=True)
 class Wanted:
-    """One instance that the profile enables, before it has a port and threads."""
+    """One instance that the profile enables, before it has a port and threads; or a model of a pool."""
 
     name: str
     where: str
     model: Model
+    """Of a pool: its first."""
     entry: Entry
     port: int | None
     share: Share | None = None
     """None: the fleet has no say."""
+    members: tuple[Wanted, ...] = ()
+    """Of a pool: its models, by their ids."""
+
+    @property
+    def each(self) -> tuple[Wanted, ...]:
+        """Those that have one model: the members of a pool, or the instance itself."""
+        return self.members or (self,)
+
+    @property
+    def at_once(self) -> int:
+        """How many models it has in memory at the same time, at most."""
+        return min(self.entry.loaded, len(self.each))
 
 
 def select(
@@ -47,18 +60,17 @@ def select(
 
     A sentence also names each file that is set aside and that a tier or a glob would select if it were whole.
     Tiers and globs enable each model once, and leave alone those that an exact entry names; naming a model exactly
-    twice, or with ``instances: 2``, makes two instances. Of an entry with a share in ``shares``, the host has that, and
-    nothing is missing there.
+    twice, or with ``instances: 2``, makes two instances. What a pool has, a tier or a glob of an entry leaves alone,
+    too. Of an entry with a share in ``shares``, the host has that, and nothing is missing there.
     """
     by_id = {model.id: model for model in models}
-    named = {entry.pattern for entry in profile.entries if entry.kind == "model"}
+    named = {item.pattern for entry in profile.entries for item in entry.each if item.kind == "model"}
     counts: dict[str, int] = {}
     wanted: list[Wanted] = []
     missing: list[str] = []
     told: set[str] = set()
-    for number, entry in enumerate(profile.entries, 1):
-        where = f"Profile {profile.name}, entry {number} ({entry})"
-        share = shares[number - 1] if shares else None
+
+    def found_by(entry: Entry, where: str, share: Mapping[str, Share] | None) -> list[Model]:
         if entry.kind == "model":
             found = [model for model in models if entry.matches(model.id, model.tier, model.task)]
         else:
@@ -68,31 +80,51 @@ def select(
             found = [model for model in found if model.id in share]
         elif entry.kind != "model":
             broken = [item for item in aside if item.path not in told and _is_broken(item) and _means(entry, item)]
-            told |= {item.path for item in broken}
+            told.update(item.path for item in broken)
             if matching:
-                missing += [f"{where}: set aside on {host}: {item.reason}" for item in broken]
+                missing.extend(f"{where}: set aside on {host}: {item.reason}" for item in broken)
             if matching and not found:
-                continue  # all enabled by another entry
+                return []  # all enabled by another entry
         if not found and share is None:
             missing.append(f"{where}: {_why_missing(entry, by_id, aside, host, instances)}")
-        for model in found:
+        return found
+
+    pools: list[Wanted] = []
+    for index, pool in enumerate(profile.entries):
+        if pool.kind != "pool" or (shares and shares[index] is not None):
+            continue
+        members: list[Wanted] = []
+        for number, entry in enumerate(pool.members, 1):
+            where = f"{profile.where(index)}, model {number} ({entry})"
+            for model in found_by(entry, where, None):
+                counts[model.id] = 1
+                members.append(Wanted(model.id, where, model, entry, None))
+        if members:
+            pools.append(
+                Wanted(pool.pattern, profile.where(index), members[0].model, pool, pool.port, None, tuple(members))
+            )
+    for index, entry in enumerate(profile.entries):
+        if entry.kind == "pool":
+            continue
+        where = profile.where(index)
+        share = shares[index] if shares else None
+        for model in found_by(entry, where, share):
             mine = None if share is None else share[model.id]
             counts.setdefault(model.id, 0)
             for i in range(mine.count if mine else entry.instances):
                 nth = counts[model.id] = counts[model.id] + 1
                 name = model.id if nth == 1 else f"{model.id}-{nth}"
                 wanted.append(Wanted(name, where, model, entry, entry.port if i == 0 else None, mine))
-    return _unique(wanted, {model.id for model in models}), missing
+    return _unique([*wanted, *pools], {model.id for model in models}), missing
 
 
 def _unique(wanted: list[Wanted], ids: set[str]) -> list[Wanted]:
-    """Refuse two instances with one name: a second instance of ``x`` and a model whose id is ``x-2``."""
+    """Refuse two instances with one name: a second instance of ``x`` and a model whose id is ``x-2``, or a pool."""
     seen: set[str] = set()
     for item in wanted:
-        if item.name in seen or (item.name != item.model.id and item.name in ids):
-            raise PlanError(
-                f"{item.where}: the instance name {item.name} is also another model's id; rename that file."
-            )
+        if item.name in seen or (item.name in ids and (item.members or item.name != item.model.id)):
+            remedy = "give the pool another name" if item.members else "rename that file"
+            raise PlanError(f"{item.where}: the instance name {item.name} is also another model's id; {remedy}.")
         seen.add(item.name)
     return wanted
 
@@ -100,8 +132,8 @@ def _unique(wanted: list[Wanted], ids: set[str]) -> list[Wanted]:
 def check_aliases(host: str, wanted: Sequence[Wanted], models: Sequence[Model]) -> None:
     """Raise AskedForError for an alias that is also the name of another model or instance, or another's alias."""
     holder = {model.id: model.id for model in models}
-    holder.update({item.name: item.model.id for item in wanted})
-    for item in wanted:
+    holder.update({item.name: item.name if item.members else item.model.id for item in wanted})
+    for item in (part for each in wanted for part in each.each):
         for alias in item.entry.aliases:
             other = holder.setdefault(alias, item.model.id)
             if other != item.model.id:

@@ -51,6 +51,16 @@ class Instance:
     """Its share of the threads; None where the profile decides or a GPU does the work."""
     need: Need | None = None
     """What it needs of memory; None: not asked."""
+    members: tuple[Instance, ...] = ()
+    """Of a pool: its models, each as if it ran by itself there; what names, address and port they have, the pool's
+    server has."""
+    loaded: int = 0
+    """Of a pool: how many of them are in memory at the same time, at most."""
+
+    @property
+    def each(self) -> tuple[Instance, ...]:
+        """What serves one model each: the members of a pool, or the instance itself."""
+        return self.members or (self,)
 
     @property
     def api_key_file(self) -> str | None:
@@ -60,7 +70,9 @@ class Instance:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Instance:
         need = data["need"] and Need.from_dict(data["need"])
-        return cls(**{**data, "extra_args": tuple(data["extra_args"]), "aliases": tuple(data["aliases"]), "need": need})
+        members = tuple(map(cls.from_dict, data.get("members", ())))
+        tuples = {name: tuple(data[name]) for name in ("extra_args", "aliases")}
+        return cls(**{**data, **tuples, "need": need, "members": members})
 
 
 @dataclass(frozen=True)

@@ -82,17 +82,17 @@ def placing(profile: Profile, fleet: Fleet) -> Placing:
     """Return what each host of ``fleet`` has of the entries of ``profile`` with replicas or hosts of their own."""
     entries = profile.entries
     refused = [
-        f"Profile {profile.name}, entry {number} ({entry}): hosts: {entry.hosts} matches none of the hosts in "
+        f"{profile.where(index)}: hosts: {entry.hosts} matches none of the hosts in "
         "model_servers; correct the pattern, or leave it out."
-        for number, entry in enumerate(entries, 1)
-        if entry.hosts is not None and not _allowed(fleet, number - 1)
+        for index, entry in enumerate(entries)
+        if entry.hosts is not None and not _allowed(fleet, index)
     ]
     refused += [
-        f"Profile {profile.name}, entry {later} ({entry}): entry {first} is for some of its hosts, too; give them "
-        "hosts that exclude each other."
-        for (first, other), (later, entry) in itertools.combinations(enumerate(entries, 1), 2)
+        f"{profile.where(later)}: entry {first + 1} is for some of its hosts, too; give them hosts that exclude each "
+        "other."
+        for (first, other), (later, entry) in itertools.combinations(enumerate(entries), 2)
         if entry.kind == other.kind == "model" and entry.pattern == other.pattern
-        if (entry.replicas or other.replicas) and {*_allowed(fleet, first - 1)} & {*_allowed(fleet, later - 1)}
+        if (entry.replicas or other.replicas) and {*_allowed(fleet, first)} & {*_allowed(fleet, later)}
     ]
     seen = {name: _Seen(name, look, profile, fleet) for name, look in fleet.looks.items()}
     wants = {
@@ -284,7 +284,7 @@ def _wants(
         here = {name: item for name, item in seen.items() if name in allowed}
         failing = {name: "has no plan, as it says itself" for name, item in here.items() if not item.works}
         failing |= {name: item.takes_none for name, item in here.items() if item.takes_none}
-        where = f"Profile {profile.name}, entry {index + 1} ({entry})"
+        where = profile.where(index)
         yield model, Want(where, model, entry.replicas or 0, offers, last, gone, failing, frozen)
 
 

@@ -78,6 +78,16 @@ def test_a_model_may_be_named_again_for_other_hosts():
         ({"enabled_models": [{"tier": "Q3", "port": 8080}]}, "port needs an exact model id"),
         ({"enabled_models": [{"model": "*", "port": 8080}]}, "port needs an exact model id"),
         ({"enabled_models": [""]}, "the selector is empty"),
+        ({"pools": ["a"]}, "pool 1 must be a mapping with name and models, not str"),
+        ({"pools": [{"models": ["a"]}]}, "pool 1: name is missing"),
+        ({"pools": [{"name": "p"}]}, "pool 1: models is missing"),
+        ({"pools": [{"name": "P/..", "models": ["a"]}]}, "pool 1: name must have only lower-case letters"),
+        ({"pools": [{"name": "p", "models": ["a"], "loaded": 0}]}, "pool 1: loaded must be 1 or more, not 0"),
+        ({"pools": [{"name": "p", "models": [{"model": "a", "port": 1}]}]}, 'pool 1, model 1: unknown key "port"'),
+        ({"pools": [{"name": "p", "models": ["a", "a"]}]}, "pool 1, model 2: a is also that of pool 1, model 1"),
+        ({"enabled_models": ["a"], "pools": [{"name": "p", "models": ["a"]}]}, "model 1: a is also that of entry 1"),
+        ({"pools": [{"name": "p", "models": ["a"]}, {"name": "p", "models": ["b"]}]}, "p is also the name of pool 1"),
+        ({"pools": []}, "enabled_models is missing"),
         ({"enabled_models": ["*"], "resources": {"memory": 1}}, "resources must be a mapping of memory_max, cpu_quota"),
         (
             {"enabled_models": [{"model": "a", "resources": {"nice": 20}}]},
@@ -116,9 +126,27 @@ def test_a_value_of_any_size_is_a_short_sentence(key):
         (
             {"enabled_models": ["*"], "wheels": 1},
             {
-                ("wheels",): "the keys are name, description, enabled_models, options, environment, resources, strict, "
+                (
+                    "wheels",
+                ): "the keys are name, description, enabled_models, pools, options, environment, resources, strict, "
                 "rollout."
             },
+        ),
+        (
+            {"pools": [{"nmae": "p", "models": ["a", {"model": "b", "aliasses": ["x"]}], "loadde": 2, "port": 0}]},
+            {
+                ("pools", 0, "nmae"): 'pool 1: unknown key "nmae": did you mean "name"?',
+                ("pools", 0, "loadde"): 'pool 1: unknown key "loadde": did you mean "loaded"?',
+                ("pools", 0, "port"): "pool 1: port must be from 1 to 65535, not 0.",
+                ("pools", 0, "models", 1, "aliasses"): 'model 2: unknown key "aliasses": did you mean "aliases"?',
+            },
+        ),
+        (
+            {
+                "enabled_models": [{"model": "a", "aliases": ["x"]}],
+                "pools": [{"name": "p", "models": [{"model": "b", "aliases": ["x"]}]}],
+            },
+            {("pools", 0, "models", 0, "aliases"): "pool 1, model 1: alias x is also a name of a; give it to one."},
         ),
         ({"enabled_models": ["*"], "rollout": 1}, {("rollout",): "rollout must be a mapping"}),
         ({"enabled_models": ["*"], "rollout": {"bake": 5}}, {("rollout",): "rollout: canary is missing"}),
@@ -272,3 +300,33 @@ def test_a_time_that_is_none_is_refused_with_its_place(idle):
 
 def test_idle_has_its_nearest_key():
     assert 'did you mean "idle"?' in examined([{"model": "a", "idel": "10m"}])[1]["enabled_models", 0, "idel"]
+
+
+def test_a_pool_has_its_settings_below_those_of_its_models():
+    data = {
+        "name": "small",
+        "models": ["a", {"tier": "q4", "options": {"x": 2}}],
+        "loaded": 2,
+        "options": {"x": 1, "y": 1},
+        "idle": "1m",
+        "environment": {"A": "b"},
+    }
+    profile, problems = examine_profile("p", {"pools": [data]})
+    assert problems == ()
+    (pool,) = profile.entries
+    assert (str(pool), profile.where(0), pool.loaded, pool.is_placed) == (
+        "pool small",
+        "Profile p, pool small",
+        2,
+        False,
+    )
+    assert [(x.kind, x.pattern, dict(x.options), x.idle) for x in pool.members] == [
+        ("model", "a", {"x": 1, "y": 1}, 60),
+        ("tier", "Q4", {"x": 2, "y": 1}, 60),
+    ]
+    assert [pool.matches(*given) for given in (("a", "Q2", None), ("b", "Q4", None), ("b", "Q2", None))] == [
+        True,
+        True,
+        False,
+    ]
+    assert Profile.from_dict(profile.to_dict()) == profile
