@@ -24,7 +24,7 @@ def serving(name: str, hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     found = []
     for host, looked in hosts.items():
         instances = (looked.get("host") or {}).get("instances") or ()
-        if any(item["name"] == name and name in (item["model_ids"] or ()) for item in instances):
+        if any(name in {item["name"], *(item["models"] or ())} & {*(item["model_ids"] or ())} for item in instances):
             found.append(host)
     return found
 

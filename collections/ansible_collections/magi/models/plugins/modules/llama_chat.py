@@ -112,7 +112,9 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime impor
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
 from ansible_collections.magi.models.plugins.module_utils._llama.chat import ChatError, chat
+from ansible_collections.magi.models.plugins.module_utils._plan.pool import models_of
 from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
+from ansible_collections.magi.models.plugins.module_utils._services.manager import environment_file
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
 UNREAD_SECONDS = 30
@@ -132,7 +134,7 @@ def main() -> None:
         supports_check_mode=False,
     )
     params = module.params
-    name, gateway = params["name"], params["gateway"]
+    name, gateway, in_pool = params["name"], params["gateway"], False
     stream = Stream(params["stream_path"]) if params["stream_path"] else None
 
     def tell(kind: str, piece: str) -> None:
@@ -148,16 +150,23 @@ def main() -> None:
                 module.exit_json(changed=False, skipped=True, reached=False)
             environment = {"LLAMA_ARG_HOST": sockets.own}
         else:
-            status = usable(chosen(params["manager"], params["home"], params["supervisord_path"])).status().get(name)
+            found = usable(chosen(params["manager"], params["home"], params["supervisord_path"])).status()
+            pools = {each: models_of(environment_file(params["home"], each)) for each in found}
+            own = next((each for each, models in pools.items() if name in [x["model"] for x in models]), name)
+            status = found.get(name) or found.get(own)
             if status is None or not status.pid:
                 module.fail_json(msg=f"{name} does not run; magi up starts it.")
-            environment = asked_at(params["home"], name, status, listening_sockets())
+            if pools.get(name):
+                names = ", ".join(str(item["model"]) for item in pools[name])
+                module.fail_json(msg=f"{name} is a pool; ask one of its models: {names}.")
+            in_pool = name not in found
+            environment = asked_at(params["home"], own if in_pool else name, status, listening_sockets())
         answer = chat(
             environment,
             params["question"],
             params["max_tokens"],
             tell,
-            name if gateway else None,
+            name if gateway or in_pool else None,
         )
     except (ChatError, ServiceError) as error:
         said = {"reached": True, "status": getattr(error, "status", 0)} if gateway else {}

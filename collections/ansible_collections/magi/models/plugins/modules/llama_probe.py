@@ -72,8 +72,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
-from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_asleep
+from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_asleep, ask_router, is_router
 from ansible_collections.magi.models.plugins.module_utils._llama.probe import OF_TASK, probe
+from ansible_collections.magi.models.plugins.module_utils._plan.pool import models_of
 from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
@@ -96,10 +97,22 @@ def asked_here(module: AnsibleModule) -> list[tuple[str, dict[str, str], str]]:
         module.fail_json(msg=str(error))
     sockets = listening_sockets()
     places = {name: asked_at(home, name, status, sockets) for name, status in found.items() if status.pid}
-    return [
+    single = [
         (name, where, "")
         for name, where in places.items()
-        if params["wake"] or "MAGI_IDLE" not in where or not ask_asleep(where)
+        if not is_router(where) and (params["wake"] or "MAGI_IDLE" not in where or not ask_asleep(where))
+    ]
+    return single + [each for name, where in places.items() if is_router(where) for each in _of_pool(name, where)]
+
+
+def _of_pool(name: str, where: Mapping[str, str]) -> list[tuple[str, dict[str, str], str]]:
+    """Return the questions about a pool: one to each of its models that is in memory. The others are not loaded for
+    this, since that takes the memory of one that serves."""
+    states = ask_router(where) or {}
+    return [
+        (name, {**where, **({OF_TASK[task]: "on"} if task in OF_TASK else {})}, model)
+        for model, task in ((str(item["model"]), str(item["task"])) for item in models_of(where))
+        if states.get(model) == "loaded"
     ]
 
 
@@ -127,7 +140,10 @@ def main() -> None:
         said = pool.map(
             lambda question: probe(question[1], params["timeout"], question[2], sensible=params["sensible"]), asked
         )
-        module.exit_json(changed=False, probes=dict(zip((name for name, _environment, _model in asked), said)))
+        probes: dict[str, str] = {}
+        for (name, _environment, _model), wrong in zip(asked, said):
+            probes[name] = probes.get(name) or wrong
+        module.exit_json(changed=False, probes=probes)
 
 
 if __name__ == "__main__":

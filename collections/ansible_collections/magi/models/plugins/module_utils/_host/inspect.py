@@ -20,6 +20,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.text import SECR
 from ansible_collections.magi.models.plugins.module_utils._host.lock import read_generation, read_worker
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
     available_bytes,
+    children,
     gpu_groups,
     listening_sockets,
     memory_bytes,
@@ -35,6 +36,8 @@ from ansible_collections.magi.models.plugins.module_utils._llama.client import (
     ask_asleep,
     ask_health,
     ask_models,
+    ask_router,
+    is_router,
     port_of,
 )
 from ansible_collections.magi.models.plugins.module_utils._services.choice import (
@@ -133,6 +136,10 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
         told = item.environment or (process_environment(item.pid) if item.pid else {})
         health = ask_health(where) if ask and item.pid and port_of(where) else None
         silent = item.state is State.FAILED or health not in (None, 200)
+        answers = bool(item.pid and port_of(where) and health in (None, 200))
+        models = ask_router(where) if answers and is_router(where) else None
+        # The models of a pool are in processes of their own.
+        pids = [item.pid, *(children(item.pid) if is_router(where) else ())] if item.pid else []
         written = environment_file(home, name) if not told and _as_written(home, name, item) else {}
         return Running(
             name,
@@ -151,11 +158,12 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
             tuple(by.get(name, manager).logs(name, LOG_LINES)) if silent else (),
             health,
             ask_models(where) if health == 200 else None,
-            own_memory(item.pid) if item.pid else None,
-            used_memory(item.pid) if ask and item.pid else None,
-            on_gpus.get(item.pid) if item.pid else None,
+            _sum(map(own_memory, pids)),
+            _sum(map(used_memory, pids)) if ask else None,
+            _sum(map(on_gpus.get, pids)),
             _fell_back(by.get(name, manager), name) if item.pid and _may_fall(where) else "",
-            bool(item.pid and port_of(where) and health in (None, 200) and "MAGI_IDLE" in where and ask_asleep(where)),
+            none_loaded(models) if models is not None else answers and "MAGI_IDLE" in where and ask_asleep(where),
+            models,
             by[name].name if name in by else "",
         )
 
@@ -171,6 +179,16 @@ def _by_other(other: ServiceManager, home: str) -> dict[str, Status]:
         raise ServiceError(
             f"{other.name} was the service manager of {home} before, and can't be asked what it still runs: {error}"
         ) from None
+
+
+def none_loaded(models: Mapping[str, str]) -> bool:
+    """Whether a router has none of its ``models`` (ask_router) in memory."""
+    return not {"loaded", "loading"} & {*models.values()}
+
+
+def _sum(sizes: Iterable[int | None]) -> int | None:
+    known = [size for size in sizes if size is not None]
+    return sum(known) if known else None
 
 
 def _may_fall(environment: Mapping[str, str]) -> bool:

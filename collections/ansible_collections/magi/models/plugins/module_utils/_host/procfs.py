@@ -199,6 +199,15 @@ def _cgroups(apart: bool) -> Iterable[Path]:
             yield from (root,) if apart else (each for each in (own, *own.parents) if root in (each, *each.parents))
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started, and that run (proc(5), /proc/pid/task/tid/children)."""
+    found: list[int] = []
+    for path in (PROC / str(pid) / "task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, path.read_text().split())
+    return found
+
+
 def own_memory(pid: int) -> int | None:
     """Return the bytes that a process alone has in memory: neither files that it maps nor what was swapped out; None if
     unknown (proc(5), status)."""

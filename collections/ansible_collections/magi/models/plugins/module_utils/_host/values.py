@@ -93,7 +93,9 @@ class Running:
     """The line in which it said at its start that it could not use the GPU that it should, and so computes on the
     CPU."""
     asleep: bool = False
-    """It is idle and has freed its memory; the next request wakes it."""
+    """It is idle and has freed its memory; the next request wakes it. A pool: none of its models is in memory."""
+    models: Mapping[str, str] | None = None
+    """Of a pool, by id of a model: unloaded, loading, loaded, sleeping or failed; None: no pool, or no answer."""
     manager: str = ""
     """What runs it, if that is not the host's service manager but one that was chosen before."""
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import reachable
 
@@ -127,6 +128,28 @@ def ask_asleep(environment: Mapping[str, str]) -> bool:
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             return json.loads(body)["is_sleeping"] is True
     return False
+
+
+def is_router(environment: Mapping[str, str]) -> bool:
+    """Whether a server is in router mode: it starts others for its models when they are asked for."""
+    return "LLAMA_ARG_MODELS_PRESET" in environment
+
+
+def of_model(path: str, model: str = "") -> str:
+    """Return ``path`` of a router for one ``model``, which is not loaded for that (llama.cpp
+    tools/server/server-models.cpp, is_autoload)."""
+    return f"{path}?model={quote(model, safe='')}&autoload=false" if model else path
+
+
+def ask_router(environment: Mapping[str, str]) -> dict[str, str] | None:
+    """Return what a server in router mode says of each of its models, by id: unloaded, loading, loaded, sleeping, or
+    failed; None without an answer. This loads none, and does not count as use."""
+    status, body = get(environment, "/v1/models", api_key(environment))
+    if status == 200:
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            said = {str(item["id"]): item["status"] for item in json.loads(body)["data"]}
+            return {name: "failed" if now.get("failed") else str(now["value"]) for name, now in said.items()}
+    return None
 
 
 def ask_models(environment: Mapping[str, str]) -> tuple[str, ...] | None:

@@ -11,7 +11,14 @@ import socket
 import time
 from collections.abc import Mapping
 
-from ansible_collections.magi.models.plugins.module_utils._llama.client import api_key, ask_asleep, request
+from ansible_collections.magi.models.plugins.module_utils._llama.client import (
+    api_key,
+    ask_asleep,
+    ask_router,
+    is_router,
+    of_model,
+    request,
+)
 
 
 def drain(environment: Mapping[str, str], timeout: float, pause: float = 0.25) -> int | None:
@@ -37,11 +44,21 @@ def _in_work(environment: Mapping[str, str], timeout: float) -> int | None:
     sleeping model, and at /slots if that is switched off. A server that refuses connections, still loads its model
     (503) or has neither counts as idle.
     """
+    if is_router(environment):
+        models = ask_router(environment) or {}
+        counts = [_at(environment, timeout, name) for name, state in models.items() if state == "loaded"]
+        # What waits for a model is counted nowhere; of one that loads, somebody does.
+        return None if None in counts else sum(filter(None, counts)) + [*models.values()].count("loading")
+    return _at(environment, timeout)
+
+
+def _at(environment: Mapping[str, str], timeout: float, model: str = "") -> int | None:
+    """Return what _in_work does of one server, or of one ``model`` of a router."""
     key = api_key(environment)
     try:
-        status, body = request(environment, "/metrics", timeout, key)
+        status, body = request(environment, of_model("/metrics", model), timeout, key)
         if status in (404, 501):
-            if ask_asleep(environment):  # /slots would wake it
+            if model or ask_asleep(environment):  # /slots would wake it
                 return 0
             status, body = request(environment, "/slots", timeout, key)
             if status in (404, 501):
@@ -50,7 +67,7 @@ def _in_work(environment: Mapping[str, str], timeout: float) -> int | None:
                 return sum(bool(slot["is_processing"]) for slot in json.loads(body))
         elif status == 200:
             return in_flight(body.decode("utf-8", "replace"))
-        return 0 if status == 503 else None
+        return 0 if status == 503 or (model and status == 400) else None  # 400: it is unloaded by now
     except (TimeoutError, socket.timeout):  # two until Python 3.10
         return None
     except OSError:

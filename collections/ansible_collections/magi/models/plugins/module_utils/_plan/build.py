@@ -153,6 +153,12 @@ def build_plan(
     if short and settings.memory == "refuse":
         raise DoesNotFit(host_name, short, len(instances))
     notes += memory.notes()
+    notes += [
+        f"Pool {item.name} has {', '.join(part.name for part in item.members)}, at most {item.loaded} of them in "
+        "memory at the same time."
+        for item in instances
+        if item.members
+    ]
     environments = [*(item.environment for item in instances), *(item.environment for item in runs_on)]
     unchanged = {item.instance for item in actions if item.action is ActionKind.KEEP}
     for instance in instances:

@@ -14,14 +14,14 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Ho
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import key_file_path
 from ansible_collections.magi.models.plugins.module_utils._llama.need import Need
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
-from ansible_collections.magi.models.plugins.module_utils._llama.preset import preset
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
 from ansible_collections.magi.models.plugins.module_utils._plan.estimate import number
-from ansible_collections.magi.models.plugins.module_utils._plan.ledger import need_text
+from ansible_collections.magi.models.plugins.module_utils._plan.ledger import need_text, pool_needs_text
 from ansible_collections.magi.models.plugins.module_utils._plan.options import IDLE, InstanceError, environment_and_args
 from ansible_collections.magi.models.plugins.module_utils._plan.pool import pool_text
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, files_of
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
+from ansible_collections.magi.models.plugins.module_utils._services.preset import preset
 
 
 def make_instance(
@@ -182,6 +182,7 @@ def make_pool(
         environment["MAGI_GPU"] = gpu
     if need:
         environment["MAGI_NEED"] = need_text(need)
+        environment["MAGI_POOL_NEEDS"] = pool_needs_text({item.name: item.need for item in members if item.need})
     digest = config_hash(environment, [member.config_hash for member in members], (), binary)
     return Instance(
         name=item.name,
@@ -205,7 +206,15 @@ def make_pool(
 # What may change while a server that people use runs on: its shares of cores and memory, the label, the GPUs of the
 # host, where others of its model run.
 _SHARES = {"LLAMA_ARG_THREADS": "MAGI_THREADS", "LLAMA_ARG_CACHE_RAM": "MAGI_PROMPTS"}
-_NOT_HASHED = (*_SHARES, *_SHARES.values(), "MAGI_DISPLAY_NAME", "MAGI_GPU", "MAGI_NEED", "MAGI_REPLICAS")
+_NOT_HASHED = (
+    *_SHARES,
+    *_SHARES.values(),
+    "MAGI_DISPLAY_NAME",
+    "MAGI_GPU",
+    "MAGI_NEED",
+    "MAGI_POOL_NEEDS",
+    "MAGI_REPLICAS",
+)
 
 
 def config_hash(

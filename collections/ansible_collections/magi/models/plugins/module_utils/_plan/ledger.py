@@ -63,11 +63,26 @@ def planned_need(environment: Mapping[str, str]) -> Need | None:
     return Need(sizes, mapped, estimated="an estimate" if estimated else "")
 
 
+def pool_needs_text(needs: Mapping[str, Need]) -> str:
+    """Return what each model of a pool needs, by its id, as the variable of its process has it."""
+    return ", ".join(f"{model}: {need_text(need)}" for model, need in needs.items())
+
+
+def _held_by_pool(item: Running, device: str) -> int:
+    """Return what those models of a pool that are in memory hold of a GPU."""
+    parts = (part.partition(": ") for part in item.environment.get("MAGI_POOL_NEEDS", "").split(", "))
+    needs = {model: planned_need({"MAGI_NEED": said}) for model, _colon, said in parts}
+    there = [needs.get(model) for model, state in (item.models or {}).items() if state in ("loaded", "loading")]
+    return sum(need.own.get(device, 0) for need in there if need)
+
+
 def held(item: Running, need: Need | None, device: str) -> int:
     """Return what a running instance holds of a device: what it needs of a GPU is taken at its start, and free while it
-    sleeps, but for the driver's context."""
+    sleeps, but for the driver's context. A pool holds it for the models that are in memory."""
     if device == HOST:
         return item.own_memory or 0
+    if item.models is not None:
+        return _held_by_pool(item, device)
     size = need.own.get(device, 0) if need else 0
     return min(size, ON_GPU if has_context(device) else 0) if item.asleep else size
 

@@ -148,6 +148,11 @@ def environment_file(home: str | Path, name: str) -> dict[str, str]:
     return {}
 
 
+def instance_files(home: Path) -> list[Path]:
+    """Return the files of instances in ``home`` that all managers have."""
+    return [path for path in (home / "instances").glob("*.*") if path.suffix in (".env", ".ini")]
+
+
 def tail(path: Path, lines: int, limit: int = 65536) -> list[str]:
     """Return the last ``lines`` lines of a log, reading at most ``limit`` bytes; [] without a log."""
     try:

@@ -29,11 +29,13 @@ from ansible_collections.magi.models.plugins.module_utils._services.manager impo
     HostProgram,
     clear,
     environment_value,
+    instance_files,
     names,
     needed,
     tail,
     ways,
 )
+from ansible_collections.magi.models.plugins.module_utils._services.preset import preset
 from ansible_collections.magi.models.plugins.module_utils._services.values import (
     Capabilities,
     Filters,
@@ -139,9 +141,15 @@ class Supervisor(HostProgram):
         Template("supervisord.conf.j2", "{home}/supervisor/supervisord.conf", 0o600),
         Template("run-instance.sh.j2", "{home}/supervisor/run-instance", 0o755),
         Template("instance.env.j2", "{home}/instances/{name}.env", 0o600, per_instance=True),
+        Template("pool.ini.j2", "{home}/instances/{name}.ini", 0o600, per_instance=True),
         Template("program.conf.j2", "{home}/supervisor/programs/{name}.conf", 0o600, per_instance=True),
     )
-    filters: ClassVar[Filters] = {"environment_value": environment_value, "setting": setting, "word": word}
+    filters: ClassVar[Filters] = {
+        "environment_value": environment_value,
+        "preset": preset,
+        "setting": setting,
+        "word": word,
+    }
 
     def __init__(self, home: Path, supervisord_path: str):
         self.home = home
@@ -165,7 +173,7 @@ class Supervisor(HostProgram):
         return None
 
     def owned(self) -> list[Path]:
-        return sorted([*(self.home / "instances").glob("*.env"), *(self.folder / "programs").glob("*.conf")])
+        return sorted([*instance_files(self.home), *(self.folder / "programs").glob("*.conf")])
 
     def discard(self, path: Path) -> None:
         path.unlink(missing_ok=True)

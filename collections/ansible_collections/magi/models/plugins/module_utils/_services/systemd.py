@@ -23,10 +23,12 @@ from ansible_collections.magi.models.plugins.module_utils._services.manager impo
     HostProgram,
     clear,
     environment_value,
+    instance_files,
     names,
     needed,
     ways,
 )
+from ansible_collections.magi.models.plugins.module_utils._services.preset import preset
 from ansible_collections.magi.models.plugins.module_utils._services.values import (
     Capabilities,
     Filters,
@@ -200,6 +202,7 @@ class Systemd(HostProgram):
     templates: ClassVar[Sequence[Template]] = (
         Template("magi-llama@.service.j2", "/etc/systemd/system/magi-llama@.service", 0o644),
         Template("instance.env.j2", "{home}/instances/{name}.env", 0o600, per_instance=True),
+        Template("pool.ini.j2", "{home}/instances/{name}.ini", 0o600, per_instance=True),
         Template(
             "magi-llama@instance.conf.j2",
             "/etc/systemd/system/magi-llama@{name}.service.d/magi.conf",
@@ -210,6 +213,7 @@ class Systemd(HostProgram):
     filters: ClassVar[Filters] = {
         "dirname": lambda path: path.rpartition("/")[0] or "/",
         "environment_value": environment_value,
+        "preset": preset,
         "systemd_argument": systemd_argument,
         "systemd_path": systemd_path,
         "systemd_program": systemd_program,
@@ -224,11 +228,16 @@ class Systemd(HostProgram):
         return {}
 
     def environment(self, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
-        """Its user may not read the API key file, so systemd hands it over as a credential (systemd.exec(5),
-        LoadCredential=)."""
-        if "MAGI_API_KEY_FILE" not in wanted:
-            return wanted
-        return {**wanted, "LLAMA_ARG_API_KEY_FILE": f"/run/credentials/{unit(name)}/api-keys"}
+        """Its user may read neither the API key file nor that of a pool's models, so systemd hands them over as
+        credentials (systemd.exec(5), LoadCredential=)."""
+        handed = {"MAGI_API_KEY_FILE": ("LLAMA_ARG_API_KEY_FILE", "api-keys")}
+        handed["LLAMA_ARG_MODELS_PRESET"] = ("LLAMA_ARG_MODELS_PRESET", "models.ini")
+        paths = {
+            variable: f"/run/credentials/{unit(name)}/{file}"
+            for given, (variable, file) in handed.items()
+            if given in wanted
+        }
+        return {**wanted, **paths}
 
     def obstacle(self, path: Path, folders: Sequence[Path], *, program: bool = False) -> tuple[str, str] | None:
         """The servers run as a user of their own in no group, so the bits for others count (systemd.exec(5),
@@ -245,7 +254,7 @@ class Systemd(HostProgram):
         return None
 
     def owned(self) -> list[Path]:
-        return sorted([*(self.home / "instances").glob("*.env"), *UNITS.glob("magi-llama@*.service.d/magi.conf")])
+        return sorted([*instance_files(self.home), *UNITS.glob("magi-llama@*.service.d/magi.conf")])
 
     def discard(self, path: Path) -> None:
         path.unlink(missing_ok=True)

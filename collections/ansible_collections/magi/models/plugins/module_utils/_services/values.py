@@ -48,7 +48,7 @@ class ServiceError(RuntimeError):
     """A service manager can't be reached or refused; the message names it and the remedy."""
 
 
-Filters = Mapping[str, Callable[[str], str]]
+Filters = Mapping[str, Callable[..., str]]
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def launched_models(hosts: Sequence[HostResult]) -> list[str]:
         }
         for instance in result.plan.instances if result.plan else ():
             if instance.name in launched and cause_of(instance, result) is None:
-                found[instance.model_id] = None
+                found.update(dict.fromkeys(part.model_id for part in instance.each))
     return list(found)
 
 

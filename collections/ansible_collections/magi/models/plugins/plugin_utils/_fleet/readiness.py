@@ -11,6 +11,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     not_on_device,
     wrong_server,
 )
+from ansible_collections.magi.models.plugins.module_utils._plan.pool import models_of
 
 
 def is_ready(now: Running, host: Host) -> bool:
@@ -26,7 +27,8 @@ def wrong_though_healthy(now: Running, host: Host) -> Cause | None:
     listener on its port must be its own process.
     """
     if now.model_ids is not None:
-        own = now.name in now.model_ids
+        names = {str(item["model"]) for item in models_of(now.environment)} or {now.name}
+        own = names <= {*now.model_ids}
     else:
         own = any(item.port == now.port and item.instance == now.name for item in host.listeners)
     if not own:

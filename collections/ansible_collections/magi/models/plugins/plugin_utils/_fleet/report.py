@@ -66,6 +66,7 @@ def build_report(hosts: Sequence[HostResult], gateways: Sequence[Mapping[str, An
                     "action": outcome.action.action.value if outcome else None,
                     "devices": computes_on(now),
                     "memory": memory_of(now),
+                    **({} if now is None or now.models is None else {"models": dict(now.models)}),
                 }
             )
             if cause and cause != result.trouble:

@@ -53,6 +53,7 @@ def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> d
                     "is_ready": serves,
                     "devices": computes_on(item),
                     "memory": memory_of(item),
+                    **({} if item.models is None else {"models": dict(item.models)}),
                 }
             )
     ready = sum(bool(server["is_ready"]) for server in servers)
@@ -147,18 +148,15 @@ def server_table(servers: Sequence[Mapping[str, Any]]) -> list[str]:
     def since(seconds: float | None) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds)) if seconds else "-"
 
-    return text_table(
-        ("instance", "display name", "tier", "host", "port", "pid", "state", "memory", "since", "ready"),
-        [
-            [
-                *(s[key] or "-" for key in ("instance", "display_name", "tier", "host", "port", "pid", "state")),
-                memory_shown(s) or "-",
-                since(s["started_at"]),
-                "yes" if s["is_ready"] else "no",
-            ]
-            for s in servers
-        ],
-    )
+    rows = []
+    for s in servers:
+        keys = ("instance", "display_name", "tier", "host", "port", "pid", "state")
+        shown = (memory_shown(s) or "-", since(s["started_at"]), "yes" if s["is_ready"] else "no")
+        rows.append([*(s[key] or "-" for key in keys), *shown])
+        for model, state in s.get("models", {}).items():
+            rows.append([f"  {model}", *["-"] * 5, state, *["-"] * 3])
+    head = ("instance", "display name", "tier", "host", "port", "pid", "state", "memory", "since", "ready")
+    return text_table(head, rows)
 
 
 def shown_state(now: Running, ready: bool) -> State:

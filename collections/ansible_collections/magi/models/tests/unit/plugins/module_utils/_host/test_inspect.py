@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -11,11 +12,17 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._host import inspect, procfs
 from ansible_collections.magi.models.plugins.module_utils._host.binary import read_binary
-from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at, read_instances, unreadable
+from ansible_collections.magi.models.plugins.module_utils._host.inspect import (
+    asked_at,
+    none_loaded,
+    read_instances,
+    unreadable,
+)
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets, orphans
 from ansible_collections.magi.models.plugins.module_utils._host.values import Unreadable
 from ansible_collections.magi.models.plugins.module_utils._host.wait import await_ready
 from ansible_collections.magi.models.plugins.module_utils._llama.client import api_key, ask_health, ask_models, port_of
+from ansible_collections.magi.models.plugins.module_utils._llama.drain import drain
 from ansible_collections.magi.models.plugins.module_utils._services import systemd
 from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
 from ansible_collections.magi.models.plugins.module_utils._services.manager import environment_file, environment_value
@@ -157,6 +164,39 @@ def test_a_server_that_may_sleep_is_asked_where_that_does_not_wake_it(tmp_path, 
             assert found.asleep is asleep
         asked = {path for path, _key in server.asked}
         assert asked == {"/health", "/v1/models", *(["/props"] if environment else [])}
+
+
+ROUTER = json.dumps(
+    {
+        "data": [
+            {"id": "a", "aliases": ["chat"], "status": {"value": "loaded"}},
+            {"id": "b", "aliases": [], "status": {"value": "unloaded", "failed": True}},
+        ]
+    }
+).encode()
+
+
+def test_a_pool_is_asked_for_its_models_and_none_of_these_for_anything(tmp_path):
+    with FakeServer({"/health": (200, b""), "/v1/models": (200, ROUTER)}) as server:
+        write_instance(tmp_path, **server.environment, LLAMA_ARG_MODELS_PRESET="/a.ini", MAGI_IDLE="60")
+        for ask in (False, True):
+            (found,) = read_instances(FakeServices(Status(State.RUNNING, 7, 100.0)), str(tmp_path), ask=ask).instances
+            assert (found.models, found.asleep) == ({"a": "loaded", "b": "failed"}, False)
+        assert found.model_ids == ("a", "chat", "b")
+        assert {path for path, _key in server.asked} == {"/health", "/v1/models"}
+    assert none_loaded({"a": "sleeping", "b": "failed"})
+    assert not none_loaded({"a": "unloaded", "b": "loading"})
+
+
+@pytest.mark.parametrize(("busy", "left"), [(0, 0), (2, 2)])
+def test_a_pool_is_drained_by_what_its_loaded_models_say(busy, left):
+    metrics = f"llamacpp:requests_processing {busy}\nllamacpp:requests_deferred 0\n".encode()
+    answers = {"/v1/models": (200, ROUTER), "/metrics?model=a&autoload=false": (200, metrics)}
+    with FakeServer(answers) as server:
+        assert drain({**server.environment, "LLAMA_ARG_MODELS_PRESET": "/a.ini"}, 0, 0) == left
+    answers["/metrics?model=a&autoload=false"] = (400, b"")  # it was unloaded just now
+    with FakeServer(answers) as server:
+        assert drain({**server.environment, "LLAMA_ARG_MODELS_PRESET": "/a.ini"}, 0, 0) == 0
 
 
 HOSTILE = {

@@ -8,9 +8,11 @@ from ansible_collections.magi.models.plugins.module_utils._plan.ledger import (
     Shortage,
     account_lines,
     balance,
+    held,
     need_line,
     need_text,
     planned_need,
+    pool_needs_text,
     spare,
 )
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import BINARY, host, model, plan, running
@@ -45,6 +47,18 @@ def given(ledger):
 
 def short(ledger):
     return [(item.instance, item.device, item.need / GIB, item.left / GIB) for item in ledger.shortages]
+
+
+def test_a_pool_holds_a_gpu_for_those_of_its_models_that_are_in_memory():
+    needs = {"a": Need({HOST: GIB, "CUDA0": 4 * GIB}), "b": Need({HOST: GIB, "CUDA0": 3 * GIB})}
+    environment = {"MAGI_NEED": need_text(needs["a"]), "MAGI_POOL_NEEDS": pool_needs_text(needs)}
+    pool = replace(running(A, models={"a": "unloaded", "b": "loaded"}), environment=environment)
+    assert held(pool, needs["a"], "CUDA0") == 3 * GIB
+    none = replace(pool, models={"a": "failed", "b": "sleeping"})
+    assert held(none, needs["a"], "CUDA0") == 0
+    # what it needs, it gets once it loads the larger one
+    found = balance(on(pool, gpu=(24, 20)), [], [pool], set())
+    assert [(x.device, x.room / GIB, x.given / GIB) for x in found.accounts][1:] == [("CUDA0", 22.5, 4)]
 
 
 def test_each_gets_its_own_and_files_count_once():

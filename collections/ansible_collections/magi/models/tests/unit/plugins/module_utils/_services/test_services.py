@@ -69,6 +69,7 @@ class FakeInstance:
     api_key_file = None
     extra_args = ("--x", "it's $5 100% ;x")
     resources = {}
+    members = ()
 
     def __init__(self, environment=None):
         self.environment = environment or {}
@@ -193,6 +194,29 @@ def test_the_drop_in_is_empty_without_arguments_and_exact_with_them():
     instance.resources = {"nice": "5", "memory_max": "50%", "cpu_quota": "150%"}
     text = render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/x")
     assert text.endswith("[Service]\nCPUQuota=150%\nMemoryMax=50%\nNice=5\n")
+
+
+def test_the_models_of_a_pool_are_a_file_of_their_own():
+    instance = FakeInstance()
+    assert not render("pool.ini.j2", instance=instance).strip()
+    one, two = FakeInstance({"LLAMA_ARG_MODEL": "/m/[b] {{ x }}.gguf", "MAGI_TIER": "Q4"}), FakeInstance()
+    one.extra_args, one.aliases, two.name, two.aliases = (), ("chat",), "b", ()
+    two.extra_args = ("--sleep-idle-seconds", "60")
+    instance.members, instance.extra_args, instance.model_path = (one, two), (), "/etc/100%/a.ini"
+    text = render("pool.ini.j2", instance=instance)
+    assert text.split("\n", 1)[1].strip() == (
+        "[a]\nLLAMA_ARG_ALIAS = chat\nLLAMA_ARG_MODEL = /m/[b] {{ x }}.gguf\n\n[b]\nsleep-idle-seconds = 60"
+    )
+    drop_in = render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/x")
+    assert drop_in.endswith(
+        "[Service]\n# The models of a pool, for a user who exists only while it runs.\n"
+        "LoadCredential=models.ini:/etc/100%%/a.ini\n"
+    )
+    wanted = {"LLAMA_ARG_MODELS_PRESET": "/etc/a.ini"}
+    assert supervisor.Supervisor(Path("/m"), "").environment("a", wanted) == wanted
+    assert systemd.Systemd(Path("/m")).environment("a", wanted) == {
+        "LLAMA_ARG_MODELS_PRESET": "/run/credentials/magi-llama@a.service/models.ini"
+    }
 
 
 def test_a_service_gets_its_keys_where_its_user_may_read_them():

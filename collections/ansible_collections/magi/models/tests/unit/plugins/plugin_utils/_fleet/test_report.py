@@ -354,3 +354,19 @@ def test_an_instance_that_uses_more_than_it_was_planned_with_is_named(used, used
     status = build_status({"gpu1": host(now)}, {"gpu1": Way()})
     assert (status["servers"][0]["memory"], status["summary"]["warnings"]) == (server["memory"], expected)
     assert [line for line in status_lines(status) if line.startswith("Warning")] == [f"Warning: {x}" for x in expected]
+
+
+def test_a_pool_is_shown_with_its_models_and_is_known_by_them():
+    (pool,) = (x for x in plan(pools=[{"name": "small", "models": ["a-q2_k", "d-q4_1"]}]).instances if x.members)
+    now = running(pool, health=200, model_ids=("a-q2_k", "d-q4_1"), models={"a-q2_k": "loaded", "d-q4_1": "unloaded"})
+    status = build_status({"gpu1": host(now)}, {"gpu1": Way()})
+    (server,) = status["servers"]
+    assert (server["is_ready"], server["model_id"], server["models"]) == (True, "small", dict(now.models))
+    lines = status_lines(status)
+    assert [line.split()[0] for line in lines[-3:]] == ["small", "a-q2_k", "d-q4_1"]
+    assert "loaded" in lines[-2]
+    assert "unloaded" in lines[-1]
+    other = build_status({"gpu1": host(replace(now, model_ids=("a-q2_k",)))}, {"gpu1": Way()})
+    assert other["summary"]["failed"][0]["cause"] == "wrong_server"
+    idle = replace(now, models={"a-q2_k": "unloaded", "d-q4_1": "unloaded"}, asleep=True)
+    assert build_status({"gpu1": host(idle)}, {"gpu1": Way()})["servers"][0]["state"] == "asleep"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._llama.preset import preset
+from ansible_collections.magi.models.plugins.module_utils._services.preset import preset
 
 
 def test_a_section_has_what_is_the_models_own():
