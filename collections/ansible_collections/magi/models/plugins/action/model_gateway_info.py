@@ -32,8 +32,12 @@ class ActionModule(HostAction):
                 if entry["is_ready"]
                 else []
             )
+            # A model of a pool may take the memory of another for this, which serves.
+            pooled = {item["model_id"] for item in result["routed"] if item.get("pooled")}
             result["tasks"] = {
-                route["names"][0]: route["task"] for route in entry["routes"] if entry["is_ready"] and not route["held"]
+                route["names"][0]: route["task"]
+                for route in entry["routes"]
+                if entry["is_ready"] and not route["held"] and route["servers"][0]["model_id"] not in pooled
             }
             Display().display("\n".join(["", *routes_lines(entry), ""]))
         return result

@@ -71,7 +71,7 @@ def configuration(
         "servers.json": json.dumps([item.to_dict() for item in servers], indent=1) + "\n",
     }
     values = {"gateway": gateway, "routes": routes, "sockets": sockets, "secrets": secrets, "checked": checked}
-    environment.filters.update(server_name=server_name, backend=backend, printable=printable)
+    environment.filters.update(server_name=server_name, backend=backend, printable=printable, encoded=encoded)
     environment.globals.update(endpoint=endpoint)
     rendered = {name: environment.get_template(f"{name}.j2").render(**values, revision=UNSEALED) for name in TEMPLATES}
     return {**files, **rendered}

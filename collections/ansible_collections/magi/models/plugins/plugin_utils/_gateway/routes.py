@@ -32,7 +32,7 @@ class Part(Word):
 
 @dataclass(frozen=True)
 class Server:
-    """A llama-server as a gateway reaches it."""
+    """A llama-server as a gateway reaches it; one for each model of a pool."""
 
     host: str
     instance: str
@@ -46,11 +46,18 @@ class Server:
     wants_key: bool = False
     """It has an API key file."""
     part: Part = Part.STAYS
+    pooled: bool = False
+    """It is a pool, which serves other models, too: by what a request's body says, and what its path says of these."""
 
     @property
     def whose(self) -> tuple[str, str]:
         """Host and instance."""
         return self.host, self.instance
+
+    @property
+    def which(self) -> tuple[str, str, str]:
+        """What tells it from all others."""
+        return self.host, self.instance, self.model_id
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "aliases": list(self.aliases), "part": self.part.value}
@@ -97,20 +104,20 @@ def reached(gateway: str, way: Way, hosts: Sequence[HostResult], remembered: Ite
         for instance in result.served:
             address = address_from(gateway, way, instance.address, result.name, result.way)
             if address:
-                servers.append(_server(result.name, instance, address))
+                servers += [_server(result.name, instance, part, address) for part in instance.each]
             else:
                 warnings.append(
                     f"Host {result.name}, instance {instance.name}: it binds {instance.address}, where gateway "
                     f"{gateway} can't reach it; set model_server_host there to an address that others reach."
                 )
-    return Reached(tuple(sorted(servers, key=lambda item: item.whose)), tuple(warnings))
+    return Reached(tuple(sorted(servers, key=lambda item: item.which)), tuple(warnings))
 
 
 def _settled(remembered: Iterable[Server]) -> list[Server]:
     """Return one server for each instance, which stays: in the middle of a deployment, that which was there before."""
-    found: dict[tuple[str, str], Server] = {}
+    found: dict[tuple[str, str, str], Server] = {}
     for item in sorted(remembered, key=lambda item: item.part is Part.COMES):
-        found.setdefault(item.whose, replace(item, part=Part.STAYS))
+        found.setdefault(item.which, replace(item, part=Part.STAYS))
     return list(found.values())
 
 
@@ -121,12 +128,12 @@ def meanwhile(
     to instances, by host and instance.
 
     What restarts where it is keeps its place, with the slots and names that it has now. At another address it is two
-    servers, one that goes and one that comes.
+    servers, one that goes and one that comes. A pool that restarts gains models, and loses some.
     """
-    there = {item.whose: replace(item, part=Part.STAYS) for item in before if item.part is not Part.COMES}
+    there = {item.which: replace(item, part=Part.STAYS) for item in before if item.part is not Part.COMES}
     servers = []
     for item in after:
-        now = there.pop(item.whose, None)
+        now = there.pop(item.which, None)
         action = actions.get(item.whose)
         if action is ActionKind.START or now is None:
             servers.append(item if action in (None, ActionKind.KEEP) else replace(item, part=Part.COMES))
@@ -136,10 +143,9 @@ def meanwhile(
             servers.append(now)
         else:
             servers += [replace(now, part=Part.GOES), replace(item, part=Part.COMES)]
-    servers += [
-        replace(there[who], part=Part.GOES) for who, kind in actions.items() if kind is ActionKind.STOP and who in there
-    ]
-    return tuple(sorted(servers, key=lambda item: (*item.whose, item.part)))
+    ends = (ActionKind.STOP, ActionKind.RESTART)
+    servers += [replace(item, part=Part.GOES) for item in there.values() if actions.get(item.whose) in ends]
+    return tuple(sorted(servers, key=lambda item: (*item.which, item.part)))
 
 
 def address_from(asks: str, its_way: Way, bound: str, host: str, way: Way) -> str | None:
@@ -154,18 +160,19 @@ def address_from(asks: str, its_way: Way, bound: str, host: str, way: Way) -> st
     return address if address and re.fullmatch(r"[A-Za-z0-9_.:-]+", address) else None
 
 
-def _server(host: str, instance: Instance, address: str) -> Server:
-    slots = instance.environment.get("LLAMA_ARG_N_PARALLEL", "")
+def _server(host: str, instance: Instance, part: Instance, address: str) -> Server:
+    slots = part.environment.get("LLAMA_ARG_N_PARALLEL", "")
     return Server(
         host,
         instance.name,
-        instance.model_id,
+        part.model_id,
         address,
-        instance.port,
+        part.port,
         int(slots) if re.fullmatch(r"[1-9][0-9]{0,5}", slots) else AUTOMATIC_SLOTS,
-        instance.aliases,
-        instance.task,
+        part.aliases,
+        part.task,
         bool(instance.api_key_file),
+        pooled=bool(instance.members),
     )
 
 
@@ -173,12 +180,13 @@ def routes(servers: Sequence[Server]) -> tuple[Route, ...]:
     """Return a route for each set of servers that has a name, sorted by the first of its names.
 
     A model's id leads to all its servers, an alias to all that have it, and the name of an instance to that instance
-    alone, on each host that has it. Where one name is several of these, the first of them counts.
+    alone, on each host that has it (the name of a pool leads nowhere). Where one name is several of these, the first
+    of them counts.
     """
     by_name: dict[str, dict[str, tuple[Server, ...]]] = {}
     for kind, named in (
         ("model", lambda item: (item.model_id,)),
-        ("instance", lambda item: (item.instance,)),
+        ("instance", lambda item: () if item.pooled else (item.instance,)),
         ("alias", lambda item: item.aliases),
     ):
         found: dict[str, tuple[Server, ...]] = {}
@@ -214,8 +222,7 @@ def unlocked(gateway: Gateway, servers: Sequence[Server]) -> list[str]:
     if not gateway.keys_file or gateway.backend_key_file:
         return []
     return [
-        f"Host {item.host}, instance {item.instance}: it has an API key file, and the gateway takes clients' keys for "
+        f"Host {host}, instance {instance}: it has an API key file, and the gateway takes clients' keys for "
         "its own; set model_gateway_backend_key_file to a file on the gateway with a key of the server."
-        for item in servers
-        if item.wants_key
+        for host, instance in dict.fromkeys(item.whose for item in servers if item.wants_key)
     ]

@@ -27,6 +27,8 @@ _FROM_GATEWAY = [
     {"source_labels": ["server"], "regex": "(.+)::([^:]+)", "target_label": "server_instance", "replacement": "$2"},
 ]
 
+_KEYED = (Kind.KEYED, Kind.KEYED_POOLS)
+
 
 def prometheus(home: str, interval: int, key_file: str = "", alertmanagers: Sequence[str] = ()) -> str:
     """Return the configuration that asks all targets in the folder ``home`` each ``interval`` seconds, evaluates the
@@ -35,7 +37,7 @@ def prometheus(home: str, interval: int, key_file: str = "", alertmanagers: Sequ
     document: dict[str, Any] = {
         "global": {"scrape_interval": f"{interval}s", "evaluation_interval": f"{interval}s"},
         "rule_files": [f"{home}/rules.yml"],
-        "scrape_configs": [_job(kind, home, key_file) for kind in Kind if key_file or kind is not Kind.KEYED],
+        "scrape_configs": [_job(kind, home, key_file) for kind in Kind if key_file or kind not in _KEYED],
     }
     if alertmanagers:
         document["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": list(alertmanagers)}]}]}
@@ -49,7 +51,7 @@ def _job(kind: Kind, home: str, key_file: str) -> dict[str, Any]:
         "job_name": f"magi-{kind}",
         "file_sd_configs": [{"files": [f"{home}/targets/{kind}-of-*.json"]}],
     }
-    if kind is Kind.KEYED:
+    if kind in _KEYED:
         job["authorization"] = {"credentials_file": key_file}
         job["relabel_configs"] = [{"target_label": "job", "replacement": JOBS[kind]}]
     elif kind is Kind.GATEWAYS:

@@ -26,6 +26,9 @@ class Kind(Word):
     SERVERS = "servers"
     KEYED = "keyed-servers"
     """Servers that want a key."""
+    POOLS = "pools"
+    """The models of pools: one that is not in memory has no metrics, and is not loaded to have some."""
+    KEYED_POOLS = "keyed-pools"
     GATEWAYS = "gateways"
     HOSTS = "hosts"
     """node_exporter."""
@@ -36,6 +39,8 @@ class Kind(Word):
 JOBS = {
     Kind.SERVERS: "magi-servers",
     Kind.KEYED: "magi-servers",
+    Kind.POOLS: "magi-pools",
+    Kind.KEYED_POOLS: "magi-pools",
     Kind.GATEWAYS: "magi-gateways",
     Kind.HOSTS: "magi-hosts",
     Kind.GPUS: "magi-gpus",
@@ -103,9 +108,11 @@ def targets(
                     "observability_key_file to a file there with a key of the server."
                 )
             else:
-                kind = Kind.KEYED if instance.api_key_file else Kind.SERVERS
-                labels = _labels(result.name, result.plan.profile, instance)
-                found.setdefault(_name(kind, result.name), []).append(_target(address, instance.port, labels))
+                kinds = (Kind.POOLS, Kind.KEYED_POOLS) if instance.members else (Kind.SERVERS, Kind.KEYED)
+                documents = found.setdefault(_name(kinds[bool(instance.api_key_file)], result.name), [])
+                for part in instance.each:
+                    labels = _labels(result.name, result.plan.profile, instance, part)
+                    documents.append(_target(address, instance.port, labels))
     for item in exporters:
         address = address_from(monitor, way, item.address, item.host, item.way)
         if address:
@@ -171,7 +178,8 @@ def gpu_exporters(
 
 def _kept(not_deployed: Iterable[str], unknown: Iterable[tuple[str, Kind]]) -> Iterator[str]:
     for host in not_deployed:
-        yield from (_name(kind, host) for kind in (Kind.SERVERS, Kind.KEYED))
+        kinds = (Kind.SERVERS, Kind.KEYED, Kind.POOLS, Kind.KEYED_POOLS)
+        yield from (_name(kind, host) for kind in kinds)
     yield from (_name(kind, host) for host, kind in unknown)
 
 
@@ -183,13 +191,15 @@ def _target(address: str, port: int, labels: dict[str, str]) -> dict[str, object
     return {"targets": [endpoint(address, port)], "labels": labels}
 
 
-def _labels(host: str, profile: str, instance: Instance) -> dict[str, str]:
-    device = instance.environment.get("LLAMA_ARG_DEVICE") or meant_for(instance.environment) or "cpu"
+def _labels(host: str, profile: str, instance: Instance, part: Instance) -> dict[str, str]:
+    device = part.environment.get("LLAMA_ARG_DEVICE") or meant_for(instance.environment) or "cpu"
     return {
         "host": host,
         "instance": instance.name,
-        "model_id": instance.model_id,
-        "tier": instance.tier,
+        "model_id": part.model_id,
+        "tier": part.tier,
         "profile": printable(profile),
         "device": printable(device),
+        # Prometheus makes the parameters of its question of these, and no labels.
+        **({"__param_model": part.model_id, "__param_autoload": "false"} if instance.members else {}),
     }

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
@@ -10,6 +11,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import
     Part,
     Route,
     Server,
+    meanwhile,
     reached,
     routes,
     shared_aliases,
@@ -143,3 +145,47 @@ def test_a_server_that_wants_a_key_and_gets_none_is_named():
     )
     for gateway in (Gateway(), Gateway(keys_file="/k", backend_key_file="/b"), Gateway(backend_key_file="/b")):
         assert unlocked(gateway, [found, A1]) == []
+
+
+POOL = {"name": "small", "models": ["a", {"model": "b", "aliases": ["chat"], "options": {"parallel": 2}}]}
+
+
+def pooled(pool=POOL, **more):
+    given = plan("d", models=[model(name) for name in "abcd"], pools=[pool], **more)
+    return HostResult("gpu1", given, way=SSH)
+
+
+def test_each_model_of_a_pool_leads_to_it_and_the_pool_s_own_name_nowhere():
+    found = reached("gpu1", SSH, [pooled()]).servers
+    assert [(x.instance, x.model_id, x.slots, x.pooled) for x in found] == [
+        ("d", "d", 4, False),
+        ("small", "a", 4, True),
+        ("small", "b", 2, True),
+    ]
+    assert {x.port for x in found if x.pooled} == {8081}
+    assert {route.names: [x.which for x in route.servers] for route in routes(found)} == {
+        ("a",): [("gpu1", "small", "a")],
+        ("b", "chat"): [("gpu1", "small", "b")],
+        ("d",): [("gpu1", "d", "d")],
+    }
+    assert [Server.from_dict(x.to_dict()) for x in found] == [*found]
+    # what this run knows nothing of stays
+    assert reached("gpu1", SSH, [HostResult("gpu1", trouble=LOST)], found).servers == found
+
+
+def test_a_pool_that_restarts_gains_models_and_loses_some():
+    before = reached("gpu1", SSH, [pooled()]).servers
+    after = reached("gpu1", SSH, [pooled({"name": "small", "models": ["b", "c"]})]).servers
+    actions = {("gpu1", "small"): ActionKind.RESTART, ("gpu1", "d"): ActionKind.KEEP}
+    found = meanwhile(before, after, actions)
+    assert [(x.instance, x.model_id, x.part) for x in found] == [
+        ("d", "d", Part.STAYS),
+        ("small", "a", Part.GOES),
+        ("small", "b", Part.STAYS),
+        ("small", "c", Part.COMES),
+    ]
+
+
+def test_a_pool_that_wants_a_key_is_named_once():
+    found = reached("gpu1", SSH, [pooled(options={"api_key_file": "/etc/keys"})]).servers
+    assert len(unlocked(Gateway(keys_file="/k"), found)) == 2

@@ -65,7 +65,7 @@ class FakeHandler(BaseHTTPRequestHandler):
     server: FakeServer
 
     def do_GET(self):
-        self.answer({})
+        self.answer({"path": self.path})
 
     def do_POST(self):
         self.read_body()
@@ -309,6 +309,41 @@ def test_a_key_asks_no_more_than_it_may(fakes, start):
         fakes[0].go.set()
         assert [item.result()[0] for item in two] == [200, 200]
     assert proxy.ask(body={"model": "a"}, headers={"x-api-key": "two"})[0] == 200
+
+
+def test_a_pool_serves_those_of_its_models_that_a_request_may_have(fakes, start):
+    one, two = (
+        Server("h1", "small", name, "127.0.0.1", fakes[0].server_port, 4, aliases, pooled=True)
+        for name, aliases in (("a", ("org/a:1",)), ("b", ()))
+    )
+    keys = (ALL, Key(digest("magi-a"), "a", ("a",)))
+    proxy = start([one, two, server(fakes[1], "c")], secrets_of(*keys), keys_file="/k")
+    for name in "abc":
+        proxy.up(name)
+    for name in ("a", "b", "org/a:1"):
+        assert proxy.ask(body={"model": name}, headers=KEY)[1] == {"port": fakes[0].server_port}
+    served = fakes[0].served
+    # a path and a body that disagree, and a body that is none
+    assert error(proxy.ask("/models/a/v1/x", {"model": "b"}, KEY)) == (400, "model_missing")
+    assert error(proxy.ask("/models/a/v1/x", b"--x", KEY)) == (400, "model_missing")
+    # what is about all of its models
+    for path in ("/models", "/v1/models", "/models/load", "/%6dodels/unload", "//models", "/models/sse"):
+        for body in (None, {"model": "a"}):
+            assert error(proxy.ask(f"/models/a{path}", body, KEY)) == (404, "not_for_pools"), (path, body)
+    assert error(proxy.ask("/models", {"model": "a"}, KEY)) == (404, "not_for_pools")
+    # a key that may have a, and asks for b as llama-server reads it
+    limited = {"x-api-key": "magi-a"}
+    for body in (b'{"model":"a","model":"b"}', b'{"model":"a", "x": 1,\n"m\\u006fde\\u006C" : "b"}'):
+        assert error(proxy.ask(body=body, headers=limited)) == (400, "model_ambiguous"), body
+        assert proxy.ask(body=body, headers=KEY)[0] == 200
+    assert fakes[0].served == served + 2
+    told = b'{"model":"a","messages":[{"content":"say \\"model\\": twice"}]}'
+    assert proxy.ask(body=told, headers=limited)[0] == 200
+    assert error(proxy.ask(body={"model": "b"}, headers=limited)) == (404, "model_not_found")
+    # a GET names its model as a pool wants it
+    assert proxy.ask("/models/org%2Fa:1/props?x=1", None, KEY)[1]["path"] == (
+        "/props?model=org%2Fa%3A1&autoload=false&x=1"
+    )
 
 
 @pytest.mark.parametrize("keys_file", ["", "/k"])

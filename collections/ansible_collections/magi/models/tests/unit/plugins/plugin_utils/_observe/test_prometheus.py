@@ -30,10 +30,10 @@ def test_each_kind_has_its_job_and_its_files():
     ]
     names = {job["job_name"] for job in jobs}
     relabelled = {item["replacement"] for job in jobs for item in job.get("relabel_configs", ())}
-    assert {*JOBS.values()} == names - {"magi-keyed-servers"} | relabelled
+    assert {*JOBS.values()} == names - {"magi-keyed-servers", "magi-keyed-pools"} | relabelled
 
 
 def test_a_key_is_named_and_only_the_servers_that_want_it_get_it():
     jobs = yaml.safe_load(prometheus("/srv/m", 5, "/etc/key"))["scrape_configs"]
-    assert [job["job_name"] for job in jobs if "authorization" in job] == ["magi-keyed-servers"]
+    assert [job["job_name"] for job in jobs if "authorization" in job] == ["magi-keyed-servers", "magi-keyed-pools"]
     assert "authorization" not in prometheus("/srv/m", 5)

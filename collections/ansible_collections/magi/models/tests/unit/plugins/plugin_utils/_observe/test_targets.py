@@ -55,7 +55,8 @@ def test_a_host_without_servers_has_no_file():
 def test_what_is_known_of_a_host_that_was_not_deployed_stays(host):
     found = targets("mon", LOCAL, [host], unknown=[("gw1", Kind.GATEWAYS)])
     assert found.files == {}
-    assert found.keep == ("gateways-of-gw1.json", "keyed-servers-of-gpu1.json", "servers-of-gpu1.json")
+    kinds = ("keyed-pools", "keyed-servers", "pools", "servers")
+    assert found.keep == ("gateways-of-gw1.json", *(f"{kind}-of-gpu1.json" for kind in kinds))
 
 
 def test_the_device_is_what_the_server_is_told():
@@ -75,6 +76,26 @@ def test_a_server_that_wants_a_key_is_asked_with_one_or_left_out():
         "Host gpu1, instance a-q4_k_m: it has an API key file, and Prometheus on gpu1 has no key; set "
         "observability_key_file to a file there with a key of the server.",
     )
+
+
+@pytest.mark.parametrize("key", [None, "/etc/keys"])
+def test_the_models_of_a_pool_are_asked_for_and_never_loaded(key):
+    pools = [{"name": "small", "models": ["a-q4_k_m", "b"]}]
+    given = plan("c", models=[model(x) for x in ("a-q4_k_m", "b", "c")], pools=pools, options={"api_key_file": key})
+    found = targets("gpu1", SSH, [HostResult("gpu1", given, way=SSH)], has_key=True)
+    documents = of(found, f"{'keyed-' if key else ''}pools-of-gpu1.json")
+    assert {x["targets"][0] for x in documents} == {"127.0.0.1:8081"}
+    assert [x["labels"]["model_id"] for x in documents] == ["a-q4_k_m", "b"]
+    assert documents[1]["labels"] == {
+        "host": "gpu1",
+        "instance": "small",
+        "model_id": "b",
+        "tier": "Q4",
+        "profile": "test",
+        "device": "cpu",
+        "__param_model": "b",
+        "__param_autoload": "false",
+    }
 
 
 def test_what_prometheus_cannot_reach_is_said():
