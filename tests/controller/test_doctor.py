@@ -51,6 +51,16 @@ def found(host, controller=CONTROLLER, profile=PROFILE, problems=()):
     return findings(controller, {"gpu1": host}, {"gpu1": profile} if profile else {}, problems)
 
 
+@pytest.mark.parametrize(("loaded", "size"), [(1, "1.3"), (2, "2.3"), (9, "3.0")])
+def test_of_a_pool_the_largest_models_count(loaded, size):
+    sizes = {"a": 0.7, "b": 1.3, "c": 1.0}
+    models = [{**Q2, "id": name, "size_bytes": int(size * 2**30)} for name, size in sizes.items()]
+    pools = [{"name": "p", "models": ["*"], "loaded": loaded}]
+    profile = examine_profile("p", {"enabled_models": ["*"], "pools": pools})[0]
+    seen = found(examined(registry={**REGISTRY, "models": models}), profile=profile)
+    assert f"have {size} GiB" in next(item.message for item in seen if item.check == "memory")
+
+
 def test_a_sound_system_has_no_findings_but_good_ones():
     assert {item.severity for item in found(examined())} == {OK}
     assert [item.check for item in found(examined())] == [

@@ -249,8 +249,15 @@ def _memory(examined: Examined, host: Host, profile: Profile | None) -> _Found:
     if profile is None or examined.registry is None:
         return
     models = examined.registry["models"]
-    wanted = [m for m in models if any(entry.matches(m["id"], m["tier"], m["task"]) for entry in profile.entries)]
-    need, there = sum(model["size_bytes"] for model in wanted), host.memory_bytes
+    sizes = {
+        str(entry): {m["id"]: m["size_bytes"] for m in models if entry.matches(m["id"], m["tier"], m["task"])}
+        for entry in profile.entries
+    }
+    pools = {str(entry): entry.loaded for entry in profile.entries if entry.kind == "pool"}
+    single = {model: size for entry, found in sizes.items() if entry not in pools for model, size in found.items()}
+    need = sum(size for model, size in single.items() if not any(model in sizes[pool] for pool in pools))
+    need += sum(size for pool, loaded in pools.items() for size in sorted(sizes[pool].values())[-loaded:])
+    there = host.memory_bytes
     said = f"the models of profile {profile.name} have {need / 2**30:.1f} GiB, the memory {there / 2**30:.1f} GiB"
     if need > there and not host.gpu:
         yield WARNING, "memory", f"{said}; enable fewer, or smaller quantizations."

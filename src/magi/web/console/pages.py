@@ -198,10 +198,11 @@ async def playground(request: Request, here: Here, model: Annotated[str, Query(m
     seen, _problem = await _seen(here, STATUS, verbs.status)
     if seen is None or seen.at < changed:  # what a deployment has just started is there to be asked
         seen = await here.looks.see(STATUS, verbs.status, max(0.0, time.time() - changed))
-    chats = [
-        item for item in seen.result.document["servers"] if item["is_ready"] and item.get("task") in (None, "chat")
-    ]
-    names = dict.fromkeys(name for server in chats for name in (server["model_id"], *server.get("aliases", ())))
+    ready = [item for item in seen.result.document["servers"] if item["is_ready"]]
+    chats = [item for item in ready if "models" in item or item.get("task") in (None, "chat")]
+    names = dict.fromkeys(
+        name for item in chats for name in item.get("models", (item["model_id"], *item.get("aliases", ())))
+    )
     through = [item["url"] for item in seen.result.document.get("gateways", ()) if item["is_ready"]]
     return page(request, "playground.html", names=[*names], model=model, through=through)
 

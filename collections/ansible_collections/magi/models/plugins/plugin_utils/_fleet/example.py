@@ -35,10 +35,19 @@ def example_lines(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> lis
     if not ready:
         return []
     server = next((item for item in ready if item["task"] == "chat"), ready[0])
-    path, body = _ASKED.get(server["task"], _ASKED["chat"])
-    gateway = next((item for item in report.get("gateways", ()) if server["model_id"] in item["names"]), None)
-    base = f"{server['url']}/v1"
     host = next(item for item in hosts if item.name == server["host"])
+    members = [
+        part
+        for item in (host.plan.served if host.plan else ())
+        if item.name == server["instance"]
+        for part in item.members
+    ]
+    asked_for = next((part for part in members if part.task == "chat"), members[0] if members else None)
+    model, task = (asked_for.model_id, asked_for.task) if asked_for else (server["model_id"], server["task"])
+    path, body = _ASKED.get(task, _ASKED["chat"])
+    body = {"model": model, **body} if members else body  # a pool has several
+    gateway = next((item for item in report.get("gateways", ()) if model in item["names"]), None)
+    base = f"{server['url']}/v1"
     where = f" on {host.name} itself" if server["url_from"] == HOST else ""
     key = ""
     for instance in host.plan.instances if host.plan else ():
@@ -49,8 +58,8 @@ def example_lines(report: Mapping[str, Any], hosts: Sequence[HostResult]) -> lis
     client = []
     if gateway and gateway["is_ready"]:
         key = ' -H "Authorization: Bearer $KEY"' if gateway["asks_key"] else key
-        base, body = gateway["url"], {"model": server["model_id"], **body}
+        base, body = gateway["url"], {"model": model, **body}
         where = f" on {gateway['host']} itself" if gateway["url_from"] == HOST else ""
-        client = [f"Clients of OpenAI's API need two lines: base_url={base} and model={server['model_id']}"]
+        client = [f"Clients of OpenAI's API need two lines: base_url={base} and model={model}"]
     asked = f"-H 'Content-Type: application/json' -d '{json.dumps(body)}'"
     return [f"Try it{where}:", f"  curl -s {base}/{path}{key} {asked}", *client]

@@ -5,7 +5,9 @@ from ansible_collections.magi.models.plugins.action.llama_chat import serving
 
 
 def host(*instances):
-    return {"host": {"instances": [{"name": n, "model_ids": ids} for n, ids in instances]}}
+    """Return a look at a host with these instances: name, what it lists, and the models of a pool."""
+    keys = ("name", "model_ids", "models")
+    return {"host": {"instances": [{"models": None, **dict(zip(keys, item))} for item in instances]}}
 
 
 @pytest.mark.parametrize(
@@ -16,6 +18,8 @@ def host(*instances):
         (host(("a", None)), False),
         (host(("a", ["other"])), False),
         (host(("b", ["b"])), False),
+        (host(("pool", ["a", "b"], {"a": "unloaded", "b": "loaded"})), True),
+        (host(("pool", ["other"], {"a": "unloaded"})), False),
         ({"unreachable": True}, False),
         ({}, False),
     ],

@@ -117,3 +117,14 @@ def test_a_gateway_asks_for_its_own_key(asks_key, header):
 
 def test_without_a_ready_server_there_is_no_example():
     assert shown(answers=False) == ([], [])
+
+
+def test_of_a_pool_a_model_is_asked_for():
+    models = [model("e", task="embedding"), model("c"), model("z")]
+    made = plan("z", models=models, pools=[{"name": "small", "models": ["e", "c"]}])
+    pool = running(made.instances[-1], health=200, model_ids=("e", "c"), models={"e": "loaded", "c": "unloaded"})
+    results = [HostResult("gpu1", replace(made, host="gpu1"), (), host(pool), way=SSH)]
+    lines = example_lines(build_report(results), results)
+    words = shlex.split(lines[1])
+    assert words[2] == "http://127.0.0.1:8081/v1/chat/completions"
+    assert json.loads(words[-1])["model"] == "c"

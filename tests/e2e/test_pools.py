@@ -1,0 +1,116 @@
+"""Models that take turns in memory, behind one real llama-server in router mode and a real gateway."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..command import Ran, begin
+from .conftest import PORTS, Deployment
+
+pytestmark = pytest.mark.e2e
+
+Q2, Q3 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m"))
+PORT = PORTS[1]
+
+
+@pytest.fixture
+def behind(deployment: Deployment) -> Deployment:
+    """A deployment with two models and a gateway, all on this machine."""
+    deployment.add_model("Q2_K")
+    deployment.add_model("Q3_K_M", "{{ x }} [$HOME] %s 'SmolLM2-135M-Instruct.Q3_K_M.gguf")
+    deployment.variables["model_server_port_range"] = [PORTS[0], PORT - 1]
+    deployment.groups["model_gateways"] = {
+        "hosts": {"localhost": {}},
+        "vars": {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "model_gateway_manager": "supervisor",
+            "model_gateway_supervisord_path": str(Path(sys.executable).with_name("supervisord")),
+            "model_gateway_home": str(deployment.folder / "gateway"),
+            "model_gateway_haproxy_path": os.environ.get("MAGI_HAPROXY") or "/usr/sbin/haproxy",
+            "model_gateway_port": PORT,
+        },
+    }
+    return deployment
+
+
+def chat(model: str) -> tuple[int, Any]:
+    """Return status and document of what the gateway answers to a short chat."""
+    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=240)
+    body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 4}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    document = json.loads(answer.read())
+    connection.close()
+    return answer.status, document
+
+
+def magi(deployment: Deployment, *arguments: str) -> Ran:
+    return Ran(begin(deployment.folder / "state", *arguments, "-i", str(deployment.inventory())))
+
+
+def of_pool(deployment: Deployment) -> dict[str, Any]:
+    status = magi(deployment, "status", "--json")
+    assert status.code == 0, status.err
+    (server,) = status.document["servers"]
+    return server
+
+
+def test_two_models_take_turns_and_every_request_is_answered(behind: Deployment):
+    (third,) = (path.name for path in behind.models.iterdir() if path.name.startswith("{{"))
+    discovered = behind.play("discover")
+    assert discovered.code == 0, discovered.output
+    ids = [item["id"] for item in json.loads(behind.registry.read_text())["models"]]
+    (odd,) = (name for name in ids if name != Q2)
+    pool = {"name": "small", "models": [Q2, {"model": odd, "aliases": ["chat"]}]}
+    options = {"ctx_size": 512, "parallel": 2}
+    behind.add_profile("development", pools=[{**pool, "options": options}])
+    first = behind.play()
+    assert first.code == 0, first.output
+    assert "at most 1 of them in memory at the same time" in first.text
+    assert third in (behind.home / "instances" / "small.ini").read_text()
+    (entry,) = behind.report()["gateways"]
+    assert entry["names"] == sorted([Q2, odd, "chat"])
+
+    # looking loads nothing
+    again = behind.play()
+    assert (again.code, again.changed) == (0, 0), again.output
+    assert magi(behind, "health", "--deep").code == 0
+    server = of_pool(behind)
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(f"http://127.0.0.1:{server['port']}/metrics?model={Q2}&autoload=false", timeout=10)
+    assert (server["state"], server["is_ready"]) == ("asleep", True)
+    assert server["models"] == {Q2: "unloaded", odd: "unloaded"}
+
+    # 20 clients of each, where one model fits
+    asked = [Q2, "chat"] * 20
+    with ThreadPoolExecutor(len(asked)) as clients:
+        answers = list(clients.map(chat, asked))
+    assert [(status, document.get("error")) for status, document in answers] == [(200, None)] * len(asked)
+    assert all(document["choices"][0]["message"]["content"] for _status, document in answers)
+    assert [document["model"] for _status, document in answers] == [{"chat": odd}.get(name, name) for name in asked]
+    server = of_pool(behind)
+    assert sorted(server["models"].values()) == ["loaded", "unloaded"]
+    assert server["state"] == "running"
+    assert 50 << 20 < server["memory"]["used"] < server["memory"]["need"]["Host"]
+
+    # one model less, and all of it back
+    behind.add_profile("development", pools=[{**pool, "models": [Q2], "options": options}])
+    fewer = behind.play()
+    assert fewer.code == 0, fewer.output
+    assert (chat(Q2)[0], chat("chat")[0]) == (200, 404)
+    back = magi(behind, "rollback")
+    assert back.code == 0, back.err
+    asked_one = magi(behind, "ask", "chat", "Say hello.", "--max-tokens", "4")
+    assert asked_one.code == 0, asked_one.err
+    assert of_pool(behind)["models"] == {Q2: "unloaded", odd: "loaded"}
