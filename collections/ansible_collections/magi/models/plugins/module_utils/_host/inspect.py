@@ -193,7 +193,7 @@ def _sum(sizes: Iterable[int | None]) -> int | None:
 
 def _may_fall(environment: Mapping[str, str]) -> bool:
     """Whether an instance should compute on a GPU, and would start without it, too: no device is named."""
-    return "MAGI_GPU" in environment and "LLAMA_ARG_DEVICE" not in environment
+    return "MAGI_GPU" in environment and not {"LLAMA_ARG_DEVICE", "MAGI_POOL_DEVICE"} & environment.keys()
 
 
 def _fell_back(manager: ServiceManager, name: str) -> str:

@@ -104,7 +104,7 @@ def devices(
     if not binary.devices:
         environment = now.environment if now else {}
         had = meant_for(environment)
-        return Devices(had, had if ours and environment.get("LLAMA_ARG_DEVICE") == had else "")
+        return Devices(had, had if ours and told_of(environment) == had else "")
     if not on_gpu(options, host):
         return Devices()
     named = ",".join(binary.default_devices[:count]) if ours and _alike(variables, asked_with) else ""
@@ -115,6 +115,11 @@ def alone(devices: Iterable[str]) -> Devices:
     """Return what an instance has that is told ``devices`` and has no others."""
     names = ",".join(devices)
     return Devices(names, names)
+
+
+def told_of(environment: Mapping[str, str]) -> str:
+    """Return the devices that an instance was told to use, or those that a pool tells its models; empty: none."""
+    return environment.get("LLAMA_ARG_DEVICE") or environment.get("MAGI_POOL_DEVICE", "")
 
 
 def meant_for(environment: Mapping[str, str]) -> str:

@@ -180,6 +180,8 @@ def make_pool(
         environment["MAGI_ENVIRONMENT"] = " ".join(f"{name}={value}" for name, value in sorted(variables.items()))
     if gpu:
         environment["MAGI_GPU"] = gpu
+    if "LLAMA_ARG_DEVICE" in first.environment:  # a router that is told so itself would open the GPU
+        environment["MAGI_POOL_DEVICE"] = first.environment["LLAMA_ARG_DEVICE"]
     if need:
         environment["MAGI_NEED"] = need_text(need)
         environment["MAGI_POOL_NEEDS"] = pool_needs_text({item.name: item.need for item in members if item.need})

@@ -15,7 +15,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.need import HOS
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.allocation import Candidate, allocate
-from ansible_collections.magi.models.plugins.module_utils._plan.devices import Devices, alone, ways
+from ansible_collections.magi.models.plugins.module_utils._plan.devices import Devices, alone, told_of, ways
 from ansible_collections.magi.models.plugins.module_utils._plan.estimate import context_of, estimate
 from ansible_collections.magi.models.plugins.module_utils._plan.layers import variables_of
 from ansible_collections.magi.models.plugins.module_utils._plan.ledger import (
@@ -130,7 +130,7 @@ class Memory:
             needs.append(tuple(self._needs[item.name].own.get(device, 0) for device in way))
         among = cast(Binary, self._host.binary).default_devices
         there = next((there for there in self._host.instances if there.name == item.name), None)
-        now = tuple(filter(None, there.environment.get("LLAMA_ARG_DEVICE", "").split(","))) if there else ()
+        now = tuple(filter(None, told_of(there.environment).split(","))) if there else ()
         held = planned_need(there.environment) if there and there.pid else None
         holds = tuple(held.own.get(device, 0) for device in now) if held else ()
         told_again = held and bool(held.estimated) != bool(self._needs[item.name].estimated)

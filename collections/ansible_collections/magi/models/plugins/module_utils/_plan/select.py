@@ -64,7 +64,12 @@ def select(
     too. Of an entry with a share in ``shares``, the host has that, and nothing is missing there.
     """
     by_id = {model.id: model for model in models}
-    named = {item.pattern for entry in profile.entries for item in entry.each if item.kind == "model"}
+    here = [
+        entry
+        for index, entry in enumerate(profile.entries)
+        if entry.kind != "pool" or not shares or shares[index] is None
+    ]
+    named = {item.pattern for entry in here for item in entry.each if item.kind == "model"}
     counts: dict[str, int] = {}
     wanted: list[Wanted] = []
     missing: list[str] = []
@@ -91,7 +96,7 @@ def select(
 
     pools: list[Wanted] = []
     for index, pool in enumerate(profile.entries):
-        if pool.kind != "pool" or (shares and shares[index] is not None):
+        if pool.kind != "pool" or pool not in here:
             continue
         members: list[Wanted] = []
         for number, entry in enumerate(pool.members, 1):

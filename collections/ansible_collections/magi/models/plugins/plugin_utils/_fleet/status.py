@@ -14,6 +14,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.text import prin
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, shown
+from ansible_collections.magi.models.plugins.module_utils._plan.devices import meant_for, told_of
 from ansible_collections.magi.models.plugins.module_utils._plan.ledger import planned_need
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import lost_device, wrong_though_healthy
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
@@ -80,7 +81,7 @@ def computes_on(now: Running | None) -> list[str] | None:
     """
     if now is None or not now.pid:
         return None
-    named, listed = (now.environment.get(name, "") for name in ("LLAMA_ARG_DEVICE", "MAGI_GPU"))
+    named, listed = told_of(now.environment), meant_for(now.environment)
     if now.fell_back or named == "none" or not (named or listed):
         return []
     return named.split(",") if named else listed.split(",") if now.used_gpu else None

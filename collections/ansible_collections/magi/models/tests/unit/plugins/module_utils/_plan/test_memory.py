@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, MIB, Row, Told
 from ansible_collections.magi.models.plugins.module_utils._models.model import Companion, FileVersion, Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
@@ -260,13 +261,13 @@ def test_it_may_be_a_warning_or_nobody_looks():
 TWO = ("CUDA0", "CUDA1")
 
 
-def on_gpus(*entries, weights=4, other=15, there=(), free=None, devices=TWO, answers=True, options=None, **more):
+def on_gpus(*entries, weights=4, other=15, there=(), free=None, devices=TWO, answers=True, options=None, pools=(), **more):
     """Return the plan of a host with GPUs of 24 GiB, and models llama with ``weights`` (GiB) and other. Of one GPU alone,
     llama-fit-params says 1 GiB more than the weights, or nothing without ``answers``."""
     free = free or dict.fromkeys(devices, 24)
     memory = {device: (24 * GIB, int(free[device] * GIB)) for device in devices}
     binary = replace(BINARY, devices=devices, default_devices=devices, device_memory=memory)
-    chosen = profile(*entries, options=options or {})
+    chosen = profile(*entries, pools=list(pools), options=options or {})
     second = replace(LLAMA, id="other", path="/models/other.gguf", size_bytes=other * GIB)
     known = inventory(replace(LLAMA, size_bytes=weights * GIB), second)
 
@@ -289,6 +290,19 @@ def on_gpus(*entries, weights=4, other=15, there=(), free=None, devices=TWO, ans
 
 def told(value):
     return {item.name: item.environment["LLAMA_ARG_DEVICE"] for item in value.instances}
+
+
+def test_a_pool_gets_the_gpu_that_fits_its_largest_models_and_keeps_it():
+    pools = [{"name": "small", "models": ["llama"]}]
+    first = on_gpus("none", free={"CUDA0": 20, "CUDA1": 8}, pools=pools)
+    (pool,) = first.instances
+    assert pool.members[0].environment["LLAMA_ARG_DEVICE"] == pool.environment["MAGI_POOL_DEVICE"] == "CUDA1"
+    assert "LLAMA_ARG_DEVICE" not in pool.environment
+    assert pool.need.own["CUDA1"] == 5 * GIB + 640 * MIB
+    # nothing of it is in memory, and another GPU would be the better one now
+    there = [running(pool, models={"llama": "unloaded"}, asleep=True)]
+    again = on_gpus("none", free={"CUDA0": 6, "CUDA1": 20}, there=there, pools=pools)
+    assert again.names(ActionKind.KEEP) == ("small",)
 
 
 def test_each_instance_gets_the_gpu_that_fits_it_best_and_keeps_it():

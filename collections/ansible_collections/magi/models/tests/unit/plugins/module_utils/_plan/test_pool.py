@@ -9,6 +9,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.build import bui
 from ansible_collections.magi.models.plugins.module_utils._plan.leave import kept_instance
 from ansible_collections.magi.models.plugins.module_utils._plan.need import questions, together
 from ansible_collections.magi.models.plugins.module_utils._plan.refusal import DoesNotFit
+from ansible_collections.magi.models.plugins.module_utils._plan.select import select
 from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, Plan, PlanError
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     BINARY,
@@ -101,6 +102,19 @@ def test_a_model_that_is_missing_degrades_the_pool_and_none_at_all_leaves_it_out
         "Profile test, pool small, model 2 (nope)",
         "Profile test, pool other, model 1 (nor-this)",
     ]
+
+
+def test_where_the_pool_is_not_for_the_host_its_models_are_the_others():
+    given = profile("*", pools=[pool("a-q2_k", "*-q4_1", hosts="gpu*")])
+    assert given.entries[1].is_placed
+    there, _missing = select(given, inventory().models, (), "gpu1", (), [None, None])
+    assert [(x.name, [y.name for y in x.members]) for x in there] == [
+        ("b-q3_k_m", []),
+        ("c-q4_k_m", []),
+        ("small", ["a-q2_k", "d-q4_1"]),
+    ]
+    elsewhere, _missing = select(given, inventory().models, (), "cpu1", (), [None, {}])
+    assert [x.name for x in elsewhere] == ["a-q2_k", "b-q3_k_m", "c-q4_k_m", "d-q4_1"]
 
 
 def test_a_pool_needs_a_name_that_no_model_has():
