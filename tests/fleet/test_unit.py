@@ -15,7 +15,7 @@ from ansible_collections.magi.models.plugins.module_utils._services.systemd impo
 
 from .. import hostile
 from ..waiting import until
-from .conftest import LIMIT, Q2, ROOT, Client, Fleet, bare
+from .conftest import LIMIT, Q2, Q4, ROOT, Client, Fleet, bare
 
 pytestmark = pytest.mark.fleet
 
@@ -38,6 +38,25 @@ def test_the_installed_unit_is_hardened(fleet: Fleet):
     assert run.code == 0, run.output
     assert exposure(fleet.sh("host1", f"systemd-analyze security --no-pager magi-llama@{Q2}.service")) <= 1.2
     assert fleet.sh("host1", f"{VERIFY} magi-llama@{Q2}.service", check=False) == ""
+
+
+def test_a_pool_starts_its_models_from_the_hardened_unit(fleet: Fleet):
+    """The file with its models is root's alone, and reaches a user who exists only while the pool runs."""
+    fleet.profile("pooled", pools=[{"name": "small", "models": [Q2, Q4], "options": {"ctx_size": 512}}])
+    run = fleet.deploy("pooled", *LIMIT)
+    assert run.code == 0, run.output
+    (server,) = fleet.report()["servers"]
+    assert (server["state"], server["models"]) == ("asleep", {Q2: "unloaded", Q4: "unloaded"})
+    chat = {"model": Q4, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 4}
+    status, answer = fleet.get("host1", server["port"], "/v1/chat/completions", chat)
+    assert (status, answer and answer["model"]) == (200, Q4)
+    assert exposure(fleet.sh("host1", "systemd-analyze security --no-pager magi-llama@small.service")) <= 1.2
+    assert fleet.sh("host1", "stat -c '%a %U' /etc/magi/instances/small.ini") == "600 root\n"
+    users = fleet.sh(
+        "host1", "ps -o user= --ppid $(systemctl show --property=MainPID --value magi-llama@small)"
+    ).split()
+    assert len(users) == 1
+    assert users != ["root"]
 
 
 def test_when_a_server_started_is_told_whatever_the_time_zone(fleet: Fleet):
