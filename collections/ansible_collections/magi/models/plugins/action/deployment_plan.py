@@ -109,7 +109,7 @@ class ActionModule(ControllerAction, HostAction):
 
     def _contexts(self, error: DoesNotFit, host: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, int]:
         """Return the contexts that would fit, by the key of the question: the host's llama-fit-params finds them."""
-        asked = {item.question.key: item for item in error.lacking if not item.estimated}
+        asked = {item.question.key: item for item in error.lacking if not (item.estimated or item.largest)}
         questions = [
             {
                 "variables": dict(item.question.variables),

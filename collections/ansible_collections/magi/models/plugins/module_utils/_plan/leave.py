@@ -13,7 +13,7 @@ from ansible_collections.magi.models.plugins.module_utils._config.profile import
 from ansible_collections.magi.models.plugins.module_utils._host.values import Running
 from ansible_collections.magi.models.plugins.module_utils._models.found import within
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
-from ansible_collections.magi.models.plugins.module_utils._plan.pool import pool_members
+from ansible_collections.magi.models.plugins.module_utils._plan.pool import models_of, pool_members
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Shares, meant, new_tier
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Instance, Settings, Share
 
@@ -59,6 +59,11 @@ def _gone(
     scan_paths: Sequence[str],
 ) -> str:
     """Return why the model of an instance is missing, though the profile enables it; or an empty string."""
+    if models_of(item.environment):
+        enabled = any(
+            entry.kind == "pool" and entry.pattern == item.name and share is None for entry, share in entries
+        )
+        return "the files of its models are gone or set aside" if enabled else ""
     path = item.environment.get("LLAMA_ARG_MODEL", "")
     there = any(path in (model.path, *model.duplicates) for model in inventory.models)
     if (

@@ -81,7 +81,10 @@ class DoesNotFit(PlanError):
 
     def with_contexts(self, contexts: Mapping[str, int]) -> DoesNotFit:
         """Return it with the contexts that would fit, by the key of the question."""
-        known = (replace(item, fits=contexts.get(item.question.key, item.fits)) for item in self.lacking)
+        known = (
+            item if item.largest else replace(item, fits=contexts.get(item.question.key, item.fits))
+            for item in self.lacking
+        )
         return DoesNotFit(self.host, tuple(known), self.among)
 
 

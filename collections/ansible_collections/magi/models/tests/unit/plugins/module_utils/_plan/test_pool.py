@@ -117,6 +117,16 @@ def test_where_the_pool_is_not_for_the_host_its_models_are_the_others():
     assert [x.name for x in elsewhere] == ["a-q2_k", "b-q3_k_m", "c-q4_k_m", "d-q4_1"]
 
 
+def test_a_pool_whose_files_are_all_gone_runs_on():
+    before = pooled(pool("a-q2_k"))
+    there = host(*(running(item) for item in before.instances))
+    others = [item for item in inventory().models if item.id != "a-q2_k"]
+    value = pooled(pool("a-q2_k"), on=there, models=others)
+    assert value.names(ActionKind.KEEP) == ("b-q3_k_m", "small")
+    assert [(x.name, [y.model_id for y in x.members]) for x in value.kept] == [("small", ["a-q2_k"])]
+    assert "small runs on as it is: the files of its models are gone or set aside" in " ".join(value.degraded)
+
+
 def test_a_pool_needs_a_name_that_no_model_has():
     with pytest.raises(PlanError, match="pool a-q2_k: the instance name a-q2_k is also another model's id; give the"):
         pooled(pool("d-q4_1", name="a-q2_k"), entries=["b-q3_k_m"])
@@ -193,6 +203,8 @@ def test_one_that_does_not_fit_is_refused_with_the_number_that_would():
         "3 models in memory (m6, m4, m2): it needs 12.2 GiB of memory, 10.5 GiB are left, 1.8 GiB are missing; with "
         "loaded: 2 it fits."
     )
+    asked = {item.question.key: 512 for item in refused.value.lacking}
+    assert str(refused.value.with_contexts(asked)) == str(refused.value)  # no context is asked for
     with pytest.raises(DoesNotFit, match=r"with 1 model in memory \(m6\): .*; no smaller number of loaded would do"):
         told_by_size(pool("m*"), models=sized(1, 6), gib=5)
 
