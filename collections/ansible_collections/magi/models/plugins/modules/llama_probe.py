@@ -102,10 +102,10 @@ def asked_here(module: AnsibleModule) -> list[tuple[str, dict[str, str], str]]:
         for name, where in places.items()
         if not is_router(where) and (params["wake"] or "MAGI_IDLE" not in where or not ask_asleep(where))
     ]
-    return single + [each for name, where in places.items() if is_router(where) for each in _of_pool(name, where)]
+    return single + [each for name, where in places.items() if is_router(where) for each in of_pool(name, where)]
 
 
-def _of_pool(name: str, where: Mapping[str, str]) -> list[tuple[str, dict[str, str], str]]:
+def of_pool(name: str, where: Mapping[str, str]) -> list[tuple[str, dict[str, str], str]]:
     """Return the questions about a pool: one to each of its models that is in memory. The others are not loaded for
     this, since that takes the memory of one that serves."""
     states = ask_router(where) or {}

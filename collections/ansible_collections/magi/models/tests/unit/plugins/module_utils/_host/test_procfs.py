@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._host import procfs
@@ -63,3 +65,10 @@ def test_without_proc_nothing_is_known(kernel):
 
 def test_what_a_process_alone_has():
     assert 1 << 20 < procfs.own_memory(os.getpid()) < procfs.used_memory(os.getpid()) + (1 << 30) < 8 << 30
+
+
+def test_what_a_process_has_started_is_known():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert child.pid in procfs.children(os.getpid())
+        child.communicate(b"\n")
+    assert child.pid not in procfs.children(os.getpid())
