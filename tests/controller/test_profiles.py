@@ -62,6 +62,21 @@ def test_the_profiles_that_are_shipped_are_good(name):
                 6: "options: option port can't be set: set the entry's port",
             },
         ),
+        (
+            "pools:\n  - name: small\n    models:\n      - a\n      - model: b\n        options: {ctx_sise: 1}\n"
+            "    options:\n      paralel: 1\n",
+            {
+                6: "pool small, model 2: llama-server (11434) has no option ctx_sise; did you mean ctx_size?",
+                8: "pool small: llama-server (11434) has no option paralel; did you mean parallel?",
+            },
+        ),
+        (
+            "pools:\n  - name: small\n    models: [a, {model: b, prot: 1}]\n    loadde: 2\n",
+            {
+                3: 'pool 1, model 2: unknown key "prot"',
+                4: 'pool 1: unknown key "loadde": did you mean "loaded"?',
+            },
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(write, text, lines):
@@ -132,6 +147,15 @@ def test_what_the_fleet_places_says_over_which_hosts(write):
     entries = "[{tier: Q3, replicas: 2}, {tier: Q2, replicas: 1, hosts: gpu*}, {tier: Q4, hosts: gpu1}]"
     found = resolve(files.load_profile(write(f"enabled_models: {entries}\n")), host()).instances
     assert {item.tier: item.where for item in found} == {"Q3": "2 over all hosts", "Q2": "1 over gpu*", "Q4": "gpu1"}
+
+
+def test_the_models_of_a_pool_are_shown_with_it(write):
+    text = "pools: [{name: small, models: ['*-q2_k', {tier: Q3, options: {parallel: 2}}], port: 8090, loaded: 2}]\n"
+    found = resolve(files.load_profile(write(text)), host()).instances
+    assert {(item.tier, item.port, item.where) for item in found} == {
+        ("Q2", 8090, "pool small, 2 at a time"),
+        ("Q3", 8090, "pool small, 2 at a time"),
+    }
 
 
 def test_without_a_build_options_stand_as_given(write):

@@ -48,20 +48,19 @@ def check(path: Path, hosts: Iterable[Known] = ()) -> Checked:
 
 
 def _unknown_options(profile: Profile, hosts: Iterable[Known]) -> Iterator[tuple[Where, str]]:
-    layers: list[tuple[Where, str, Mapping[str, Any]]] = [(("options",), "options", profile.options)]
     enabled = [entry for entry in profile.entries if entry.kind != "pool"]
     pools = [entry for entry in profile.entries if entry.kind == "pool"]
     places: list[tuple[Where, str, Entry]] = [
         *((("enabled_models", index), f"entry {index + 1}", entry) for index, entry in enumerate(enabled)),
         *((("pools", index), str(pool), pool) for index, pool in enumerate(pools)),
-        *(
-            (("pools", index, "models", number), f"{pool}, model {number + 1}", entry)
-            for index, pool in enumerate(pools)
-            for number, entry in enumerate(pool.members)
-        ),
     ]
+    layers: list[tuple[Where, str, Mapping[str, Any]]] = [(("options",), "options", profile.options)]
     layers += [((*where, "options"), what, entry.options) for where, what, entry in places]
     layers += [((*where, "idle"), what, {IDLE: entry.idle}) for where, what, entry in places if entry.idle is not None]
+    for index, pool in enumerate(pools):
+        for number, entry in enumerate(pool.members):
+            own = {key: value for key, value in entry.options.items() if key not in pool.options}
+            layers.append((("pools", index, "models", number, "options"), f"{pool}, model {number + 1}", own))
     for binary in {host.binary for host in hosts if host.binary}:
         for where, what, options in layers:
             for key, value in options.items():
