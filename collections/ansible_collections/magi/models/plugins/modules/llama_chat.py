@@ -157,7 +157,7 @@ def main() -> None:
             if status is None or not status.pid:
                 module.fail_json(msg=f"{name} does not run; magi up starts it.")
             if pools.get(name):
-                names = ", ".join(str(item["model"]) for item in pools[name])
+                names = ", ".join(item["model"] for item in pools[name])
                 module.fail_json(msg=f"{name} is a pool; ask one of its models: {names}.")
             in_pool = name not in found
             environment = asked_at(params["home"], own if in_pool else name, status, listening_sockets())

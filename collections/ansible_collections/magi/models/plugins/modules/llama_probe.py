@@ -111,7 +111,7 @@ def of_pool(name: str, where: Mapping[str, str]) -> list[tuple[str, dict[str, st
     states = ask_router(where) or {}
     return [
         (name, {**where, **({OF_TASK[task]: "on"} if task in OF_TASK else {})}, model)
-        for model, task in ((str(item["model"]), str(item["task"])) for item in models_of(where))
+        for model, task in ((item["model"], item["task"]) for item in models_of(where))
         if states.get(model) == "loaded"
     ]
 

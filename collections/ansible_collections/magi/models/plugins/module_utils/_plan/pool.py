@@ -50,7 +50,14 @@ def pool_members(pool: Instance) -> tuple[Instance, ...]:
 
 
 def models_of(environment: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return what ``pool_text`` was made of, by the environment of a process; [] where it is no pool's."""
-    with contextlib.suppress(ValueError):
-        return list(json.loads(environment.get("MAGI_POOL", "[]")))
+    """Return what ``pool_text`` was made of, by the environment of a process, which may have changed that; [] where it
+    is no pool's."""
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+        return [
+            {
+                **{name: str(item[name]) for name in ("model", "tier", "task", "slots")},
+                "aliases": [str(alias) for alias in item["aliases"]],
+            }
+            for item in json.loads(environment.get("MAGI_POOL", "[]"))
+        ]
     return []

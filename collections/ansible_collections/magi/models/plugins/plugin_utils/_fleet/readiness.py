@@ -27,7 +27,7 @@ def wrong_though_healthy(now: Running, host: Host) -> Cause | None:
     listener on its port must be its own process.
     """
     if now.model_ids is not None:
-        names = {str(item["model"]) for item in models_of(now.environment)} or {now.name}
+        names = {item["model"] for item in models_of(now.environment)} or {now.name}
         own = names <= {*now.model_ids}
     else:
         own = any(item.port == now.port and item.instance == now.name for item in host.listeners)

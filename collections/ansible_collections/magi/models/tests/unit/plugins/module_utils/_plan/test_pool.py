@@ -155,6 +155,14 @@ def test_what_runs_tells_which_models_it_has():
     assert kept_instance(running(value.instances[0])).members == ()
 
 
+@pytest.mark.parametrize(
+    "told", ["", "{", "{}", "7", "[1]", '[{"model": "a"}]', '[{"model": [], "aliases": 1}]', "[" * 99999]
+)
+def test_a_process_that_tells_something_else_is_no_pool(told):
+    now = running(pooled(pool("a-q2_k")).instances[-1])
+    assert kept_instance(replace(now, environment={**now.environment, "MAGI_POOL": told})).members == ()
+
+
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
