@@ -335,9 +335,7 @@ class _Reader:
         self.refuse(where, f"{what}: devices must be {said}, not {shown(given)}.")
         return options, None
 
-    def placing(
-        self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any]
-    ) -> int | None:
+    def placing(self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any]) -> int | None:
         replicas: int | None = valid["replicas"]
         if replicas is not None and replicas < 1:
             self.refuse((*where, "replicas"), f"{what}: replicas must be 1 or more, not {replicas}.")

@@ -60,9 +60,7 @@ def _gone(
 ) -> str:
     """Return why the model of an instance is missing, though the profile enables it; or an empty string."""
     if models_of(item.environment):
-        enabled = any(
-            entry.kind == "pool" and entry.pattern == item.name and share is None for entry, share in entries
-        )
+        enabled = any(entry.kind == "pool" and entry.pattern == item.name and share is None for entry, share in entries)
         return "the files of its models are gone or set aside" if enabled else ""
     path = item.environment.get("LLAMA_ARG_MODEL", "")
     there = any(path in (model.path, *model.duplicates) for model in inventory.models)

@@ -91,7 +91,8 @@ class Memory:
             if found.named and can[item.name]:
                 candidates.append(self._candidate(item, can[item.name]))
         room, sizes = self._rooms(beside)
-        for name in self._needs.keys() - {each.name for each in candidates}:  # those that have theirs already
+        settled = {item.name for item in wanted} - {item.name for item in candidates}  # they have theirs already
+        for name in settled:
             room = {device: size - self._needs[name].own.get(device, 0) for device, size in room.items()}
         for name, chosen in allocate(candidates, room, sizes).items():
             item = next(item for item in wanted if item.name == name)

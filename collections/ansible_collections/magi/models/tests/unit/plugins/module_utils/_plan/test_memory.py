@@ -261,7 +261,9 @@ def test_it_may_be_a_warning_or_nobody_looks():
 TWO = ("CUDA0", "CUDA1")
 
 
-def on_gpus(*entries, weights=4, other=15, there=(), free=None, devices=TWO, answers=True, options=None, pools=(), **more):
+def on_gpus(
+    *entries, weights=4, other=15, there=(), free=None, devices=TWO, answers=True, options=None, pools=(), **more
+):
     """Return the plan of a host with GPUs of 24 GiB, and models llama with ``weights`` (GiB) and other. Of one GPU alone,
     llama-fit-params says 1 GiB more than the weights, or nothing without ``answers``."""
     free = free or dict.fromkeys(devices, 24)
