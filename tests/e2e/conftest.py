@@ -14,12 +14,18 @@ from typing import Any
 import pytest
 import yaml
 
+from .. import minilm
 from ..playbook import ROOT, Playing, Run, copy_profiles, start
 
 CACHE = Path.home() / ".cache" / "magi"
 LLAMA_SERVER = CACHE / "llama.cpp" / "current" / "llama-server"
 MODELS = ROOT / "data" / "models"
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+def embedding_model() -> Path:
+    """Return the file of a real embedding model."""
+    return minilm.make(CACHE / "embedders", LLAMA_SERVER.resolve().parents[1] / "source")
 
 
 def ports(first: int) -> tuple[int, int]:

@@ -30,7 +30,7 @@ from ..command import Ran, begin
 from ..load import Clients, ask_once
 from ..playbook import Playing
 from ..waiting import until
-from .conftest import CACHE, PORTS, Deployment, alive, environment_of
+from .conftest import PORTS, Deployment, alive, embedding_model, environment_of
 
 pytestmark = pytest.mark.e2e
 
@@ -223,7 +223,7 @@ def test_one_address_for_all_models(behind: Deployment):
 def test_real_clients_talk_to_all_models_at_one_address(behind: Deployment):
     """The packages openai and anthropic: four chat models and an embedder."""
     behind.add_model("Q4_1")
-    shutil.copyfile(minilm.make(CACHE / "embedders"), behind.models / minilm.NAME)
+    shutil.copyfile(embedding_model(), behind.models / minilm.NAME)
     behind.add_profile("all", "*")
     run = behind.play(profile="all")
     assert run.code == 0, run.output

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from .. import minilm
-from .conftest import CACHE, LLAMA_SERVER, ask
+from .conftest import LLAMA_SERVER, ask, embedding_model
 
 pytestmark = pytest.mark.e2e
 
@@ -42,7 +42,7 @@ def embed(port: int, texts: list[str]) -> list[np.ndarray]:
 def reranker(path: Path) -> None:
     """Write a model whose header says that it ranks. llama-server serves it as one; its scores mean nothing, as nobody
     trained it for that."""
-    shutil.copyfile(minilm.make(CACHE / "embedders"), path)
+    shutil.copyfile(embedding_model(), path)
     reader = gguf.GGUFReader(path, "r+")
     pooling = reader.fields["bert.pooling_type"]
     pooling.parts[pooling.data[0]][0] = gguf.PoolingType.RANK
@@ -61,7 +61,7 @@ def unservable(path: Path, architecture: str) -> None:
 
 def test_an_embedder_a_reranker_a_chat_model_and_files_that_nothing_serves(deployment):
     deployment.add_model("Q4_1")
-    shutil.copyfile(minilm.make(CACHE / "embedders"), deployment.models / minilm.NAME)
+    shutil.copyfile(embedding_model(), deployment.models / minilm.NAME)
     reranker(deployment.models / "ranks-F16.gguf")
     for architecture in ("flux", "whisper", "gemma4-assistant", "of-tomorrow"):
         unservable(deployment.models / f"{architecture}.gguf", architecture)
@@ -92,7 +92,7 @@ def test_an_embedder_a_reranker_a_chat_model_and_files_that_nothing_serves(deplo
 @pytest.mark.parametrize("entry", [{"task": "embedding"}, {"tier": "F16", "task": "embedding"}])
 def test_a_profile_may_enable_the_embedders_alone(deployment, entry):
     deployment.add_model("Q4_1")
-    shutil.copyfile(minilm.make(CACHE / "embedders"), deployment.models / minilm.NAME)
+    shutil.copyfile(embedding_model(), deployment.models / minilm.NAME)
     deployment.add_profile("embedders", entry)
     run = deployment.play(profile="embedders")
     assert run.code == 0, run.output
