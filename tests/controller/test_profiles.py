@@ -149,6 +149,16 @@ def test_what_the_fleet_places_says_over_which_hosts(write):
     assert {item.tier: item.where for item in found} == {"Q3": "2 over all hosts", "Q2": "1 over gpu*", "Q4": "gpu1"}
 
 
+def test_a_number_of_gpus_is_shown_and_named_ones_are_options(write):
+    entries = "[{tier: Q3, devices: 2}, {tier: Q2, devices: [CUDA1]}, {tier: Q4}]"
+    found = resolve(files.load_profile(write(f"enabled_models: {entries}\n")), host()).instances
+    assert {item.tier: (item.devices, item.options.get("device")) for item in found} == {
+        "Q3": (2, None),
+        "Q2": (None, "CUDA1"),
+        "Q4": (None, None),
+    }
+
+
 def test_the_models_of_a_pool_are_shown_with_it(write):
     text = "pools: [{name: small, models: ['*-q2_k', {tier: Q3, options: {parallel: 2}}], port: 8090, loaded: 2}]\n"
     found = resolve(files.load_profile(write(text)), host()).instances

@@ -34,6 +34,8 @@ class Resolved:
     options: Mapping[str, Any]
     environment: Mapping[str, str]
     aliases: tuple[str, ...]
+    devices: int | None = None
+    """How many GPUs the plan chooses for it; None: as many as it takes, or those that the options name."""
     where: str = ""
     """Over which hosts how many run, where the fleet decides that; the pool that it is a model of; else empty."""
 
@@ -79,6 +81,7 @@ def resolve(profile: Profile, host: Known) -> Resolution:
                 options_of(part),
                 variables_of(profile, host.environment, part),
                 part.entry.aliases,
+                item.entry.devices,
                 _where(item.entry),
             )
             for item in wanted

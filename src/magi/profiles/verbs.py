@@ -51,11 +51,12 @@ def show(bench: Workbench, name: str) -> Result:
                 *(one.instance, one.tier, one.port or "free"),
                 *(", ".join(f"{k}={v}" for k, v in part.items()) or "-" for part in (one.options, one.environment)),
                 ", ".join(one.aliases) or "-",
+                str(one.devices or "-"),
                 one.where or "-",
             )
             for one in item.instances
         ]
-        titles = ("instance", "tier", "port", "options", "environment", "aliases", "replicas, hosts")
+        titles = ("instance", "tier", "port", "options", "environment", "aliases", "devices", "replicas, hosts")
         used = [number for number in range(len(titles)) if number < 4 or any(row[number] != "-" for row in rows)]
         shown = [[row[number] for number in used] for row in rows]
         lines += text_table([titles[number] for number in used], shown) if rows else ["nothing is enabled"]
