@@ -18,6 +18,10 @@ SSH = "Failed to connect to the host via ssh: "
         ("ssh: Could not resolve hostname gpu9: Name or service not known", "correct its name, or set ansible_host"),
         ("Unable to negotiate with 10.0.0.1: no matching host key type found. Their offer: ssh-rsa", "update its SSH"),
         ("ssh: connect to host gpu1 port 22: Connection refused", "start its SSH server, or correct ansible_host"),
+        (
+            "Data could not be sent to remote host 'gpu1': [Errno 32] Broken pipe",
+            "connect to it by ssh, which says why",
+        ),
         ("ssh: connect to host gpu1 port 22: Connection timed out", "bring it back"),
         ("ssh: connect to host gpu1 port 22: No route to host", "bring it back"),
     ],
