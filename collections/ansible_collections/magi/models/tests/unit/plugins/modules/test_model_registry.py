@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._host import claims
 from ansible_collections.magi.models.plugins.modules import gguf_info, llama_instances, model_registry
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import build, model, write
 
@@ -161,7 +162,8 @@ CLAIM = {
 }
 
 
-def test_a_deployment_claims_its_host_and_a_look_does_not(options, tmp_path):
+def test_a_deployment_claims_its_host_and_a_look_does_not(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "RUN", tmp_path)  # as root, it would be found by who gets the same folder later
     options["host"] = {"home": str(tmp_path / "home"), "manager": "supervisor"}
 
     def look(**more):
