@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""How long magi serve takes to say what runs, to 100 clients that ask once a second, while it deploys. Writes
-results/serve.json and the table in README.md.
+"""How long magi serve takes to say what runs, to 100 clients that ask once a second, while it deploys; how large and
+quick the console's first page is in a browser, and how soon an event reaches its page. Writes results/serve.json and
+the table in README.md.
 
-Needs the llama-server and the models of ``make up``.
+Needs the llama-server and the models of ``make up``, and Chromium.
 """
 
 from __future__ import annotations
@@ -25,10 +26,47 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import sync_playwright
+
 ROOT = Path(__file__).resolve().parents[1]
 README, RESULTS = ROOT / "benchmarks/README.md", ROOT / "benchmarks/results/serve.json"
 CLIENTS = 100
+PAGES, JOBS = 10, 6
 PATHS = {"older endpoint": "/api/models/management/servers", "status": "/api/v1/status"}
+
+TELLS_WHEN = """
+import json, os, re, time
+
+from ansible.plugins.callback import CallbackBase
+
+
+class CallbackModule(CallbackBase):
+    CALLBACK_VERSION, CALLBACK_TYPE, CALLBACK_NAME = 2.0, "notification", "tells_when"
+
+    def v2_playbook_on_task_start(self, task, is_conditional):
+        step = re.search(r"\\[(\\d)/5\\]", task.get_name())
+        if step:
+            with open(os.environ["TELLS_WHEN"], "a") as file:
+                file.write(json.dumps([int(step[1]), time.time()]) + "\\n")
+"""
+"""A plugin of Ansible's that writes down when each step began."""
+SIZE = """['navigation', 'resource'].flatMap(kind => performance.getEntriesByType(kind))
+    .reduce((sum, entry) => sum + entry.decodedBodySize, 0)"""
+LOADED = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+WATCHED = """
+window.seen = [];
+addEventListener('DOMContentLoaded', () => {
+    const place = document.querySelector('[data-progress]');
+    const look = () => {
+        const steps = [...place.querySelectorAll('.steps li')];
+        const step = steps.findIndex(item => item.className === 'now') + 1;
+        if (!window.seen.some(item => item[0] === step)) window.seen.push([step, Date.now() / 1000]);
+    };
+    if (place) new MutationObserver(look).observe(place, {childList: true});
+});
+"""
+"""When each step was first shown."""
 
 
 class Served:
@@ -52,12 +90,17 @@ class Served:
         }
         inventory = folder / "inventory.json"
         inventory.write_text(json.dumps({"model_servers": {"hosts": {"localhost": {}}, "vars": variables}}))
+        (folder / "callbacks").mkdir()
+        (folder / "callbacks" / "tells_when.py").write_text(TELLS_WHEN)
+        self.began = folder / "began"
+        plugin = {"ANSIBLE_CALLBACK_PLUGINS": str(folder / "callbacks"), "TELLS_WHEN": str(self.began)}
+        own = {"XDG_STATE_HOME": str(self.state), "MAGI_PROJECT": str(ROOT), "MAGI_DOTENV": os.devnull}
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "magi", "serve", "--port", str(self.port), "-i", inventory],
             cwd=folder,
-            env={**os.environ, "XDG_STATE_HOME": str(self.state), "MAGI_PROJECT": str(ROOT), "MAGI_DOTENV": os.devnull},
+            env={**os.environ, **own, **plugin},
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
@@ -138,6 +181,60 @@ def measure(it: Served, path: str, duration: float, deploying: bool) -> dict[str
     return {**figures(json.loads(out)), "jobs": jobs}
 
 
+@contextlib.contextmanager
+def signed_in(it: Served) -> Iterator[Any]:
+    """A page of a new browser, at the console's first page."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        try:
+            page = browser.new_page()
+            page.set_default_timeout(60_000)
+            page.goto(f"http://127.0.0.1:{it.port}/")
+            page.get_by_label("A token of magi serve").fill(it.token)
+            page.get_by_role("button", name="Sign in").click()
+            page.get_by_role("heading", name="Fleet").wait_for()
+            yield page
+        finally:
+            browser.close()
+
+
+def first_page(it: Served) -> dict[str, float]:
+    """Return what the first page takes without a cache: bytes, and seconds until all is loaded."""
+    with signed_in(it) as page:
+        session = page.context.new_cdp_session(page)
+        session.send("Network.setCacheDisabled", {"cacheDisabled": True})
+        seconds, size = [], 0
+        for _i in range(PAGES):
+            page.goto(f"http://127.0.0.1:{it.port}/console/", wait_until="load")
+            page.wait_for_function(f"{LOADED} > 0")
+            seconds.append(page.evaluate(LOADED) / 1000)
+            size = page.evaluate(SIZE)
+    return {"bytes": size, "seconds": statistics.median(seconds), "most_seconds": max(seconds)}
+
+
+def events(it: Served) -> dict[str, float]:
+    """Return after how many seconds a step that Ansible has begun is on the page of its job."""
+    found = []
+    with signed_in(it) as page:
+        page.add_init_script(WATCHED)
+        for number in range(JOBS):
+            it.began.write_text("")
+            job = it.ask("/api/v1/up", {"profile": ("fast-only", "development")[number % 2]})
+            page.goto(f"http://127.0.0.1:{it.port}/console/job?job_id={job['id']}")
+            seen = []
+            while page.locator("[data-progress]").count():
+                with contextlib.suppress(PlaywrightError):  # it loads once more at the end
+                    seen = page.evaluate("window.seen") or seen
+                time.sleep(0.05)
+            began: dict[int, float] = {}
+            for line in it.began.read_text().splitlines():
+                step, when = json.loads(line)
+                began.setdefault(step, when)
+            # The page may have come when a step was at work already.
+            found += [when - began[step] for step, when in seen[1:] if step in began]
+    return {"events": len(found), "seconds": statistics.median(found), "most_seconds": max(found)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=30)
@@ -154,12 +251,14 @@ def main() -> None:
     with served(arguments.binary, arguments.models) as it:
         assert it.carry_out("up", profile="development") == "done"
         it.ask("/api/v1/status?max_age=0")
+        page, event = first_page(it), events(it)
         found = {
             f"{name}, {what}": measure(it, path, arguments.seconds, deploying)
             for name, path in PATHS.items()
             for what, deploying in (("while it looks", False), ("while it deploys", True))
         }
     result = {"clients": CLIENTS, "cores": len(os.sched_getaffinity(0)), "load_before": load, "figures": found}
+    result |= {"first_page": page, "event": event}
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
     lines = [
         f"Measured {time.strftime('%Y-%m-%d')} on {result['cores']} cores, which clients, magi serve, Ansible and the "
@@ -171,6 +270,13 @@ def main() -> None:
             f"| {name} | {item['p50_ms']:.1f} ms | {item['p99_ms']:.1f} ms | {item['max_ms']:.0f} ms |"
             for name, item in found.items()
         ),
+        "",
+        "| the console in Chromium | half within | longest |",
+        "|---|--:|--:|",
+        f"| first page, {page['bytes'] / 1000:.0f} KB, without a cache, until all is loaded | {page['seconds']:.2f} s "
+        f"| {page['most_seconds']:.2f} s |",
+        f"| from when Ansible begins a step to when the page shows it ({event['events']} times) "
+        f"| {event['seconds']:.2f} s | {event['most_seconds']:.2f} s |",
     ]
     text = re.sub(
         r"(<!-- serve: written by bench_serve.py -->\n).*?(<!-- serve end -->)",

@@ -33,7 +33,8 @@ def value(fleet: Fleet, query: str) -> float | None:
     return float(found[0]["value"][1]) if found else None
 
 
-KEYS = "/etc/test-keys"
+KEYS, KEY = "/etc/test-keys", "/etc/test-key"
+"""Those of the servers, and that one of them which Prometheus has."""
 PROBE = "/etc/systemd/system/magi-probe.* /usr/local/lib/magi-probe /var/lib/prometheus/node-exporter/magi-probe.*"
 """Where the functional probe has files."""
 
@@ -44,13 +45,14 @@ def watched(fleet: Fleet):
     bare(fleet, "host1", "host2")
     for host in ("host1", "host2"):
         fleet.sh(host, f"umask 077; cat >{KEYS}", stdin="# ours\nsecret-of-the-test\n")
+    fleet.sh("host1", f"umask 077; tail -n 1 {KEYS} >{KEY}")
     for host in ("host1", "host2"):  # the addresses that they are reached at over SSH are this machine's alone
         fleet.hosts[host]["model_server_host"] = fleet.sh(host, "hostname -I").split()[0]
     fleet.groups["monitoring"] = {"hosts": {"host1": {}}}
     fleet.variables |= {
         "observability_install": True,
         "observability_interval": 1,
-        "observability_key_file": KEYS,
+        "observability_key_file": KEY,
         "observability_probe": True,
         "observability_probe_interval": 2,
     }
@@ -84,6 +86,7 @@ def test_prometheus_from_nothing(watched: Fleet):
     units = asked(fleet, "query", query=f'node_systemd_unit_state{{name="magi-llama@{Q2}.service",state="active"}}')
     assert [item["value"][1] for item in units["result"]] == ["1"]
 
+    assert fleet.deploy("one", *limit).changed == 0
     the_functional_probe(fleet)
     units = {"magi-prometheus.service": 1.5, "magi-node-exporter.service": 5.0, "magi-probe.service": 1.2}
     for unit, most in units.items():
@@ -95,7 +98,6 @@ def test_prometheus_from_nothing(watched: Fleet):
     for asked_for in ("is-active", "is-enabled"):  # Debian's own
         said = fleet.sh("host1", f"systemctl {asked_for} {packages}", check=False).split()
         assert not {*said} & {"active", "enabled"}, said
-    assert fleet.deploy("one", *limit).changed == 0
 
     # Without the probe, nothing of it stays.
     there = fleet.sh("host1", f"ls -d {PROBE}")

@@ -83,7 +83,9 @@ options:
     type: int
     default: 15
   key_file:
-    description: File on the host with a key for all servers that have an API key file. Without it, these are not asked.
+    description: >-
+      File on the host with one key and nothing else, for all servers that have an API key file. Without it, these are
+      not asked.
     type: path
     default: ""
   node_address:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
+from ansible_collections.magi.models.plugins.plugin_utils._observe.document import document
 from ansible_collections.magi.models.plugins.plugin_utils._observe.rules import GATEWAYS, HOSTS, SERVERS
 
 HOST, MODEL = 'host=~"$host"', 'model_id=~"$model"'
@@ -149,8 +149,7 @@ def dashboards(home: str) -> dict[str, str]:
         "providers": [{"name": "magi", "folder": "magi", "type": "file", "options": {"path": f"{home}/dashboards"}}],
     }
     return {
-        "grafana.yml": "# Written by magi.models. Link it into Grafana's provisioning/dashboards.\n"
-        + yaml.safe_dump(provider, sort_keys=False),
+        "grafana.yml": document(provider, ". Link it into Grafana's provisioning/dashboards."),
         **{f"dashboards/magi-{item.name}.json": json.dumps(_dashboard(item), indent=1) + "\n" for item in DASHBOARDS},
     }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
+from ansible_collections.magi.models.plugins.plugin_utils._observe.document import document
 from ansible_collections.magi.models.plugins.plugin_utils._observe.targets import JOBS, Kind
 
 _FROM_GATEWAY = [
@@ -34,16 +34,14 @@ def prometheus(home: str, interval: int, key_file: str = "", alertmanagers: Sequ
     """Return the configuration that asks all targets in the folder ``home`` each ``interval`` seconds, evaluates the
     rules there, and sends alerts to ``alertmanagers`` (addresses with ports). Servers that want a key get that in
     ``key_file``, which is on Prometheus's host."""
-    document: dict[str, Any] = {
+    content: dict[str, Any] = {
         "global": {"scrape_interval": f"{interval}s", "evaluation_interval": f"{interval}s"},
         "rule_files": [f"{home}/rules.yml"],
         "scrape_configs": [_job(kind, home, key_file) for kind in Kind if key_file or kind not in _KEYED],
     }
     if alertmanagers:
-        document["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": list(alertmanagers)}]}]}
-    return "# Written by magi.models; the next deployment writes it anew.\n" + yaml.safe_dump(
-        document, sort_keys=False, width=10_000
-    )
+        content["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": list(alertmanagers)}]}]}
+    return document(content, "; the next deployment writes it anew.")
 
 
 def _job(kind: Kind, home: str, key_file: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import yaml
+from ansible_collections.magi.models.plugins.plugin_utils._observe.document import document
 from ansible_collections.magi.models.plugins.plugin_utils._observe.targets import JOBS, Kind
 
 RUNBOOKS = "https://github.com/magi-models/magi.models/blob/main/docs/alerts.md"
@@ -403,9 +403,7 @@ def rules(limits: Limits, runbooks: str = RUNBOOKS) -> str:
             ],
         },
     ]
-    return "# Written by magi.models; the next deployment writes it anew.\n" + yaml.safe_dump(
-        {"groups": groups}, sort_keys=False, width=10_000
-    )
+    return document({"groups": groups}, "; the next deployment writes it anew.")
 
 
 def runbooks() -> str:

@@ -37,3 +37,13 @@ def test_a_key_is_named_and_only_the_servers_that_want_it_get_it():
     jobs = yaml.safe_load(prometheus("/srv/m", 5, "/etc/key"))["scrape_configs"]
     assert [job["job_name"] for job in jobs if "authorization" in job] == ["magi-keyed-servers", "magi-keyed-pools"]
     assert "authorization" not in prometheus("/srv/m", 5)
+
+
+class Tagged(str):
+    """As Ansible's strings, which know where they are from, and which PyYAML's safe dumper does not take."""
+
+
+def test_what_ansible_gives_is_written_as_what_it_says():
+    text = prometheus(Tagged("/etc/m"), 15, Tagged("/run/credentials/key"), [Tagged("127.0.0.1:9093")])
+    assert text == prometheus("/etc/m", 15, "/run/credentials/key", ["127.0.0.1:9093"])
+    assert "credentials_file: /run/credentials/key" in text
