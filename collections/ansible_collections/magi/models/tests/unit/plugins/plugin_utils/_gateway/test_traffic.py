@@ -51,7 +51,7 @@ class FakeServer(ThreadingHTTPServer):
         self.go = threading.Event()
         self.go.set()
         self.lock = threading.Lock()
-        self.busy = self.most = self.served = 0
+        self.busy = self.most = self.served = self.got = 0
         self.asked: list[dict[str, str]] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -65,6 +65,8 @@ class FakeHandler(BaseHTTPRequestHandler):
     server: FakeServer
 
     def do_GET(self):
+        if self.path != "/health":
+            self.server.got += 1
         self.answer({"path": self.path})
 
     def do_POST(self):
@@ -121,7 +123,7 @@ class Proxy:
             command += ["-W", "-S", sockets.master] if master else []
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
-    def ask(self, path="/v1/chat/completions", body=None, headers=None):
+    def ask(self, path="/v1/chat/completions", body=None, headers=None, method=None):
         """Return status, document and headers of an answer. A body is a document, or bytes, or pieces of them."""
         if self.context:
             connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.context)
@@ -132,7 +134,7 @@ class Proxy:
             with contextlib.suppress(
                 BrokenPipeError, ConnectionResetError
             ):  # refused before its end, as httpx takes it
-                connection.request("GET" if body is None else "POST", path, data, headers or {})
+                connection.request(method or ("GET" if body is None else "POST"), path, data, headers or {})
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read()), answer.headers
 
@@ -340,10 +342,28 @@ def test_a_pool_serves_those_of_its_models_that_a_request_may_have(fakes, start)
     told = b'{"model":"a","messages":[{"content":"say \\"model\\": twice"}]}'
     assert proxy.ask(body=told, headers=limited)[0] == 200
     assert error(proxy.ask(body={"model": "b"}, headers=limited)) == (404, "model_not_found")
-    # a GET names its model as a pool wants it
-    assert proxy.ask("/models/org%2Fa:1/props?x=1", None, KEY)[1]["path"] == (
-        "/props?model=org%2Fa%3A1&autoload=false&x=1"
-    )
+    # a GET names its model as a pool wants it, whatever else it says: llama-server takes the last of each name
+    for query in ("", "?x=1", "?model=b&autoload=true", "?x&mod%65l=b&%61utoload=1", "?&model=b", "?x;model=b&model=b"):
+        path = proxy.ask(f"/models/org%2Fa:1/props{query}", None, KEY)[1]["path"]
+        assert path == "/props?model=org%2Fa%3A1&autoload=false", query
+    assert proxy.ask("/models/c/props?x=1", None, KEY)[1]["path"].endswith("&x=1")  # no pool
+    got = fakes[0].got
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    for path, body, headers in (
+        ("/props?model=b", b'{"model":"a"}', {}),
+        ("/props?model=b", [b'{"model":"a"}'], {}),
+        ("/models/a/props", b"model=b&autoload=true", form),
+    ):
+        refused = proxy.ask(path, body, {**limited, **headers}, "GET")
+        assert error(refused) == (400, "model_missing"), (path, body)
+    # what tells of the streams of all of its models
+    for path, body in (("/v1/stream?conv_id=1", None), ("/v1/streams/lookup", {"model": "a"}), ("/v1/%73tream", None)):
+        assert error(proxy.ask(f"/models/a{path}", body, limited)) == (404, "not_for_pools"), path
+    # a body that is too long says so
+    long = json.dumps({"model": "a", "messages": ["x" * 1024 * 1024]}).encode()
+    for body in (long, pieces(long)):
+        assert error(proxy.ask("/models/a/v1/chat/completions", body, KEY)) == (413, "body_too_long")
+    assert fakes[0].got == got
 
 
 @pytest.mark.parametrize("keys_file", ["", "/k"])
