@@ -173,6 +173,20 @@ _POOL = {
     "loaded": {"type": "int", "default": Entry.loaded},
     **{name: _ENTRY[name] for name in ("hosts", "port", "idle", "devices", "options", "environment", "resources")},
 }
+OF_ROUTER = (
+    *("api_key_file", "path", "ui", "webui"),
+    *("cors_credentials", "cors_headers", "cors_methods", "cors_origins"),
+)
+"""The options that a pool's own server has, and none of those that it starts for its models."""
+_OF_POOL = {
+    "device": "its GPUs are those of all its models: set devices of the pool",
+    **dict.fromkeys(
+        ("main_gpu", "rpc", "split_mode", "tensor_split"),
+        "its GPUs are those of all its models: set it in the options of the pool",
+    ),
+    **dict.fromkeys(OF_ROUTER, "clients ask the pool, and not its models: set it in the options of the pool"),
+}
+"""The options that a model of a pool can't have for itself, each with the remedy."""
 _WORDS = {"bool": "true or false", "dict": "a mapping", "int": "a whole number", "list": "a list", "str": "a string"}
 
 
@@ -301,6 +315,12 @@ class _Reader:
             self.entry((*where, "models", number), f"{what}, model {number + 1}", item, _MEMBER)
             for number, item in enumerate(models)
         ]
+        for number, member in enumerate(members):
+            for key in member.options if member else ():
+                said = _OF_POOL.get(key.replace("-", "_").removeprefix("no_"))
+                if said:
+                    at = (*where, "models", number, "options", key)
+                    self.refuse(at, f"{what}, model {number + 1}: option {key} can't be that of one model; {said}.")
         shared = {name: own[name] for name in ("environment", "idle", "devices")}
         return Entry(
             "pool",

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
+from ansible_collections.magi.models.plugins.module_utils._config.profile import OF_ROUTER
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import key_file_path
 from ansible_collections.magi.models.plugins.module_utils._llama.need import Need
@@ -117,8 +118,8 @@ def make_instance(
     )
 
 
-_ROUTER = ("api_key_file", "threads_http", "timeout")
-"""The options of a pool that are for its server; the others are for those that it starts for its models."""
+_ROUTER = (*OF_ROUTER, "threads_http", "timeout")
+"""The options of a pool that are for its server, too; the others are for those that it starts for its models."""
 
 
 def make_pool(
@@ -137,6 +138,11 @@ def make_pool(
     so it has none. Raises InstanceError and KeyFileError.
     """
     binary, first = cast(Binary, host.binary), members[0]
+    if not host.can.pools:
+        raise InstanceError(
+            f"{item.where}: {host.manager} can't run it: pools need systemd or supervisor; set model_server_manager to "
+            "one of them there, or take the pool out."
+        )
     names = {name for option in binary.options for name in option.names}
     if "models_preset" not in names:
         raise InstanceError(

@@ -25,6 +25,8 @@ _RESERVED = {
     "hf_token": "instances serve local files and get no tokens",
     "host": "set model_server_host",
     "model": "the entry's model decides it",
+    "models_autoload": "a pool loads a model when it is asked for",
+    "models_max": "set loaded of the pool",
     "port": "set the entry's port, or model_server_port_range",
     "reuse_port": "it would hide that a port is taken",
     **dict.fromkeys(

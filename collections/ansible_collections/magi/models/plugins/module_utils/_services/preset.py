@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+_NO_OPTION = re.compile(r"MAGI_|OMP_WAIT_POLICY$")
 _OF_THE_ROUTER = ("LLAMA_ARG_HOST", "LLAMA_ARG_PORT", "LLAMA_ARG_API_KEY_FILE")
 
 
@@ -16,8 +17,9 @@ def preset(name: str, environment: Mapping[str, str], arguments: Iterable[str], 
     A key is an option's variable, or its flag without dashes; a flag alone is "true" (llama.cpp common/preset.cpp,
     load_from_ini). Raises ValueError for what such a file can't hold: the format knows no quotes and no escapes.
     """
-    options = {key: value for key, value in environment.items() if key.startswith("LLAMA_ARG_")}
-    options = {key: value for key, value in options.items() if key not in _OF_THE_ROUTER}
+    options = {
+        key: value for key, value in environment.items() if not _NO_OPTION.match(key) and key not in _OF_THE_ROUTER
+    }
     options["LLAMA_ARG_ALIAS"] = ",".join(aliases)
     flag = ""
     for argument in arguments:

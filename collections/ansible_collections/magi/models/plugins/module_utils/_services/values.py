@@ -63,3 +63,5 @@ class Capabilities:
     """Only root can use it."""
     image: bool = False
     """Its llama-server is in an image, and not a program of the host."""
+    pools: bool = False
+    """Its servers find the file of a pool's models, and the files that it names."""

@@ -16,6 +16,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.options import 
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion, Inventory, Model
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Settings
+from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
 
 HELP = (Path(__file__).parents[2] / "fixtures" / "llama-server-help.txt").read_text()
 """What llama-server b11434 prints for --help."""
@@ -64,6 +65,7 @@ def host(*instances, **more):
         "memory_bytes": 1 << 34,
         "binary": BINARY,
         "instances": tuple(instances),
+        "can": Capabilities(pools=True),
     }
     return Host(**{**values, **more})
 

@@ -148,6 +148,33 @@ def test_a_value_of_any_size_is_a_short_sentence(key):
             },
             {("pools", 0, "models", 0, "aliases"): "pool 1, model 1: alias x is also a name of a; give it to one."},
         ),
+        (
+            {
+                "pools": [
+                    {
+                        "name": "p",
+                        "options": {"device": "CUDA0", "api_key_file": "/k"},
+                        "models": [
+                            {"model": "a", "options": {"device": "CUDA1", "tensor-split": "1,2", "api-key-file": "/k"}},
+                            {"model": "b", "options": {"no_webui": True, "ctx_size": 1}},
+                        ],
+                    }
+                ],
+            },
+            {
+                (
+                    *("pools", 0, "models", 0, "options", "device"),
+                ): "pool 1, model 1: option device can't be that of one model; its GPUs are those of all its models: set "
+                "devices of the pool.",
+                (
+                    *("pools", 0, "models", 0, "options", "tensor-split"),
+                ): "option tensor-split can't be that of one model; its GPUs are",
+                (
+                    *("pools", 0, "models", 0, "options", "api-key-file"),
+                ): "clients ask the pool, and not its models: set it in the options of the pool.",
+                ("pools", 0, "models", 1, "options", "no_webui"): "pool 1, model 2: option no_webui can't be that of one",
+            },
+        ),
         ({"enabled_models": ["*"], "rollout": 1}, {("rollout",): "rollout must be a mapping"}),
         ({"enabled_models": ["*"], "rollout": {"bake": 5}}, {("rollout",): "rollout: canary is missing"}),
         (

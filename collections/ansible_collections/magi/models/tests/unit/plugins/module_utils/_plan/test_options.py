@@ -63,6 +63,8 @@ def test_options_become_variables_or_arguments(layers, options, environment, arg
         ({"draft_max": 1}, "has no option draft_max"),
         ({"model": "/x"}, "can't be set: the entry's model decides it"),
         ({"port": 1}, "can't be set: set the entry's port"),
+        ({"models_max": 2}, "can't be set: set loaded of the pool"),
+        ({"no_models_autoload": True}, "can't be set: a pool loads a model when it is asked for"),
         ({"api_key": "x"}, "api_key_file"),
         ({"reuse_port": True}, "it would hide that a port is taken"),
         *(

@@ -11,6 +11,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.need import ques
 from ansible_collections.magi.models.plugins.module_utils._plan.refusal import DoesNotFit
 from ansible_collections.magi.models.plugins.module_utils._plan.select import select
 from ansible_collections.magi.models.plugins.module_utils._plan.values import AskedForError, Plan, PlanError
+from ansible_collections.magi.models.plugins.module_utils._services.containers import Docker
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     BINARY,
     host,
@@ -136,6 +137,18 @@ def test_a_build_without_router_mode_is_an_error():
     old = replace(BINARY, options=tuple(x for x in BINARY.options if "models_preset" not in x.names))
     with pytest.raises(AskedForError, match=r"pool small: llama-server .* has no router mode"):
         pooled(pool("a-q2_k"), on=host(binary=old))
+
+
+def test_a_manager_that_can_not_run_pools_is_an_error():
+    with pytest.raises(AskedForError, match=r"pool small: docker can't run it: pools need systemd or supervisor; set"):
+        pooled(pool("a-q2_k"), on=host(manager="docker", can=Docker.capabilities))
+
+
+def test_what_clients_meet_at_the_pool_itself_has_its_options():
+    value = pooled(pool("a-q2_k", options={"ui": False, "cors_origins": "http://x", "timeout": 5, "ctx_size": 1}))
+    found = value.instances[-1].environment
+    assert (found["LLAMA_ARG_UI"], found["LLAMA_ARG_CORS_ORIGINS"], found["LLAMA_ARG_TIMEOUT"]) == ("0", "http://x", "5")
+    assert "LLAMA_ARG_CTX_SIZE" not in found
 
 
 @pytest.mark.parametrize("path", ["/models/a;b.gguf", "/models/#1/a.gguf", "/models/a.gguf "])

@@ -12,11 +12,14 @@ def test_a_section_has_what_is_the_models_own():
         "LLAMA_ARG_PORT": "1",
         "LLAMA_ARG_API_KEY_FILE": "/keys",
         "MAGI_TIER": "Q4",
+        "OMP_WAIT_POLICY": "passive",
+        "MTMD_BACKEND_DEVICE": "CUDA1",
     }
     assert preset("a", environment, ("--sleep-idle-seconds", "60", "--no-x", "--y", "-1"), ("chat", "org/x:y")) == (
         "[a]\n"
         "LLAMA_ARG_ALIAS = chat,org/x:y\n"
         "LLAMA_ARG_MODEL = /models/a b=[c]%s$x.gguf\n"
+        "MTMD_BACKEND_DEVICE = CUDA1\n"
         "no-x = true\n"
         "sleep-idle-seconds = 60\n"
         "y = -1\n"
