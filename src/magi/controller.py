@@ -55,6 +55,10 @@ class Server:
     """The GPUs that it computes on; none is the CPU alone, and None that it does not run or nobody can tell."""
     memory: Mapping[str, Any] | None = None
     """What it needs and uses of memory, in bytes: need (by device), used, used_gpu (docs/report.md)."""
+    models: Mapping[str, str] | None = None
+    """Of a pool that answers, by model id: unloaded, loading, loaded, sleeping or failed."""
+    members: Sequence[Mapping[str, Any]] = ()
+    """Of a pool, its models: model_id, tier, task, aliases."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +187,10 @@ class Controller:
 
     @property
     def enabled_models(self) -> tuple[str, ...]:
-        """Ids of the models that the last deployment enabled."""
-        return tuple(dict.fromkeys(server.model_id for server in self.report.servers)) if self.report else ()
+        """Ids of the models that the last deployment enabled, those of pools too."""
+        servers = self.report.servers if self.report else ()
+        members = (item["model_id"] for server in servers for item in server.members)
+        return tuple(dict.fromkeys([*(item.model_id for item in servers if not item.members), *members]))
 
     async def initialize(self) -> Report:
         """Deploy the profile in five steps and return the report; degraded is no error unless ``strict`` is set.

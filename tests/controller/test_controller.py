@@ -56,6 +56,17 @@ def test_servers_are_those_of_the_document():
     assert Report.of(document).servers[0].memory == {"need": None, "used": None, "used_gpu": None}
 
 
+def test_a_pool_enables_its_models():
+    document = recorded.run("status").last("status")
+    single, server = document["servers"]
+    members = [{"model_id": name, "tier": "Q2", "task": "chat", "aliases": []} for name in ("a", "b")]
+    pool = {**server, "model_id": "small", "task": "", "models": {"a": "loaded", "b": "unloaded"}, "members": members}
+    controller = Controller(profile="development", project=ROOT)
+    controller.report = Report.of({**document, "servers": [single, pool]})
+    assert [item.models for item in controller.report.servers] == [None, pool["models"]]
+    assert controller.enabled_models == (recorded.Q2, "a", "b")
+
+
 def test_a_wrong_name_beside_a_right_one_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     stopped = Event("ok", host="gpu1", result={"actions": [{"instance": "a"}], "instances": ["a"]})

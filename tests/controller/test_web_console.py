@@ -25,7 +25,7 @@ from magi.session import Session
 from magi.web import Service, router
 from magi.web.app import application
 from magi.web.console import editor, pages
-from magi.web.console.fleet import hosts, troubles
+from magi.web.console.fleet import chats, hosts, troubles
 from magi.web.console.render import STATIC
 from magi.web.guard import Role, Tokens
 from magi.web.problems import Problem
@@ -225,7 +225,7 @@ def test_the_first_page_says_what_is_not_ready_with_what_helps(ann: Person, run:
 
 
 def _status(**server: Any) -> dict[str, Any]:
-    one = {"host": "h", "instance": "i", "is_ready": False, "state": "failed", **server}
+    one = {"host": "h", "instance": "i", "model_id": "i", "is_ready": False, "state": "failed", **server}
     return {"servers": [one], "summary": {"unreachable": [], "failed": [], "warnings": []}}
 
 
@@ -278,6 +278,28 @@ def test_what_was_ready_need_not_be_so_now(profile, service: Service, run: FakeR
         deploy = "/console/deploy" + ("?profile=dev" if profile == "dev" else "")
         assert ("a", {"class": "button", "id": "help-1", "href": deploy}) in page.tags
         assert person.get(deploy).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("server", "names"),
+    [
+        ({"model_id": "a", "aliases": ["x"]}, ["a", "x"]),
+        ({"model_id": "a", "task": "rerank"}, []),
+        (
+            {
+                "model_id": "pool",
+                "task": "",
+                "members": [
+                    {"model_id": "e", "task": "embedding", "aliases": ["y"]},
+                    {"model_id": "c", "task": "chat", "aliases": ["x"]},
+                ],
+            },
+            ["c", "x"],
+        ),
+    ],
+)
+def test_who_chats_is_asked_by_any_of_its_names(server, names):
+    assert chats(server) == names
 
 
 def test_a_host_has_its_memory_from_the_plan():

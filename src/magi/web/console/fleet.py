@@ -48,6 +48,16 @@ class HostView:
     """The host's memory and devices; () where that is not known."""
 
 
+def chats(server: Document) -> list[str]:
+    """Return the names by which a server may be asked to chat: its model's, or those of a pool's models."""
+    return [
+        name
+        for item in server.get("members") or (server,)
+        if item.get("task") in (None, "chat")
+        for name in (item["model_id"], *item.get("aliases", ()))
+    ]
+
+
 def troubles(status: Document, problem: str, health: Document | None) -> list[Trouble]:
     """Return what is not ready.
 

@@ -23,7 +23,7 @@ from magi.result import Result
 from magi.session import Session
 from magi.web import shapes
 from magi.web.console import deployment, editor
-from magi.web.console.fleet import hosts, troubles
+from magi.web.console.fleet import chats, hosts, troubles
 from magi.web.console.render import STATIC, page, path, rendered
 from magi.web.console.routing import Fields, Open, Page, signed_in, signed_out
 from magi.web.looks import Key, Seen
@@ -199,10 +199,7 @@ async def playground(request: Request, here: Here, model: Annotated[str, Query(m
     if seen is None or seen.at < changed:  # what a deployment has just started is there to be asked
         seen = await here.looks.see(STATUS, verbs.status, max(0.0, time.time() - changed))
     ready = [item for item in seen.result.document["servers"] if item["is_ready"]]
-    chats = [item for item in ready if "models" in item or item.get("task") in (None, "chat")]
-    names = dict.fromkeys(
-        name for item in chats for name in item.get("models", (item["model_id"], *item.get("aliases", ())))
-    )
+    names = dict.fromkeys(name for item in ready for name in chats(item))
     through = [item["url"] for item in seen.result.document.get("gateways", ()) if item["is_ready"]]
     return page(request, "playground.html", names=[*names], model=model, through=through)
 

@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader
 
 from magi.domain import State, bytes_shown
+from magi.web.console.fleet import chats
 from magi.web.guard import Role
 
 _HERE = Path(__file__).parent
@@ -54,7 +55,7 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.filters.update(clock=_clock, age=_age, bytes=bytes_shown)
+_TEMPLATES.filters.update(clock=_clock, age=_age, bytes=bytes_shown, chats=chats)
 _TEMPLATES.globals.update(htmx=_HTMX, State=State)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ansible.module_utils.common.validation import check_type_dict
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.magi.models.plugins.module_utils._plan.pool import models_of, names_of
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.async_job import AsyncJob
 
 JOB_LIMIT = 3600  # seconds
@@ -20,12 +21,17 @@ LOST = 15  # seconds without a word, after which we ask the job itself
 
 
 def serving(name: str, hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the hosts on which the instance answers, according to the results of the module model_host_info."""
+    """Return the hosts on which the instance answers, or a pool that has a model of that name, according to the results
+    of the module model_host_info. A pool's own name counts: the module says what to ask for instead."""
     found = []
     for host, looked in hosts.items():
-        instances = (looked.get("host") or {}).get("instances") or ()
-        if any(name in {item["name"], *(item["models"] or ())} & {*(item["model_ids"] or ())} for item in instances):
-            found.append(host)
+        for item in (looked.get("host") or {}).get("instances") or ():
+            members = models_of(item["environment"])
+            known = {own for each in members for own in names_of(each)} if members else {item["name"]}
+            answers = {*(item["model_ids"] or ())}
+            if name in known & answers or (members and answers and name == item["name"]):
+                found.append(host)
+                break
     return found
 
 

@@ -112,7 +112,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime impor
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
 from ansible_collections.magi.models.plugins.module_utils._llama.chat import ChatError, chat
-from ansible_collections.magi.models.plugins.module_utils._plan.pool import models_of
+from ansible_collections.magi.models.plugins.module_utils._plan.pool import models_of, names_of
 from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.manager import environment_file
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
@@ -152,7 +152,7 @@ def main() -> None:
         else:
             found = usable(chosen(params["manager"], params["home"], params["supervisord_path"])).status()
             pools = {each: models_of(environment_file(params["home"], each)) for each in found}
-            own = next((each for each, models in pools.items() if name in [x["model"] for x in models]), name)
+            own = next((each for each, models in pools.items() if any(name in names_of(x) for x in models)), name)
             status = found.get(name) or found.get(own)
             if status is None or not status.pid:
                 module.fail_json(msg=f"{name} does not run; magi up starts it.")

@@ -49,6 +49,11 @@ def pool_members(pool: Instance) -> tuple[Instance, ...]:
     )
 
 
+def names_of(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of one of ``models_of``: clients may ask for any of them."""
+    return (model["model"], *model["aliases"])
+
+
 def models_of(environment: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return what ``pool_text`` was made of, by the environment of a process, which may have changed that; [] where it
     is no pool's."""

@@ -15,6 +15,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, cause_of
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import (
     computes_on,
+    members_of,
     memory_of,
     more_than_needed,
     server_table,
@@ -67,6 +68,7 @@ def build_report(hosts: Sequence[HostResult], gateways: Sequence[Mapping[str, An
                     "devices": computes_on(now),
                     "memory": memory_of(now),
                     **({} if now is None or now.models is None else {"models": dict(now.models)}),
+                    **({"members": members_of(instance.environment)} if instance.members else {}),
                 }
             )
             if cause and cause != result.trouble:

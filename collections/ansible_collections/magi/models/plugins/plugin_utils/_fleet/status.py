@@ -16,6 +16,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import Ca
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, shown
 from ansible_collections.magi.models.plugins.module_utils._plan.devices import meant_for, told_of
 from ansible_collections.magi.models.plugins.module_utils._plan.ledger import planned_need
+from ansible_collections.magi.models.plugins.module_utils._plan.pool import models_of
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.readiness import lost_device, wrong_though_healthy
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
@@ -55,6 +56,7 @@ def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> d
                     "devices": computes_on(item),
                     "memory": memory_of(item),
                     **({} if item.models is None else {"models": dict(item.models)}),
+                    **({"members": members} if (members := members_of(item.environment)) else {}),
                 }
             )
     ready = sum(bool(server["is_ready"]) for server in servers)
@@ -143,6 +145,14 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
     said = [f"  {item['cause']}: {printable(item['detail'])}" for item in summary["failed"]]
     warned = [f"Warning: {printable(item)}" for item in summary["warnings"]]
     return [*lines, *(["", "Not ready:", *said] if said else []), *(["", *warned] if warned else [])]
+
+
+def members_of(environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return what clients may ask a pool for, from the environment of its process; [] where it is no pool's."""
+    return [
+        {"model_id": item["model"], "tier": item["tier"], "task": item["task"], "aliases": item["aliases"]}
+        for item in models_of(environment)
+    ]
 
 
 def server_table(servers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -172,7 +172,14 @@ def test_a_value_of_any_size_is_a_short_sentence(key):
                 (
                     *("pools", 0, "models", 0, "options", "api-key-file"),
                 ): "clients ask the pool, and not its models: set it in the options of the pool.",
-                ("pools", 0, "models", 1, "options", "no_webui"): "pool 1, model 2: option no_webui can't be that of one",
+                (
+                    "pools",
+                    0,
+                    "models",
+                    1,
+                    "options",
+                    "no_webui",
+                ): "pool 1, model 2: option no_webui can't be that of one",
             },
         ),
         ({"enabled_models": ["*"], "rollout": 1}, {("rollout",): "rollout must be a mapping"}),

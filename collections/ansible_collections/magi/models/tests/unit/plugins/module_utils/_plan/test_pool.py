@@ -147,7 +147,11 @@ def test_a_manager_that_can_not_run_pools_is_an_error():
 def test_what_clients_meet_at_the_pool_itself_has_its_options():
     value = pooled(pool("a-q2_k", options={"ui": False, "cors_origins": "http://x", "timeout": 5, "ctx_size": 1}))
     found = value.instances[-1].environment
-    assert (found["LLAMA_ARG_UI"], found["LLAMA_ARG_CORS_ORIGINS"], found["LLAMA_ARG_TIMEOUT"]) == ("0", "http://x", "5")
+    assert (found["LLAMA_ARG_UI"], found["LLAMA_ARG_CORS_ORIGINS"], found["LLAMA_ARG_TIMEOUT"]) == (
+        "0",
+        "http://x",
+        "5",
+    )
     assert "LLAMA_ARG_CTX_SIZE" not in found
 
 

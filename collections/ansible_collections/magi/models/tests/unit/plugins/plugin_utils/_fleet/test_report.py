@@ -357,11 +357,20 @@ def test_an_instance_that_uses_more_than_it_was_planned_with_is_named(used, used
 
 
 def test_a_pool_is_shown_with_its_models_and_is_known_by_them():
-    (pool,) = (x for x in plan(pools=[{"name": "small", "models": ["a-q2_k", "d-q4_1"]}]).instances if x.members)
+    value = plan(pools=[{"name": "small", "models": ["a-q2_k", {"model": "d-q4_1", "aliases": ["d"]}]}])
+    (pool,) = (x for x in value.instances if x.members)
     now = running(pool, health=200, model_ids=("a-q2_k", "d-q4_1"), models={"a-q2_k": "loaded", "d-q4_1": "unloaded"})
     status = build_status({"gpu1": host(now)}, {"gpu1": Way()})
     (server,) = status["servers"]
     assert (server["is_ready"], server["model_id"], server["models"]) == (True, "small", dict(now.models))
+    members = [
+        {"model_id": "a-q2_k", "tier": "Q2", "task": "chat", "aliases": []},
+        {"model_id": "d-q4_1", "tier": "Q4", "task": "chat", "aliases": ["d"]},
+    ]
+    assert server["members"] == members
+    for seen in (now, replace(now, health=0, model_ids=None, models=None)):
+        deployed = build_report([HostResult("gpu1", plan=value, after=host(seen))])
+        assert [x["members"] for x in deployed["servers"] if "members" in x] == [members]
     lines = status_lines(status)
     assert [line.split()[0] for line in lines[-3:]] == ["small", "a-q2_k", "d-q4_1"]
     assert "loaded" in lines[-2]
