@@ -317,10 +317,10 @@ class _Reader:
         ]
         for number, member in enumerate(members):
             for key in member.options if member else ():
-                said = _OF_POOL.get(key.replace("-", "_").removeprefix("no_"))
-                if said:
+                remedy = _OF_POOL.get(key.replace("-", "_").removeprefix("no_"))
+                if remedy:
                     at = (*where, "models", number, "options", key)
-                    self.refuse(at, f"{what}, model {number + 1}: option {key} can't be that of one model; {said}.")
+                    self.refuse(at, f"{what}, model {number + 1}: option {key} can't be that of one model; {remedy}.")
         shared = {name: own[name] for name in ("environment", "idle", "devices")}
         return Entry(
             "pool",
