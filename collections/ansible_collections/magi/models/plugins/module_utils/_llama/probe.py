@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
-from ansible_collections.magi.models.plugins.module_utils._llama.client import api_key, request
+from ansible_collections.magi.models.plugins.module_utils._llama.client import api_key, is_router, request
 
 # What a server does by its options, and the field of its answer that must hold something (llama.cpp
 # tools/server/README.md). A reranker has both variables.
@@ -39,11 +39,13 @@ def senseless(text: str) -> str:
     return ""
 
 
-def probe(environment: Mapping[str, str], timeout: float, model: str = "", *, sensible: bool = False) -> str:
+def probe(
+    environment: Mapping[str, str], timeout: float, model: str = "", *, sensible: bool = False, load: bool = False
+) -> str:
     """Return why the server of ``environment`` (asked_at) does not do its work within ``timeout`` seconds, or an empty
     string where it does: a token of completion, an embedding or a rerank, by its options. With a ``model``, the gateway
-    there is asked for that. It is to be ``sensible``: a server of completions is asked for some tokens, which must be
-    text."""
+    or the pool there is asked for that; a pool is to ``load`` it, or nothing is wrong if it is not in memory. It is to
+    be ``sensible``: a server of completions is asked for some tokens, which must be text."""
     _variable, what, path, body, field = next(
         task for task in _TASKS if not task[0] or environment.get(task[0], "").lower() in _ON
     )
@@ -52,13 +54,18 @@ def probe(environment: Mapping[str, str], timeout: float, model: str = "", *, se
         what, body = "some words", {**body, **_SOME}
     if model:
         body = {"model": model, **body}
+    resident = is_router(environment) and not load
+    if resident:
+        path += "?autoload=false"  # llama.cpp tools/server/server-models.cpp, is_autoload
     try:
         status, answer = request(environment, path, timeout, api_key(environment), body)
         if status == 200 and json.loads(answer).get(field):
             wrong = senseless(json.loads(answer)[field][0]["text"]) if words else ""
             return wrong and f"it was asked for {what} and {wrong}; compare its model's file with its source"
-        if model and status in (401, 403):  # it wants a client's key, and nobody here has one
+        if resident and status == 400 and b"not loaded" in answer:  # it had to go a moment ago
             return ""
+        if model and not is_router(environment) and status in (401, 403):
+            return ""  # the gateway wants a client's key, and nobody here has one
     except TimeoutError:
         return f"it did not give {what} in {timeout:g} seconds; see its log and its device (magi logs)"
     except (

@@ -14,7 +14,14 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._llama.client import api_key, ask_health, request
+from ansible_collections.magi.models.plugins.module_utils._llama.client import (
+    api_key,
+    ask_health,
+    ask_router,
+    is_router,
+    of_model,
+    request,
+)
 from ansible_collections.magi.models.plugins.module_utils._llama.metrics import parse_work
 from ansible_collections.magi.models.plugins.module_utils._llama.probe import probe
 
@@ -25,6 +32,7 @@ _HELP = {
     "magi_probe_success": "Whether the server gave a token, an embedding or a rerank when it was last asked for one.",
     "magi_probe_duration_seconds": "How long that took.",
     "magi_probe_time_seconds": "When it was asked.",
+    "magi_probe_answers": "Whether a pool answers: without a model in memory, nothing else tells.",
 }
 
 
@@ -32,19 +40,20 @@ def probe_all(servers: Sequence[Mapping[str, Any]], keys: str = "", timeout: flo
     """Ask all ``servers`` at the same time, and return metrics for node_exporter's textfile collector, and a sentence
     for each that does not do its work within ``timeout`` seconds.
 
-    Each has ``name``, ``labels`` (as in a series), ``environment`` (asked_at), and ``keyed``: the folder ``keys`` has a
-    file of its name with its API key. One that is not ready is left out: that is seen without asking it.
+    Each has ``name``, ``labels`` (as in a series), ``environment`` (asked_at), ``keyed``: the folder ``keys`` has a
+    file of its name with its API key, and ``model``: which of a pool's it is, else empty. One that is not ready is left
+    out: that is seen without asking it; and so is a model of a pool that is not in memory.
     """
     samples: dict[str, list[str]] = {name: [] for name in _HELP}
     wrong = []
     with ThreadPoolExecutor(max(1, len(servers))) as pool:
         for server, found in zip(servers, pool.map(lambda server: _asked(server, keys, timeout), servers)):
-            if found:
-                said, *values = found
-                for name, value in zip(samples, (int(not said), *values)):
-                    samples[name].append(f"{name}{server['labels']} {value}\n")
-                if said:
-                    wrong.append(f"{server['name']}: {said}.")
+            said, values = found
+            for name, value in values.items():
+                samples[name].append(f"{name}{server['labels']} {value}\n")
+            if said:
+                model = f", model {server['model']}" if server["model"] else ""
+                wrong.append(f"{server['name']}{model}: {said}.")
     text = "".join(
         f"# HELP {name} {_HELP[name]}\n# TYPE {name} gauge\n" + "".join(lines)
         for name, lines in samples.items()
@@ -53,26 +62,31 @@ def probe_all(servers: Sequence[Mapping[str, Any]], keys: str = "", timeout: flo
     return text, wrong
 
 
-def _asked(server: Mapping[str, Any], keys: str, timeout: float) -> tuple[str, float, int] | None:
-    """Return why a server does not do its work, how long it took to find that out, and when; None: it is not ready."""
-    where = dict(server["environment"])
+def _asked(server: Mapping[str, Any], keys: str, timeout: float) -> tuple[str, dict[str, float]]:
+    """Return why a server does not do its work, and what there is to say of it, by metric; nothing of one that is not
+    ready."""
+    where, model = dict(server["environment"]), server["model"]
     if server["keyed"]:
         where["LLAMA_ARG_API_KEY_FILE"] = str(Path(keys) / server["name"])
-    if ask_health(where) != 200:
-        return None
+    answers = ask_health(where) == 200
+    if is_router(where) and not model:
+        return "", {"magi_probe_answers": int(answers)}
+    if not answers or (model and (ask_router(where) or {}).get(model) != "loaded"):
+        return "", {}
     when, begun = int(time.time()), time.monotonic()
-    said = probe(where, timeout)
+    said = probe(where, timeout, model)
     seconds = time.monotonic() - begun
-    if seconds >= timeout and _busy(where, timeout):
+    if seconds >= timeout and _busy(where, timeout, model):
         said = ""
-    return said, round(seconds, 3), when
+    values = (int(not said), round(seconds, 3), when)
+    return said, dict(zip(("magi_probe_success", "magi_probe_duration_seconds", "magi_probe_time_seconds"), values))
 
 
-def _busy(where: Mapping[str, str], timeout: float) -> bool:
+def _busy(where: Mapping[str, str], timeout: float, model: str) -> bool:
     """Whether a server works for others, and so let us wait. One that hangs says nothing here, either: what computes
     answers this, too, between its steps."""
     try:
-        status, body = request(where, "/metrics", timeout, api_key(where))
+        status, body = request(where, of_model("/metrics", model), timeout, api_key(where))
     except (OSError, HTTPException, ValueError):
         return False
     work = parse_work(body.decode("utf-8", "replace")) if status == 200 else None

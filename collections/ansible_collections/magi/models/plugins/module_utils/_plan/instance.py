@@ -184,6 +184,9 @@ def make_pool(
         environment["MAGI_RESOURCES"] = " ".join(f"{name}={value}" for name, value in sorted(resources.items()))
     if variables:
         environment["MAGI_ENVIRONMENT"] = " ".join(f"{name}={value}" for name, value in sorted(variables.items()))
+    idle = [item.environment["MAGI_IDLE"] for item in members if "MAGI_IDLE" in item.environment]
+    if idle:  # who asks its models keeps one of them awake
+        environment["MAGI_IDLE"] = min(idle, key=int)
     if gpu:
         environment["MAGI_GPU"] = gpu
     if "LLAMA_ARG_DEVICE" in first.environment:  # a router that is told so itself would open the GPU

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import reachable
+from ansible_collections.magi.models.plugins.module_utils._llama.probe import OF_TASK
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
 from ansible_collections.magi.models.plugins.plugin_utils._observe.textfile import labelled
 
@@ -28,13 +29,21 @@ _ROOM = "ansible_collections/magi/models/plugins/module_utils"
 _MAIN = "from ansible_collections.magi.models.plugins.module_utils._llama.probe_all import main\n\nmain()\n"
 PROGRAM = ("__main__.py", SERVERS, f"{_ROOM}/_*/*.py")
 """Globs for all that it ever has in its folder."""
-_TELLS = ("LLAMA_ARG_HOST", "LLAMA_ARG_PORT", "LLAMA_ARG_EMBEDDINGS", "LLAMA_ARG_RERANKING")
+_TELLS = (
+    *("LLAMA_ARG_HOST", "LLAMA_ARG_PORT", "LLAMA_ARG_EMBEDDINGS", "LLAMA_ARG_RERANKING"),
+    "LLAMA_ARG_MODELS_PRESET",
+)
 """The variables of a server that say where it is and what it does; others may be secret."""
 
 
 def asked(instances: Sequence[Instance]) -> list[Instance]:
-    """Return those that it asks: not one that may sleep, since a question wakes it, or keeps it awake."""
-    return [item for item in instances if "MAGI_IDLE" not in item.environment]
+    """Return those that it asks: not one that may sleep, since a question wakes it, or keeps it awake. A pool is asked
+    whether it answers, which wakes none of its models."""
+    return [item for item in instances if item.members or not _sleeps(item)]
+
+
+def _sleeps(item: Instance) -> bool:
+    return any("MAGI_IDLE" in each.environment for each in (item, *item.members))
 
 
 def program(host: str, instances: Sequence[Instance], code: Mapping[str, str]) -> dict[str, str]:
@@ -42,11 +51,16 @@ def program(host: str, instances: Sequence[Instance], code: Mapping[str, str]) -
     servers: list[dict[str, Any]] = [
         {
             "name": item.name,
-            "labels": labelled({"host": host, "instance": item.name, "model_id": item.model_id}),
-            "environment": {name: item.environment[name] for name in _TELLS if name in item.environment},
+            "labels": labelled({"host": host, "instance": item.name, "model_id": part.model_id}),
+            "environment": {
+                **{name: item.environment[name] for name in _TELLS if name in item.environment},
+                **({OF_TASK[part.task]: "on"} if part is not item and part.task in OF_TASK else {}),
+            },
             "keyed": bool(item.api_key_file),
+            "model": "" if part is item else part.model_id,
         }
         for item in instances
+        for part in (item, *(() if _sleeps(item) else item.members))
     ]
     return {
         "__main__.py": _MAIN,

@@ -13,7 +13,9 @@ from ansible_collections.magi.models.plugins.plugin_utils._observe.targets impor
 
 RUNBOOKS = "https://github.com/magi-models/magi.models/blob/main/docs/alerts.md"
 
-SERVERS, GATEWAYS, HOSTS = (f'job="{JOBS[kind]}"' for kind in (Kind.SERVERS, Kind.GATEWAYS, Kind.HOSTS))
+SERVERS, POOLS, GATEWAYS, HOSTS = (
+    f'job="{JOBS[kind]}"' for kind in (Kind.SERVERS, Kind.POOLS, Kind.GATEWAYS, Kind.HOSTS)
+)
 
 
 class LimitError(ValueError):
@@ -177,14 +179,21 @@ def alerts(limits: Limits) -> tuple[Alert, ...]:
         'sum by (host, instance) (label_replace(increase(node_systemd_service_restart_total{name=~"magi-llama@.+"}'
         '[15m]), "instance", "$1", "name", "magi-llama@(.+)[.]service"))'
     )
+    # (Of a pool, a model that is not in memory is not up, and all of them may be.)
+    ended = (
+        'max by (host, instance) (label_replace(node_systemd_unit_state{name=~"magi-llama@.+",state="active"}, '
+        f'"instance", "$1", "name", "magi-llama@(.+)[.]service")) == 0 and on (host, instance) up{{{POOLS}}}'
+    )
     return (
         Alert(
             "MagiServerDown",
-            f"up{{{SERVERS}}} == 0 unless on (host, instance) (magi:loading or magi:answers or {_GAVE_NOTHING})",
+            f"(up{{{SERVERS}}} == 0 unless on (host, instance) (magi:loading or magi:answers or {_GAVE_NOTHING})) "
+            f"or on (host, instance) ({ended}) or on (host, instance) magi_probe_answers == 0",
             limits.down,
             "critical",
             f"{_INSTANCE} does not answer",
-            "Prometheus gets no answer from a server: it ended, it hangs, or its host is gone.",
+            "Prometheus gets no answer from a server: it ended, it hangs, or its host is gone. Or node_exporter tells "
+            "that a pool's service is not active, or that the pool did not answer the functional probe.",
             (
                 _LOGS,
                 "`magi up` starts what should run and does not. It names the cause if that fails.",

@@ -14,7 +14,7 @@ def asked(tmp_path):
     servers = []
     hold = threading.Event()
 
-    def ask(status, body, timeout=5.0, model="", sensible=False, **environment):
+    def ask(status, body, timeout=5.0, model="", sensible=False, load=False, **environment):
         got = {}
 
         class FakeServer(BaseHTTPRequestHandler):
@@ -35,7 +35,7 @@ def asked(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         at = {"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": str(server.server_port)}
-        return probe({**at, **environment}, timeout, model, sensible=sensible), got
+        return probe({**at, **environment}, timeout, model, sensible=sensible, load=load), got
 
     yield ask
     hold.set()
@@ -57,6 +57,17 @@ def asked(tmp_path):
 def test_a_server_is_asked_for_what_it_was_started_for(asked, environment, path, field, model):
     said, got = asked(200, json.dumps({field: [1]}), model=model, **environment)
     assert (said, got["path"], got["body"].get("model", "")) == ("", path, model)
+
+
+def test_a_pool_loads_a_model_for_it_only_where_that_is_wanted(asked):
+    pool = {"LLAMA_ARG_MODELS_PRESET": "/p.ini"}
+    gone = '{"error":{"message":"model is not loaded"}}'
+    said, got = asked(400, gone, model="x", **pool)
+    assert (said, got["path"]) == ("", "/v1/completions?autoload=false")
+    assert "answered HTTP status 400" in asked(400, "{}", model="x", **pool)[0]
+    assert "HTTP status 401; its file of API keys has changed" in asked(401, "{}", model="x", **pool)[0]
+    said, got = asked(200, '{"choices": [1]}', model="x", load=True, **pool)
+    assert (said, got["path"]) == ("", "/v1/completions")
 
 
 def test_its_key_is_that_of_its_file(asked, tmp_path):

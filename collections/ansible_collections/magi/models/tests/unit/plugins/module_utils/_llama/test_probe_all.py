@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import threading
 import time
@@ -15,13 +16,20 @@ BUSY += b"llamacpp:n_busy_slots_per_decode 1\n"
 
 
 @contextlib.contextmanager
-def server(name, health=200, status=200, body=TOKEN, metrics=None, key=b""):
-    """Run a fake server that answers with ``status`` and ``body``, status 0: never; give what probe_all takes."""
+def server(name, health=200, status=200, body=TOKEN, metrics=None, key=b"", models=None):
+    """Run a fake server that answers with ``status`` and ``body``, status 0: never; give what probe_all takes. With
+    ``models``, it is a pool, and has them in these states."""
     hold = threading.Event()
 
     class FakeServer(BaseHTTPRequestHandler):
         def do_GET(self):
-            said = {"/health": (health, b""), "/metrics": (200, metrics)}[self.path]
+            listed = [{"id": name, "status": {"value": state}} for name, state in (models or {}).items()]
+            said = {
+                "/health": (health, b""),
+                "/metrics": (200, metrics),
+                "/metrics?model=a&autoload=false": (200, metrics),
+                "/v1/models": (200, json.dumps({"data": listed}).encode()),
+            }[self.path]
             self.answer(*said) if said[1] is not None else hold.wait(10)
 
         def do_POST(self):
@@ -42,8 +50,13 @@ def server(name, health=200, status=200, body=TOKEN, metrics=None, key=b""):
         yield {
             "name": name,
             "labels": f'{{instance="{name}"}}',
-            "environment": {"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": str(http.server_port)},
+            "environment": {
+                "LLAMA_ARG_HOST": "127.0.0.1",
+                "LLAMA_ARG_PORT": str(http.server_port),
+                **({} if models is None else {"LLAMA_ARG_MODELS_PRESET": "/p.ini"}),
+            },
             "keyed": bool(key),
+            "model": "",
         }
         hold.set()
         http.shutdown()
@@ -87,6 +100,26 @@ def test_one_that_is_not_ready_is_left_out():
         pass  # it has ended
     with server("a", health=503) as a:
         assert probe_all([a, b]) == ("", [])
+
+
+def of_pool(pool, *models):
+    """Return the entries of a pool and of its ``models``."""
+    return [pool, *({**pool, "labels": f'{{instance="{name}"}}', "model": name} for name in models)]
+
+
+def test_of_a_pool_the_models_in_memory_are_asked():
+    with server("small", models={"a": "loaded", "b": "unloaded"}) as small:
+        text, wrong = probe_all(of_pool(small, "a", "b"))
+    assert (works(text), wrong) == ({"a": 1}, [])
+    assert 'magi_probe_answers{instance="small"} 1\n' in text
+    gone, wrong = probe_all(of_pool(small, "a", "b"))
+    assert (works(gone), wrong) == ({}, [])
+    assert 'magi_probe_answers{instance="small"} 0\n' in gone
+    for metrics, verdict in ((None, 0), (BUSY, 1)):
+        with server("small", status=0, models={"a": "loaded"}, metrics=metrics) as small:
+            text, wrong = probe_all(of_pool(small, "a"), timeout=0.2)
+        assert works(text) == {"a": verdict}
+        assert [sentence.partition(": ")[0] for sentence in wrong] == ["small, model a"][verdict:]
 
 
 @pytest.mark.parametrize(("given", "verdict"), [(b"# ours\nsecret\n", 1), (b"#", 0)])

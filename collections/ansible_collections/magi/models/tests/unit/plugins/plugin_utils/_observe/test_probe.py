@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.magi.models.plugins import module_utils
+from ansible_collections.magi.models.plugins.module_utils._plan.leave import kept_instance
 from ansible_collections.magi.models.plugins.plugin_utils._observe.probe import (
     CODE,
     PROGRAM,
@@ -16,7 +17,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._observe.probe import 
     asked,
     program,
 )
-from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import FakeServer, model, plan
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import FakeServer, model, plan, running
 
 (PLAIN,) = plan("a", models=[model("a")]).instances
 (SLEEPS,) = plan({"model": "b", "idle": "10m"}, models=[model("b")]).instances
@@ -40,7 +41,26 @@ def test_nothing_secret_is_in_its_files():
         "labels": '{host="gpu1",instance="a",model_id="a"}',
         "environment": {"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": "8080", "LLAMA_ARG_EMBEDDINGS": "on"},
         "keyed": True,
+        "model": "",
     }
+
+
+@pytest.mark.parametrize("idle", [{}, {"idle": "10m"}])
+def test_of_a_pool_its_models_are_asked_unless_they_sleep(idle):
+    models = [model("a"), model("e", task="embedding"), model("z")]
+    pool = plan("z", models=models, pools=[{"name": "p", "models": ["a", "e"], **idle}]).instances[-1]
+    for there in (pool, kept_instance(running(pool))):
+        assert asked([there]) == [there]
+        servers = json.loads(program("gpu1", [there], CODE_THERE)[SERVERS])
+        assert [item["model"] for item in servers] == ([""] if idle else ["", "a", "e"])
+        assert {item["name"] for item in servers} == {"p"}
+        assert "LLAMA_ARG_MODELS_PRESET" in servers[0]["environment"]
+        assert [item["labels"] for item in servers] == [
+            f'{{host="gpu1",instance="p",model_id="{item["model"] or "p"}"}}' for item in servers
+        ]
+        assert ["LLAMA_ARG_EMBEDDINGS" in item["environment"] for item in servers] == [False, False, True][
+            : len(servers)
+        ]
 
 
 @pytest.mark.parametrize(

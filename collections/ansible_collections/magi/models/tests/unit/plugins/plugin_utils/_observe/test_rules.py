@@ -222,6 +222,38 @@ def test_a_server_that_gives_the_probe_nothing_hangs_whatever_else_it_answers(tm
 
 
 @needs_promtool
+def test_a_pool_is_down_if_its_service_is_or_it_does_not_answer_and_not_while_none_of_its_models_is_loaded(tmp_path):
+    unit = '{host="gpu1", instance="host gpu1", name="magi-llama@small.service", state="active", job="magi-hosts"}'
+    other = unit.replace("small", "a-2")
+    asked = '{host="gpu1", instance="small", model_id="small", job="magi-hosts"}'
+    idle = {f'up{{host="gpu1", instance="small", model_id="{name}", job="magi-pools"}}': "0x90" for name in "ab"}
+    groups = []
+    for name, series, labels in (
+        ("service", {f"node_systemd_unit_state{unit}": gauge(1, 0)}, {}),
+        ("probe", {f"magi_probe_answers{asked}": gauge(1, 0)}, {"model_id": "small", "job": "magi-hosts"}),
+        ("both", {f"node_systemd_unit_state{unit}": gauge(1, 0), f"magi_probe_answers{asked}": gauge(1, 0)}, {}),
+    ):
+        fired = {
+            "exp_labels": {"host": "gpu1", "instance": "small", "severity": "critical", **labels},
+            "exp_annotations": {
+                "summary": "Server small on host gpu1 does not answer",
+                "runbook_url": f"{RUNBOOKS}#magiserverdown",
+            },
+        }
+        tests = [
+            {"eval_time": f"{minute}m", "alertname": alert, "exp_alerts": expected}
+            for minute, expected in ((GOOD, []), (GOOD + BAD, [fired]), (GOOD + BAD + 30, []))
+            for alert in ("MagiServerDown", "MagiServerHung", "MagiServerRestarts")
+            if alert == "MagiServerDown" or minute == GOOD + BAD
+        ]
+        for test in tests:
+            test["exp_alerts"] = test["exp_alerts"] if test["alertname"] == "MagiServerDown" else []
+        # The service of a server that is no pool is not what tells that it is down.
+        groups.append(group(name, {**idle, **series, f"node_systemd_unit_state{other}": gauge(1, 0)}, tests))
+    assert verdict(tmp_path, groups) == ""
+
+
+@needs_promtool
 def test_an_old_mean_without_requests_is_no_alert(tmp_path):
     series = {
         f"haproxy_backend_queue_time_average_seconds{AT_GATEWAY}": "99x60",
