@@ -37,6 +37,12 @@ options:
         description: The task of each name, V(chat), V(embedding) or V(rerank).
         type: dict
         required: true
+  load:
+    description:
+      - Ask a pool that has no model in memory for one of its models, which may take so many seconds more to load. By
+        default, only models that are in memory are asked.
+    type: int
+    default: 0
   sensible:
     description: Ask for some tokens instead of one where that is what an instance does; they must be text.
     type: bool
@@ -102,17 +108,26 @@ def asked_here(module: AnsibleModule) -> list[tuple[str, dict[str, str], str]]:
         for name, where in places.items()
         if not is_router(where) and (params["wake"] or "MAGI_IDLE" not in where or not ask_asleep(where))
     ]
-    return single + [each for name, where in places.items() if is_router(where) for each in of_pool(name, where)]
+    return single + [
+        each
+        for name, where in places.items()
+        if is_router(where)
+        for each in of_pool(name, where, load=params["load"] > 0)
+    ]
 
 
-def of_pool(name: str, where: Mapping[str, str]) -> list[tuple[str, dict[str, str], str]]:
+def of_pool(name: str, where: Mapping[str, str], *, load: bool = False) -> list[tuple[str, dict[str, str], str]]:
     """Return the questions about a pool: one to each of its models that is in memory. The others are not loaded for
-    this, since that takes the memory of one that serves."""
+    this, since that takes the memory of one that serves; if there is none, one of them is to ``load``."""
     states = ask_router(where) or {}
+    tasks = {item["model"]: item["task"] for item in models_of(where)}
+    asked = [model for model in tasks if states.get(model) == "loaded"]
+    if load and not asked:
+        able = ("loading", "sleeping", "unloaded", "failed")
+        asked = sorted((model for model in tasks if states.get(model) in able), key=lambda x: able.index(states[x]))[:1]
     return [
-        (name, {**where, **({OF_TASK[task]: "on"} if task in OF_TASK else {})}, model)
-        for model, task in ((item["model"], item["task"]) for item in models_of(where))
-        if states.get(model) == "loaded"
+        (name, {**where, **({OF_TASK[tasks[model]]: "on"} if tasks[model] in OF_TASK else {})}, model)
+        for model in asked
     ]
 
 
@@ -124,6 +139,7 @@ def main() -> None:
         argument_spec={
             **SERVICE_OPTIONS,
             "gateway": {"type": "dict", "options": gateway},
+            "load": {"type": "int", "default": 0},
             "sensible": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 60},
             "wake": {"type": "bool", "default": True},
@@ -138,7 +154,14 @@ def main() -> None:
         asked = asked_here(module)
     with ThreadPoolExecutor(max(1, len(asked))) as pool:
         said = pool.map(
-            lambda question: probe(question[1], params["timeout"], question[2], sensible=params["sensible"]), asked
+            lambda question: probe(
+                question[1],
+                params["timeout"] + (params["load"] if is_router(question[1]) else 0),
+                question[2],
+                sensible=params["sensible"],
+                load=params["load"] > 0,
+            ),
+            asked,
         )
         probes: dict[str, str] = {}
         for (name, _environment, _model), wrong in zip(asked, said):

@@ -11,7 +11,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import Ac
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Canary
 from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import Counted
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
-from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance, Plan
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, cause_of
 
 Whose = tuple[str, str]
@@ -66,6 +66,9 @@ def unwell(name: str, seen: Watched) -> str:
         )
         if seen.later and (now is None or not now.pid or (then and now.pid != then.pid)):
             return f"instance {instance.name} crashed while it was watched"
+        failed = [model for model, state in ((now and now.models) or {}).items() if state == "failed"]
+        if failed:
+            return f"instance {instance.name}: of its models, {', '.join(failed)} could not be loaded, or crashed"
         wrong = (seen.tried or {}).get(instance.name)
         if wrong:
             return f"instance {instance.name}: {wrong.split('; ')[0]}"
@@ -90,9 +93,10 @@ def since(before: Iterable[Counted], after: Iterable[Counted]) -> Counted:
     return Counted("", requests, failed, round(waited / requests) if requests else 0)
 
 
-def compared(mine: Counted, others: Counted, whose: str) -> str:
+def compared(mine: Counted, others: Counted, whose: str, *, pooled: bool = False) -> str:
     """Return how the answers of a server are worse than those of ``others``; empty if they are not, or if there were
-    too few to tell. ``whose`` says which these are."""
+    too few to tell. ``whose`` says which these are. The first answers of one that is ``pooled`` wait until a model is
+    loaded, and tell nothing."""
     if min(mine.requests, others.requests) < ENOUGH:
         return ""
     shares = [item.failed / item.requests for item in (mine, others)]
@@ -100,7 +104,7 @@ def compared(mine: Counted, others: Counted, whose: str) -> str:
         return (
             f"{mine.failed} of its {mine.requests} requests failed, and {others.failed} of {others.requests} of {whose}"
         )
-    if mine.first_byte_ms > SLOWER * others.first_byte_ms + LONGER_MS:
+    if not pooled and mine.first_byte_ms > SLOWER * others.first_byte_ms + LONGER_MS:
         return (
             f"its answers began after {mine.first_byte_ms / 1000:.2f} s, and those of {whose} after "
             f"{others.first_byte_ms / 1000:.2f} s"
@@ -119,7 +123,7 @@ class Clients:
 def worse(hosts: Mapping[str, Watched], others: Iterable[HostResult], gateways: Sequence[Clients]) -> dict[str, str]:
     """Return by host what is worse on it; ``others`` are the hosts that were not deployed yet."""
     found = {name: said for name, seen in hosts.items() if (said := unwell(name, seen))}
-    elsewhere = [(instance.model_id, (item.name, instance.name)) for item in others for instance in item.served]
+    elsewhere = [((item.name, instance.name), instance) for item in others for instance in item.served]
     for name, seen in hosts.items():
         for said in () if name in found else _clients(name, seen, elsewhere, gateways):
             found[name] = said
@@ -128,7 +132,7 @@ def worse(hosts: Mapping[str, Watched], others: Iterable[HostResult], gateways: 
 
 
 def _clients(
-    name: str, seen: Watched, elsewhere: Sequence[tuple[str, Whose]], gateways: Sequence[Clients]
+    name: str, seen: Watched, elsewhere: Sequence[tuple[Whose, Instance]], gateways: Sequence[Clients]
 ) -> Iterator[str]:
     """Yield what clients got that was worse."""
     launched = {item.instance for item in seen.result.results if item.action.action in LAUNCHED}
@@ -136,14 +140,16 @@ def _clients(
         if instance.name not in launched:
             continue
         own = (name, instance.name)
-        alike = [whose for model_id, whose in elsewhere if model_id == instance.model_id]
+        models = {part.model_id for part in instance.each}
+        alike = {whose: other for whose, other in elsewhere if models & {part.model_id for part in other.each}}
+        pooled = any(item.members for item in (instance, *alike.values()))
         for gateway in gateways:
             mine = since(gateway.before.get(own, ()), gateway.after.get(own, ()))
             theirs = [since(gateway.before.get(whose, ()), gateway.after.get(whose, ())) for whose in alike]
             if alike:
-                said = compared(mine, _together(theirs), "the other servers of its model")
+                said = compared(mine, _together(theirs), "the other servers of its model", pooled=pooled)
             else:
-                said = compared(mine, _together(gateway.before.get(own, ())), "the one before it")
+                said = compared(mine, _together(gateway.before.get(own, ())), "the one before it", pooled=pooled)
             if said:
                 yield f"instance {instance.name}: {said}"
 

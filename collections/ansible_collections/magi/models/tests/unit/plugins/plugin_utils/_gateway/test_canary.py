@@ -107,6 +107,34 @@ def test_answers_are_compared(mine, others, said):
     assert compared(mine, others, "the others") == said
 
 
+def test_the_first_answers_of_a_pool_wait_for_its_models():
+    value = plan(pools=[{"name": "small", "models": ["a-q2_k", "d-q4_1"]}])
+    (pool,) = (item for item in value.instances if item.members)
+    now = running(pool, health=200, model_ids=("a-q2_k", "d-q4_1"), models={"a-q2_k": "loaded", "d-q4_1": "unloaded"})
+    outcome = ActionResult(Action("small", ActionKind.RESTART, "changed"), ready=True)
+    result = HostResult("one", value, results=(outcome,), after=host(now))
+    watched = {"one": Watched(result, host(now), {"small": ""})}
+    own, other = ("one", "small"), ("two", NAME)
+    for others in ([], [deployed("two")]):  # which serves one of its models
+        for failed, said in ((0, False), (5, True)):
+            after = {own: [count(90, failed, 30_000)], other: [count(90)]}
+            found = worse(watched, others, [Clients({own: [count(50)], other: [count(50)]}, after)])
+            assert bool(found) == said
+            assert "began" not in found.get("one", "")
+    # nor is one compared with those of a pool that has its model
+    single = {"one": Watched(deployed(), later(), {NAME: ""})}
+    mine, theirs = ("one", NAME), ("two", "small")
+    after = {mine: [count(90, 0, 30_000)], theirs: [count(90)]}
+    clients = Clients({mine: [count(50)], theirs: [count(50)]}, after)
+    assert worse(single, [replace(result, name="two")], [clients]) == {}
+    assert "began" in worse(single, [], [clients])["one"]
+    # a model that can't be loaded
+    broken = replace(now, models={"a-q2_k": "loaded", "d-q4_1": "failed"})
+    assert unwell("one", Watched(result, host(broken))) == (
+        "instance small: of its models, d-q4_1 could not be loaded, or crashed"
+    )
+
+
 @pytest.mark.parametrize("was", [0, 3, 100, 511, 512, 5000])
 @pytest.mark.parametrize("new", [1, 5, 60, 600])
 @pytest.mark.parametrize(("old_ms", "new_ms"), [(100, 100), (50, 800), (900, 100)])
