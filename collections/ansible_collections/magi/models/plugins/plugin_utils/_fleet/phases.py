@@ -17,6 +17,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import Ac
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST
 from ansible_collections.magi.models.plugins.module_utils._plan.ledger import spare
+from ansible_collections.magi.models.plugins.module_utils._plan.pool import models_of
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
 
 
@@ -34,11 +35,13 @@ class Before:
         runs = {item.name for item in self.host.instances if item.pid}
         return [name for name in self.plan.names(*(kinds or (ActionKind.RESTART, ActionKind.STOP))) if name in runs]
 
-    def model_of(self, instance: str) -> str:
-        """Return the id of the model that an instance serves."""
-        known = {item.name: item.model_id for item in self.plan.served}
+    def models_of(self, instance: str) -> list[str]:
+        """Return the ids of the models that an instance serves; of a pool that runs, those that it has now."""
+        pools = (models_of(item.environment) for item in self.host.instances if item.name == instance)
+        pooled = [item["model"] for pool in pools for item in pool]
+        known = {item.name: [part.model_id for part in item.each] for item in self.plan.served}
         numbered = re.sub(r"-[0-9]+$", "", instance)  # what goes is in no plan
-        return known.get(instance) or (instance if instance in self.sizes else numbered)
+        return pooled or known.get(instance) or [instance if instance in self.sizes else numbered]
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,11 @@ def phases(hosts: Mapping[str, Before], batches: Sequence[Collection[str]]) -> P
         for name in (name for name in batch if name in hosts):
             ends = hosts[name].plan.names(ActionKind.STOP)
             for instance in goes[name]:
-                theirs = servers.get(hosts[name].model_of(instance), ())
-                elsewhere = (host for host, other in theirs if not (host in batch and other in goes[host]))
-                clients[name][instance] = _said(instance in ends, next(elsewhere, ""))
+                elsewhere = [
+                    next((x for x, other in servers.get(model, ()) if not (x in batch and other in goes[x])), "")
+                    for model in hosts[name].models_of(instance)
+                ]
+                clients[name][instance] = _said(instance in ends, elsewhere)
     return Phases(
         {name: instances for name, instances in beside.items() if instances},
         going,
@@ -111,15 +116,20 @@ def _servers(hosts: Mapping[str, Before], beside: Mapping[str, Collection[str]])
     for name, item in hosts.items():
         runs = {now.name for now in item.host.instances if now.pid} | {*beside.get(name, ())}
         for instance in item.plan.served:
-            if instance.name in runs:
-                found.setdefault(instance.model_id, []).append((name, instance.name))
+            stays = {part.model_id for part in instance.each} if instance.name in runs else set()
+            for model in item.models_of(instance.name):
+                if model in stays:
+                    found.setdefault(model, []).append((name, instance.name))
     return found
 
 
-def _said(ends: bool, elsewhere: str) -> str:
-    if elsewhere:
-        return f"drained, while {elsewhere} serves its model"
-    return "drained, then forgotten: nothing else serves its model" if ends else "held: nothing else serves its model"
+def _said(ends: bool, elsewhere: Sequence[str]) -> str:
+    """Say what happens to clients, by the host that serves each of its models meanwhile, or empty."""
+    models = "its model" if len(elsewhere) == 1 else f"all of its {len(elsewhere)} models"
+    if all(elsewhere):
+        hosts = [*dict.fromkeys(elsewhere)]
+        return f"drained, while {' and '.join(hosts)} serve{'s' if len(hosts) == 1 else ''} {models}"
+    return f"drained, then forgotten: nothing else serves {models}" if ends else f"held: nothing else serves {models}"
 
 
 def phases_lines(found: Phases) -> list[str]:
@@ -141,10 +151,10 @@ def apart(hosts: Mapping[str, Before]) -> list[list[str]]:
         restarting = item.going(ActionKind.RESTART)
         for now in item.host.instances:
             if now.pid:
-                model_id = item.model_of(now.name)
-                total[model_id] = total.get(model_id, 0) + 1
-                if now.name in restarting:
-                    mine[model_id] = mine.get(model_id, 0) + 1
+                for model_id in item.models_of(now.name):
+                    total[model_id] = total.get(model_id, 0) + 1
+                    if now.name in restarting:
+                        mine[model_id] = mine.get(model_id, 0) + 1
     batches: list[list[str]] = []
     for name, mine in restarts.items():
         for batch in batches:

@@ -139,5 +139,39 @@ def test_servers_of_one_model_restart_apart(hosts, batches):
     assert ["".join(batch) for batch in apart(hosts)] == batches
 
 
+def test_a_pool_is_served_elsewhere_only_if_all_of_its_models_are():
+    """The pool of h1 restarts, and gains b; h2 has one of its models, h3 the other."""
+    models = [*MODELS, model("c"), model("z")]
+
+    def on(*entries, pools=(), runs=(), changed=True):
+        there = [replace(running(item), config_hash="old" if changed else item.config_hash) for item in runs]
+        made = plan(*entries, models=models, on=host(*there, available_bytes=10 * GIB), pools=list(pools))
+        return Before(made, host(*there, available_bytes=10 * GIB), dict.fromkeys("abcz", GIB))
+
+    pool = {"name": "small", "models": ["a", "c"]}
+    (old,) = (item for item in plan("z", models=models, pools=[pool]).instances if item.members)
+    c = plan("c", models=models).instances[0]
+    h1 = on("z", pools=[{**pool, "models": ["a", "b", "c"]}], runs=[old])
+    h2, h3 = on("a", runs=[A]), on("c", runs=[c])
+    assert apart({"h1": h1, "h2": h2}) == [["h1"], ["h2"]]
+    assert apart({"h1": h1, "b": on("b", runs=[B])}) == [["h1", "b"]]  # it has no b yet
+    held = "held: nothing else serves all of its 2 models"
+    for others, text in (
+        ({"h2": h2}, held),
+        ({"h2": h2, "h3": h3}, "drained, while h2 and h3 serve all of its 2 models"),
+    ):
+        hosts = {"h1": h1, **others}
+        assert said(phases(hosts, [[name] for name in hosts]))["h1", "small"] == text
+    # who waits for the pool's a, and for b, which it has not yet
+    found = said(phases({"h1": h1, "h2": h2, "b": on("b", runs=[B])}, [["h1"], ["h2"], ["b"]]))
+    assert found["h2", "a"] == "drained, while h1 serves its model"
+    assert found["b", "b"] == "held: nothing else serves its model"
+    # and one that ends
+    gone = on("z", runs=[old])
+    assert said(phases({"h1": gone}, [["h1"]]))["h1", "small"] == (
+        "drained, then forgotten: nothing else serves all of its 2 models"
+    )
+
+
 def test_nothing_is_decided_without_hosts():
     assert phases({}, []) == Phases()
