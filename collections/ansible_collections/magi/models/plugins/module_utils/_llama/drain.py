@@ -7,7 +7,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import socket
 import time
 from collections.abc import Mapping
 
@@ -42,10 +41,12 @@ def _in_work(environment: Mapping[str, str], timeout: float) -> int | None:
 
     It is asked at /metrics (requests_processing and requests_deferred, tools/server/server.cpp), which does not wake a
     sleeping model, and at /slots if that is switched off. A server that refuses connections, still loads its model
-    (503) or has neither counts as idle.
+    (503) or has neither counts as idle; a router, which has neither for itself, does if it refuses connections.
     """
     if is_router(environment):
-        models = ask_router(environment) or {}
+        models = ask_router(environment)
+        if models is None:
+            return _at(environment, timeout)
         counts = [_at(environment, timeout, name) for name, state in models.items() if state == "loaded"]
         # What waits for a model is counted nowhere; of one that loads, somebody does.
         return None if None in counts else sum(filter(None, counts)) + [*models.values()].count("loading")
@@ -58,9 +59,9 @@ def _at(environment: Mapping[str, str], timeout: float, model: str = "") -> int 
     try:
         status, body = request(environment, of_model("/metrics", model), timeout, key)
         if status in (404, 501):
-            if model or ask_asleep(environment):  # /slots would wake it
+            if not model and ask_asleep(environment):  # /slots would wake it
                 return 0
-            status, body = request(environment, "/slots", timeout, key)
+            status, body = request(environment, of_model("/slots", model), timeout, key)
             if status in (404, 501):
                 return 0
             if status == 200:
@@ -68,11 +69,9 @@ def _at(environment: Mapping[str, str], timeout: float, model: str = "") -> int 
         elif status == 200:
             return in_flight(body.decode("utf-8", "replace"))
         return 0 if status == 503 or (model and status == 400) else None  # 400: it is unloaded by now
-    except (TimeoutError, socket.timeout):  # two until Python 3.10
-        return None
-    except OSError:
+    except ConnectionRefusedError:
         return 0
-    except (http.client.HTTPException, ValueError, TypeError, KeyError, RecursionError, OverflowError):
+    except (OSError, http.client.HTTPException, ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
 
 

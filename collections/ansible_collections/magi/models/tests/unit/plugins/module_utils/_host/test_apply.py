@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import socket
 from dataclasses import replace
@@ -264,7 +265,7 @@ IDLE = (200, b"llamacpp:requests_processing 0\nllamacpp:requests_deferred 0\n")
         ((200, b"llamacpp:requests_processing 1e999\n"), None, None),
         ((200, b"llamacpp:requests_processing x\n"), None, None),
         (lambda reply: reply.write(b"what?\r\n\r\n"), None, None),
-        (lambda reply: None, None, True),  # it ended
+        (lambda reply: None, None, None),  # it ends, or something else has its port: the next look tells
     ],
 )
 def test_a_server_is_drained_when_it_says_so_or_is_gone(metrics, slots, drained):
@@ -278,6 +279,44 @@ def test_one_that_sleeps_is_idle_and_stays_asleep():
     with FakeServer(answers) as server:
         assert drain(server.environment, 0.3) == 0
         assert [path for path, _key in server.asked] == ["/metrics", "/props"]
+
+
+OF_A = "model=a&autoload=false"
+
+
+def in_states(**states):
+    listed = [{"id": name, "status": {"value": state}} for name, state in states.items()]
+    return 200, json.dumps({"data": listed}).encode()
+
+
+@pytest.mark.parametrize(
+    ("listed", "metrics", "slots", "drained"),
+    [
+        (in_states(a="loaded", b="unloaded"), IDLE, None, True),
+        (in_states(a="loaded", b="sleeping"), BUSY, None, 1),
+        (in_states(a="loaded", b="loading"), BUSY, None, 2),
+        (in_states(a="unloaded"), None, None, True),
+        (in_states(a="loaded"), (400, b""), None, True),  # it is unloaded by now
+        (in_states(a="loaded"), (500, b""), None, None),
+        (in_states(a="loaded"), (501, b""), (200, b'[{"is_processing": true}]'), 1),
+        (in_states(a="loaded"), (501, b""), (501, b""), True),  # nothing tells
+        ((401, b""), None, None, None),  # its keys were changed
+        ((200, b"["), None, None, None),
+        (lambda reply: None, None, None, None),
+    ],
+)
+def test_a_pool_is_drained_when_its_models_are_or_it_is_gone(listed, metrics, slots, drained):
+    answers = {
+        "/v1/models": listed,
+        "/metrics": (400, b""),
+        f"/metrics?{OF_A}": metrics,
+        f"/slots?{OF_A}": slots,
+    }
+    with FakeServer(answers) as server:
+        where = {**server.environment, "LLAMA_ARG_MODELS_PRESET": "/p.ini"}
+        left = drain(where, 60 if drained is True else 0.3, pause=0.01)
+        assert left == (0 if drained is True else drained)
+    assert drain(where, 60) == 0
 
 
 def test_a_server_that_hangs_is_not_drained_and_one_that_is_gone_is():
