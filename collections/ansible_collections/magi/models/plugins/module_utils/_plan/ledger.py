@@ -78,10 +78,11 @@ def _held_by_pool(item: Running, device: str) -> int:
 
 def held(item: Running, need: Need | None, device: str) -> int:
     """Return what a running instance holds of a device: what it needs of a GPU is taken at its start, and free while it
-    sleeps, but for the driver's context. A pool holds it for the models that are in memory."""
+    sleeps, but for the driver's context. A pool holds it for the models that are in memory; of one that does not tell
+    which these are, nothing is known to come back."""
     if device == HOST:
         return item.own_memory or 0
-    if item.models is not None:
+    if "MAGI_POOL" in item.environment:
         return _held_by_pool(item, device)
     size = need.own.get(device, 0) if need else 0
     return min(size, ON_GPU if has_context(device) else 0) if item.asleep else size

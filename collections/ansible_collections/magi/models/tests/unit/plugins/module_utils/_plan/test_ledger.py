@@ -51,11 +51,12 @@ def short(ledger):
 
 def test_a_pool_holds_a_gpu_for_those_of_its_models_that_are_in_memory():
     needs = {"a": Need({HOST: GIB, "CUDA0": 4 * GIB}), "b": Need({HOST: GIB, "CUDA0": 3 * GIB})}
-    environment = {"MAGI_NEED": need_text(needs["a"]), "MAGI_POOL_NEEDS": pool_needs_text(needs)}
+    environment = {"MAGI_POOL": "[]", "MAGI_NEED": need_text(needs["a"]), "MAGI_POOL_NEEDS": pool_needs_text(needs)}
     pool = replace(running(A, models={"a": "unloaded", "b": "loaded"}), environment=environment)
     assert held(pool, needs["a"], "CUDA0") == 3 * GIB
     none = replace(pool, models={"a": "failed", "b": "sleeping"})
     assert held(none, needs["a"], "CUDA0") == 0
+    assert held(replace(pool, models=None), needs["a"], "CUDA0") == 0  # it does not answer
     # what it needs, it gets once it loads the larger one
     found = balance(on(pool, gpu=(24, 20)), [], [pool], set())
     assert [(x.device, x.room / GIB, x.given / GIB) for x in found.accounts][1:] == [("CUDA0", 22.5, 4)]
