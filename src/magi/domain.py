@@ -64,7 +64,11 @@ if TYPE_CHECKING:
         InstanceError,
         resolve_options,
     )
-    from ansible_collections.magi.models.plugins.module_utils._plan.need import largest_context, prompt_share
+    from ansible_collections.magi.models.plugins.module_utils._plan.need import (
+        largest_context,
+        prompt_share,
+        prompt_shares,
+    )
     from ansible_collections.magi.models.plugins.module_utils._plan.room import alone, beside, without_ours
     from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted, select as select_models
     from ansible_collections.magi.models.plugins.module_utils._plan.values import (
@@ -127,7 +131,7 @@ _TAKEN = {
     "module_utils._plan.ledger": "account_lines name_of:device_name need_line",
     "module_utils._plan.options": "IDLE InstanceError resolve_options",
     "module_utils._plan.estimate": "context_of slots_of",
-    "module_utils._plan.need": "largest_context prompt_share",
+    "module_utils._plan.need": "largest_context prompt_share prompt_shares",
     "module_utils._plan.room": "alone beside without_ours",
     "module_utils._plan.select": "Wanted select:select_models",
     "module_utils._plan.values": "Account AskedForError PlanError Settings:PlanSettings",

@@ -26,6 +26,7 @@ from magi.domain import (
     largest_context,
     need_line,
     prompt_share,
+    prompt_shares,
     slots_of,
     text_table,
 )
@@ -114,7 +115,7 @@ def fit_on(known: Known, model: Model, options: Mapping[str, Any]) -> Fit:
     host = replace(Host.from_dict(known.host), binary=known.binary)
     if host.available_bytes is None:
         raise PlanError(f"{known.name}: its free memory is not known, as it is no Linux.")
-    sharing = sum(bool(item.pid and "MAGI_PROMPTS" in item.environment) for item in host.instances)
+    sharing = sum(prompt_shares(item.environment) for item in host.instances if item.pid)
     keeps = any("cache_ram" in option.names for option in known.binary.options)
     shared = {"cache_ram": prompt_share(host.memory_bytes, sharing + 1)} if keeps else {}
     now = _Trial(known, beside(host), model, options, shared)

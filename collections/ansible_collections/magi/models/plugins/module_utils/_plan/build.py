@@ -251,7 +251,7 @@ def _instances(
                     {} if item.members else resources,
                     {} if item.members else variables,
                     # Several models of a pool may compute at the same time.
-                    threads and max(threads // item.at_once, 1),
+                    None if threads is None or "threads" in options[part.name] else max(threads // item.at_once, 1),
                     ports[item.name],
                     settings.host,
                     host,

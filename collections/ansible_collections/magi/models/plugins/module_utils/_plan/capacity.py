@@ -55,5 +55,5 @@ def _claim(options: Mapping[str, Any], host: Host) -> int | None:
 
 def _claim_of(item: Running) -> int | None:
     """The cores that a running instance takes; None: it shares."""
-    threads = item.environment.get("LLAMA_ARG_THREADS", "")
+    threads = item.environment.get("LLAMA_ARG_THREADS") or item.environment.get("MAGI_POOL_THREADS", "")
     return None if "MAGI_THREADS" in item.environment else int(threads) if threads.isdecimal() else 1

@@ -187,6 +187,14 @@ def make_pool(
     idle = [item.environment["MAGI_IDLE"] for item in members if "MAGI_IDLE" in item.environment]
     if idle:  # who asks its models keeps one of them awake
         environment["MAGI_IDLE"] = min(idle, key=int)
+    # Where it runs on as it is, others count what it has of the host's cores and memory.
+    if any("MAGI_THREADS" in part.environment for part in members):
+        environment["MAGI_THREADS"] = "shared"
+    elif "threads" in options:
+        environment["MAGI_POOL_THREADS"] = str(options["threads"])
+    prompts = min(sum("MAGI_PROMPTS" in part.environment for part in members), item.at_once)
+    if prompts:
+        environment["MAGI_PROMPTS"] = str(prompts)
     if gpu:
         environment["MAGI_GPU"] = gpu
     if "LLAMA_ARG_DEVICE" in first.environment:  # a router that is told so itself would open the GPU
@@ -224,6 +232,7 @@ _NOT_HASHED = (
     "MAGI_GPU",
     "MAGI_NEED",
     "MAGI_POOL_NEEDS",
+    "MAGI_POOL_THREADS",
     "MAGI_REPLICAS",
 )
 

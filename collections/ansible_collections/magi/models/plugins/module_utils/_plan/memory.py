@@ -33,6 +33,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.need import (
     need_of,
     on_devices,
     prompt_share,
+    prompt_shares,
     prompts_of,
     question,
     sizes_of,
@@ -68,9 +69,8 @@ class Memory:
         self._needs: dict[str, Need] = {}
         self._devices: dict[str, tuple[str, ...]] = {}
         self._got: dict[str, tuple[str, ...]] = {}
-        shares = ([*("cache_ram" not in options[x.name] for x in item.each)][: item.at_once] for item in wanted)
-        sharing = sum(map(sum, shares))
-        sharing += sum("MAGI_PROMPTS" in item.environment for item in beside)
+        shares = (min(sum("cache_ram" not in options[x.name] for x in item.each), item.at_once) for item in wanted)
+        sharing = sum(shares) + sum(prompt_shares(item.environment) for item in beside)
         self._prompts = prompt_share(host.memory_bytes, sharing)
         if not self._looked or told is None or host.binary is None:
             return

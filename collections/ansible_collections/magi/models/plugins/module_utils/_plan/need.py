@@ -204,6 +204,13 @@ def prompt_share(memory: int, instances: int) -> int:
     return min(PROMPTS, 1 << max(share.bit_length() - 1, 0)) if share else 0
 
 
+def prompt_shares(environment: Mapping[str, str]) -> int:
+    """Return how many of the caches that share (``prompt_share``) an instance with this ``environment`` has: a pool one
+    for each model in memory."""
+    said = environment.get("MAGI_PROMPTS", "")
+    return int(said) if said.isdecimal() else int(bool(said))
+
+
 def prompts_of(options: Mapping[str, Any]) -> int:
     """Return the bytes that a server's cache of prompts may take; without a limit (-1), those of llama-server's own."""
     limit = number(options, "cache_ram", PROMPTS)

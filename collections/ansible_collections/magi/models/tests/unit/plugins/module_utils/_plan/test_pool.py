@@ -68,6 +68,28 @@ def test_its_models_share_its_threads():
     assert [x.environment["LLAMA_ARG_THREADS"] for x in value.instances[1].members] == ["2", "2", "2"]
 
 
+def test_a_model_has_its_own_threads():
+    small = pooled(pool("a-q2_k", {"model": "c-q4_k_m", "options": {"threads": 3}})).instances[-1]
+    assert [x.environment["LLAMA_ARG_THREADS"] for x in small.members] == ["4", "3"]
+    assert ["MAGI_THREADS" in x.environment for x in small.members] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "threads", "prompts"),
+    [({}, "4", "4096"), ({"threads": 6}, "2", "4096"), ({"cache_ram": 0}, "4", "8192")],
+)
+def test_one_that_runs_on_as_it_is_has_its_share_of_cores_and_caches(options, threads, prompts):
+    """Its files are gone: the other gets what it gets beside the pool in the plan."""
+    given = pool("c-q4_k_m", "d-q4_1", options=options)
+    memory = {"memory_bytes": 64 * GIB}
+    first = pooled(given, entries=["a-q2_k"], on=host(**memory))
+    there = host(running(first.instances[-1]), **memory)
+    (beside,) = pooled(given, entries=["a-q2_k"], on=there, models=[model("a-q2_k")]).instances
+    for single in (first.instances[0], beside):
+        found = single.environment
+        assert (found["LLAMA_ARG_THREADS"], found["LLAMA_ARG_CACHE_RAM"]) == (threads, prompts)
+
+
 @pytest.mark.parametrize(
     "changed",
     [
