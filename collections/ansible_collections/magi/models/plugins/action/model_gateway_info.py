@@ -9,7 +9,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.options impor
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateway_health import gateway_questions
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.show import gateway_entry, routes_lines
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.show import asked_for, gateway_entry, routes_lines
 
 
 class ActionModule(HostAction):
@@ -32,12 +32,6 @@ class ActionModule(HostAction):
                 if entry["is_ready"]
                 else []
             )
-            # A model of a pool may take the memory of another for this, which serves.
-            pooled = {item["model_id"] for item in result["routed"] if item.get("pooled")}
-            result["tasks"] = {
-                route["names"][0]: route["task"]
-                for route in entry["routes"]
-                if entry["is_ready"] and not route["held"] and route["servers"][0]["model_id"] not in pooled
-            }
+            result["tasks"] = asked_for(entry, result["routed"])
             Display().display("\n".join(["", *routes_lines(entry), ""]))
         return result

@@ -79,7 +79,8 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
 from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_asleep, ask_router, is_router
-from ansible_collections.magi.models.plugins.module_utils._llama.probe import OF_TASK, probe
+from ansible_collections.magi.models.plugins.module_utils._llama.options import OF_TASK
+from ansible_collections.magi.models.plugins.module_utils._llama.probe import probe
 from ansible_collections.magi.models.plugins.module_utils._plan.pool import models_of
 from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+OF_TASK = {"rerank": "LLAMA_ARG_RERANKING", "embedding": "LLAMA_ARG_EMBEDDINGS"}
+"""The variable of a server by its model's task; chat has none."""
+
 
 class Option(NamedTuple):
     """One option of a llama-server build, as its ``--help`` shows it (llama.cpp common/arg.cpp)."""

@@ -19,8 +19,6 @@ _TASKS = (
     ("LLAMA_ARG_EMBEDDINGS", "one embedding", "/v1/embeddings", {"input": "1"}, "data"),
     ("", "one token", "/v1/completions", {"prompt": "1", "max_tokens": 1, "cache_prompt": False}, "choices"),
 )
-OF_TASK = {"rerank": "LLAMA_ARG_RERANKING", "embedding": "LLAMA_ARG_EMBEDDINGS"}
-"""The variable of a server by its model's task; chat has none."""
 _SOME = {"prompt": "Once upon a time", "max_tokens": 16, "temperature": 0, "ignore_eos": True}
 _ON = ("1", "on", "true", "enabled")
 
@@ -44,8 +42,8 @@ def probe(
 ) -> str:
     """Return why the server of ``environment`` (asked_at) does not do its work within ``timeout`` seconds, or an empty
     string where it does: a token of completion, an embedding or a rerank, by its options. With a ``model``, the gateway
-    or the pool there is asked for that; a pool is to ``load`` it, or nothing is wrong if it is not in memory. It is to
-    be ``sensible``: a server of completions is asked for some tokens, which must be text."""
+    or the pool there is asked for that; a pool is to ``load`` it, or nothing is wrong if it is not in memory, or is
+    being loaded. It is to be ``sensible``: a server of completions is asked for some tokens, which must be text."""
     _variable, what, path, body, field = next(
         task for task in _TASKS if not task[0] or environment.get(task[0], "").lower() in _ON
     )
@@ -54,7 +52,7 @@ def probe(
         what, body = "some words", {**body, **_SOME}
     if model:
         body = {"model": model, **body}
-    resident = is_router(environment) and not load
+    resident = model and not load
     if resident:
         path += "?autoload=false"  # llama.cpp tools/server/server-models.cpp, is_autoload
     try:
@@ -62,7 +60,7 @@ def probe(
         if status == 200 and json.loads(answer).get(field):
             wrong = senseless(json.loads(answer)[field][0]["text"]) if words else ""
             return wrong and f"it was asked for {what} and {wrong}; compare its model's file with its source"
-        if resident and status == 400 and b"not loaded" in answer:  # it had to go a moment ago
+        if resident and ((status == 400 and b"is not loaded" in answer) or (status == 503 and b"Loading" in answer)):
             return ""
         if model and not is_router(environment) and status in (401, 403):
             return ""  # the gateway wants a client's key, and nobody here has one

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.table import text_table
@@ -60,6 +60,19 @@ def _route(route: Route, states: Mapping[tuple[str, str], Mapping[str, Any]]) ->
     held = bool(states) and all(item["state"] != "up" for item in servers)
     task = route.servers[0].task
     return {"names": list(route.names), "task": task, "held": held, "waiting": waiting, "servers": servers}
+
+
+def asked_for(entry: Mapping[str, Any], routed: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the names for which the gateway of ``entry`` may be asked for a token, with their tasks; ``routed`` are
+    its servers. Not those of pools alone: whether a model of one is in memory, the pool says itself."""
+    pooled = {(item["host"], item["instance"]) for item in routed if item.get("pooled")}
+    return {
+        route["names"][0]: route["task"]
+        for route in entry["routes"]
+        if entry["is_ready"]
+        and not route["held"]
+        and any((item["host"], item["instance"]) not in pooled for item in route["servers"])
+    }
 
 
 def route_rows(entry: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:

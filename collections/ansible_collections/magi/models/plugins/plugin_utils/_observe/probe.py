@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import reachable
-from ansible_collections.magi.models.plugins.module_utils._llama.probe import OF_TASK
+from ansible_collections.magi.models.plugins.module_utils._llama.options import OF_TASK
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
 from ansible_collections.magi.models.plugins.plugin_utils._observe.textfile import labelled
 

@@ -56,11 +56,15 @@ def asked(tmp_path):
 @pytest.mark.parametrize("model", ["", "x"])
 def test_a_server_is_asked_for_what_it_was_started_for(asked, environment, path, field, model):
     said, got = asked(200, json.dumps({field: [1]}), model=model, **environment)
-    assert (said, got["path"], got["body"].get("model", "")) == ("", path, model)
+    assert (said, got["path"].removesuffix("?autoload=false"), got["body"].get("model", "")) == ("", path, model)
 
 
 def test_a_pool_loads_a_model_for_it_only_where_that_is_wanted(asked):
     pool = {"LLAMA_ARG_MODELS_PRESET": "/p.ini"}
+    for where in ({}, pool):  # through the gateway, it may be one, too
+        loads = '{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}'
+        assert asked(503, loads, model="x", **where)[0] == ""
+        assert "answered HTTP status 503" in asked(503, '{"error":{"code":"no_server"}}', model="x", **where)[0]
     gone = '{"error":{"message":"model is not loaded"}}'
     said, got = asked(400, gone, model="x", **pool)
     assert (said, got["path"]) == ("", "/v1/completions?autoload=false")

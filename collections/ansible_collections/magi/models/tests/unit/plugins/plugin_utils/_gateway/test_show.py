@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.show import gateway_entry, routes_lines
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.show import asked_for, gateway_entry, routes_lines
 
 SERVER = Server("gpu1", "a", "a", "10.0.0.7", 8080, 4, ("chat",)).to_dict()
 STATE = {"backend": "a", "server": "gpu1::a", "up": True, "state": "up", "busy": 2, "slots": 4, "queued": 1}
@@ -54,3 +54,12 @@ def test_an_address_that_only_its_host_reaches():
     }
     server = {"host": "gpu1", "instance": "a", "model_id": "a", "address": "10.0.0.7", "port": 8080}
     assert route["servers"] == [{**server, "state": "up", "busy": 2, "slots": 4}]
+
+
+def test_a_name_that_a_pool_has_alone_is_not_asked_for():
+    pooled = {**SERVER, "instance": "small", "aliases": [], "pooled": True}
+    other = {**pooled, "model_id": "b"}
+    routed = [pooled, SERVER, other]
+    entry = gateway_entry("gw1", URL, "controller", {"running": True, "routed": routed, "states": []})
+    assert asked_for(entry, routed) == {"a": "chat", "chat": "chat"}
+    assert asked_for({**entry, "is_ready": False}, routed) == {}
