@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import ipaddress
 import json
@@ -154,13 +155,21 @@ def mount(source: str, target: str) -> str:
     return ",".join(["--mount=type=bind", *('"' + field.replace('"', '""') + '"' for field in fields), "readonly"])
 
 
-def named_files(environment: Mapping[str, str], arguments: Iterable[str]) -> list[str]:
-    """Return the absolute paths that options name, in variables and arguments: files, lists of them with commas, and
-    files with a scale (``path:0.5``). What they name may not exist."""
+_LISTS = frozenset({"--lora", "--lora-scaled", "--control-vector", "--control-vector-scaled"})
+"""The options that llama-server reads as a list of files, a line of CSV, some with a scale (``path:0.5``). None has a
+variable (llama.cpp common/arg.cpp)."""
+
+
+def named_files(environment: Mapping[str, str], arguments: Sequence[str]) -> list[str]:
+    """Return the absolute paths that options name, in variables and arguments. What they name may not exist.
+
+    A name of a model may have commas and colons, and names no other file by them: all but lists are taken whole.
+    """
     values = [value for name, value in environment.items() if name.startswith("LLAMA_ARG_")]
-    words = [word for value in (*values, *arguments) for word in (value, *value.split(","))]
-    found = [path for word in words for path in (word, word.rpartition(":")[0]) if path.startswith("/")]
-    return [*dict.fromkeys(path for path in found if path != KEYS)]
+    for option, value in zip(("", *arguments), arguments):
+        items = next(csv.reader([value]), []) if option in _LISTS else ()
+        values += [value, *items, *(item.rpartition(":")[0] for item in items)]
+    return [*dict.fromkeys(path for path in values if path.startswith("/") and path != KEYS)]
 
 
 def steps(path: Path) -> list[tuple[Path, Path]]:

@@ -184,9 +184,16 @@ def test_the_files_that_options_name():
         "LLAMA_ARG_HOST": "127.0.0.1",
     }
     assert "/models/a\nb.gguf" in named_files({"LLAMA_ARG_MODEL": "/models/a\nb.gguf"}, ())
-    found = named_files(environment, ["--lora-scaled", "/l/x.gguf:0.5,/l/y.gguf:1"])
-    assert {"/models/a, b.gguf", "/l/x.gguf", "/l/y.gguf"} <= {*found}
-    assert not {containers.KEYS, "/etc/magi", "/models", "/l"} & {*found}
+    found = named_files(environment, ["--lora-scaled", '/l/x.gguf:0.5,"/l/y,z.gguf:1",/l/w', "--grammar-file", "/g,/h"])
+    assert {"/models/a, b.gguf", "/l/x.gguf", "/l/y,z.gguf", "/l/w", "/g,/h"} <= {*found}
+    assert not {containers.KEYS, "/etc/magi", "/models", "/l", "/g", "/h"} & {*found}
+
+
+@pytest.mark.parametrize("name", ["a,/root/sec/id_rsa", "a,/root/sec/id_rsa:0.gguf", "/root/sec/id_rsa:0.gguf"])
+def test_a_model_s_name_names_no_other_file(name):
+    for variable in ("LLAMA_ARG_MODEL", "LLAMA_ARG_MMPROJ", "LLAMA_ARG_CHAT_TEMPLATE_FILE"):
+        assert named_files({variable: f"/models/{name}"}, ()) == [f"/models/{name}"]
+    assert named_files({}, ["--model-draft", f"/models/{name}"]) == [f"/models/{name}"]
 
 
 def test_a_container_sees_the_folder_of_a_model_and_no_more(tmp_path):
