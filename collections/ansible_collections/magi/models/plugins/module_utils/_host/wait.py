@@ -26,9 +26,7 @@ def await_ready(
     Looks at once, then less and less often, but at least every ``interval`` seconds.
     """
     waiting = {name: environment_file(home, name) for name in names}
-    told = (
-        procfs.PROC / "net" / "tcp"
-    ).exists()  # else the port's answer must do, with the manager's word that it runs
+    kernel_tells = (procfs.PROC / "net" / "tcp").exists()
     listening: set[str] = set()
     found = {name: (Status(State.STOPPED), 0) for name in waiting}
     begun, pause = time.monotonic(), 0.2
@@ -38,7 +36,9 @@ def await_ready(
             if not all(found[name][1] for name in waiting):
                 status = manager.status()
                 found.update({name: (status.get(name, Status(State.STOPPED)), 0) for name in waiting})
-                if not told:
+                # A container's socket is in a network of its own, and no kernel tells without /proc: there, the port's
+                # answer must do, with the manager's word that it runs.
+                if not kernel_tells or manager.capabilities.image:
                     listening = {name for name in waiting if found[name][0].pid}
                 silent = {port_of(waiting[name]): name for name in waiting.keys() - listening}
                 for item in procfs.read_listeners(silent, {}) if silent else ():

@@ -44,6 +44,7 @@ from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders im
 class FakeServices:
     """Remembers what it is asked to do; its instances have no process."""
 
+    capabilities = Capabilities()
     templates = (Template("x", "{home}/instances/{name}.env", 0o600, per_instance=True),)
 
     def __init__(self, home: Path, **states: str):

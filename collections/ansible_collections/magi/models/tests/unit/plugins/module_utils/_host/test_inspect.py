@@ -28,7 +28,7 @@ from ansible_collections.magi.models.plugins.module_utils._services.choice impor
 from ansible_collections.magi.models.plugins.module_utils._services.manager import environment_file, environment_value
 from ansible_collections.magi.models.plugins.module_utils._services.supervisor import Supervisor
 from ansible_collections.magi.models.plugins.module_utils._services.systemd import Systemd
-from ansible_collections.magi.models.plugins.module_utils._services.values import Status
+from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities, Status
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import FakeServer
 
 FELL = "ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected"
@@ -46,6 +46,8 @@ def write_instance(home, **environment):
 
 class FakeServices:
     """Knows one instance, which is as it is told."""
+
+    capabilities = Capabilities()
 
     def __init__(self, status: Status):
         self.one = status
@@ -423,11 +425,16 @@ def test_while_a_server_answers_its_manager_is_left_alone_and_asked_when_it_does
 @pytest.mark.parametrize(
     ("status", "found"), [(Status(State.RUNNING, 7), ("running", 200)), (Status(State.STOPPED), ("stopped", 0))]
 )
-def test_where_no_proc_tells_who_listens_the_port_is_asked_of_what_runs(tmp_path, monkeypatch, status, found):
-    monkeypatch.setattr(procfs, "PROC", tmp_path / "no-proc")
+@pytest.mark.parametrize("image", [False, True])
+def test_where_no_kernel_tells_who_listens_the_port_is_asked_of_what_runs(tmp_path, monkeypatch, status, found, image):
+    """No kernel's table has the socket of a container: whoever holds its port has another pid."""
+    services = FakeServices(status)
+    services.capabilities = Capabilities(image=image)
+    if not image:
+        monkeypatch.setattr(procfs, "PROC", tmp_path / "no-proc")
     with FakeServer({"/health": (200, b"")}) as server:
         write_instance(tmp_path, **server.environment)
-        status, health = await_ready(FakeServices(status), str(tmp_path), ["a"], 60, 1)["a"]
+        status, health = await_ready(services, str(tmp_path), ["a"], 0, 1)["a"]
     assert (status.state, health) == found
 
 
