@@ -15,6 +15,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.cores import cores
 from ansible_collections.magi.models.plugins.module_utils._base.gpus import gpus, memory_of_processes
+from ansible_collections.magi.models.plugins.module_utils._base.managers import ENGINES
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET
 from ansible_collections.magi.models.plugins.module_utils._host.lock import read_generation, read_worker
@@ -270,7 +271,7 @@ def read_host(
         binary_error=binary_error,
         gpus=gpus(),
         gpu_groups=gpu_groups(),
-        listeners=_listeners(manager, {*ports, *leases}, instances),
+        listeners=_listeners(manager.name, {*ports, *leases}, instances),
         instances=instances,
         generation=read_generation(home),
         looked_at=looked_at,
@@ -286,11 +287,26 @@ def read_host(
     )
 
 
-def _listeners(manager: ServiceManager, ports: Iterable[int], instances: Iterable[Running]) -> tuple[Listener, ...]:
-    """Return the listeners on ``ports``. The port of a container is held by a process of its engine."""
+def _listeners(manager: str, ports: Iterable[int], instances: Iterable[Running]) -> tuple[Listener, ...]:
+    """Return the listeners on ``ports``. The port of a container, whether ``manager`` runs it or an engine that was
+    chosen before, is held by a process of its engine."""
+    instances = tuple(instances)
     found = read_listeners(ports, {item.pid: item.name for item in instances if item.pid})
-    published = {x.port: x.name for x in instances if x.pid and x.port} if manager.capabilities.image else {}
-    return tuple(replace(item, instance=item.instance or published.get(item.port)) for item in found)
+    published = {
+        (_bound(address), item.port): item.name
+        for item in instances
+        if item.pid and (item.manager or manager) in ENGINES
+        for address in item.environment.get("LLAMA_ARG_HOST", "127.0.0.1").split(",")
+    }
+    return tuple(
+        replace(item, instance=item.instance or published.get((_bound(item.address), item.port))) for item in found
+    )
+
+
+def _bound(address: str) -> str:
+    """Return an address as its listener has it: engines may take one socket for all addresses of both versions."""
+    address = address.strip()
+    return {"localhost": "127.0.0.1", "::": "0.0.0.0"}.get(address, address)  # noqa: S104 - compared, not bound
 
 
 HOST_OPTIONS = {

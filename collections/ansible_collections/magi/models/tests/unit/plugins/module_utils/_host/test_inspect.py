@@ -19,7 +19,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.inspect import (
     unreadable,
 )
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets, orphans
-from ansible_collections.magi.models.plugins.module_utils._host.values import Unreadable
+from ansible_collections.magi.models.plugins.module_utils._host.values import Listener, Running, Unreadable
 from ansible_collections.magi.models.plugins.module_utils._host.wait import await_ready
 from ansible_collections.magi.models.plugins.module_utils._llama.client import api_key, ask_health, ask_models, port_of
 from ansible_collections.magi.models.plugins.module_utils._llama.drain import drain
@@ -507,6 +507,25 @@ class FakeSystemd(Systemd):
 
     def status(self):
         return {}
+
+
+@pytest.mark.parametrize(
+    ("manager", "own", "bound", "address", "whose"),
+    [
+        ("docker", "", "127.0.0.1", "127.0.0.1", "a"),
+        ("docker", "", "10.0.0.1, localhost", "127.0.0.1", "a"),
+        ("podman", "", "0.0.0.0", "::", "a"),
+        ("supervisor", "docker", "127.0.0.1", "127.0.0.1", "a"),  # it moves from there
+        ("docker", "supervisor", "127.0.0.1", "127.0.0.1", None),
+        ("supervisor", "", "127.0.0.1", "127.0.0.1", None),
+        ("docker", "", "127.0.0.1", "10.0.0.1", None),  # somebody else's, on the same port
+    ],
+)
+def test_the_port_of_a_container_is_ours_where_it_is_published(monkeypatch, manager, own, bound, address, whose):
+    proxy = Listener(address, 8080, 7, "docker-proxy")
+    monkeypatch.setattr(inspect, "read_listeners", lambda ports, _pids: (proxy,))
+    running = Running("a", State.RUNNING, 99, 8080, environment={"LLAMA_ARG_HOST": bound}, manager=own)
+    assert [item.instance for item in inspect._listeners(manager, [8080], [running])] == [whose]
 
 
 @pytest.mark.parametrize(
