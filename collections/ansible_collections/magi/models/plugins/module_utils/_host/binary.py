@@ -72,6 +72,8 @@ def _why_not(manager: ServiceManager, path: str, error: Exception) -> str:
     said = str(error)
     if isinstance(error, FileNotFoundError):
         said = "the loader or interpreter that it names is missing: it was built for another system"
+    elif isinstance(error, subprocess.TimeoutExpired):
+        said = f"no answer within {error.timeout:.0f} s"
     elif isinstance(error, subprocess.CalledProcessError):
         printed = error.output.decode("utf-8", "replace")
         cause = find_cause(printed.splitlines(), f"exit status {error.returncode}")
@@ -129,14 +131,6 @@ def _devices(manager: ServiceManager, path: str, environment: Mapping[str, str])
 
 
 def _run(manager: ServiceManager, environment: Mapping[str, str], path: str, argument: str) -> str:
-    command, variables = manager.once(path, [argument], environment)
-    result = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=20,
-        check=True,
-        env=variables,
-    )
-    return result.stdout.decode("utf-8", "replace")
+    done = manager.ask(path, [argument], environment)
+    done.check_returncode()
+    return done.stdout.decode("utf-8", "replace")

@@ -18,8 +18,6 @@ from ansible_collections.magi.models.plugins.module_utils._plan.options import (
 )
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
 
-_LIMIT = 20  # seconds
-
 
 def try_options(
     manager: ServiceManager, binary: Binary, sets: Iterable[Mapping[str, Any]], environment: Mapping[str, str]
@@ -34,16 +32,7 @@ def try_options(
     def said(options: Mapping[str, Any]) -> str:
         with contextlib.suppress(InstanceError, OSError, subprocess.TimeoutExpired):
             variables, arguments = environment_and_args(binary, resolve_options(binary, [("", options)]))
-            command, given = manager.once(binary.path, [*arguments, "--version"], {**environment, **variables})
-            done = subprocess.run(
-                command,
-                env=given,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=_LIMIT,
-                check=False,
-            )
+            done = manager.ask(binary.path, [*arguments, "--version"], {**environment, **variables})
             if done.returncode == 1:
                 return next((line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.strip()), "")
         return ""

@@ -16,6 +16,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -26,7 +27,9 @@ from typing import Any, ClassVar
 from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic
 from ansible_collections.magi.models.plugins.module_utils._base.gpus import gpus
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
+from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
+    asked,
     clear,
     environment_file,
     environment_value,
@@ -72,10 +75,27 @@ _GONE = re.compile(r"[Nn]o such (?:container|object|image)|no container with nam
 
 def in_file(name: str, value: str) -> bool:
     """Whether every version of both engines reads this variable back from an environment file as it is (docker/cli
-    opts/file.go; podman pkg/env): some take quotes, comments and spaces at the ends for their own. The others reach the
-    container through the environment of the engine's command (``--env=NAME``)."""
+    opts/file.go; podman pkg/env): some take quotes, comments and spaces at the ends for their own."""
     plain = re.fullmatch(r"[\w./:,=+@%-]+(?: +[\w./:,=+@%-]+)*|", value, re.ASCII)
     return bool(plain) and len(name) + len(value) < 60000  # they read lines of 64 KiB at most
+
+
+def carried(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that may reach a container through the environment of the engine's command, and so are in
+    no argument: llama-server's, ours, and secrets. Others, such as PATH or DOCKER_HOST, would change that command."""
+    return {
+        name: value
+        for name, value in variables.items()
+        if name.startswith(("LLAMA_", "GGML_", "MAGI_")) or SECRET.search(name)
+    }
+
+
+def variable_options(variables: Mapping[str, str]) -> list[str]:
+    """Return the options that give a container ``variables``: those that are ``carried`` by name alone."""
+    by_name = carried(variables)
+    return [
+        f"--env={name}" if name in by_name else f"--env={name}={value}" for name, value in sorted(variables.items())
+    ]
 
 
 def publications(address: str, port: int) -> list[str]:
@@ -106,7 +126,7 @@ def create_arguments(
     """Return what an instance's container is created with, as far as the controller can tell: options, image, and the
     arguments of llama-server. Raises ValueError for an address that can't be published."""
     home_label = f"--label=magi.home={home}"
-    by_name = [variable for variable, value in sorted(environment.items()) if not in_file(variable, value)]
+    apart = {variable: value for variable, value in environment.items() if not in_file(variable, value)}
     mlock = "mlock" in environment.get("LLAMA_ARG_LOAD_MODE", "")
     return [
         f"--name={container_name(home, name)}",
@@ -114,7 +134,7 @@ def create_arguments(
         f"--label=magi.instance={name}",
         f"--label=magi.config_hash={environment['MAGI_CONFIG_HASH']}",
         f"--env-file={home}/{engine}/{name}.env",
-        *(f"--env={variable}" for variable in by_name),
+        *variable_options(apart),
         *("--env=HOME=/tmp", "--env=XDG_CACHE_HOME=/tmp"),
         *(
             f"--publish={where}"
@@ -410,23 +430,24 @@ class Containers:
             )
         return found
 
-    def once(
+    def ask(
         self, program: str, arguments: Sequence[str], variables: Mapping[str, str]
-    ) -> tuple[list[str], Mapping[str, str]]:
-        options = [f"--env={name}" for name in sorted(variables)]
-        own = [f"--label=magi.home={self.home}", "--rm", "--network=none", "--no-healthcheck"]
-        command = [
-            self._program(),
-            "run",
-            *own,
-            *_OWN[self.name],
-            *HARDENED,
-            *options,
-            *self._gpus_for(program),
-            program,
-            *arguments,
-        ]
-        return command, {**os.environ, **variables}
+    ) -> subprocess.CompletedProcess[bytes]:
+        mounts = [mount(*pair) for pair in shown(named_files(variables, arguments))]
+        return self._once(program, arguments, [*mounts, *self._gpus_for(program)], variables)
+
+    def _once(
+        self, image: str, arguments: Sequence[str], options: Sequence[str], variables: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run llama-server in a container without a network, which is gone afterwards. Raises TimeoutExpired."""
+        name = container_name(str(self.home), f"_{uuid.uuid4().hex}")  # no instance's name begins so
+        own = [f"--name={name}", f"--label=magi.home={self.home}", "--rm", "--network=none", "--no-healthcheck"]
+        given = [*own, *_OWN[self.name], *HARDENED, *variable_options(variables), *options, image, *arguments]
+        try:
+            return asked([self._program(), "run", *given], {**os.environ, **carried(variables)})
+        except subprocess.TimeoutExpired:
+            self._run("rm", "--force", "--volumes", name)  # it runs on without the command that began it
+            raise
 
     def _gpus(self) -> list[str]:
         """Return the options that give a container all GPUs of the host; none where it has none."""
@@ -440,9 +461,7 @@ class Containers:
         if self._usable_gpus is None:
             options = self._gpus()
             if options:
-                tried = self._run(
-                    "run", "--rm", "--network=none", *_OWN[self.name], *HARDENED, *options, image, "--version"
-                )
+                tried = self._once(image, ["--version"], options, {})
                 options = [] if tried.returncode == 125 else options  # the engine itself failed (docker-run(1))
             self._usable_gpus = options
         return self._usable_gpus
@@ -486,8 +505,8 @@ class Containers:
             own.append(mount(str(self._keys(name, environment["MAGI_API_KEY_FILE"])), KEYS))
         own += limits(environment.get("MAGI_RESOURCES", ""), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         own += self._gpus() if "MAGI_GPU" in environment else []
-        by_name = {key: value for key, value in environment.items() if not in_file(key, value)}
-        self._engine("run", "--detach", *own, *given, variables=by_name)
+        apart = {key: value for key, value in environment.items() if not in_file(key, value)}
+        self._engine("run", "--detach", *own, *given, variables=carried(apart))
 
     def _keys(self, name: str, source: str) -> Path:
         """Return a copy of an API key file, in a folder that only we and the engine may enter. It lasts as long as the

@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import stat
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -18,6 +19,9 @@ from ansible_collections.magi.models.plugins.module_utils._services.values impor
     Status,
     Template,
 )
+
+ASKING = 20
+"""Seconds that llama-server has for an answer (ask)."""
 
 
 class ServiceManager(Protocol):
@@ -51,10 +55,11 @@ class ServiceManager(Protocol):
     def identity(self, program: str) -> str:
         """Return what changes whenever the llama-server ``program`` does. Raises OSError and ServiceError."""
 
-    def once(
+    def ask(
         self, program: str, arguments: Sequence[str], variables: Mapping[str, str]
-    ) -> tuple[list[str], Mapping[str, str]]:
-        """Return the command, and its environment, that runs llama-server to ask it something, with ``variables``."""
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run llama-server to ask it something, with ``variables``, ASKING seconds at most; return what it printed.
+        Raises OSError, ServiceError and TimeoutExpired."""
 
     def owned(self) -> list[Path]:
         """Return the existing files of instances, wanted or not."""
@@ -118,10 +123,23 @@ class HostProgram:
         status = os.stat(program)
         return f"{status.st_size} {status.st_mtime_ns}"
 
-    def once(
+    def ask(
         self, program: str, arguments: Sequence[str], variables: Mapping[str, str]
-    ) -> tuple[list[str], Mapping[str, str]]:
-        return [program, *arguments], {"PATH": os.defpath, **variables}
+    ) -> subprocess.CompletedProcess[bytes]:
+        return asked([program, *arguments], {"PATH": os.defpath, **variables})
+
+
+def asked(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[bytes]:
+    """Run a command that asks llama-server something. Raises OSError and TimeoutExpired."""
+    return subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=ASKING,
+        check=False,
+    )
 
 
 def environment_value(text: str) -> str:

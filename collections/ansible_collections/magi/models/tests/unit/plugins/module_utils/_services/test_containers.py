@@ -4,11 +4,13 @@ import csv
 import json
 import os
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._services import containers
+from ansible_collections.magi.models.plugins.module_utils._services import manager as manager_module
 from ansible_collections.magi.models.plugins.module_utils._services.containers import (
     Docker,
     Podman,
@@ -119,6 +121,14 @@ def test_a_container_is_created_hardened_with_our_labels_and_the_server_s_argume
     ):
         assert wanted in options
     assert not any("memlock" in option or "/models" in option for option in options)
+
+
+def test_a_variable_of_a_user_never_changes_the_engine_s_own_command():
+    odd = {"PATH": "/a'b", "DOCKER_HOST": "tcp://x #", "LLAMA_ARG_ALIAS": "a b'", "MY_API_KEY": "canary'"}
+    given = shlex.split(rendered("container.args.j2", FakeInstance(**odd)), comments=True)
+    wanted = {"--env=PATH=/a'b", "--env=DOCKER_HOST=tcp://x #", "--env=LLAMA_ARG_ALIAS", "--env=MY_API_KEY"}
+    assert wanted <= {*given}
+    assert containers.carried(odd).keys() == {"LLAMA_ARG_ALIAS", "MY_API_KEY"}
 
 
 def test_memory_is_locked_only_where_that_is_asked_for():
@@ -434,21 +444,52 @@ def test_an_image_that_is_not_there_is_named(engine, home):
         Docker(home).identity(IMAGE)
 
 
-def test_llama_server_is_asked_as_its_servers_run_without_a_network(engine, home, monkeypatch):
+@pytest.fixture
+def no_gpus(monkeypatch):
     monkeypatch.setattr(containers, "gpus", lambda: ())
-    command, environment = Docker(home).once(IMAGE, ["--help"], {"A": "b c"})
+
+
+def test_llama_server_is_asked_as_its_servers_run_without_a_network(engine, home, no_gpus):
+    (engine / "says-run").write_text("version: 1\n")
+    variables = {"LLAMA_ARG_X": "b c", "PATH": "/none", "DOCKER_HOST": "tcp://x", "HF_TOKEN": "canary"}
+    assert Docker(home).ask(IMAGE, ["--help"], variables).stdout == b"version: 1\n"
+    (command,) = asked(engine)
     assert command[-2:] == [IMAGE, "--help"]
-    assert {"--network=none", "--rm", "--env=A", *containers.HARDENED} <= {*command}
-    assert environment["A"] == "b c"
+    wanted = {"--env=LLAMA_ARG_X", "--env=PATH=/none", "--env=DOCKER_HOST=tcp://x", "--env=HF_TOKEN"}
+    assert {"--network=none", "--rm", *wanted, *containers.HARDENED} <= {*command}
+    environment = (engine / "environment").read_text()
+    assert "LLAMA_ARG_X=b c\n" in environment
+    assert "DOCKER_HOST" not in environment
+    assert "canary" not in (engine / "asked").read_text()
+
+
+def test_a_trial_sees_the_files_that_its_options_name(engine, home, no_gpus, tmp_path):
+    (tmp_path / "chat.jinja").touch()
+    Docker(home).ask(IMAGE, ["--lora", f"{tmp_path}/models/a.gguf"], {"LLAMA_ARG_X_FILE": f"{tmp_path}/chat.jinja"})
+    (command,) = asked(engine)
+    assert mount(f"{tmp_path}/chat.jinja", f"{tmp_path}/chat.jinja") in command
+    assert mount(f"{tmp_path}/models", f"{tmp_path}/models") in command
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_question_without_an_answer_leaves_no_container(engine, home, monkeypatch, gpu):
+    monkeypatch.setattr(containers, "gpus", lambda: (os.devnull,) if gpu else ())
+    monkeypatch.setattr(manager_module, "ASKING", 0.01)
+    (engine / "docker").write_text(FAKE + 'test "$1" != run || exec sleep 60\n')
+    with pytest.raises(subprocess.TimeoutExpired):
+        Docker(home).ask(IMAGE, ["--help"], {})
+    run, rm = asked(engine)
+    (name,) = (word for word in run if word.startswith("--name="))
+    assert rm == ["rm", "--force", "--volumes", name[7:]]
 
 
 @pytest.mark.parametrize(("code", "options"), [(0, ["--gpus=all"]), (1, ["--gpus=all"]), (125, [])])
 def test_an_engine_that_can_not_hand_over_a_gpu_is_asked_without(engine, home, monkeypatch, code, options):
     monkeypatch.setattr(containers, "gpus", lambda: (os.devnull,))
     monkeypatch.setattr(containers, "gpu_options", lambda *_: ["--gpus=all"])
-    (engine / "docker").write_text(f"#!/bin/sh\nexit {code}\n")
-    command, _environment = Docker(home).once(IMAGE, [], {})
-    assert [word for word in command if word == "--gpus=all"] == options
+    (engine / "docker").write_text(f"{FAKE}exit {code}\n")
+    Docker(home).ask(IMAGE, [], {})
+    assert [word for word in asked(engine)[-1] if word == "--gpus=all"] == options
 
 
 def test_the_servers_user_needs_the_bits_for_others_of_what_it_sees(tmp_path):
