@@ -16,6 +16,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import threading
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,10 @@ _OWN = {
 }
 STOP_GRACE = 5
 """Seconds between SIGTERM and SIGKILL."""
+ANSWER = 120
+"""Seconds that a command of the engine may take."""
+PULL = 2 * 3600
+"""Seconds that it may pull an image for: tens of GB over a slow line."""
 _LOGGING = {
     "docker": ("--log-driver=json-file", "--log-opt=max-size=10m", "--log-opt=max-file=2"),
     "podman": ("--log-driver=k8s-file", "--log-opt=max-size=10mb"),
@@ -376,16 +381,24 @@ class Containers:
     def _run(
         self, *arguments: str, variables: Mapping[str, str] | None = None, timeout: float | None = None
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [self._program(), *arguments],
-            env={**os.environ, **(variables or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="surrogateescape",
-            check=False,
-            timeout=timeout,
-        )
+        """Run a command of the engine, ``timeout`` seconds at most (ANSWER). Raises ServiceError."""
+        seconds = ANSWER if timeout is None else timeout
+        try:
+            return subprocess.run(
+                [self._program(), *arguments],
+                env={**os.environ, **(variables or {})},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="surrogateescape",
+                check=False,
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired:
+            raise ServiceError(
+                f"{self.name} {arguments[0]} does not end within {seconds:g} s: see what holds {self.name} up on the "
+                "host, restart it, and run again."
+            ) from None
 
     def _engine(self, *arguments: str, gone: bool = False, variables: Mapping[str, str] | None = None) -> str:
         """Run a command of the engine; with ``gone``, what it names may be gone. Raises ServiceError."""
@@ -406,7 +419,7 @@ class Containers:
         """Pull the image unless it is there. Raises ServiceError."""
         if self._engine("image", "inspect", "--format={{.Id}}", program, gone=True).strip():
             return
-        done = self._run("pull", "--quiet", program)
+        done = self._run("pull", "--quiet", program, timeout=PULL)
         if done.returncode:
             raise ServiceError(
                 f"{self.name} can't pull the image {program} ({last_sentence(done.stderr)}): correct "
@@ -473,7 +486,7 @@ class Containers:
         containers = self._containers()
         if containers:
             # One may go in between: what is said of the others counts.
-            found.update(parse_status(self._run("inspect", "--type=container", *containers).stdout))
+            found.update(parse_status(self._engine("inspect", "--type=container", *containers, gone=True)))
         return found
 
     def _containers(self) -> list[str]:
@@ -498,7 +511,8 @@ class Containers:
     def _begin(self, name: str) -> None:
         self.stop(name)
         environment = environment_file(self.home, name)
-        given = shlex.split((self.folder / f"{name}.args").read_text(errors="surrogateescape"), comments=True)
+        written = (self.folder / f"{name}.args").read_bytes().decode("utf-8", "surrogateescape")
+        given = shlex.split(written, comments=True)
         files = named_files(environment, given)
         own = [mount(*pair) for pair in shown(files)]
         if "MAGI_API_KEY_FILE" in environment:
@@ -525,7 +539,7 @@ class Containers:
         to start it at boot."""
         container = container_name(str(self.home), name)
         if self._run("kill", "--signal=TERM", container).returncode == 0:  # else it does not run
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with contextlib.suppress(ServiceError):  # it still runs
                 self._run("wait", container, timeout=STOP_GRACE)
         self._engine("rm", "--force", "--volumes", container, gone=True)
 
@@ -547,9 +561,17 @@ class Containers:
             return []
         command = [self._program(), "logs", f"--since={last_run(json.loads(said)):.3f}", *options, container]
         with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
         ) as process:
+            late = threading.Timer(ANSWER, process.kill)
+            late.start()
             found = [line.rstrip("\n") for line in islice(process.stdout or (), lines)]
+            late.cancel()
             process.kill()  # it would read all that a server has ever printed
         return found
 

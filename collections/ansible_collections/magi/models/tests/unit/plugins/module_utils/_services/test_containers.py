@@ -331,7 +331,7 @@ def engine(tmp_path, monkeypatch):
 
 
 def asked(engine: Path) -> list[list[str]]:
-    return [block.splitlines() for block in (engine / "asked").read_text().split("\n\n") if block]
+    return [block.split("\n") for block in (engine / "asked").read_bytes().decode().split("\n\n") if block]
 
 
 @pytest.fixture
@@ -353,7 +353,7 @@ def home(tmp_path):
     text = "".join(f"{key}={environment_value(value)}\n" for key, value in values.items())
     (home / "instances" / "a.env").write_text(text)
     (home / "docker" / "a.env").touch()
-    (home / "docker" / "a.args").write_text(f"# ours\n--read-only\n{IMAGE}\n--host\n0.0.0.0\n")
+    (home / "docker" / "a.args").write_bytes(f"# ours\n--read-only\n'é\r'\n{IMAGE}\n--host\n0.0.0.0\n".encode())
     return home
 
 
@@ -362,8 +362,8 @@ def test_a_start_adds_what_only_the_host_knows_and_shows_no_secret(engine, home,
     command = next(words for words in asked(engine) if words[0] == "run")
     keys = home / "docker" / "keys" / "a"
     assert command[:2] == ["run", "--detach"]
-    assert command[-4:] == ["--read-only", IMAGE, "--host", "0.0.0.0"]
-    assert {*command[2:-4]} == {
+    assert command[-5:] == ["--read-only", "é\r", IMAGE, "--host", "0.0.0.0"]
+    assert {*command[2:-5]} == {
         mount(f"{tmp_path}/models", f"{tmp_path}/models"),
         mount(str(keys), containers.KEYS),
         "--memory=2g",
@@ -411,6 +411,30 @@ def test_an_engine_that_does_not_answer_is_one_sentence(engine, home, said, expe
     (engine / "fails-ps").write_text(said)
     with pytest.raises(ServiceError, match=expected.replace("?", "\\?")):
         Docker(home).status()
+
+
+def test_an_engine_that_hangs_is_one_sentence(engine, home, monkeypatch):
+    monkeypatch.setattr(containers, "ANSWER", 0.01)
+    (engine / "docker").write_text(f"{FAKE}exec sleep 60\n")
+    with pytest.raises(ServiceError, match=r"docker ps does not end within 0.01 s: .*restart it, and run again\.$"):
+        Docker(home).status()
+    assert "docker kill does not end" in Docker(home).start(["a"])["a"]
+
+
+def test_containers_of_which_the_engine_says_nothing_do_not_look_stopped(engine, home):
+    (engine / "says-ps").write_text("0123\n4567\n")
+    (engine / "fails-inspect").write_text("Error response from daemon: i/o timeout")
+    with pytest.raises(ServiceError, match="docker inspect: Error response from daemon: i/o timeout"):
+        Docker(home).status()
+    (engine / "fails-inspect").write_text("Error: No such container: 0123")  # both have gone in between
+    assert Docker(home).status() == {"a": Status(State.STOPPED)}
+
+
+def test_a_log_that_does_not_come_is_given_up(engine, home, monkeypatch):
+    monkeypatch.setattr(containers, "ANSWER", 1)
+    (engine / "says-inspect").write_text("{}")
+    (engine / "docker").write_text(f'{FAKE}test "$1" != logs || {{ echo first; exec sleep 60; }}\n')
+    assert Docker(home).beginning("a", 9) == ["first"]
 
 
 def test_a_host_without_the_engine_is_told_so(home, monkeypatch):
