@@ -8,6 +8,7 @@ import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.managers import SERVER_CHOICES
@@ -116,7 +117,7 @@ def _slug(value: Any) -> str:
 def _host_path(value: Any) -> str:
     if not _string(value).startswith(("/", "~", "$")):
         raise ValueError("an absolute path")
-    return str(value)
+    return str(PurePosixPath(value))  # it is compared with what is found there: /srv//magi/ is /srv/magi
 
 
 def _paths(value: Any) -> list[str]:

@@ -86,6 +86,12 @@ def test_a_relative_path_of_an_inventory_is_refused_where_it_is_a_path_on_the_ho
         resolve({f"model_server_{name}": ["models"] if name == "scan_paths" else "models"}, {}, {}, None, "/srv/ada")
 
 
+@pytest.mark.parametrize("given", ["/srv/magi/", "/srv//magi", "/srv/./magi"])
+def test_a_path_on_a_host_is_the_same_however_it_is_written(given):
+    values, _origins = resolve({"model_server_home": given, "model_server_scan_paths": [given]}, {}, {}, None, "/")
+    assert (values["home"], values["scan_paths"]) == ("/srv/magi", ["/srv/magi"])
+
+
 def test_origins_name_the_source():
     _settings, origins = resolve(
         {"model_server_host": "::1"},
