@@ -211,6 +211,17 @@ def steps(path: Path) -> list[tuple[Path, Path]]:
     return found
 
 
+def with_shards(path: str) -> list[str]:
+    """Return the paths of all shards of which that at ``path`` is one, as llama-server finds them (llama.cpp
+    src/llama.cpp, llama_split_path); else ``path`` alone. Raises OSError."""
+    folder, name = os.path.split(path)
+    shard = re.fullmatch(r"(.*)-\d{5}(-of-\d{5}\.gguf)", name, re.ASCII | re.DOTALL)
+    if shard is None:
+        return [path]
+    wanted = re.compile(rf"{re.escape(shard[1])}-\d{{5}}{re.escape(shard[2])}", re.ASCII)
+    return [os.path.join(folder, each) for each in sorted(os.listdir(folder)) if wanted.fullmatch(each)]
+
+
 def shown(paths: Iterable[str]) -> list[tuple[str, str]]:
     """Return what a container must see of the host for files at ``paths``, as far as they exist, as pairs of what is
     there and its place in the container: of a model its folder, since its shards are found by name, and of all others
@@ -218,12 +229,18 @@ def shown(paths: Iterable[str]) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     for given in paths:
         with contextlib.suppress(OSError):
-            for here, there in steps(Path(given)):
-                whole = given.endswith(".gguf") and str(there.parent) != "/"
+            for here, there in (step for path in with_shards(given) for step in steps(Path(path))):
+                whole = given.lower().endswith(".gguf") and str(there.parent) != "/"
                 if whole or here.is_file():
                     found[str(there.parent if whole else there)] = str(here.parent if whole else here)
-    inside = {target for target in found if os.path.dirname(target) in found}
-    return [(source, target) for target, source in sorted(found.items()) if target not in inside]
+
+    def inside(target: str) -> bool:
+        """Whether it is there by the folder above, and not by a link that leads out of that."""
+        above = found.get(os.path.dirname(target))
+        real = above and os.path.join(os.path.realpath(above), os.path.basename(target))
+        return real == os.path.realpath(found[target])
+
+    return [(source, target) for target, source in sorted(found.items()) if not inside(target)]
 
 
 def gpu_options(engine: str, nodes: Sequence[str], groups: Iterable[int]) -> list[str]:

@@ -219,7 +219,14 @@ def test_a_container_sees_the_folder_of_a_model_and_no_more(tmp_path):
         (tmp_path / path).touch()
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "c.gguf").symlink_to("../store/blob")
+    (tmp_path / "links" / "d.gguf").symlink_to("down/b.gguf")
+    (tmp_path / "links" / "down").symlink_to("../models/deep")
     (tmp_path / "place").symlink_to("models")
+    (tmp_path / "models" / "BIG.GGUF").touch()
+    for number in range(1, 4):
+        (tmp_path / f"store{number}").mkdir()
+        (tmp_path / f"store{number}" / "x").touch()
+        (tmp_path / "links" / f"e-0000{number}-of-00003.gguf").symlink_to(f"../store{number}/x")
     m = str(tmp_path)
 
     def seen(*paths: str) -> list[tuple[str, str]]:
@@ -231,6 +238,10 @@ def test_a_container_sees_the_folder_of_a_model_and_no_more(tmp_path):
     assert seen("/links/c.gguf") == [("/links", "/links"), ("/store", "/store")]
     assert seen("/place/a.gguf") == [("/place", "/place")]
     assert seen("/models", "/none.gguf") == []
+    assert seen("/models/BIG.GGUF") == [("/models", "/models")]
+    assert seen("/links/d.gguf") == [("/links", "/links"), ("/links/down", "/links/down")]
+    stores = [(f"/store{number}", f"/store{number}") for number in (1, 2, 3)]
+    assert seen("/links/e-00001-of-00003.gguf") == [("/links", "/links"), *stores]
 
 
 @pytest.mark.parametrize(
