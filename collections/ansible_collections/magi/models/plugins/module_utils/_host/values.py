@@ -24,7 +24,8 @@ class Unreadable:
 
     at: str
     mode: str
-    """As ls shows it (``drwx------``), or ``hidden`` if the service does not see it at all."""
+    """As ls shows it (``drwx------``), or ``hidden`` if the service does not see it at all, or ``covered`` if it would
+    cover a folder of the image."""
     paths: tuple[str, ...]
     """What can't be read."""
 
@@ -36,6 +37,8 @@ class Unreadable:
                 f"{self.at} lies in a home folder, of which the servers see model_server_scan_paths and the folder of "
                 "llama_server_path alone; move it, or name the folder that it really lies in."
             )
+        if self.mode == "covered":
+            return f"{self.at} has {what}, and would cover that folder of the image; move it to a folder of its own."
         who = "the servers run as a user of their own" if own_user else "the servers run as this user"
         bits = ("o+x" if self.mode.startswith("d") else "o+r") if own_user else "u+rX"
         effect = "is not readable for the servers" if self.paths == (self.at,) else f"keeps the servers from {what}"

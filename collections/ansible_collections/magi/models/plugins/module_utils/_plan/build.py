@@ -88,12 +88,15 @@ def build_plan(
     )
     check_aliases(host_name, wanted, inventory.models)
     usable = []
+    covering = {path: each.sentence(True) for each in host.unreadable if each.mode == "covered" for path in each.paths}
     for item in wanted:
         good = []
         for part in item.each:
             try:
                 for file in files_of(part.model):
                     checked_string(f"{part.where}: the file name of {part.name} on {host_name}", file.path)
+                    if file.path in covering:
+                        raise InstanceError(f"{part.where}: {part.name} on {host_name}: {covering[file.path]}")
             except InstanceError as error:
                 degraded.append(str(error))
             else:

@@ -222,6 +222,14 @@ def with_shards(path: str) -> list[str]:
     return [os.path.join(folder, each) for each in sorted(os.listdir(folder)) if wanted.fullmatch(each)]
 
 
+_OF_IMAGES = re.compile(
+    r"/(app|dev(/shm)?|etc|opt|run|tmp|usr(/(local|share))?|var"
+    r"|(bin|lib(32|64)?|proc|run/magi|sbin|sys|usr/(local/)?(bin|lib(32|64)?|sbin))(/.*)?)",
+    re.DOTALL,
+)
+"""The folders in which an image has its own files, or the engine and we put some in a container."""
+
+
 def shown(paths: Iterable[str]) -> list[tuple[str, str]]:
     """Return what a container must see of the host for files at ``paths``, as far as they exist, as pairs of what is
     there and its place in the container: of a model its folder, since its shards are found by name, and of all others
@@ -352,7 +360,9 @@ class Containers:
     def obstacle(self, path: Path, folders: Sequence[Path], *, program: bool = False) -> tuple[str, str] | None:
         """The servers run as nobody, so the bits for others count. Of the folders on the way, they see only the one
         that the file lies in; those above it are made anew. Their program is in the image."""
-        for here, _there in () if program else steps(path):
+        for here, there in () if program else steps(path):
+            if _OF_IMAGES.fullmatch(str(there.parent)):
+                return str(there.parent), "covered"
             for part in (here.parent, here):
                 mode = part.stat().st_mode
                 if not mode & needed(mode, program=False):

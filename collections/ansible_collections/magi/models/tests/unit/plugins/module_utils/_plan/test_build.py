@@ -254,6 +254,17 @@ def test_an_instance_whose_file_can_not_be_read_any_more_is_warned_of():
     assert warning.endswith("chmod o+r /models/a-q2_k.gguf.")
 
 
+def test_a_model_that_would_cover_a_folder_of_the_image_is_left_out():
+    covered = Unreadable("/tmp", "covered", ("/models/a-q2_k.gguf",))
+    value = plan("a-q2_k", "d-q4_1", on=host(unreadable=(covered,), can=Capabilities(image=True)))
+    assert [item.name for item in value.instances] == ["d-q4_1"]
+    (said,) = value.degraded
+    assert said.endswith(
+        "a-q2_k on gpu1: /tmp has /models/a-q2_k.gguf, and would cover that folder of the image; move it to a folder "
+        "of its own."
+    )
+
+
 def test_variables_of_the_profile_the_host_and_the_entry_reach_the_process():
     value = plan(
         {"model": "a-q2_k", "environment": {"A": "3", "D": None, "E": "3", "F": "3"}},

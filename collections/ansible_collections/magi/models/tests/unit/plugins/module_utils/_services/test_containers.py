@@ -539,3 +539,17 @@ def test_the_servers_user_needs_the_bits_for_others_of_what_it_sees(tmp_path):
     folder.chmod(0o700)
     assert manager.obstacle(folder / "a.gguf", ()) == (str(folder), "drwx------")
     assert manager.obstacle(Path("image:1"), (), program=True) is None
+
+
+@pytest.mark.parametrize(
+    ("folder", "covers"),
+    [
+        *((folder, True) for folder in ("/tmp", "/app", "/etc", "/usr/lib/x86_64-linux-gnu", "/proc/1/root", "/opt")),
+        *((folder, False) for folder in ("/", "/models", "/tmp/models", "/app/models", "/usr/share/models", "/opt/m")),
+    ],
+)
+def test_a_model_must_not_lie_in_a_folder_of_the_image(monkeypatch, folder, covers):
+    path = Path(folder, "a.gguf")
+    monkeypatch.setattr(containers, "steps", lambda _path: [(Path(os.devnull), path)])
+    found = Docker(Path("/m")).obstacle(path, ())
+    assert found == ((folder, "covered") if covers else None)
