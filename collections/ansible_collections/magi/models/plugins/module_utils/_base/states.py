@@ -52,3 +52,7 @@ class ActionKind(Word):
     def changes(self) -> bool:
         """Whether it does anything to the instance."""
         return self not in (ActionKind.KEEP, ActionKind.QUARANTINE)
+
+
+NOT_STARTED = "not started: "
+"""Begins the exit status of an instance that its manager could not even start; the rest says why."""

@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ansible_collections.magi.models.plugins.module_utils._base.states import NOT_STARTED
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -110,6 +112,11 @@ _TABLE = (
 def find_cause(log: Sequence[str], exit_status: str | None, memory_max: str | None = None) -> Cause:
     """Return why a server ended, from its last lines (oldest first) and how it exited; ``memory_max`` is its limit in
     the profile."""
+    if exit_status and exit_status.startswith(NOT_STARTED):  # what it printed was in an earlier run
+        said = exit_status[len(NOT_STARTED) :].rstrip(".")
+        return Cause(
+            "service_setup", f"its container could not be started ({said}); mend that on the host, and run again"
+        )
     lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line) for line in log]
     text = "\n".join(lines)
     for pattern, code, sentence in _TABLE:

@@ -11,12 +11,14 @@ import ipaddress
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import signal
 import stat
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +29,7 @@ from typing import Any, ClassVar
 
 from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic
 from ansible_collections.magi.models.plugins.module_utils._base.gpus import gpus
-from ansible_collections.magi.models.plugins.module_utils._base.states import State
+from ansible_collections.magi.models.plugins.module_utils._base.states import NOT_STARTED, State
 from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET
 from ansible_collections.magi.models.plugins.module_utils._services.manager import (
     asked,
@@ -60,11 +62,7 @@ HARDENED = (
     "--pull=never",
 )
 """What every container of ours is run with."""
-_OWN = {
-    "docker": (),
-    # Else it raises other limits than ours beyond those of its own process, which only root may.
-    "podman": ("--ulimit=host",),
-}
+_RAISED = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
 STOP_GRACE = 5
 """Seconds between SIGTERM and SIGKILL."""
 ANSWER = 120
@@ -104,20 +102,21 @@ def variable_options(variables: Mapping[str, str]) -> list[str]:
 
 
 def publications(address: str, port: int) -> list[str]:
-    """Return how ``port`` of a container is published at ``address``: one, or several with commas. Raises ValueError
-    for a name or a socket's path, which no engine publishes."""
-    found = []
+    """Return how ``port`` of a container is published at ``address``: one, or several with commas, each once. Raises
+    ValueError for a name, a socket's path or an address with a scope (``fe80::1%eth0``), which no engine publishes."""
+    found = {}
     for given in address.split(","):
         bound = {"localhost": "127.0.0.1"}.get(given.strip(), given.strip())
         try:
-            version = ipaddress.ip_address(bound).version
+            at = ipaddress.ip_address("" if "%" in bound else bound)
         except ValueError:
             raise ValueError(
                 f"a container's port is published at IP addresses alone, and {bound!a} is none; correct "
                 "model_server_host"
             ) from None
-        found.append(f"[{bound}]:{port}:{port}" if version == 6 else f"{bound}:{port}:{port}")
-    return found
+        found[at] = f"[{at}]:{port}:{port}" if at.version == 6 else f"{at}:{port}:{port}"
+    everywhere = {at.version for at in found if at.is_unspecified}
+    return [said for at, said in found.items() if at.is_unspecified or at.version not in everywhere]
 
 
 def container_name(home: str, name: str) -> str:
@@ -145,7 +144,6 @@ def create_arguments(
             f"--publish={where}"
             for where in publications(environment["LLAMA_ARG_HOST"], int(environment["LLAMA_ARG_PORT"]))
         ),
-        *_OWN[engine],
         *HARDENED,
         *(["--ulimit=memlock=-1"] if mlock else []),
         "--restart=on-failure:3",
@@ -161,14 +159,15 @@ def create_arguments(
     ]
 
 
-def limits(resources: str, memory: int) -> list[str]:
-    """Return the options for the limits of an instance (MAGI_RESOURCES); ``memory`` is the host's, in bytes."""
+def limits(resources: str, memory: int, cores: int) -> list[str]:
+    """Return the options for the limits of an instance (MAGI_RESOURCES); ``memory`` is the host's, in bytes, as are
+    ``cores``: an engine refuses a quota of more than it has."""
     found = []
     for name, value in (item.split("=", 1) for item in resources.split()):
         if name == "memory_max":
             found.append(f"--memory={memory * int(value[:-1]) // 100 if value.endswith('%') else value.lower()}")
         elif name == "cpu_quota":
-            found.append(f"--cpus={int(value[:-1]) / 100:g}")
+            found.append(f"--cpus={min(int(value[:-1]) / 100, cores):g}")
         elif name == "nice":  # the kernel's weight of a nice level (kernel/sched/core.c, sched_prio_to_weight)
             found.append(f"--cpu-shares={max(2, round(1024 / 1.25 ** int(value)))}")
     return found
@@ -266,24 +265,32 @@ _STATES = {
     "restarting": State.BACKOFF,
     "dead": State.FAILED,
 }
+_RESTARTED = 10
+"""Seconds after its end in which podman starts a container again. It has no state for that."""
 
 
-def parse_status(said: str) -> dict[str, Status]:
-    """Return the status by instance from ``docker inspect`` or ``podman inspect`` of our containers."""
+def parse_status(said: str, now: float) -> dict[str, Status]:
+    """Return the status by instance from ``docker inspect`` or ``podman inspect`` of our containers; ``now`` is in
+    seconds since the epoch, and ends what waits to be started again."""
     found = {}
     for item in json.loads(said or "[]"):
         name = (item["Config"].get("Labels") or {}).get("magi.instance")
         if not name:  # one that asks llama-server for its options
             continue
-        now = item["State"]
-        code, pid = now.get("ExitCode", 0), now.get("Pid") or None
-        ended = "failed to start" if now.get("Error") else _exit(code, bool(now.get("OOMKilled")))
-        state = _STATES.get(now["Status"], State.FAILED if code and now["Status"] == "exited" else State.STOPPED)
+        of = item["State"]
+        code, pid, error = of.get("ExitCode", 0), of.get("Pid") or None, " ".join((of.get("Error") or "").split())
+        ended = f"{NOT_STARTED}{error[-300:]}" if error else _exit(code, bool(of.get("OOMKilled")))
+        state = _STATES.get(of["Status"], State.STOPPED)
+        if of["Status"] in ("exited", "stopped") and (code or error):
+            policy = item.get("HostConfig", {}).get("RestartPolicy", {})
+            again = item.get("RestartCount", 0) < policy.get("MaximumRetryCount", 0)
+            late = now - (_seconds(of.get("FinishedAt", "")) or 0) > _RESTARTED
+            state = State.FAILED if error or late or not again else State.BACKOFF
         pairs = (pair.partition("=") for pair in item["Config"].get("Env") or ())
         found[name] = Status(
             state,
             pid if state is State.RUNNING else None,
-            _seconds(now.get("StartedAt", "")),
+            _seconds(of.get("StartedAt", "")),
             ended if state in (State.FAILED, State.BACKOFF) else None,
             {key: value for key, _equals, value in pairs},
         )
@@ -482,12 +489,16 @@ class Containers:
         """Run llama-server in a container without a network, which is gone afterwards. Raises TimeoutExpired."""
         name = container_name(str(self.home), f"_{uuid.uuid4().hex}")  # no instance's name begins so
         own = [f"--name={name}", f"--label=magi.home={self.home}", "--rm", "--network=none", "--no-healthcheck"]
-        given = [*own, *_OWN[self.name], *HARDENED, *variable_options(variables), *options, image, *arguments]
+        given = [*own, *self._own_limits(), *HARDENED, *variable_options(variables), *options, image, *arguments]
         try:
             return asked([self._program(), "run", *given], {**os.environ, **carried(variables)})
         except subprocess.TimeoutExpired:
             self._run("rm", "--force", "--volumes", name)  # it runs on without the command that began it
             raise
+
+    def _own_limits(self) -> list[str]:
+        """Return the options for the limits of processes that the engine would set otherwise, and may not."""
+        return []
 
     def _gpus(self) -> list[str]:
         """Return the options that give a container all GPUs of the host; none where it has none."""
@@ -513,7 +524,7 @@ class Containers:
         containers = self._containers()
         if containers:
             # One may go in between: what is said of the others counts.
-            found.update(parse_status(self._engine("inspect", "--type=container", *containers, gone=True)))
+            found.update(parse_status(self._engine("inspect", "--type=container", *containers, gone=True), time.time()))
         return found
 
     def _containers(self) -> list[str]:
@@ -541,10 +552,11 @@ class Containers:
         written = (self.folder / f"{name}.args").read_bytes().decode("utf-8", "surrogateescape")
         given = shlex.split(written, comments=True)
         files = named_files(environment, given)
-        own = [mount(*pair) for pair in shown(files)]
+        own = [*self._own_limits(), *(mount(*pair) for pair in shown(files))]
         if "MAGI_API_KEY_FILE" in environment:
             own.append(mount(str(self._keys(name, environment["MAGI_API_KEY_FILE"])), KEYS))
-        own += limits(environment.get("MAGI_RESOURCES", ""), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        memory, cores = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_NPROCESSORS_ONLN")
+        own += limits(environment.get("MAGI_RESOURCES", ""), memory, cores)
         own += self._gpus() if "MAGI_GPU" in environment else []
         apart = {key: value for key, value in environment.items() if not in_file(key, value)}
         self._engine("run", "--detach", *own, *given, variables=carried(apart))
@@ -621,3 +633,9 @@ class Docker(Containers):
 class Podman(Containers):
     name: ClassVar[str] = "podman"
     templates: ClassVar[Sequence[Template]] = _templates("podman")
+
+    def _own_limits(self) -> list[str]:
+        """By itself, it raises both beyond those of its own process, which only root may; ``--ulimit=host`` would
+        undo the limits that we give."""
+        found = {name: resource.getrlimit(number) for name, number in _RAISED.items()}
+        return [f"--ulimit={name}={soft}:{hard}" for name, (soft, hard) in found.items()]

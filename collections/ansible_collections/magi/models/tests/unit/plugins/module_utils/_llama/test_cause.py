@@ -206,3 +206,9 @@ def test_a_limit_of_the_profile_that_kills_is_named():
 def test_a_fall_back_to_the_cpu_is_seen(line, told):
     for shown in (line, f"  {line}", f"0.00.012.208 E {line}"):
         assert fell_back(["I srv init", shown, "ready"]) == (line if told else "")
+
+
+def test_a_container_that_could_not_be_started_is_no_fault_of_its_configuration():
+    said = find_cause(["error loading model: of an earlier run"], "not started: Bind for 127.0.0.1:8080 failed.")
+    assert said.detail.startswith("its container could not be started (Bind for 127.0.0.1:8080 failed); mend that")
+    assert said.code not in REPEATED

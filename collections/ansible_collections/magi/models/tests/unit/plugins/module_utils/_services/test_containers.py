@@ -147,6 +147,9 @@ def test_two_home_folders_have_containers_of_their_own():
         ("127.0.0.1", ["127.0.0.1:80:80"]),
         ("localhost", ["127.0.0.1:80:80"]),
         ("::1", ["[::1]:80:80"]),
+        ("localhost,127.0.0.1", ["127.0.0.1:80:80"]),
+        ("127.0.0.1,0.0.0.0,::1", ["0.0.0.0:80:80", "[::1]:80:80"]),
+        ("fe80::1%eth0", None),
         ("127.0.0.1, 10.0.0.1", ["127.0.0.1:80:80", "10.0.0.1:80:80"]),
         ("gpu1.example", None),
         ("/run/a.sock", None),
@@ -168,6 +171,7 @@ def test_a_port_is_published_at_addresses_alone(address, published):
         ("memory_max=50%", ["--memory=500"]),
         ("memory_max=1000000000", ["--memory=1000000000"]),
         ("cpu_quota=150%", ["--cpus=1.5"]),
+        ("cpu_quota=1600%", ["--cpus=8"]),
         ("nice=0", ["--cpu-shares=1024"]),
         ("nice=5", ["--cpu-shares=336"]),  # sched_prio_to_weight has 335
         ("nice=19", ["--cpu-shares=15"]),
@@ -175,7 +179,7 @@ def test_a_port_is_published_at_addresses_alone(address, published):
     ],
 )
 def test_limits_in_the_engines_words(resources, options):
-    assert limits(resources, 1000) == options
+    assert limits(resources, 1000, 8) == options
 
 
 @pytest.mark.parametrize("path", ["/models", "/my models", "/a,b", '/say "hi"', "/a=b:c", "/é\n"])
@@ -261,14 +265,20 @@ def test_a_container_gets_the_host_s_gpus(engine, nodes, options):
     assert gpu_options(engine, nodes, [105, 44, 105] if nodes else []) == options
 
 
-def container(status="running", code=0, **more):
+def container(status="running", code=0, restarts=(0, 0), **more):
     state = {"Status": status, "ExitCode": code, "Pid": 7 if status == "running" else 0, **more}
     state.setdefault("StartedAt", "2026-11-26T15:30:56.836660037Z")
     labels = {"magi.instance": "a"}
-    return {"State": state, "Config": {"Labels": labels, "Env": ["A=b=c", "MAGI_CONFIG_HASH=h"]}}
+    return {
+        "State": state,
+        "Config": {"Labels": labels, "Env": ["A=b=c", "MAGI_CONFIG_HASH=h"]},
+        "RestartCount": restarts[0],
+        "HostConfig": {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": restarts[1]}},
+    }
 
 
 BEGUN = 1795707056.83666
+ENDED = "2026-11-26T15:31:00Z"
 
 
 @pytest.mark.parametrize(
@@ -281,13 +291,22 @@ BEGUN = 1795707056.83666
         (container("exited", 137), (State.FAILED, None, BEGUN, "terminated by SIGKILL")),
         (container("exited", 137, OOMKilled=True), (State.FAILED, None, BEGUN, "oom-kill, exit status 137")),
         (container("exited", 132), (State.FAILED, None, BEGUN, "terminated by SIGILL")),
+        # podman, between two starts, after the last, and after a reboot
+        (container("exited", 1, (2, 3), FinishedAt=ENDED), (State.BACKOFF, None, BEGUN, "exit status 1")),
+        (container("stopped", 1, (3, 3), FinishedAt=ENDED), (State.FAILED, None, BEGUN, "exit status 1")),
+        (container("exited", 1, (0, 3)), (State.FAILED, None, BEGUN, "exit status 1")),
+        # at boot: a mount is missing
+        (
+            container("exited", 128, (0, 3), FinishedAt=ENDED, Error="no such\ndevice"),
+            (State.FAILED, None, BEGUN, "not started: no such device"),
+        ),
         (container("exited", 0), (State.STOPPED, None, BEGUN, None)),
         (container("created", 128, StartedAt="0001-01-01T00:00:00Z"), (State.STOPPED, None, None, None)),
         (container("running", StartedAt="2026-11-26T17:30:56.83666+02:00"), (State.RUNNING, 7, BEGUN, None)),
     ],
 )
 def test_status_is_read_from_inspect(said, status):
-    found = parse_status(json.dumps([said]))
+    found = parse_status(json.dumps([said]), BEGUN + 5)
     environment = {"A": "b=c", "MAGI_CONFIG_HASH": "h"}
     assert found == {"a": Status(*status[:2], pytest.approx(status[2]) if status[2] else None, status[3], environment)}
 
@@ -295,8 +314,8 @@ def test_status_is_read_from_inspect(said, status):
 def test_a_container_that_asks_for_options_is_no_instance():
     asking = container()
     asking["Config"]["Labels"] = {"magi.home": "/m"}
-    assert parse_status(json.dumps([asking])) == {}
-    assert parse_status("") == {}
+    assert parse_status(json.dumps([asking]), 0) == {}
+    assert parse_status("", 0) == {}
 
 
 @pytest.mark.parametrize(
@@ -379,9 +398,21 @@ def test_a_start_adds_what_only_the_host_knows_and_shows_no_secret(engine, home,
         mount(str(keys), containers.KEYS),
         "--memory=2g",
     }
+    assert not any("ulimit" in word for word in command)
     assert "MAGI_DISPLAY_NAME=it's\nodd\n" in (engine / "environment").read_text()
     assert (keys.read_text(), keys.parent.stat().st_mode & 0o777) == ("secret\n", 0o700)
     assert "secret" not in (engine / "asked").read_text()
+
+
+def test_podman_keeps_its_own_limits_of_processes_beside_ours(engine, home, monkeypatch):
+    (engine / "docker").rename(engine / "podman")
+    (home / "docker").rename(home / "podman")
+    monkeypatch.setattr(containers.resource, "getrlimit", lambda number: (number, -1))
+    assert Podman(home).start(["a"]) == {}
+    command = next(words for words in asked(engine) if words[0] == "run")
+    assert {f"--ulimit={name}={number}:-1" for name, number in containers._RAISED.items()} <= {*command}
+    assert "--ulimit=core=0" in containers.HARDENED
+    assert "--ulimit=host" not in {*command, *create_arguments("podman", "/m", IMAGE, "a", ENVIRONMENT)}
 
 
 def test_what_the_engine_refuses_is_said_and_keeps_no_other_from_starting(engine, home):
