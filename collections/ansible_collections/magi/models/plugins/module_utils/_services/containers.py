@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 import json
 import os
+import pwd
 import re
 import resource
 import shlex
@@ -63,6 +64,10 @@ HARDENED = (
 )
 """What every container of ours is run with."""
 _RAISED = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+BOOTED = Path("/run/systemd/system")
+"""There where systemd runs the machine (sd_booted(3))."""
+LINGERS = Path("/var/lib/systemd/linger")
+"""A file for each user whose processes last."""
 STOP_GRACE = 5
 """Seconds between SIGTERM and SIGKILL."""
 ANSWER = 120
@@ -250,11 +255,13 @@ def shown(paths: Iterable[str]) -> list[tuple[str, str]]:
     return [(source, target) for target, source in sorted(found.items()) if not inside(target)]
 
 
-def gpu_options(engine: str, nodes: Sequence[str], groups: Iterable[int]) -> list[str]:
-    """Return the options that give a container the GPUs whose device ``nodes`` the host has; ``groups`` own them."""
+def gpu_options(engine: str, nodes: Sequence[str], groups: Iterable[int], *, rootless: bool = False) -> list[str]:
+    """Return the options that give a container the GPUs whose device ``nodes`` the host has; ``groups`` own them. A
+    ``rootless`` engine can't name these: its user's come along."""
     if any(node.startswith("/dev/nvidia") for node in nodes):
         return ["--gpus=all"] if engine == "docker" else ["--device=nvidia.com/gpu=all"]
-    return [*(f"--device={node}" for node in nodes), *(f"--group-add={group}" for group in sorted({*groups}))]
+    added: Iterable[Any] = ["keep-groups"] if nodes and rootless else sorted({*groups})
+    return [*(f"--device={node}" for node in nodes), *(f"--group-add={group}" for group in added)]
 
 
 # State.Status of docker inspect and podman inspect
@@ -505,15 +512,18 @@ class Containers:
         nodes = list(gpus())
         if nodes and not nodes[0].startswith("/dev/nvidia"):
             nodes = sorted({*nodes, *map(str, Path("/dev/dri").glob("renderD*"))})
-        return gpu_options(self.name, nodes, (os.stat(node).st_gid for node in nodes))
+        rootless = self.name == "podman" and os.geteuid() != 0
+        return gpu_options(self.name, nodes, (os.stat(node).st_gid for node in nodes), rootless=rootless)
 
     def _gpus_for(self, image: str) -> list[str]:
         """Return these options where the engine takes them: without the driver's toolkit for containers it does not."""
         if self._usable_gpus is None:
             options = self._gpus()
             if options:
-                tried = self._once(image, ["--version"], options, {})
-                options = [] if tried.returncode == 125 else options  # the engine itself failed (docker-run(1))
+                tried = self._once(image, ["--version"], options, {}).returncode
+                if tried in (126, 127) and self._once(image, ["--version"], [], {}).returncode not in (126, 127):
+                    tried = 125  # its runtime failed, and did not say that of the image's program
+                options = [] if tried == 125 else options  # the engine itself failed (docker-run(1))
             self._usable_gpus = options
         return self._usable_gpus
 
@@ -633,6 +643,24 @@ class Docker(Containers):
 class Podman(Containers):
     name: ClassVar[str] = "podman"
     templates: ClassVar[Sequence[Template]] = _templates("podman")
+
+    def prepare(self) -> None:
+        self._lasts()
+        super().prepare()
+
+    def identity(self, program: str) -> str:
+        self._lasts()  # before anything ends
+        return super().identity(program)
+
+    def _lasts(self) -> None:
+        """Raise ServiceError where its containers would end with the last session of its user (loginctl(1))."""
+        if os.geteuid() and BOOTED.is_dir():
+            user = pwd.getpwuid(os.geteuid()).pw_name
+            if not (LINGERS / user).exists():
+                raise ServiceError(
+                    f"podman's containers of user {user} would end with that user's last session: run loginctl "
+                    f"enable-linger {user} on the host as root, and run again."
+                )
 
     def _own_limits(self) -> list[str]:
         """By itself, it raises both beyond those of its own process, which only root may; ``--ulimit=host`` would

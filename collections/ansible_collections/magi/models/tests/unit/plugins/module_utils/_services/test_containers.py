@@ -265,6 +265,12 @@ def test_a_container_gets_the_host_s_gpus(engine, nodes, options):
     assert gpu_options(engine, nodes, [105, 44, 105] if nodes else []) == options
 
 
+def test_a_rootless_podman_takes_its_user_s_groups_along():
+    found = gpu_options("podman", ["/dev/kfd"], [44, 105], rootless=True)
+    assert found == ["--device=/dev/kfd", "--group-add=keep-groups"]
+    assert gpu_options("podman", [], [], rootless=True) == []
+
+
 def container(status="running", code=0, restarts=(0, 0), **more):
     state = {"Status": status, "ExitCode": code, "Pid": 7 if status == "running" else 0, **more}
     state.setdefault("StartedAt", "2026-11-26T15:30:56.836660037Z")
@@ -549,13 +555,42 @@ def test_a_question_without_an_answer_leaves_no_container(engine, home, monkeypa
     assert rm == ["rm", "--force", "--volumes", name[7:]]
 
 
-@pytest.mark.parametrize(("code", "options"), [(0, ["--gpus=all"]), (1, ["--gpus=all"]), (125, [])])
-def test_an_engine_that_can_not_hand_over_a_gpu_is_asked_without(engine, home, monkeypatch, code, options):
+@pytest.mark.parametrize(
+    ("code", "without", "options"),
+    [
+        (0, 0, ["--gpus=all"]),
+        (1, 1, ["--gpus=all"]),  # the image's llama-server fails
+        (125, 0, []),
+        (127, 0, []),  # the runtime's hook for GPUs fails
+        (127, 127, ["--gpus=all"]),  # the image has no llama-server
+    ],
+)
+def test_an_engine_that_can_not_hand_over_a_gpu_is_asked_without(engine, home, monkeypatch, code, without, options):
     monkeypatch.setattr(containers, "gpus", lambda: (os.devnull,))
-    monkeypatch.setattr(containers, "gpu_options", lambda *_: ["--gpus=all"])
-    (engine / "docker").write_text(f"{FAKE}exit {code}\n")
+    monkeypatch.setattr(containers, "gpu_options", lambda *_, **_more: ["--gpus=all"])
+    (engine / "docker").write_text(f'{FAKE}case "$*" in *--gpus=all*) exit {code};; *) exit {without};; esac\n')
     Docker(home).ask(IMAGE, [], {})
     assert [word for word in asked(engine)[-1] if word == "--gpus=all"] == options
+
+
+def test_a_rootless_podman_whose_containers_would_end_is_refused_before_anything_ends(
+    engine, home, monkeypatch, tmp_path
+):
+    (engine / "docker").rename(engine / "podman")
+    (engine / "says-image").write_text("sha256:1\n")
+    user = containers.pwd.getpwuid(os.geteuid())
+    monkeypatch.setattr(containers.pwd, "getpwuid", lambda _uid: user)
+    monkeypatch.setattr(containers, "BOOTED", tmp_path)
+    monkeypatch.setattr(containers, "LINGERS", tmp_path / "linger")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for act in (Podman(home).prepare, lambda: Podman(home).identity(IMAGE)):
+        with pytest.raises(ServiceError, match=f"run loginctl enable-linger {user.pw_name} on the host as root"):
+            act()
+    Podman(home).status()  # what runs is told all the same
+    (tmp_path / "linger").mkdir()
+    (tmp_path / "linger" / user.pw_name).touch()
+    Podman(home).prepare()
+    assert Podman(home).identity(IMAGE) == "sha256:1"
 
 
 def test_the_servers_user_needs_the_bits_for_others_of_what_it_sees(tmp_path):
