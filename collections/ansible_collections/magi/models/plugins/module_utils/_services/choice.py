@@ -38,7 +38,7 @@ def others(manager: ServiceManager, home: str) -> list[ServiceManager]:
     found = [name for name, files in _LEFT.items() if any(any(Path(home).glob(pattern)) for pattern in files)]
     with contextlib.suppress(OSError):
         found += ["systemd"] if f"={home}/instances/" in _UNIT.read_text() else []
-    return [chosen(name, home) for name in found if name != manager.name]
+    return [chosen(name, home, left=True) for name in found if name != manager.name]
 
 
 def usable(manager: ServiceManager) -> ServiceManager:
@@ -55,10 +55,11 @@ _SIGNS = {"systemd": "/run/systemd/system", "supervisor": "/"}
 """By manager, the folder that shows that it can be used on a machine (systemd: sd_booted(3))."""
 
 
-def chosen(manager: str, home: str, program: str = "") -> ServiceManager:
+def chosen(manager: str, home: str, program: str = "", *, left: bool = False) -> ServiceManager:
     """Return the service manager for the folder ``home``; ``manager`` is its name or auto.
 
-    ``program`` is the manager's program, if it is not the usual one (supervisord).
+    ``program`` is the manager's program, if it is not the usual one (supervisord). ``left``: it was chosen before, and
+    another is now.
     """
     name = next(name for name in MANAGERS if Path(_SIGNS[name]).is_dir()) if manager == "auto" else manager
     # Imported here: a host needs only one of them, and each import there is compiled again in every call.
@@ -69,7 +70,7 @@ def chosen(manager: str, home: str, program: str = "") -> ServiceManager:
     if name in ENGINES:
         from ansible_collections.magi.models.plugins.module_utils._services.containers import Docker, Podman
 
-        return Docker(Path(home)) if name == Docker.name else Podman(Path(home))
+        return Docker(Path(home), left=left) if name == Docker.name else Podman(Path(home), left=left)
     from ansible_collections.magi.models.plugins.module_utils._services.supervisor import Supervisor
 
     return Supervisor(Path(home), program or "supervisord")

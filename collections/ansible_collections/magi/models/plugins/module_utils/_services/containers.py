@@ -353,9 +353,12 @@ class Containers:
     templates: ClassVar[Sequence[Template]]
     filters: ClassVar[Filters] = {"environment_value": environment_value, "argument": shlex.quote}
 
-    def __init__(self, home: Path):
+    def __init__(self, home: Path, *, left: bool = False):
+        """``left``: another manager is chosen now. If the engine is not even installed any more, it has no containers,
+        and its files alone are left."""
         self.home = home
         self.folder = home / self.name
+        self.uninstalled = left and shutil.which(self.name) is None
         self._usable_gpus: list[str] | None = None
 
     def values(self) -> Mapping[str, Any]:
@@ -538,6 +541,8 @@ class Containers:
         return found
 
     def _containers(self) -> list[str]:
+        if self.uninstalled:
+            return []
         return self._engine("ps", "--all", "--no-trunc", "--quiet", f"--filter=label=magi.home={self.home}").split()
 
     def reload(self) -> None:
@@ -586,6 +591,8 @@ class Containers:
     def stop(self, name: str) -> None:
         """Its container goes with it, and so does its log: nothing else tells both engines and all their versions not
         to start it at boot."""
+        if self.uninstalled:
+            return
         container = container_name(str(self.home), name)
         if self._run("kill", "--signal=TERM", container).returncode == 0:  # else it does not run
             with contextlib.suppress(ServiceError):  # it still runs
@@ -627,7 +634,7 @@ class Containers:
     def remove(self) -> None:
         for container in self._containers():
             self._engine("rm", "--force", "--volumes", container, gone=True)
-        for image in self._images():
+        for image in () if self.uninstalled else self._images():
             self._run("image", "rm", image)  # somebody else's container may need it, and then it stays
         clear(
             [*self.owned(), *self.common(), *(self.folder / "keys").glob("*")],

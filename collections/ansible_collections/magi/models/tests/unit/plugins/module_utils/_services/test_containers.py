@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._services import containers
 from ansible_collections.magi.models.plugins.module_utils._services import manager as manager_module
+from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen, others
 from ansible_collections.magi.models.plugins.module_utils._services.containers import (
     Docker,
     Podman,
@@ -489,6 +490,17 @@ def test_a_host_without_the_engine_is_told_so(home, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ServiceError, match=r"there is no podman on the host; install it"):
         Podman(home).status()
+
+
+def test_an_engine_that_is_not_installed_any_more_has_left_files_alone(home, monkeypatch):
+    (home / "docker" / "pulled").write_text(f"{IMAGE}\n")
+    monkeypatch.setenv("PATH", "/nowhere")
+    (left,) = others(chosen("supervisor", str(home)), str(home))
+    assert {name: item.state for name, item in left.status().items()} == {"a": State.STOPPED}
+    left.stop("a")
+    left.forget("a")
+    left.remove()
+    assert [*home.rglob("*")] == []
 
 
 def test_an_image_is_pulled_once_and_goes_at_teardown(engine, home):
