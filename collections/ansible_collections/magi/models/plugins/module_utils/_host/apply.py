@@ -269,6 +269,9 @@ def _present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Applied:
             manager.forget(item.instance)
     manager.reload()  # after forget: whatever a manager still remembers would look like an instance to stop
     results = _start_all(manager, _cut(results, cut), job)
+    if job.plan and not job.beside:  # a rollback needs those of the others that are remembered
+        plans = [job.plan, *(made["plan"] for made in history(job.home))]
+        manager.tidy({plan["llama_server_path"] for plan in plans if "llama_server_path" in plan})
     return Applied(True, tuple(results), generation, tuple(diff))
 
 

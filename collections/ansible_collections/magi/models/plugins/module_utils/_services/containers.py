@@ -21,14 +21,14 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic
+from ansible_collections.magi.models.plugins.module_utils._base.files import make_folder, write_atomic, writing
 from ansible_collections.magi.models.plugins.module_utils._base.gpus import gpus
 from ansible_collections.magi.models.plugins.module_utils._base.states import NOT_STARTED, State
 from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET
@@ -470,12 +470,30 @@ class Containers:
                 f"model_server_image, or bring the image there ({self.name} load) and run again."
             )
         make_folder(self.folder)
-        images = {*self._images(), program}
-        write_atomic(self._pulled(), "".join(f"{image}\n" for image in sorted(images)).encode(), 0o600)
+        with writing(self._pulled()):
+            # Deployments plan without the host's lock: a line that is added at once can lose no other.
+            descriptor = os.open(self._pulled(), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(descriptor, f"{program}\n".encode())
+            finally:
+                os.close(descriptor)
+
+    def tidy(self, programs: Collection[str]) -> None:
+        images = self._images()
+        kept = [image for image in images if image in programs or not self._drop(image)]
+        if kept != images:
+            write_atomic(self._pulled(), "".join(f"{image}\n" for image in kept).encode(), 0o600)
+
+    def _drop(self, image: str) -> bool:
+        """Remove an image; return whether it is gone: while a container needs it, also somebody else's, it stays."""
+        with contextlib.suppress(ServiceError):
+            done = self._run("image", "rm", image)
+            return done.returncode == 0 or bool(_GONE.search(done.stderr))
+        return False
 
     def _images(self) -> list[str]:
         with contextlib.suppress(OSError):
-            return self._pulled().read_text().split()
+            return [*dict.fromkeys(self._pulled().read_text().split())]
         return []
 
     def identity(self, program: str) -> str:
@@ -635,7 +653,7 @@ class Containers:
         for container in self._containers():
             self._engine("rm", "--force", "--volumes", container, gone=True)
         for image in () if self.uninstalled else self._images():
-            self._run("image", "rm", image)  # somebody else's container may need it, and then it stays
+            self._drop(image)
         clear(
             [*self.owned(), *self.common(), *(self.folder / "keys").glob("*")],
             [self.folder / "keys", self.folder, self.home / "instances"],

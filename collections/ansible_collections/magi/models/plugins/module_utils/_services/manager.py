@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -51,6 +51,9 @@ class ServiceManager(Protocol):
 
     def fetch(self, program: str) -> None:
         """Get the llama-server ``program`` if that is the manager's to get and is not there. Raises ServiceError."""
+
+    def tidy(self, programs: Collection[str]) -> None:
+        """Remove what fetch got, but for ``programs`` and what is in use. Raises FileWriteError."""
 
     def identity(self, program: str) -> str:
         """Return what changes whenever the llama-server ``program`` does. Raises OSError and ServiceError."""
@@ -118,6 +121,9 @@ class HostProgram:
 
     def fetch(self, program: str) -> None:
         """The role llama_server installs it."""
+
+    def tidy(self, programs: Collection[str]) -> None:
+        """It has got none."""
 
     def identity(self, program: str) -> str:
         status = os.stat(program)

@@ -210,6 +210,17 @@ def test_what_was_made_is_remembered_and_comes_back_byte_for_byte(tmp_path):
     assert not (home / "generations").exists()
 
 
+def test_the_llama_servers_of_what_is_remembered_are_kept(tmp_path):
+    home, now = tmp_path / "home", Generation()
+    for number in range(1, 6):
+        services = FakeServices(home)
+        restart = (Action("a", ActionKind.RESTART, "new image"),)
+        plan = {"llama_server_path": f"x:{number}"}
+        given = job(home, began_at=float(number), actions=restart, generation=now, plan=plan)
+        now = present(services, given, check_mode=False).generation
+    assert services.asked[-1] == ("tidy", {"x:3", "x:4", "x:5"})
+
+
 def test_what_has_started_beside_is_remembered_when_the_rest_is_nothing(tmp_path):
     home = tmp_path / "home"
     services = FakeServices(home)

@@ -522,6 +522,22 @@ def test_an_image_is_pulled_once_and_goes_at_teardown(engine, home):
     assert not home.exists() or [*home.rglob("*")] == []
 
 
+def test_images_that_no_remembered_deployment_needs_go(engine, home):
+    manager = Docker(home)
+    pulled = home / "docker" / "pulled"
+    for image in ("x:1", "x:2", "x:3", "x:2"):
+        manager.fetch(image)
+    manager.tidy({"x:3", "x:2"})
+    assert pulled.read_text() == "x:2\nx:3\n"
+    (engine / "fails-image").write_text("Error response from daemon: conflict: image is being used by container 1")
+    manager.tidy({"x:3"})
+    assert pulled.read_text() == "x:2\nx:3\n"
+    (engine / "fails-image").write_text("Error response from daemon: No such image: x:2")
+    before = len(asked(engine))
+    manager.tidy({"x:3"})
+    assert (pulled.read_text(), asked(engine)[before:]) == ("x:3\n", [["image", "rm", "x:2"]])
+
+
 def test_an_image_that_is_not_there_is_named(engine, home):
     (engine / "fails-image").write_text(f"Error: No such image: {IMAGE}")
     with pytest.raises(ServiceError, match=f"the image {IMAGE} is not on the host"):
