@@ -14,6 +14,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_health
+from ansible_collections.magi.models.plugins.module_utils._services.containers import (
+    create_arguments,
+    gpu_options,
+    limits,
+    mount,
+)
 
 from ..fleet.conftest import HOSTS, NO_DOCKER
 from ..waiting import until
@@ -70,7 +76,10 @@ def test_a_deployment_in_containers_from_start_to_teardown(contained: Deployment
     keys.write_text("canary-key\n")
     keys.chmod(0o600)
     model = contained.add_model("Q2_K", NAME)
-    contained.add_profile("p", {"model": "*", "options": {"ctx_size": 512, "api_key_file": str(keys)}})
+    template = contained.folder / "chat.jinja"
+    template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    options = {"ctx_size": 512, "api_key_file": str(keys), "chat_template_file": str(template)}
+    contained.add_profile("p", {"model": "*", "options": options})
 
     check = contained.play("site", "--check", "--diff", profile="p")
     assert check.code == 0, check.output
@@ -135,19 +144,34 @@ def test_a_deployment_in_containers_from_start_to_teardown(contained: Deployment
 
 def test_what_is_wrong_with_an_image_is_one_sentence(contained: Deployment):
     contained.add_model("Q2_K")
-    for image, said in (
-        ("", "docker needs an image of llama-server: set it to one with its tag or digest"),
-        ("localhost:9/none:1", "docker can't pull the image localhost:9/none:1"),
-        ("none", "Setting model_server_image must be an image with its tag or digest"),
+    for verb, image, said in (
+        ("plan", "", "docker needs an image of llama-server: set it to one with its tag or digest"),
+        ("plan", "localhost:9/none:1", "the image localhost:9/none:1 is not on the host: a deployment pulls it"),
+        ("site", "localhost:9/none:1", "docker can't pull the image localhost:9/none:1"),
+        ("plan", "none", "Setting model_server_image must be an image with its tag or digest"),
     ):
         contained.variables["model_server_image"] = image
-        run = contained.play("plan")
+        run = contained.play(verb)
         assert run.code != 0
         assert said in run.text
         assert contained.tree() == {}
 
 
+def test_the_engine_has_every_option_that_we_give_it(engine: None):
+    environment = {"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": "1", "MAGI_CONFIG_HASH": "h", "X": "it's"}
+    given = [
+        *create_arguments("docker", "/m", IMAGE, "a", {**environment, "LLAMA_ARG_LOAD_MODE": "mlock"}),
+        *limits("memory_max=1G cpu_quota=50% nice=5", 1, 1),
+        *(mount("/m", "/m"), "--detach", "--rm", "--network=none"),
+        *gpu_options("docker", ["/dev/nvidia0"], []),
+        *gpu_options("docker", ["/dev/kfd"], [1]),
+    ]
+    options = {word.split("=")[0] for word in given if word.startswith("--")} - {"--host"}
+    assert options <= {*re.findall(r"--[a-z-]+", docker("run", "--help"))}
+
+
 def test_a_server_that_does_not_start_is_explained_and_the_others_serve(contained: Deployment):
+    contained.variables["model_server_concurrent_starts"] = False
     contained.add_model("Q2_K")
     contained.add_model("Q3_K_M")
     contained.add_profile("p", Q2, {"model": Q3, "options": {"cache_type_v": "q4_0", "flash_attn": False}})
