@@ -449,7 +449,7 @@ class Containers:
         done = self._run(*arguments, variables=variables)
         if done.returncode and not (gone and _GONE.search(done.stderr)):
             said = last_sentence(done.stderr)
-            if re.search(r"Cannot connect to the Docker daemon|permission denied while trying to connect", said):
+            if re.search(r"Cannot connect to|failed to connect to the docker API|permission denied while trying", said):
                 raise ServiceError(
                     f"{self.name} does not answer ({said}): start it (systemctl start {self.name}), and connect as "
                     "root or as a user who may use it."

@@ -452,6 +452,7 @@ def test_a_container_that_is_gone_is_stopped(engine, home):
     ("said", "expected"),
     [
         ("Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", "systemctl start docker"),
+        ("failed to connect to the docker API at unix:///var/run/docker.sock", "systemctl start docker"),
         ("permission denied while trying to connect to the Docker daemon socket", "as a user who may use it"),
         ("what now?", "docker ps: what now?."),
     ],
