@@ -231,9 +231,7 @@ class _Reader:
                     values[key] = result.validated_parameters[key]
         return values
 
-    def entry(
-        self, where: tuple[str | int, ...], what: str, data: Any, spec: Mapping[str, Any] = _ENTRY
-    ) -> Entry | None:
+    def entry(self, where: tuple[str | int, ...], what: str, data: Any, spec: Mapping[str, Any]) -> Entry | None:
         if isinstance(data, str):
             data = {"model": data}
         if not isinstance(data, Mapping):
@@ -408,7 +406,7 @@ def examine_profile(name: str, data: Any) -> tuple[Profile | None, tuple[Problem
     if valid["name"] not in (None, name):
         reader.refuse(("name",), f"its file says name: {valid['name'][:100]}; make the two equal.")
     entries = [
-        reader.entry(("enabled_models", index), f"entry {index + 1}", entry)
+        reader.entry(("enabled_models", index), f"entry {index + 1}", entry, _ENTRY)
         for index, entry in enumerate(valid["enabled_models"] or ())
     ]
     pools = [reader.pool(index, pool) for index, pool in enumerate(valid["pools"] or ())]

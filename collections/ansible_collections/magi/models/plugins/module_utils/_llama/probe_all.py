@@ -98,6 +98,5 @@ def main() -> None:
     $CREDENTIALS_DIRECTORY has the keys (systemd.exec(5))."""
     servers = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     text, wrong = probe_all(servers, os.environ.get("CREDENTIALS_DIRECTORY", ""))
-    for sentence in wrong:
-        print(sentence, file=sys.stderr)
-    print(text, end="")
+    sys.stderr.writelines(f"{sentence}\n" for sentence in wrong)
+    sys.stdout.write(text)

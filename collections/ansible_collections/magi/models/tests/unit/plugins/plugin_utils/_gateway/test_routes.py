@@ -150,8 +150,8 @@ def test_a_server_that_wants_a_key_and_gets_none_is_named():
 POOL = {"name": "small", "models": ["a", {"model": "b", "aliases": ["chat"], "options": {"parallel": 2}}]}
 
 
-def pooled(pool=POOL, **more):
-    given = plan("d", models=[model(name) for name in "abcd"], pools=[pool], **more)
+def pooled(pool=None, **more):
+    given = plan("d", models=[model(name) for name in "abcd"], pools=[pool or POOL], **more)
     return HostResult("gpu1", given, way=SSH)
 
 
