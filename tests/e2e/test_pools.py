@@ -89,7 +89,11 @@ def test_two_models_take_turns_and_every_request_is_answered(behind: Deployment)
     server = of_pool(behind)
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urllib.request.urlopen(f"http://127.0.0.1:{server['port']}/metrics?model={Q2}&autoload=false", timeout=10)
+    with pytest.raises(urllib.error.HTTPError, match="400"):  # llama-server takes the last that is named
+        urllib.request.urlopen(f"http://127.0.0.1:{PORT}/models/{Q2}/props?model=chat&autoload=true", timeout=10)
+    server = of_pool(behind)
     assert (server["state"], server["is_ready"]) == ("asleep", True)
+    assert [item["aliases"] for item in server["members"]] == [[], ["chat"]]
     assert server["models"] == {Q2: "unloaded", odd: "unloaded"}
 
     # 20 clients of each, where one model fits
@@ -111,6 +115,9 @@ def test_two_models_take_turns_and_every_request_is_answered(behind: Deployment)
     assert (chat(Q2)[0], chat("chat")[0]) == (200, 404)
     back = magi(behind, "rollback")
     assert back.code == 0, back.err
-    asked_one = magi(behind, "ask", "chat", "Say hello.", "--max-tokens", "4")
-    assert asked_one.code == 0, asked_one.err
+    for through in ((), ("--instance",)):
+        asked_one = magi(behind, "ask", "chat", "Say hello.", "--max-tokens", "4", *through)
+        assert asked_one.code == 0, asked_one.err
+    refused = magi(behind, "ask", "small", "Say hello.", "--instance")
+    assert f"small is a pool; ask one of its models: {Q2}, {odd}" in refused.err
     assert of_pool(behind)["models"] == {Q2: "unloaded", odd: "loaded"}
