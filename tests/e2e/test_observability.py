@@ -314,7 +314,9 @@ def probed(deployment: Deployment, name: str, textfiles: Path) -> int:
     """Ask an instance as the timer does where systemd runs, and return the verdict."""
     labels = f'{{host="localhost",instance="{name}",model_id="{name}"}}'
     where = {"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": str(deployment.servers()[name]["port"])}
-    text, _wrong = probe_all([{"name": name, "labels": labels, "environment": where, "keyed": False}], timeout=2)
+    text, _wrong = probe_all(
+        [{"name": name, "labels": labels, "environment": where, "keyed": False, "model": ""}], timeout=2
+    )
     write_atomic(textfiles / "magi-probe.prom", text.encode(), 0o644)
     return int(re.search(r"^magi_probe_success\S+ (\d)$", text, re.MULTILINE)[1])
 
