@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     )
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import gateway_lines
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import way_to_reach, way_to_root
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
     from ansible_collections.magi.models.plugins.plugin_utils._profiles.document import (
         Document,
         DocumentError,
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
         check_profile,
     )
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import memory_shown, status_lines
+    from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import address_from
     from ansible_collections.magi.models.plugins.plugin_utils._gateway.show import (
         HEAD as ROUTES_HEAD,
         NUMBERS as ROUTES_NUMBERS,
@@ -143,6 +145,8 @@ _TAKEN = {
     "plugin_utils._fleet.reach": "way_to_reach way_to_root",
     "plugin_utils._fleet.report": "summary_lines:report_lines",
     "plugin_utils._fleet.status": "memory_shown status_lines",
+    "plugin_utils._fleet.way": "Way",
+    "plugin_utils._gateway.routes": "address_from",
     "plugin_utils._gateway.show": "HEAD:ROUTES_HEAD NUMBERS:ROUTES_NUMBERS gateway_title route_rows routes_lines",
 }
 _PLACES = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
@@ -17,6 +17,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import (
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
 from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 
 from magi.doctor.checks import OK, PROBLEM, WARNING, Examined, Machine, collect, findings
 
@@ -39,6 +40,7 @@ REGISTRY = {
     "scan_paths": ["/models"],
     "registry_path": "/var/lib/magi/r.json",
 }
+SSH = Way("192.0.2.1", "ssh")
 HOST = Host("systemd", "/etc/magi", 8, 64 << 30, BINARY, can=Capabilities(limits=True, own_user=True, needs_root=True))
 
 
@@ -249,6 +251,35 @@ def test_exposed_is_who_listens_beyond_loopback_without_a_key(environment, expos
 
 
 @pytest.mark.parametrize(
+    ("gateways", "bound", "running_at", "way", "said"),
+    [
+        ({}, "127.0.0.1", None, SSH, None),
+        ({"gpu1": SSH}, "127.0.0.1", None, SSH, None),  # it has the gateway itself
+        ({"gw1": Way()}, "127.0.0.1", None, Way(), None),  # both are this machine
+        ({"gw1": SSH}, "0.0.0.0", None, SSH, None),
+        ({"gw1": SSH}, "127.0.0.1,10.0.0.1", None, SSH, None),
+        ({"gw1": SSH, "gpu1": SSH}, "127.0.0.1", None, SSH, "127.0.0.1"),
+        ({"gw1": SSH}, "localhost", None, Way(), "localhost"),
+        ({"gw1": SSH}, "0.0.0.0", "127.0.0.1", SSH, "127.0.0.1"),  # until the next deployment
+        ({"gw1": SSH}, "127.0.0.1", "0.0.0.0", SSH, None),
+    ],
+)
+@pytest.mark.parametrize(("image", "how"), [(True, "their containers' ports are published"), (False, "they listen")])
+def test_a_gateway_that_can_t_reach_the_servers(gateways, bound, running_at, way, said, image, how):
+    there = running(environment={"LLAMA_ARG_HOST": running_at}) if running_at else ()
+    settings = {**SETTINGS, "host": bound, "options": {"api_key_file": "/etc/keys"}}
+    host = examined(
+        settings=settings, instances=there, gateways=gateways, way=way, can=Capabilities(image=image, own_user=True)
+    )
+    found_it = [(item.severity, item.message) for item in found(host) if item.check == "reach"]
+    sentence = (
+        f"its servers can't be reached from gw1 (model_gateways): {how} at {said} alone; set model_server_host to"
+    )
+    assert [severity for severity, message in found_it if message.startswith(sentence)] == [WARNING] * bool(said)
+    assert len(found_it) == bool(said)
+
+
+@pytest.mark.parametrize(
     ("name", "profile", "said"),
     [
         (Q2["id"], PROFILE, ["plan"]),  # the plan leaves it open
@@ -335,7 +366,7 @@ def test_hosts_come_in_their_order_and_the_worst_first():
 def test_collecting_from_the_results_of_a_run():
     got = collect(
         [
-            ("gpu1", "ok", {"settings": SETTINGS, "origins": {}}),
+            ("gpu1", "ok", {"settings": SETTINGS, "origins": {}, "way": asdict(SSH), "gateways": {"gw1": asdict(SSH)}}),
             (
                 "gpu1",
                 "ok",
@@ -359,7 +390,10 @@ def test_collecting_from_the_results_of_a_run():
         ],
     )
     assert got["gpu1"] == examined(
-        registry=got["gpu1"].registry, warnings=("The folder to scan /srv/registry/y is gone",)
+        registry=got["gpu1"].registry,
+        warnings=("The folder to scan /srv/registry/y is gone",),
+        way=SSH,
+        gateways={"gw1": SSH},
     )
     assert got["gpu2"].unreachable == "no route"
     assert got["gpu3"].errors == ("broken",)

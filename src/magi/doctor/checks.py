@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from magi.domain import (
@@ -14,6 +14,8 @@ from magi.domain import (
     Profile,
     Running,
     State,
+    Way,
+    address_from,
     build_plan,
     counted,
     exposed,
@@ -67,6 +69,9 @@ class Examined:
     warnings: tuple[str, ...] = ()
     python: str | None = None
     settings: Mapping[str, Any] | None = None
+    way: Way | None = None
+    gateways: Mapping[str, Way] = field(default_factory=dict)
+    """How Ansible gets to each gateway, by its name."""
     registry: Mapping[str, Any] | None = None
     host: Host | None = None
 
@@ -89,7 +94,8 @@ def collect(results: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, 
         elif status == "failed":
             host = replace(host, errors=(*host.errors, said or "a task failed and did not say why; run it with -vvv."))
         elif "origins" in result:
-            host = replace(host, settings=result["settings"])
+            gateways = {name: Way(**way) for name, way in result["gateways"].items()}
+            host = replace(host, settings=result["settings"], way=Way(**result["way"]), gateways=gateways)
         elif "registry_path" in result:
             # A registry that is not there, or can't be used, is made anew by the next deployment.
             missing = tuple(item for item in result.get("warnings") or () if not item.startswith(_OF_THE_REGISTRY))
@@ -179,7 +185,7 @@ def _host(host: Examined, profile: Profile | None) -> Iterator[Finding]:
         yield finding(WARNING, "models", warning)
     if host.host is None or host.settings is None:
         return
-    for check in (_binary, _gpu, _readable, _ports, _memory, _running, _deployment):
+    for check in (_binary, _gpu, _readable, _ports, _memory, _running, _deployment, _reach):
         for severity, name, message in check(host, host.host, profile):
             yield finding(severity, name, message)
 
@@ -324,6 +330,24 @@ def _deployment(examined: Examined, host: Host, profile: Profile | None) -> _Fou
             f"servers are to listen on {settings['host']} without an API key, unless the profile sets one, so whoever "
             "reaches a port could use them; set the option api_key_file, or model_server_host: 127.0.0.1.",
         )
+
+
+def _reach(examined: Examined, host: Host, _profile: Profile | None) -> _Found:
+    """Servers where a gateway on another host can't reach them: of those that run, else of those to come."""
+    running = {item.environment.get("LLAMA_ARG_HOST", "") for item in host.instances if item.pid}
+    name, way = examined.name, examined.way or Way()
+    for bound in sorted(filter(None, running or {(examined.settings or {})["host"]})):
+        apart = [
+            gateway for gateway, its in examined.gateways.items() if not address_from(gateway, its, bound, name, way)
+        ]
+        if apart:
+            how = "their containers' ports are published" if host.can.image else "they listen"
+            yield (
+                WARNING,
+                "reach",
+                f"its servers can't be reached from {', '.join(apart)} (model_gateways): {how} at {bound} alone; set "
+                "model_server_host to an address that others reach, or to 0.0.0.0, and run magi up.",
+            )
 
 
 def _open(item: Running) -> bool:

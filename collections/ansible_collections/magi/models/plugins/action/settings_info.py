@@ -62,7 +62,13 @@ class ActionModule(ControllerAction):
         )
         if origins.get("options", "").startswith("inventory") and not _has_key(settings["options"], ""):
             settings["key_hidden_from"] = self._group_with_key(manager, host)
-        return {"settings": settings, "origins": origins, "way": asdict(self.way(task_vars))}
+        gateways = task_vars["groups"].get("model_gateways", ())
+        return {
+            "settings": settings,
+            "origins": origins,
+            "way": asdict(self.way(task_vars)),
+            "gateways": {name: asdict(self.way(task_vars["hostvars"][name])) for name in gateways},
+        }
 
     def _group_with_key(self, manager: Any, host: Host) -> str:
         """Return the outermost group of the host whose options have an API key file; "" if none has."""

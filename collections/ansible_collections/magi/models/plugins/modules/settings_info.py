@@ -46,4 +46,8 @@ way:
   description: How Ansible gets to the host, with its C(address) in the inventory and the C(connection).
   returned: success
   type: dict
+gateways:
+  description: The same for each host of the group C(model_gateways), by its name.
+  returned: success
+  type: dict
 """

@@ -10,6 +10,7 @@ import pytest
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
+from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 from ansible_collections.magi.models.plugins.action.settings_info import ActionModule
 
@@ -27,6 +28,7 @@ def settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         hosts = InventoryManager(loader, [str(tmp_path / "hosts.ini")])
         manager = VariableManager(loader, hosts)
         manager._extra_vars = extra
+        HostVars(hosts, manager, loader)  # which the manager knows from then on
         task = SimpleNamespace(get_variable_manager=lambda: manager, args={}, async_val=0)
         variables = {**role, **manager.get_vars(host=hosts.get_host("gpu1"))}
         action = ActionModule(task, None, None, loader, Templar(loader, variables), None)
@@ -59,6 +61,17 @@ def test_each_setting_comes_from_where_it_counts_most(settle, tmp_path: Path, mo
         "manager": "auto",
         "home": f"{tmp_path}/home",
     }
+
+
+def test_the_ways_to_the_gateways_are_known(settle):
+    gateways = "[model_gateways]\ngpu1\ngw1 ansible_host=192.0.2.7 ansible_connection='{{ here }}' here=local"
+    found = settle("ansible_host=192.0.2.1", {}, {}, gateways)
+    assert found["gateways"] == {
+        "gpu1": {"address": "192.0.2.1", "connection": "ssh"},
+        "gw1": {"address": "192.0.2.7", "connection": "local"},
+    }
+    assert found["way"] == found["gateways"]["gpu1"]
+    assert settle("", {}, {})["gateways"] == {}
 
 
 KEYED = {"api_key_file": "/etc/magi-keys"}
