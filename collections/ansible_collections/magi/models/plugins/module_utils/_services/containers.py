@@ -78,6 +78,7 @@ _LOGGING = {
     "docker": ("--log-driver=json-file", "--log-opt=max-size=10m", "--log-opt=max-file=2"),
     "podman": ("--log-driver=k8s-file", "--log-opt=max-size=10mb"),
 }
+_ELSEWHERE = re.compile("bind source path does not exist: (.+)")
 _GONE = re.compile(r"[Nn]o such (?:container|object|image)|no container with name or ID|image not known")
 
 
@@ -453,6 +454,12 @@ class Containers:
                 raise ServiceError(
                     f"{self.name} does not answer ({said}): start it (systemctl start {self.name}), and connect as "
                     "root or as a user who may use it."
+                )
+            elsewhere = _ELSEWHERE.search(said)
+            if elsewhere and os.path.exists(elsewhere[1]):
+                raise ServiceError(
+                    f"{self.name} finds no {elsewhere[1]}, which is here, so this is a container: mount that folder of "
+                    "the machine into it at the same path (docs/docker.md)."
                 )
             raise ServiceError(f"{self.name} {arguments[0]}: {said}.")
         return done.stdout

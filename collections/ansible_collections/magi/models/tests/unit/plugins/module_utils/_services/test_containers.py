@@ -428,6 +428,16 @@ def test_what_the_engine_refuses_is_said_and_keeps_no_other_from_starting(engine
     assert said == {"a": "docker run: docker: Error response from daemon: port is already allocated."}
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("models", "mount that folder of the machine into it at the same path"), ("gone", "docker run: docker: Error")],
+)
+def test_a_folder_that_only_we_see_tells_that_this_is_a_container(engine, home, tmp_path, name, expected):
+    said = f'invalid mount config for type "bind": bind source path does not exist: {tmp_path}/{name}.'
+    (engine / "fails-run").write_text(f"docker: Error response from daemon: {said}\n")
+    assert expected in Docker(home).start(["a"])["a"]
+
+
 def test_a_server_may_end_by_itself_before_its_container_is_removed(engine, home):
     Docker(home).stop("a")
     assert [words[0] for words in asked(engine)] == ["kill", "wait", "rm"]
