@@ -3,11 +3,12 @@
 
     hosts.py up [N]          brings up N hosts (1 to 16; default: those that exist, else 3), and keeps those that are up
     hosts.py engine          starts a docker daemon if none answers, and no host
+    hosts.py base            does that, and gets the image debian:12 if it is not there
     hosts.py inventory       prints the path of their Ansible inventory
     hosts.py down [--engine] removes them, and with --engine stops the docker daemon that `up` started
 
-`up` starts a docker daemon, too; with --install both get docker.io, and `up` debootstrap, if they are missing (Debian,
-root). Exit status 3: docker is not available here.
+`up` starts a docker daemon, too; with --install all get docker.io, and `up` and `base` debootstrap, if they are missing
+(Debian, root). Exit status 3: docker is not available here.
 
 The state (SSH key, known_hosts, inventory) is in MAGI_TESTBED (default: ~/.cache/magi/testbed/run). Containers have
 that folder's digest as a label, so two test beds on one machine never touch each other (give the second one
@@ -350,6 +351,8 @@ def main() -> int:
     verb.add_argument("--llama", type=Path, default=CACHE / "llama.cpp", help="as /opt/llama.cpp (%(default)s)")
     verb = verbs.add_parser("engine", help="start a docker daemon if none answers")
     verb.add_argument("--install", action="store_true", help="install docker.io where missing")
+    verb = verbs.add_parser("base", help=f"get the image {BASE_IMAGE}")
+    verb.add_argument("--install", action="store_true", help="install docker.io and debootstrap where missing")
     verbs.add_parser("inventory", help="print the path of the inventory")
     verb = verbs.add_parser("down", help="remove the hosts")
     verb.add_argument("--engine", action="store_true", help="stop the docker daemon too, if `up` started it")
@@ -366,6 +369,9 @@ def main() -> int:
                 say(f"hosts are up after {time.monotonic() - begin:.1f} s: {RUN / 'inventory.yml'}")
             elif options.verb == "engine":
                 engine_up(options.install)
+            elif options.verb == "base":
+                engine_up(options.install)
+                base_image(options.install)
             elif options.verb == "down":
                 if succeeds("docker", "info"):
                     remove([container["Id"] for container in containers().values()])

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import stat
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +19,21 @@ from ansible_collections.magi.models.plugins.module_utils._services.containers i
     mount,
 )
 
-from ..fleet.conftest import HOSTS, NO_DOCKER
 from ..waiting import until
-from .conftest import LLAMA_SERVER, PORTS, WORKER, Deployment, alive, ask, environment_of
+from .conftest import PORTS, Deployment, alive, ask, environment_of
+from .engine import IMAGE, docker, hosts, llama_image
 
 pytestmark = pytest.mark.e2e
 
 Q2, Q3 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m"))
 NAME = 'it\'s "quoted", {{ 7 * 7 }} $HOME %n\nnewline 🐫.Q2_K.gguf'
-IMAGE = f"magi-e2e-{WORKER}:1"
-
-
-def docker(*arguments: str) -> str:
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory):
-    """A docker engine with an image of the host's llama-server and its libraries, and nothing else."""
-    done = subprocess.run([HOSTS, "engine", "--install"], capture_output=True, text=True, timeout=1800)
-    if done.returncode == NO_DOCKER and not os.environ.get("CI"):
-        pytest.skip(f"no docker to test with: {done.stderr.strip()}")
-    assert done.returncode == 0, done.stderr
-    libraries = subprocess.run(["ldd", LLAMA_SERVER], capture_output=True, text=True, check=True).stdout
-    folder = tmp_path_factory.mktemp("image")
-    for path in (str(LLAMA_SERVER), *re.findall(r"(/\S+) \(0x", libraries)):
-        target = folder / ("app/llama-server" if path == str(LLAMA_SERVER) else path[1:])
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    with subprocess.Popen(["tar", "-C", folder, "-c", "."], stdout=subprocess.PIPE) as tar:
-        command = ["docker", "import", "--change", 'ENTRYPOINT ["/app/llama-server"]', "-", IMAGE]
-        subprocess.run(command, stdin=tar.stdout, capture_output=True, check=True)
-    yield
-    docker("image", "rm", IMAGE)
+    hosts("engine")
+    with llama_image(tmp_path_factory.mktemp("image")):
+        yield
 
 
 @pytest.fixture
