@@ -38,6 +38,29 @@ RUN_BY = {
     "magi top": ("e2e/test_terminal.py", 'Terminal(state, "top", '),
     "magi top --sort queue": ("e2e/test_terminal.py", '"top", "--json", "--sort", "queue"'),
     "docker ps --filter label=magi.home=/etc/magi": ("e2e/test_docker.py", 'f"label=magi.home={deployment.home}"'),
+    "docker build --file containers/Containerfile --tag magi .": (
+        "e2e/test_image.py",
+        '"--file", "containers/Containerfile", "--tag", CONTROLLER, "."',
+    ),
+    'docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD:/project" --volume ~/.ssh:/home/magi/.ssh:ro magi plan production': (
+        "e2e/test_image.py",
+        'magi(tmp_path, "plan", "production")',
+    ),
+    "python -m build --wheel": ("e2e/test_wheel.py", '"-m", "build"'),
+    "ansible-builder build --file containers/execution-environment.yml --context build/execution-environment "
+    "--tag magi-ee": ("e2e/test_image.py", '"ansible-builder", "create"'),
+    # Compose itself is not everywhere: docker runs what the file says.
+    **dict.fromkeys(
+        ("cd containers", "docker compose up --detach", "docker compose down"),
+        ("e2e/test_image.py", "found = service(values)"),
+    ),
+    "docker compose logs": ("e2e/test_image.py", '"docker", "logs", whole'),
+    "docker compose exec magi magi status": ("e2e/test_image.py", '"exec", whole, "magi", "status"'),
+    "docker compose exec magi cat /home/magi/.local/state/magi/serve/tokens": (
+        "e2e/test_image.py",
+        '"exec", whole, "cat", "/home/magi/.local/state/magi/serve/tokens"',
+    ),
+    "docker compose exec magi magi down": ("e2e/test_image.py", '"exec", name, "magi", "down"'),
     "magi config": ("e2e/test_verbs.py", 'magi.json("config", '),
     f"magi fit {Q2} --ctx-size 8192": ("e2e/test_verbs.py", '"fit", Q2, "--ctx-size", '),
     f"magi logs {Q2} -n 20": ("e2e/test_verbs.py", '"logs", Q2, "-n", '),

@@ -122,9 +122,9 @@ class Deployment:
         return {str(p): p.read_bytes() for p in paths if p.is_file() and "log" not in p.name}
 
 
-def ask(port: int, question: str = "What is the capital of France?") -> str:
+def ask(port: int, question: str = "What is the capital of France?", **more: str) -> str:
     """Return the completion that the server on ``port`` gives to a chat."""
-    body = {"messages": [{"role": "user", "content": question}], "max_tokens": 24, "temperature": 0}
+    body = {"messages": [{"role": "user", "content": question}], "max_tokens": 24, "temperature": 0, **more}
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/chat/completions",
         json.dumps(body).encode(),
