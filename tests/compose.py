@@ -29,6 +29,7 @@ def run_arguments(found: dict[str, Any], folders: Mapping[str, Path]) -> list[st
     rest = dict(found)
     arguments = [f"--user={rest.pop('user')}", f"--network={rest.pop('network_mode')}", f"--pid={rest.pop('pid')}"]
     arguments += [f"--env={name}={value}" for name, value in rest.pop("environment").items()]
+    arguments += [f"--cap-add={name}" for name in rest.pop("cap_add")]
     for volume in rest.pop("volumes"):
         source, _colon, target = volume.partition(":")
         arguments += ["--volume", f"{folders.get(source, source)}:{target}"]
