@@ -48,7 +48,7 @@ RUN_BY = {
     ),
     "python -m build --wheel": ("e2e/test_wheel.py", '"-m", "build"'),
     "ansible-builder build --file containers/execution-environment.yml --context build/execution-environment "
-    "--tag magi-ee": ("e2e/test_image.py", '"ansible-builder", "create"'),
+    "--tag magi-ee": ("e2e/test_image.py", '"ansible_builder", "create"'),
     # Compose itself is not everywhere: docker runs what the file says.
     **dict.fromkeys(
         ("cd containers", "docker compose up --detach", "docker compose down"),
