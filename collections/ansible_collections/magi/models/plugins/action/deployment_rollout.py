@@ -78,7 +78,6 @@ def before(hosts: Mapping[str, Any], plans: Mapping[str, Any]) -> dict[str, Befo
         name: Before(
             Plan.from_dict(planned["plan"]),
             Host.from_dict(hosts[name]["host"]),
-            {item["id"]: item["size_bytes"] for item in hosts[name].get("models", ())},
         )
         for name, planned in plans.items()
         if planned.get("plan") and name in hosts

@@ -12,12 +12,13 @@ import jinja2
 from ansible.errors import AnsibleActionFail
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
-from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import STANDS_IN, Action, Instance, Plan
 from ansible_collections.magi.models.plugins.module_utils._services.choice import chosen
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import job
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.templates import plain_environment
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.stand_in import with_stand_ins
 
 ROLE_TEMPLATES = Path(__file__).parents[2] / "roles" / "model_server" / "templates"
 
@@ -46,9 +47,21 @@ def render(
     return files
 
 
-def part_of(plan: Plan, beside: Sequence[str] | None, begun: Collection[str]) -> Plan:
-    """Return the part of a plan for one call: the instances ``beside`` alone, or all, of which those ``begun`` run."""
+def part_of(
+    plan: Plan,
+    beside: Sequence[str] | None,
+    begun: Collection[str],
+    stand_ins: Sequence[Instance] = (),
+    *,
+    relieves: bool = False,
+) -> Plan:
+    """Return the part of a plan for one call: the instances ``beside`` alone, or all, of which those ``begun`` run.
+
+    What stands in for others (``stand_ins``) starts beside, then is left as it is; or it ends, if the call ``relieves``
+    it.
+    """
     if beside is not None:
+        plan = with_stand_ins(plan, stand_ins)
         return replace(
             plan,
             instances=tuple(item for item in plan.instances if item.name in beside),
@@ -58,7 +71,9 @@ def part_of(plan: Plan, beside: Sequence[str] | None, begun: Collection[str]) ->
         Action(item.instance, ActionKind.KEEP, "started beside the old ones") if item.instance in begun else item
         for item in plan.actions
     )
-    return replace(plan, actions=tuple(actions))
+    theirs = ActionKind.STOP if relieves else ActionKind.KEEP
+    standing = (Action(item.name, theirs, f"stands in for {item.environment[STANDS_IN]}") for item in stand_ins)
+    return replace(plan, actions=(*actions, *standing))
 
 
 def seconds(arguments: Mapping[str, Any], name: str) -> int:
@@ -90,6 +105,8 @@ class ActionModule(HostAction):
         claim = arguments.pop("claim", None)
         unreached = arguments.pop("unreached", [])
         beside = arguments.pop("beside", None)
+        stand_ins = [Instance.from_dict(item) for item in arguments.pop("stand_ins", None) or ()]
+        relieves = bool(arguments.pop("relieves", False))
         began_at = float(arguments.pop("began_at", None) or time.time())
         begun = {item["instance"]: item for item in (arguments.get("begun") or {}).get("actions", ())}
         generation = (arguments.pop("begun", None) or {}).get("generation")
@@ -100,7 +117,9 @@ class ActionModule(HostAction):
             if not arguments.get("plan"):
                 raise AnsibleActionFail("llama_instances needs a plan; give it one from deployment_plan.")
             given = arguments.pop("plan")
-            plan = part_of(Plan.from_dict(given), beside, begun)
+            if beside is None and not begun:
+                stand_ins = []
+            plan = part_of(Plan.from_dict(given), beside, begun, stand_ins, relieves=relieves)
             try:
                 files = (
                     []
@@ -129,13 +148,16 @@ class ActionModule(HostAction):
                 claim=claim,
                 unreached=unreached,
                 beside=beside is not None,
+                followed=beside is not None or bool(stand_ins and not relieves),
                 began_at=began_at if plan.restores is None else plan.restores,
                 restores=plan.restores,
                 plan=plan.remembered().to_dict(),
             )
         result.update(self.on_host("llama_instances", {**arguments, "job": work}, task_vars))
         if begun and "actions" in result:
-            result["actions"] = [begun.get(item["instance"], item) for item in result["actions"]]
+            theirs = {item.name for item in stand_ins}
+            done = (item for item in result["actions"] if item["instance"] not in theirs)
+            result["actions"] = [begun.get(item["instance"], item) for item in done]
         result["deadline"] = time.time() + seconds(arguments, "max_startup_time") - result.pop("waited", 0)
         return result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result imp
     host_result,
     launched_models,
 )
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.stand_in import stand_ins_of, with_stand_ins
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import (
@@ -53,6 +54,11 @@ class ActionModule(HostAction):
         variables = task_vars or {}
         name, way = variables["inventory_hostname"], Way(*self.reached_by(variables))
         hosts = [host_result(*item) for item in given["hosts"].items()]
+        if given["state"] == "prepared":
+            hosts = [
+                replace(item, plan=item.plan and with_stand_ins(item.plan, stand_ins_of(item.name, seen)))
+                for item, seen in zip(hosts, given["hosts"].values())
+            ]
         rollout = next((seen["rollout"] for seen in given["hosts"].values() if seen.get("rollout")), {})
         began_at, undone = rollout.get("began_at", 0), rollout.get("undone", 0)
         known: list[Server] = []

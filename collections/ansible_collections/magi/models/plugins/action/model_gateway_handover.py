@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import HANDOVER_OPTIONS
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import actions_of_all, host_result, serving
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover import arriving, leaving
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.stand_in import stand_ins_of
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover import arriving, leaving, relieving
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server
 
 
@@ -25,10 +27,13 @@ class ActionModule(HostAction):
         servers = [Server.from_dict(item) for item in given["gateway"]["servers"]]
         actions = actions_of_all(hosts.values())
         batch = [name for name in given["batch"] if name in hosts and not hosts[name].trouble]
+        stand_ins = {(name, item.name) for name in batch for item in stand_ins_of(name, given["hosts"][name])}
         ready = {(name, instance) for name in batch for instance in serving(given["hosts"][name])}
         if given["step"] == "leaving":
             done = [name for name, item in hosts.items() if item.results]
-            job = leaving(servers, actions, batch, done, ready)
+            job = leaving(servers, {**actions, **dict.fromkeys(stand_ins, ActionKind.START)}, batch, done, ready)
+        elif given["step"] == "relieving":
+            job = relieving(servers, stand_ins)
         else:
             job = arriving(servers, actions, ready)
         if not job:

@@ -109,6 +109,10 @@ clients:
   description: By host and instance, what happens to its clients, and why, where there is a gateway.
   returned: always
   type: dict
+stand_ins:
+  description: By host, the instances among RV(beside) that stand in for others while these restart, and end afterwards.
+  returned: always
+  type: dict
 canary:
   description: The hosts of the first batch that are watched before the others follow.
   returned: always

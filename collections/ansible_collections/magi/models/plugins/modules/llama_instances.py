@@ -83,9 +83,23 @@ options:
     elements: str
   begun:
     description:
-      - The result of an earlier call with O(beside). What that started is left as it is, and returned with the rest.
+      - The result of an earlier call. What that started is left as it is, and returned with the rest.
       - Evaluated by the action plugin of the same name.
     type: dict
+  stand_ins:
+    description:
+      - What stands in for instances that restart, from M(magi.models.deployment_rollout). It is in no plan; it starts
+        with O(beside), and is left as it is with O(begun).
+      - Evaluated by the action plugin of the same name.
+    type: list
+    elements: dict
+    default: []
+  relieves:
+    description:
+      - End O(stand_ins), after the call of which O(begun) is the result.
+      - Evaluated by the action plugin of the same name.
+    type: bool
+    default: false
   began_at:
     description:
       - When the deployment began, from M(magi.models.deployment_rollout), for O(state=present). What it makes of the
@@ -251,6 +265,8 @@ def main() -> None:
             "held_back": {"type": "str", "default": ""},
             "beside": {"type": "list", "elements": "str"},
             "begun": {"type": "dict"},
+            "stand_ins": {"type": "list", "elements": "dict", "default": []},
+            "relieves": {"type": "bool", "default": False},
             "began_at": {"type": "float"},
             "names": {"type": "list", "elements": "str"},
             "concurrent_starts": {"type": "bool", "default": True},
@@ -281,6 +297,7 @@ def main() -> None:
         claim=Claim.from_dict(given["claim"]) if given.get("claim") else None,
         unreached=given.get("unreached", ()),
         beside=given.get("beside", False),
+        followed=given.get("followed", False),
         began_at=given.get("began_at", 0),
         plan=given.get("plan", {}),
     )

@@ -16,6 +16,7 @@ description:
   - With O(step=leaving), what was started beside the old servers gets requests, what is to end or to restart gets no
     more, and the module waits until no request is at it; M(magi.models.llama_instances) may then end it.
   - With O(step=arriving), what has restarted gets requests again.
+  - With O(step=relieving), what stood in for it gets no more, and the module waits until no request is at it.
   - An action plugin of the same name decides it on the controller.
 extends_documentation_fragment:
   - magi.models.attributes
@@ -26,9 +27,11 @@ attributes:
     description: Tells the gateway nothing.
 options:
   step:
-    description: Before servers go, or after servers came; V(counted) only returns what each has done.
+    description:
+      - Before servers go, after servers came, or before what stood in for them ends. V(counted) only returns what each
+        has done.
     type: str
-    choices: [leaving, arriving, counted]
+    choices: [leaving, arriving, relieving, counted]
     required: true
   hosts:
     description: By host, what its tasks registered, as for M(magi.models.deployment_report).

@@ -39,7 +39,7 @@ INFO_OPTIONS = {
 }
 
 HANDOVER_OPTIONS = {
-    "step": {"type": "str", "choices": ["leaving", "arriving", "counted"], "required": True},
+    "step": {"type": "str", "choices": ["leaving", "arriving", "relieving", "counted"], "required": True},
     "hosts": {"type": "dict", "default": {}},
     "batch": {"type": "list", "elements": "str", "default": []},
     "gateway": {"type": "dict", "required": True},

@@ -87,6 +87,8 @@ class Job:
     """Hosts of the deployment that it could not claim."""
     beside: bool = False
     """Only ``actions`` and ``files`` come now, beside all that runs; the rest of the plan follows in another call."""
+    followed: bool = False
+    """Another call of the deployment follows: its claim goes on."""
     began_at: float = 0
     """When the deployment began, or that which comes back did (Generation)."""
     plan: Mapping[str, Any] = field(default_factory=dict)
@@ -183,7 +185,7 @@ def _claimed(job: Job) -> Iterator[None]:
     try:
         check_claim(job.home, job.claim, job.unreached, PATIENCE)
         yield
-        keep = job.beside
+        keep = job.followed
     finally:
         if not keep:
             end_claim(job.home, job.claim)

@@ -193,6 +193,7 @@ def build_plan(
         gpu=host.gpu or bool(host.lost_gpu) or any(map(meant_for, environments)),
         gpu_groups=host.gpu_groups,
         memory=ledger.accounts,
+        spare_ports=ports.spare,
     )
 
 

@@ -15,7 +15,13 @@ from ansible_collections.magi.models.plugins.module_utils._models.found import w
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
 from ansible_collections.magi.models.plugins.module_utils._plan.pool import models_of, pool_members
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Shares, meant, new_tier
-from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Instance, Settings, Share
+from ansible_collections.magi.models.plugins.module_utils._plan.values import (
+    STANDS_IN,
+    Action,
+    Instance,
+    Settings,
+    Share,
+)
 
 
 def leave(
@@ -78,6 +84,8 @@ def _gone(
 
 
 def _not_enabled(item: Running, profile: Profile, inventory: Inventory, scan_paths: Sequence[str]) -> str:
+    if STANDS_IN in item.environment:
+        return f"stood in for {item.environment[STANDS_IN]} in a deployment that did not end"
     path = item.environment.get("LLAMA_ARG_MODEL", "")
     if path and not any(within(path, top) for top in scan_paths):
         return f"its file {path} lies in no folder that is scanned"

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ class Ports:
     refused: Mapping[str, str]
     """By name, why an instance can't have the port that the profile fixes for it."""
     notes: tuple[str, ...]
+    spare: tuple[int, ...] = ()
+    """As many as there are instances, if so many are left that nothing has, now or later; for Settings.beside."""
 
 
 def assign_ports(
@@ -86,7 +89,8 @@ def assign_ports(
         for port in sorted(foreign.keys() - moved.values())
         if first <= port <= min(last, max(ports.values(), default=0))
     ]
-    return Ports(ports, refused, tuple(notes))
+    spare = (port for port in free if settings.beside and port not in leases.values())
+    return Ports(ports, refused, tuple(notes), tuple(itertools.islice(spare, len(wanted))))
 
 
 def owner(listener: Listener) -> str:

@@ -14,6 +14,9 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Ge
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._llama.need import Need
 
+STANDS_IN = "MAGI_STANDS_IN"
+"""The variable of a process that serves while another restarts: the name of that."""
+
 
 class PlanError(ValueError):
     """There is no plan, and nothing was touched. The message names the host, what is wrong and the remedy."""
@@ -191,6 +194,8 @@ class Plan:
     """The groups that own the GPUs' device nodes there."""
     memory: tuple[Account, ...] = ()
     """The host's memory and devices, and what the instances need of them; () where that is not asked."""
+    spare_ports: tuple[int, ...] = ()
+    """Ports of the range that nothing has, now or once it is applied: for those that stand in for what restarts."""
     restores: float | None = None
     """When the deployment began that it brings back (Generation.began_at); None: it is made from a profile."""
 
@@ -201,7 +206,9 @@ class Plan:
 
     def remembered(self) -> Plan:
         """Return what a rollback needs of it: what was to run, not how it came to that."""
-        return replace(self, generation=Generation(), actions=(), degraded=(), warnings=(), notes=(), memory=())
+        return replace(
+            self, generation=Generation(), actions=(), degraded=(), warnings=(), notes=(), memory=(), spare_ports=()
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "actions": [item.to_dict() for item in self.actions]}
@@ -216,6 +223,7 @@ class Plan:
                 "actions": tuple(Action.from_dict(item) for item in data["actions"]),
                 "memory": tuple(Account(**item) for item in data["memory"]),
                 **{name: tuple(data[name]) for name in ("degraded", "warnings", "notes", "gpu_groups")},
+                "spare_ports": tuple(data.get("spare_ports", ())),
             }
         )
 

@@ -50,7 +50,7 @@ class HostResult:
         return self.plan.served if self.plan else ()
 
 
-TASKS = ("settings", "registry", "profile", "planned", "begun", "applied", "after")
+TASKS = ("settings", "registry", "profile", "planned", "begun", "applied", "after", "relieved")
 """The tasks in which a host may fail, in order."""
 
 

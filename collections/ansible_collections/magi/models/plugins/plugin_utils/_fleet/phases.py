@@ -4,21 +4,22 @@
 
 In each batch of hosts: what is new starts beside the old where there is room; a gateway takes the requests from what
 goes and waits until none is left; then that ends or restarts, and the gateway gives it requests again. Of a model with
-several servers, only some restart at the same time; requests for one with a single server are held meanwhile.
+several servers, only some restart at the same time. For one with a single server, another stands in where there is room
+for both, and ends when all hosts have been deployed; else its requests are held meanwhile.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST
-from ansible_collections.magi.models.plugins.module_utils._plan.ledger import spare
+from ansible_collections.magi.models.plugins.module_utils._plan.ledger import Book, spare
 from ansible_collections.magi.models.plugins.module_utils._plan.pool import models_of
-from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance, Plan
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.stand_in import stand_in
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,6 @@ class Before:
 
     plan: Plan
     host: Host
-    sizes: Mapping[str, int]
-    """Bytes of each model, by id."""
 
     def going(self, *kinds: ActionKind) -> list[str]:
         """Return the instances with a process that restart or end."""
@@ -37,11 +36,10 @@ class Before:
 
     def models_of(self, instance: str) -> list[str]:
         """Return the ids of the models that an instance serves; of a pool that runs, those that it has now."""
-        pools = (models_of(item.environment) for item in self.host.instances if item.name == instance)
-        pooled = [item["model"] for pool in pools for item in pool]
+        now = next((item.environment for item in self.host.instances if item.name == instance), {})
+        pooled = [item["model"] for item in models_of(now)]
         known = {item.name: [part.model_id for part in item.each] for item in self.plan.served}
-        numbered = re.sub(r"-[0-9]+$", "", instance)  # what goes is in no plan
-        return pooled or known.get(instance) or [instance if instance in self.sizes else numbered]
+        return pooled or known.get(instance) or [now.get("MAGI_MODEL_ID", "")]  # what goes is in no plan
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,8 @@ class Phases:
     """The hosts on which something goes."""
     clients: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By host and instance, what happens to its clients, and why."""
+    stand_ins: Mapping[str, tuple[Instance, ...]] = field(default_factory=dict)
+    """By host, the instances among ``beside`` that stand in for what restarts there, and end afterwards."""
 
 
 def phases(hosts: Mapping[str, Before], batches: Sequence[Collection[str]]) -> Phases:
@@ -63,8 +63,10 @@ def phases(hosts: Mapping[str, Before], batches: Sequence[Collection[str]]) -> P
         return Phases()
     beside: dict[str, tuple[str, ...]] = {}
     clients: dict[str, dict[str, str]] = {}
+    stand_ins: dict[str, list[Instance]] = {}
+    rooms = {name: _Room.of(item) for name, item in hosts.items()}
     for name, item in hosts.items():
-        starts = dict(_starts(item))
+        starts = dict(_starts(item, rooms[name]))
         beside[name] = tuple(instance for instance, why in starts.items() if why.startswith(BESIDE))
         clients[name] = starts
     goes = {name: item.going() for name, item in hosts.items()}
@@ -77,22 +79,71 @@ def phases(hosts: Mapping[str, Before], batches: Sequence[Collection[str]]) -> P
                     next((x for x, other in servers.get(model, ()) if not (x in batch and other in goes[x])), "")
                     for model in hosts[name].models_of(instance)
                 ]
-                clients[name][instance] = _said(instance in ends, elsewhere)
+                clients[name][instance] = said = _said(instance in ends, elsewhere)
+                if all(elsewhere) or instance in ends:
+                    continue
+                made, why = _stand_in(hosts[name], instance, rooms[name])
+                if made is None:
+                    clients[name][instance] = f"{said}; no stand-in: {why}"
+                    continue
+                place = f"{made.name} on port {made.port}"
+                clients[name][instance] = f"beside: {place} serves its model while it restarts: {why}"
+                stand_ins.setdefault(name, []).append(made)
+                beside[name] = (*beside[name], made.name)
+                servers.setdefault(made.model_id, []).append((name, made.name))
     return Phases(
         {name: instances for name, instances in beside.items() if instances},
         going,
         {name: said for name, said in clients.items() if said},
+        {name: tuple(instances) for name, instances in stand_ins.items()},
     )
 
 
 BESIDE, AFTER = "beside the old ones", "after the old ones"
 
 
-def _starts(item: Before) -> Iterable[tuple[str, str]]:
+@dataclass(frozen=True)
+class _Room:
+    """What is left on a host for those that start beside what runs."""
+
+    now: Book | None
+    """None: not known."""
+    then: Book | None
+    """The same once the host is deployed; for those that are in no plan."""
+    ports: Iterator[int]
+
+    @classmethod
+    def of(cls, item: Before) -> _Room:
+        left = spare(item.host)
+        if left is None or (item.plan.gpu and left.left.keys() == {HOST}):
+            return cls(None, None, iter(()))
+        files: dict[str, int] = {}
+        for instance in item.plan.served:
+            if instance.need:
+                files[instance.model_path] = max(files.get(instance.model_path, 0), instance.need.mapped)
+        then = Book({account.device: account.room - account.given for account in item.plan.memory}, files)
+        return cls(left, then if item.plan.memory else None, iter(item.plan.spare_ports))
+
+    def give(self, instance: Instance, *, planned: bool) -> tuple[bool, str]:
+        """Give an instance what it needs, if that is left; return whether it is, and why."""
+        books = [self.now] if planned else [self.now, self.then]
+        known = [book for book in books if book]
+        if instance.need is None or len(known) < len(books):
+            return False, "how much memory it needs, or is free, is not known"
+        for book in known:
+            short = book.lacking(instance.name, instance.need, instance.model_path)
+            if short:
+                return False, book.said(instance.need, short)
+        why = known[0].said(instance.need)
+        for book in known:
+            book.give(instance.need, instance.model_path)
+        return True, why
+
+
+def _starts(item: Before, room: _Room) -> Iterable[tuple[str, str]]:
     """Yield each instance that starts, and whether beside what runs, or after what goes, and why."""
     goes = item.going()
     ports = {now.port: now.name for now in item.host.instances if now.name in goes}
-    left = spare(item.host)
     starting = item.plan.names(ActionKind.START)
     for instance in item.plan.instances:
         if instance.name not in starting:
@@ -101,13 +152,26 @@ def _starts(item: Before) -> Iterable[tuple[str, str]]:
             yield instance.name, f"{BESIDE}, as nothing goes here"
         elif instance.port in ports:
             yield instance.name, f"{AFTER}: port {instance.port} is that of {ports[instance.port]}"
-        elif instance.need is None or left is None or (item.plan.gpu and left.left.keys() == {HOST}):
-            yield instance.name, f"{AFTER}: how much memory it needs, or is free, is not known"
         else:
-            short = left.lacking(instance.name, instance.need, instance.model_path)
-            yield instance.name, f"{AFTER if short else BESIDE}: {left.said(instance.need, short)}"
-            if not short:
-                left.give(instance.need, instance.model_path)
+            fits, why = room.give(instance, planned=True)
+            yield instance.name, f"{BESIDE if fits else AFTER}: {why}"
+
+
+def _stand_in(item: Before, name: str, room: _Room) -> tuple[Instance | None, str]:
+    """Return what stands in for the instance ``name``, None if nothing does; and why."""
+    instance = next(instance for instance in item.plan.instances if instance.name == name)
+    taken = {now.name for now in item.host.instances} | {planned.name for planned in item.plan.served}
+    if item.plan.restores is not None:
+        why = "a rollback starts none"
+    elif instance.members:
+        why = "a pool has none"
+    else:
+        fits, why = room.give(instance, planned=False)
+        port = next(room.ports, None) if fits else None
+        if port:
+            return stand_in(instance, port, taken), why
+        why = "no port of the range is free" if fits else why
+    return None, why
 
 
 def _servers(hosts: Mapping[str, Before], beside: Mapping[str, Collection[str]]) -> dict[str, list[tuple[str, str]]]:

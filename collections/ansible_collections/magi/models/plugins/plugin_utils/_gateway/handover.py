@@ -87,6 +87,14 @@ def arriving(servers: Sequence[Server], actions: Mapping[Whose, ActionKind], rea
     )
 
 
+def relieving(servers: Sequence[Server], stand_ins: Collection[Whose]) -> Handover:
+    """Return the handover before ``stand_ins`` end."""
+    where = places(routes(servers))
+    going = [item for item in servers if item.whose in stand_ins]
+    everywhere = tuple(place for item in going for place in where[item])
+    return Handover(drain=tuple(where[item][0] for item in going), empty=everywhere, empty_before=everywhere)
+
+
 def _goes(item: Server, actions: Mapping[Whose, ActionKind]) -> bool:
     return item.part is not Part.COMES and actions.get(item.whose) in _GOING
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed, is_one, reachable
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, Word
-from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
+from ansible_collections.magi.models.plugins.module_utils._plan.values import STANDS_IN, Instance
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
@@ -48,6 +48,8 @@ class Server:
     part: Part = Part.STAYS
     pooled: bool = False
     """It is a pool, which serves other models, too: by what a request's body says, and what its path says of these."""
+    stands_in: bool = False
+    """It serves for another that restarts, and nobody knows it by a name of its own."""
 
     @property
     def whose(self) -> tuple[str, str]:
@@ -130,7 +132,10 @@ def meanwhile(
     What restarts where it is keeps its place, with the slots and names that it has now. At another address it is two
     servers, one that goes and one that comes. A pool that restarts gains models, and loses some.
     """
-    there = {item.which: replace(item, part=Part.STAYS) for item in before if item.part is not Part.COMES}
+    known = tuple(before)
+    there = {item.which: replace(item, part=Part.STAYS) for item in known if item.part is not Part.COMES}
+    # What a deployment that did not end had begun, and this one ends.
+    begun = [item for item in known if item.which not in there and actions.get(item.whose) is ActionKind.STOP]
     servers = []
     for item in after:
         now = there.pop(item.which, None)
@@ -144,7 +149,8 @@ def meanwhile(
         else:
             servers += [replace(now, part=Part.GOES), replace(item, part=Part.COMES)]
     ends = (ActionKind.STOP, ActionKind.RESTART)
-    servers += [replace(item, part=Part.GOES) for item in there.values() if actions.get(item.whose) in ends]
+    going = [*begun, *(item for item in there.values() if actions.get(item.whose) in ends)]
+    servers += [replace(item, part=Part.GOES) for item in going]
     return tuple(sorted(servers, key=lambda item: (*item.which, item.part)))
 
 
@@ -173,6 +179,7 @@ def _server(host: str, instance: Instance, part: Instance, address: str) -> Serv
         part.task,
         bool(instance.api_key_file),
         pooled=bool(instance.members),
+        stands_in=STANDS_IN in instance.environment,
     )
 
 
@@ -180,13 +187,13 @@ def routes(servers: Sequence[Server]) -> tuple[Route, ...]:
     """Return a route for each set of servers that has a name, sorted by the first of its names.
 
     A model's id leads to all its servers, an alias to all that have it, and the name of an instance to that instance
-    alone, on each host that has it (the name of a pool leads nowhere). Where one name is several of these, the first
-    of them counts.
+    alone, on each host that has it (the name of a pool, or of what stands in for another, leads nowhere). Where one
+    name is several of these, the first of them counts.
     """
     by_name: dict[str, dict[str, tuple[Server, ...]]] = {}
     for kind, named in (
         ("model", lambda item: (item.model_id,)),
-        ("instance", lambda item: () if item.pooled else (item.instance,)),
+        ("instance", lambda item: () if item.pooled or item.stands_in else (item.instance,)),
         ("alias", lambda item: item.aliases),
     ):
         found: dict[str, tuple[Server, ...]] = {}

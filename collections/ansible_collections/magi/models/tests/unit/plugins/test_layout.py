@@ -281,7 +281,12 @@ def _arguments(path: Path, module: str) -> list[dict[str, str]]:
     ("role", "files", "module", "own"),
     [
         ("gateway", ("prepare", "configure"), "magi.models.model_gateway", {"state", "optional", "health_from"}),
-        ("model_server", ("phases", "launch"), "magi.models.llama_instances", {"held_back", "beside", "begun"}),
+        (
+            "model_server",
+            ("phases", "launch", "relieve"),
+            "magi.models.llama_instances",
+            {"held_back", "beside", "begun", "stand_ins", "relieves"},
+        ),
     ],
 )
 def test_a_gateway_or_a_host_is_told_the_same_in_each_phase(role, files, module, own):

@@ -577,6 +577,33 @@ def left(home: Path) -> list[str]:
     return [item.deployment for item in claims.make_claim(str(home), CLAIM)[1] if not item.ended]
 
 
+def test_what_stands_in_starts_runs_on_and_ends_and_is_not_remembered(claimed):
+    """Three calls of one deployment, which has the host until the last."""
+    services = FakeServices(claimed)
+
+    def call(generation, names, actions, **more):
+        files = tuple(ServiceFile(str(claimed / "instances" / f"{name}.env"), "X=1\n", 0o600, True) for name in names)
+        instances = {name: {"name": name, "address": "127.0.0.1", "port": 1, "api_key_file": None} for name in names}
+        given = {"files": files, "instances": instances, "actions": actions, "generation": generation}
+        result = present(services, job(claimed, claim=CLAIM, began_at=1.5, **given, **more), check_mode=False)
+        return result.generation, [asked[1].stem for asked in services.asked if asked[0] == "discard"]
+
+    kinds = (ActionKind.START, ActionKind.KEEP, ActionKind.STOP)
+    start, keep, stop = (Action("a-x", kind, "stands in for a") for kind in kinds)
+    restart, runs = Action("a", ActionKind.RESTART, "new"), Action("a", ActionKind.KEEP, "started")
+    now, removed = call(Generation(), ["a-x"], (start,), beside=True, followed=True)
+    assert removed == []
+    now, removed = call(now, ["a"], (restart, keep), followed=True)
+    assert removed == []
+    now, removed = call(now, ["a"], (runs, stop))
+    assert (removed, now.number) == (["a-x"], 3)
+    assert ("forget", "a-x") in services.asked
+    with pytest.raises(ConflictError):
+        claims.check_claim(str(claimed), CLAIM, ())
+    (entry,) = history(str(claimed))
+    assert [Path(item["path"]).stem for item in entry["files"]] == ["a"]
+
+
 @pytest.mark.parametrize("fails", [None, "generation", "keys"])
 def test_a_claim_ends_when_the_host_is_changed_and_when_it_is_refused(claimed, fails):
     keys = {"a": {"name": "a", "address": "127.0.0.1", "port": 1, "api_key_file": "/nowhere"}}

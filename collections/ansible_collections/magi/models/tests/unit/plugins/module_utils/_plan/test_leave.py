@@ -73,6 +73,14 @@ def test_what_the_profile_does_not_enable_is_stopped_also_without_its_file():
     assert not value.degraded
 
 
+def test_what_stood_in_for_another_is_stopped():
+    """A deployment ends what it started for the time of a restart; if it was killed, the next one does."""
+    left = runs(FIRST["a-q2_k"], name="a-q2_k-stand-in-1", environment={"MAGI_STANDS_IN": "a-q2_k"})
+    value = plan("*", models=[A], on=host(runs(FIRST["a-q2_k"]), left))
+    said = "stood in for a-q2_k in a deployment that did not end"
+    assert actions(value) == {"a-q2_k": ("keep", "runs as desired"), left.name: ("stop", said)}
+
+
 @pytest.mark.parametrize("scan_paths", [["/models/"], ["/srv", "/srv/../models"], [C.path], ["/"]])
 def test_a_file_below_a_folder_that_is_scanned_is_missing(scan_paths):
     now = host(runs(FIRST["a-q2_k"]), runs(FIRST["c-q4_k_m"]))

@@ -34,6 +34,16 @@ def test_an_instance_keeps_the_port_that_it_holds():
     assert ports(plan("d-q4_1", "a-q2_k", "b-q3_k_m", on=now)) == {"d-q4_1": 8081, "a-q2_k": 8080, "b-q3_k_m": 8082}
 
 
+def test_what_stands_in_gets_a_port_that_nothing_has_now_or_later():
+    first = plan("a-q2_k", "b-q3_k_m")
+    moves = running(first.instances[0], port=8085)
+    now = host(moves, running(first.instances[1]), listeners=(foreign(8083),))
+    entries = ({"model": "a-q2_k", "port": 8080}, "d-q4_1")
+    assert plan(*entries, on=now, with_settings=settings(beside=True)).spare_ports == (8084, 8086)
+    assert plan(*entries, on=now).spare_ports == ()
+    assert plan(*entries, on=now, with_settings=settings(beside=True, port_range=(8080, 8082))).spare_ports == ()
+
+
 def test_a_port_outside_the_range_is_given_up():
     assert ports(plan("a-q2_k", on=host(Running("a-q2_k", "running", 1, 9999)))) == {"a-q2_k": 8080}
 

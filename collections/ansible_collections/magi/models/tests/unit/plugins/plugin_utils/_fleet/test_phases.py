@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, Need
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Account
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.phases import (
     Before,
     Phases,
@@ -11,6 +12,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.phases import (
     phases,
     phases_lines,
 )
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.stand_in import stand_in, stand_ins_of
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     BINARY,
     host,
@@ -25,17 +27,21 @@ MODELS = [model("a"), model("b")]
 ONE = Need({HOST: GIB})
 ON_GPU = Need({HOST: GIB, "CUDA0": 2 * GIB})
 A, B = (plan(name, models=MODELS).instances[0] for name in "ab")
+A2 = plan({"model": "a", "instances": 2}, models=MODELS).instances[1]
+LEFT = stand_in(A, 8081, ())
 
 
-def before(*entries, runs=(), free=10 * GIB, memory=None, need=ONE, gpu=False, changed=(), **more):
+def before(*entries, runs=(), free=10 * GIB, then=None, memory=None, need=ONE, gpu=False, changed=(), **more):
     """A host on which ``runs`` and that shall serve ``entries``, each with this ``need``; the instances ``changed``
-    differ in their options. ``memory`` is that of its GPU, free."""
+    differ in their options. ``memory`` is that of its GPU, free; ``then`` is left of the host's once it is deployed."""
+    ports = more.pop("ports", (8080, 8089))
     there = [replace(running(item), config_hash="old") if item in changed else running(item) for item in runs]
     gpus = {"CUDA0": (16 * GIB, memory)} if memory is not None else {}
     now = host(*there, available_bytes=free, binary=replace(BINARY, device_memory=gpus))
-    made = plan(*entries, models=MODELS, on=now, with_settings=settings(beside=True), **more)
+    made = plan(*entries, models=MODELS, on=now, with_settings=settings(beside=True, port_range=ports), **more)
     needing = tuple(replace(item, need=need) for item in made.instances)
-    return Before(replace(made, instances=needing, gpu=gpu), now, {"a": GIB, "b": GIB})
+    accounts = () if then is None else (Account(HOST, 16 * GIB, then + GIB, GIB),)
+    return Before(replace(made, instances=needing, gpu=gpu, memory=accounts), now)
 
 
 def said(found):
@@ -76,8 +82,78 @@ def said(found):
             {},
             {("h1", "b"): f"after the old ones: port {A.port} is that of a"},
         ),
-        # a restart
-        ({"h1": before("a", runs=[A], changed=[A])}, {}, {("h1", "a"): "held: nothing else serves its model"}),
+        # a restart: what stands in has room now, and when the other has restarted with what it needs then
+        (
+            {"h1": before("a", runs=[A], changed=[A], then=2 * GIB)},
+            {"h1": ("a-stand-in-1",)},
+            {
+                (
+                    "h1",
+                    "a",
+                ): "beside: a-stand-in-1 on port 8081 serves its model while it restarts: it needs 1.0 GiB of "
+                "memory, and 9.2 GiB are free"
+            },
+        ),
+        (
+            {"h1": before("a", runs=[A], changed=[A], then=GIB // 2)},
+            {},
+            {
+                (
+                    "h1",
+                    "a",
+                ): "held: nothing else serves its model; no stand-in: it needs 1.0 GiB of memory, and 512 MiB are"
+            },
+        ),
+        (
+            {"h1": before("a", runs=[A], changed=[A], then=2 * GIB, free=GIB)},
+            {},
+            {
+                (
+                    "h1",
+                    "a",
+                ): "held: nothing else serves its model; no stand-in: it needs 1.0 GiB of memory, and 205 MiB are"
+            },
+        ),
+        (
+            {"h1": before("a", runs=[A], changed=[A])},
+            {},
+            {
+                (
+                    "h1",
+                    "a",
+                ): "held: nothing else serves its model; no stand-in: how much memory it needs, or is free, is not"
+            },
+        ),
+        (
+            {"h1": before("a", runs=[A], changed=[A], then=2 * GIB, ports=(8080, 8080))},
+            {},
+            {("h1", "a"): "held: nothing else serves its model; no stand-in: no port of the range is free"},
+        ),
+        # of two servers of a model on one host, one stands in; beside what starts there, it takes what is left
+        (
+            {"h1": before({"model": "a", "instances": 2}, "b", runs=[A, A2], changed=[A, A2], then=2 * GIB)},
+            {"h1": ("b", "a-stand-in-1")},
+            {("h1", "a"): "beside: a-stand-in-1", ("h1", "a-2"): "drained, while h1 serves its model"},
+        ),
+        (
+            {"h1": before("a", "b", runs=[A], changed=[A], then=2 * GIB, free=2 * GIB)},
+            {"h1": ("b",)},
+            {
+                ("h1", "b"): "beside the old ones",
+                ("h1", "a"): "held: nothing else serves its model; no stand-in: it needs",
+            },
+        ),
+        # what is left of one goes as any other, and does not stop the next
+        (
+            {"h1": before("a", runs=[A, LEFT], then=2 * GIB)},
+            {},
+            {("h1", "a-stand-in-1"): "drained, while h1 serves its model"},
+        ),
+        (
+            {"h1": before("a", runs=[A, LEFT], changed=[A], then=2 * GIB)},
+            {"h1": ("a-stand-in-2",)},
+            {("h1", "a"): "beside: a-stand-in-2 on port 8082 serves", ("h1", "a-stand-in-1"): "drained, while h1"},
+        ),
         (
             {"h1": before("a", runs=[A], changed=[A]), "h2": before("a", runs=[A])},
             {},
@@ -100,19 +176,62 @@ def test_what_happens_to_clients(hosts, beside, clients):
     assert len(phases_lines(found)) == len(texts)
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda made: replace(made, restores=1.5), "a rollback starts none"),
+        (
+            lambda made: replace(made, instances=tuple(replace(item, members=(item,)) for item in made.instances)),
+            "a pool has none",
+        ),
+    ],
+)
+def test_nothing_stands_in_for_a_pool_nor_during_a_rollback(change, why):
+    item = before("a", runs=[A], changed=[A], then=2 * GIB)
+    found = phases({"h1": replace(item, plan=change(item.plan))}, [["h1"]])
+    assert said(found) == {("h1", "a"): f"held: nothing else serves its model; no stand-in: {why}"}
+    assert (found.beside, found.stand_ins) == ({}, {})
+
+
+def test_what_stands_in_is_what_restarts_at_another_place():
+    hosts = {"h1": before("a", runs=[A], changed=[A], then=2 * GIB)}
+    found = phases(hosts, [["h1"]])
+    ((made,),) = found.stand_ins.values()
+    (restarts,) = hosts["h1"].plan.instances
+    own = {
+        "LLAMA_ARG_ALIAS": "a,a-stand-in-1",  # it says the first of them
+        "LLAMA_ARG_PORT": "8081",
+        "MAGI_INSTANCE": "a-stand-in-1",
+        "MAGI_STANDS_IN": "a",
+    }
+    environment = {**restarts.environment, **own}
+    assert made == replace(restarts, name="a-stand-in-1", port=8081, environment=environment)
+    assert "a-stand-in-1" not in {item.name for item in hosts["h1"].plan.served}
+
+
+def test_what_has_ended_stands_in_for_nothing_any_more():
+    given = {"h1": [asdict(stand_in(A, 8081, ()))]}
+    seen = {"rollout": {"stand_ins": given}, "planned": {"plan": {"restores": None}}}
+    assert [item.name for item in stand_ins_of("h1", seen)] == ["a-stand-in-1"]
+    assert stand_ins_of("h2", seen) == stand_ins_of("h1", {}) == []
+    assert stand_ins_of("h1", {**seen, "relieved": {"changed": True}}) == []
+    assert stand_ins_of("h1", {**seen, "planned": {"plan": {"restores": 1.5}}}) == []  # taken back
+
+
 def test_two_that_start_do_not_count_the_same_memory():
     models = [*MODELS, model("c")]
     now = host(running(A), available_bytes=2 * GIB)
     made = plan("b", "c", models=models, on=now, with_settings=settings(beside=True))
     made = replace(made, instances=tuple(replace(item, need=ONE) for item in made.instances))
-    found = phases({"h1": Before(made, now, {"b": GIB, "c": GIB})}, [["h1"]])
+    found = phases({"h1": Before(made, now)}, [["h1"]])
     assert found.beside == {"h1": ("b",)}
     assert said(found)["h1", "c"] == "after the old ones: it needs 1.0 GiB of memory, and 205 MiB are free"
 
 
 def test_in_one_batch_all_are_held_and_in_two_none():
     hosts = {name: before("a", runs=[A], changed=[A]) for name in ("h1", "h2")}
-    assert {*said(phases(hosts, [["h1", "h2"]])).values()} == {"held: nothing else serves its model"}
+    held = "held: nothing else serves its model; no stand-in: how much memory it needs, or is free, is not known"
+    assert {*said(phases(hosts, [["h1", "h2"]])).values()} == {held}
     assert {text.partition(",")[0] for text in said(phases(hosts, [["h1"], ["h2"]])).values()} == {"drained"}
 
 
@@ -146,7 +265,7 @@ def test_a_pool_is_served_elsewhere_only_if_all_of_its_models_are():
     def on(*entries, pools=(), runs=(), changed=True):
         there = [replace(running(item), config_hash="old" if changed else item.config_hash) for item in runs]
         made = plan(*entries, models=models, on=host(*there, available_bytes=10 * GIB), pools=list(pools))
-        return Before(made, host(*there, available_bytes=10 * GIB), dict.fromkeys("abcz", GIB))
+        return Before(made, host(*there, available_bytes=10 * GIB))
 
     pool = {"name": "small", "models": ["a", "c"]}
     (old,) = (item for item in plan("z", models=models, pools=[pool]).instances if item.members)
@@ -155,7 +274,7 @@ def test_a_pool_is_served_elsewhere_only_if_all_of_its_models_are():
     h2, h3 = on("a", runs=[A]), on("c", runs=[c])
     assert apart({"h1": h1, "h2": h2}) == [["h1"], ["h2"]]
     assert apart({"h1": h1, "b": on("b", runs=[B])}) == [["h1", "b"]]  # it has no b yet
-    held = "held: nothing else serves all of its 2 models"
+    held = "held: nothing else serves all of its 2 models; no stand-in: a pool has none"
     for others, text in (
         ({"h2": h2}, held),
         ({"h2": h2, "h3": h3}, "drained, while h2 and h3 serve all of its 2 models"),
@@ -165,7 +284,7 @@ def test_a_pool_is_served_elsewhere_only_if_all_of_its_models_are():
     # who waits for the pool's a, and for b, which it has not yet
     found = said(phases({"h1": h1, "h2": h2, "b": on("b", runs=[B])}, [["h1"], ["h2"], ["b"]]))
     assert found["h2", "a"] == "drained, while h1 serves its model"
-    assert found["b", "b"] == "held: nothing else serves its model"
+    assert found["b", "b"].startswith("held: nothing else serves its model; no stand-in: ")
     # and one that ends
     gone = on("z", runs=[old])
     assert said(phases({"h1": gone}, [["h1"]]))["h1", "small"] == (

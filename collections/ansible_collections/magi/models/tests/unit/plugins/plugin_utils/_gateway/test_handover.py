@@ -4,7 +4,12 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover import Handover, arriving, leaving
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover import (
+    Handover,
+    arriving,
+    leaving,
+    relieving,
+)
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Part, Server, meanwhile
 
 START, RESTART, STOP, KEEP = ActionKind.START, ActionKind.RESTART, ActionKind.STOP, ActionKind.KEEP
@@ -23,6 +28,7 @@ def goes(item):
 
 
 A, B, A2 = server("a"), server("b", port=8081), server("a", "h2")
+STANDS_IN = replace(server("a-stand-in-1", port=8082, model_id="a"), stands_in=True)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +48,11 @@ A, B, A2 = server("a"), server("b", port=8081), server("a", "h2")
         ([], [A, B], {A: KEEP, B: RESTART}, [A, comes(B)]),
         # what a killed deployment left
         ([goes(A), comes(B)], [A, B], {A: KEEP, B: KEEP}, [A, B]),
-        ([comes(A)], [B], {B: KEEP, A: STOP}, [B]),
+        ([comes(A)], [B], {B: KEEP, A: STOP}, [goes(A), B]),
+        ([A, comes(STANDS_IN)], [A], {A: KEEP, STANDS_IN: STOP}, [A, goes(STANDS_IN)]),
+        ([A, comes(STANDS_IN)], [A], {A: KEEP}, [A]),
+        # one stands in for another
+        ([A], [A, STANDS_IN], {A: RESTART, STANDS_IN: START}, [A, comes(STANDS_IN)]),
         # what nobody deploys or stops is forgotten
         ([A, server("old", "removed")], [A], {A: KEEP}, [A]),
     ],
@@ -84,6 +94,16 @@ def test_a_restart_at_another_port_is_two_servers():
     found = handed([goes(A), moved], {A: RESTART}, ready=[A])
     assert (found.ready, found.drain, found.forget) == ((), ("a/h1::a::before",), ())
     assert arriving([goes(A), moved], {A.whose: RESTART}, [A.whose]).ready == ("a/h1::a",)
+
+
+def test_what_stands_in_gets_requests_until_the_other_has_restarted():
+    servers = [A, comes(STANDS_IN)]
+    found = handed(servers, {A: RESTART, STANDS_IN: START}, ready=[STANDS_IN])
+    assert (found.ready, found.drain, found.forget) == (("a/h1::a-stand-in-1",), ("a/h1::a",), ())
+    assert arriving(servers, {A.whose: RESTART}, [A.whose, STANDS_IN.whose]).ready == ("a/h1::a",)
+    place = ("a/h1::a-stand-in-1",)
+    assert relieving(servers, {STANDS_IN.whose}) == Handover(drain=place, empty=place, empty_before=place)
+    assert not relieving(servers, ())
 
 
 def test_a_name_is_forgotten_with_its_last_server():

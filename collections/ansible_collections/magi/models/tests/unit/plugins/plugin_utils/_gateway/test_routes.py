@@ -38,6 +38,8 @@ SECOND = server("a-2", model_id="a", port=8081)
         ((A1,), {("a",): "h1/a"}),
         ((A1, A2), {("a",): "h1/a h2/a"}),
         ((A1, SECOND), {("a",): "h1/a h1/a-2", ("a-2",): "h1/a-2"}),
+        # what stands in for another has its model's names, and none of its own
+        ((A1, replace(server("a-x", model_id="a"), stands_in=True)), {("a",): "h1/a h1/a-x"}),
         # an alias of all servers of a model shares their queue
         ((replace(A1, aliases=("chat", "gpt")), replace(A2, aliases=("gpt",))), {("a", "gpt"): 2, ("chat",): 1}),
         # a model's id is never another's alias, nor another's instance
