@@ -288,19 +288,36 @@ def test_a_switch_and_a_restart_under_load_lose_no_request(behind: Deployment):
         assert back.code == 0, back.output
         assert ask(body=chat(Q3))[0] == 200
 
-        # one server, which restarts: whoever asks waits
-        behind.add_profile("development", "*", options={"ctx_size": 1024})
+        # one server, which restarts: another stands in for it, and is gone afterwards
+        behind.add_profile("development", "*", {"model": Q2, "options": {"ctx_size": 1024}})
         changed = behind.play(profile="development")
         assert changed.code == 0, changed.output
-        assert f"clients of {Q2}: held: nothing else serves its model" in changed.output
+        assert re.search(rf"clients of {Q2}: beside: {Q2}-stand-in-1 on port \d+ serves its model", changed.output)
+        assert "stop_timeout ran out" not in changed.output
+        assert behind.servers().keys() == {Q2, Q3, Q4}
+        assert [path for path in behind.home.rglob("*stand-in*") if path.is_file()] == []
+        assert [item["id"] for item in ask("/v1/models")[1]["data"]] == [Q2, Q3, Q4]
+        assert {item["model"] for item in logged(log) if f"{Q2}-stand-in-1" in item["server"]} == {Q2}
+        assert not any(item["held"] for item in logged(log))
+
+        # where nobody looks whether there is room for another, whoever asks waits
+        behind.variables["model_server_memory"] = "off"
+        behind.add_profile("development", "*", {"model": Q2, "options": {"ctx_size": 2048}})
+        changed = behind.play(profile="development")
+        assert changed.code == 0, changed.output
+        assert f"clients of {Q2}: held: nothing else serves its model; no stand-in: how much memory" in changed.output
         assert "stop_timeout ran out" not in changed.output
     assert clients.wrong == []
     assert clients.answered[Q2] > 100
-    logged = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    held = [item for item in logged if item["held"]]
+    held = [item for item in logged(log) if item["held"]]
     assert {(item["model"], item["status"], item["server"].partition("::")[2]) for item in held} == {(Q2, 200, Q2)}
     again = behind.play(profile="development")
     assert (again.code, again.changed) == (0, 0), again.output
+
+
+def logged(log: Path) -> list[dict[str, Any]]:
+    """Return what a gateway has logged of requests."""
+    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 
 
 def stream_of(model: str, tokens: int = 400) -> Any:

@@ -85,8 +85,10 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
     if not planned:
         return HostResult(name, trouble=problem)
     applied = seen.get("applied") or {}
-    # Behind a canary that was taken back, an older look may be there.
-    looks = [item["host"] for item in (seen.get("after") or {}, applied) if item.get("host")]
+    # Behind a canary that was taken back, an older look may be there, and the end of what stood in is older, too.
+    done = [seen[task] for task in ("after", "applied", "relieved") if seen.get(task)]
+    looks = [item["host"] for item in done if item.get("host")]
+    generations = [Generation(**item["generation"]) for item in done if item.get("generation")]
     after = max(looks, key=lambda host: host["looked_at"], default=None)
     result = HostResult(
         name,
@@ -94,7 +96,7 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
         tuple(map(ActionResult.from_dict, applied.get("actions") or ())),
         Host.from_dict(after) if after else None,
         int(seen["settings"]["settings"]["max_startup_time"]),
-        Generation(**applied["generation"]) if applied.get("generation") else None,
+        max(generations, key=lambda item: item.number, default=None),
         problem,
         None,
         answers((seen.get("asked") or {}).get("results") or ()),

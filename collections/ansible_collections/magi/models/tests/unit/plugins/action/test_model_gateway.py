@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 from ansible_collections.magi.models.plugins.action.model_gateway import ActionModule
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.stand_in import stand_in
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import model, plan
 
 
@@ -50,6 +52,21 @@ def test_where_all_hosts_are_known_a_run_is_one_call(hosts, state, states):
     action = FakeHostAction(hosts=hosts, state=state)
     action.run(task_vars={"inventory_hostname": "g1"})
     assert [(module, state) for module, state, _job in action.calls] == [("model_gateway", state) for state in states]
+
+
+@pytest.mark.parametrize(
+    ("state", "more", "stands_in"),
+    [("prepared", {}, True), ("prepared", {"relieved": {"changed": True}}, False), ("present", {}, False)],
+)
+def test_a_gateway_knows_what_stands_in_while_it_does(state, more, stands_in):
+    (instance,) = plan("a", models=[model("a")]).instances
+    given = {"rollout": {"stand_ins": {"h1": [asdict(stand_in(instance, 8085, ()))]}, "began_at": 1.5}}
+    action = FakeHostAction(hosts={"h1": {**DEPLOYED, **given, **more}}, state=state)
+    gateway = action.run(task_vars={"inventory_hostname": "h1"})["gateway"]
+    places = [("a", 8080, "comes" if state == "prepared" else "stays")]
+    places += [("a-stand-in-1", 8085, "comes")] if stands_in else []
+    assert [(item["instance"], item["port"], item["part"]) for item in gateway["servers"]] == places
+    assert [route["names"] for route in gateway["routes"]] == [["a"]]
 
 
 def test_the_call_brings_all_that_the_gateway_needs():

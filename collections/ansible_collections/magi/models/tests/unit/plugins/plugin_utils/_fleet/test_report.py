@@ -1,13 +1,17 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Listener
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, launched_models
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import (
+    HostResult,
+    host_result,
+    launched_models,
+)
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.report import build_report, problems, summary_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import build_status, memory_shown, status_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.way import Way
@@ -379,3 +383,22 @@ def test_a_pool_is_shown_with_its_models_and_is_known_by_them():
     assert other["summary"]["failed"][0]["cause"] == "wrong_server"
     idle = replace(now, models={"a-q2_k": "unloaded", "d-q4_1": "unloaded"}, asleep=True)
     assert build_status({"gpu1": host(idle)}, {"gpu1": Way()})["servers"][0]["state"] == "asleep"
+
+
+def test_the_end_of_what_stood_in_is_the_last_that_is_known_of_a_host():
+    def looked(number, at):
+        there = replace(host(running(INSTANCE, model_ids=("a-q2_k",), health=200)), looked_at=at)
+        return {"host": there.to_dict(), "generation": asdict(Generation(number, "x")), "actions": []}
+
+    seen = {
+        "settings": {"settings": {"max_startup_time": 60}, "way": {"address": "h", "connection": "ssh"}},
+        "planned": {"plan": PLAN.to_dict()},
+        "applied": looked(2, 10),
+        "relieved": looked(3, 20),
+    }
+    result = host_result("gpu1", seen)
+    assert (result.generation.number, result.after.looked_at, result.trouble) == (3, 20, None)
+    taken_back = host_result("gpu1", {**seen, "applied": looked(4, 30)})
+    assert (taken_back.generation.number, taken_back.after.looked_at) == (4, 30)
+    failed = host_result("gpu1", {**seen, "relieved": {"failed": True, "msg": "no room on the disk"}})
+    assert (failed.generation.number, failed.trouble) == (2, Cause("host_failed", "no room on the disk"))
