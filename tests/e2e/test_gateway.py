@@ -333,12 +333,18 @@ def test_what_a_killed_deployment_took_from_servers_the_next_one_gives_back(behi
     ended: list[Any] = []
     last = threading.Thread(target=lambda: ended.append(stream_of(Q3)))
     last.start()
-    killed = behind.start("site", profile="fast-only")
-    until(lambda: {item.state for item in servers(stats)} > {"up"}, 60, "servers are drained")
+    behind.add_profile("next", {"model": Q2, "options": {"ctx_size": 1024}})
+    killed = behind.start("site", profile="next")
+    until(lambda: "drained" in {item.state for item in servers(stats)}, 60, "servers are drained")
     killed.send(signal.SIGKILL)
     killed.process.wait()
+    assert (behind.home / "instances" / f"{Q2}-stand-in-1.env").exists()
     run = behind.play(profile="development")
     assert run.code == 0, run.output
+    # what stood in goes as any other
+    assert f"stop {Q2}-stand-in-1: stood in for {Q2} in a deployment that did not end" in run.output
+    assert f"clients of {Q2}-stand-in-1: drained, while localhost serves its model" in run.output
+    assert [path for path in behind.home.rglob("*stand-in*") if path.is_file()] == []
     last.join()
     assert ended == [None]
     assert {item.state for item in servers(stats)} == {"up"}
