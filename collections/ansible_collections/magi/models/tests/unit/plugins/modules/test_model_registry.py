@@ -162,9 +162,15 @@ CLAIM = {
 }
 
 
-def test_a_deployment_claims_its_host_and_a_look_does_not(options, tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "RUN", tmp_path)  # as root, it would be found by who gets the same folder later
-    options["host"] = {"home": str(tmp_path / "home"), "manager": "supervisor"}
+@pytest.fixture
+def home(tmp_path):
+    """A host's folder. Claims to it are elsewhere, where the next test in a folder of this name would find them."""
+    yield str(tmp_path / "home")
+    claims.claims_file(str(tmp_path / "home")).unlink(missing_ok=True)
+
+
+def test_a_deployment_claims_its_host_and_a_look_does_not(options, home):
+    options["host"] = {"home": home, "manager": "supervisor"}
 
     def look(**more):
         found = run(model_registry, **options, **more)
