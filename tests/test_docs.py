@@ -40,7 +40,7 @@ RUN_BY = {
     "docker ps --filter label=magi.home=/etc/magi": ("e2e/test_docker.py", 'f"label=magi.home={deployment.home}"'),
     "docker build --file containers/Containerfile --tag magi .": (
         "e2e/test_image.py",
-        '"--file", "containers/Containerfile", "--tag", CONTROLLER, "."',
+        '"--file", "containers/Containerfile", *tag, "."',
     ),
     'docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD:/project" --volume ~/.ssh:/home/magi/.ssh:ro magi plan production': (
         "e2e/test_image.py",

@@ -53,11 +53,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     packages(folder / "wheels")
     given = {"BASE": BASE, "DOCKER": "docker.io", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/src/wheels"}
     arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
-    command = ["docker", "build", "--quiet", *arguments, "--file", "containers/Containerfile", "--tag", CONTROLLER, "."]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    # The stage by name, too: else its image stays when the one that is made from it goes.
+    for tag in (["--tag", f"{CONTROLLER}-built", "--target=built"], ["--tag", CONTROLLER]):
+        command = ["docker", "build", "--quiet", *arguments, "--file", "containers/Containerfile", *tag, "."]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
     yield folder
-    docker("image", "rm", CONTROLLER)
+    docker("image", "rm", CONTROLLER, f"{CONTROLLER}-built")
 
 
 def magi(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
