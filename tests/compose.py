@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +16,12 @@ FILE = ROOT / "containers" / "compose.yml"
 
 
 def service(values: Mapping[str, str]) -> dict[str, Any]:
-    """Return the service ``magi`` with the variables of .env or of compose's own environment (compose-spec,
-    Interpolation and environment)."""
-    text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: values.get(match[1]) or match[2], FILE.read_text())
-    found = yaml.safe_load(text)["services"]["magi"]
-    given = {name: values.get(name) if value is None else value for name, value in found["environment"].items()}
-    return {**found, "environment": {name: value for name, value in given.items() if value is not None}}
+    """Return the service ``magi`` with these variables of .env or of compose's own environment (compose-spec,
+    Interpolation)."""
+    text = json.dumps(yaml.safe_load(FILE.read_text())["services"]["magi"])
+    text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: values.get(match[1]) or match[2], text)
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def run_arguments(found: dict[str, Any], folders: Mapping[str, Path]) -> list[str]:

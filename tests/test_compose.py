@@ -20,7 +20,13 @@ def test_all_settings_can_be_given():
 
 
 def test_what_env_has_reaches_magi_and_the_rest_stays_with_the_inventory():
-    assert service(MEANT)["environment"] == {**MEANT, "ANSIBLE_INVENTORY": "inventories/docker"}
+    """An empty variable counts as not set."""
+    environment = service(MEANT)["environment"]
+    assert environment["MODEL_HOST"] == ""
+    assert {name: value for name, value in environment.items() if value} == {
+        **MEANT,
+        "ANSIBLE_INVENTORY": "inventories/docker",
+    }
     assert service({})["environment"]["MODEL_SCAN_PATH"] == "/models"
 
 
