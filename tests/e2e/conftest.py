@@ -19,6 +19,7 @@ from ..playbook import ROOT, Playing, Run, copy_profiles, start
 
 CACHE = Path.home() / ".cache" / "magi"
 LLAMA_SERVER = CACHE / "llama.cpp" / "current" / "llama-server"
+HAPROXY = os.environ.get("MAGI_HAPROXY") or "/usr/sbin/haproxy"
 MODELS = ROOT / "data" / "models"
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
@@ -73,6 +74,22 @@ class Deployment:
     def add_profile(self, name: str, *entries: Any, **more: Any) -> None:
         path = self.folder / "profiles" / f"{name}.yml"
         path.write_text(yaml.safe_dump({"name": name, "enabled_models": list(entries), **more}))
+
+    def add_gateway(self, port: int, **more: Any) -> None:
+        """Add a gateway on this machine, at ``port``; ``more`` are variables of it."""
+        self.groups["model_gateways"] = {
+            "hosts": {"localhost": {}},
+            "vars": {
+                "ansible_connection": "local",
+                "ansible_python_interpreter": sys.executable,
+                "model_gateway_manager": "supervisor",
+                "model_gateway_supervisord_path": str(Path(sys.executable).with_name("supervisord")),
+                "model_gateway_home": str(self.folder / "gateway"),
+                "model_gateway_haproxy_path": HAPROXY,
+                "model_gateway_port": port,
+                **more,
+            },
+        }
 
     @property
     def group(self) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,16 +112,7 @@ def test_a_profile_is_written_deployed_asked_broken_and_taken_back(browser: Brow
     for quantization in ("Q2_K", "Q3_K_M"):
         deployment.add_model(quantization)
     (deployment.models / "notes.gguf").write_text("<script>document.title='owned'</script>")
-    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-    deployment.groups["model_gateways"] = {
-        "hosts": {"localhost": local},
-        "vars": {
-            "model_gateway_manager": "supervisor",
-            "model_gateway_supervisord_path": str(Path(sys.executable).with_name("supervisord")),
-            "model_gateway_home": str(deployment.folder / "gateway"),
-            "model_gateway_port": PORTS[1],
-        },
-    }
+    deployment.add_gateway(PORTS[1])
     with serving(deployment) as served, person(browser, served) as ann, person(browser, served) as bob:
         page = ann.page
 

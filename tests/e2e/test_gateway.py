@@ -11,7 +11,6 @@ import shutil
 import signal
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -30,13 +29,12 @@ from ..command import Ran, begin
 from ..load import Clients, ask_once
 from ..playbook import Playing
 from ..waiting import until
-from .conftest import PORTS, Deployment, alive, embedding_model, environment_of
+from .conftest import HAPROXY, PORTS, Deployment, alive, embedding_model, environment_of
 
 pytestmark = pytest.mark.e2e
 
 Q2, Q3, Q4 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m", "q4_k_m"))
 PORT = PORTS[1]
-HAPROXY = os.environ.get("MAGI_HAPROXY") or "/usr/sbin/haproxy"
 
 
 @pytest.fixture
@@ -45,19 +43,7 @@ def behind(deployment: Deployment) -> Deployment:
     for quantization in ("Q2_K", "Q3_K_M", "Q4_K_M"):
         deployment.add_model(quantization)
     deployment.variables["model_server_port_range"] = [PORTS[0], PORT - 1]
-    deployment.groups["model_gateways"] = {
-        "hosts": {"localhost": {}},
-        "vars": {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": sys.executable,
-            "model_gateway_manager": "supervisor",
-            "model_gateway_supervisord_path": str(Path(sys.executable).with_name("supervisord")),
-            "model_gateway_home": str(deployment.folder / "gateway"),
-            "model_gateway_haproxy_path": HAPROXY,
-            "model_gateway_port": PORT,
-            "model_gateway_hold": 5,
-        },
-    }
+    deployment.add_gateway(PORT, model_gateway_hold=5)
     return deployment
 
 

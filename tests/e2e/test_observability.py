@@ -75,17 +75,7 @@ def watched(deployment: Deployment, node: tuple[int, int]) -> Deployment:
         "ansible_connection": "local",
         "ansible_python_interpreter": sys.executable,
     }
-    deployment.groups["model_gateways"] = {
-        "hosts": {"localhost": {}},
-        "vars": {
-            **here,
-            "model_gateway_manager": "supervisor",
-            "model_gateway_supervisord_path": str(Path(sys.executable).with_name("supervisord")),
-            "model_gateway_home": str(deployment.folder / "gateway"),
-            "model_gateway_port": PORTS[1],
-            "model_gateway_metrics_port": free_port(),
-        },
-    }
+    deployment.add_gateway(PORTS[1], model_gateway_metrics_port=free_port())
     deployment.groups["monitoring"] = {
         "hosts": {"localhost": {}},
         "vars": {

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,18 +26,7 @@ def behind(deployment: Deployment) -> Deployment:
     deployment.add_model("Q2_K")
     deployment.add_model("Q3_K_M", "{{ x }} [$HOME] %s 'SmolLM2-135M-Instruct.Q3_K_M.gguf")
     deployment.variables["model_server_port_range"] = [PORTS[0], PORT - 1]
-    deployment.groups["model_gateways"] = {
-        "hosts": {"localhost": {}},
-        "vars": {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": sys.executable,
-            "model_gateway_manager": "supervisor",
-            "model_gateway_supervisord_path": str(Path(sys.executable).with_name("supervisord")),
-            "model_gateway_home": str(deployment.folder / "gateway"),
-            "model_gateway_haproxy_path": os.environ.get("MAGI_HAPROXY") or "/usr/sbin/haproxy",
-            "model_gateway_port": PORT,
-        },
-    }
+    deployment.add_gateway(PORT)
     return deployment
 
 
