@@ -2,7 +2,7 @@
 """What a plan says that a server needs of memory, against what a real one takes at most, under a prompt that fills its
 context.
 
-Each model of the folder is served with each of four sets of options, in turn. Prints a table, writes
+Each model of the folders is served with each of four sets of options, in turn. Prints a table, writes
 results/capacity.json and the table in docs/capacity.md. Fails if a need is too low by more than 5 %.
 """
 
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -43,21 +43,26 @@ SETS: tuple[dict[str, Any], ...] = (
 )
 PORTS = (18220, 18239)
 UNDER = 0.05
+EMBEDDERS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "magi" / "embedders"
+"""Where tests/minilm.py leaves the one that it converts."""
+EMBEDDED = 496
+"""Tokens that a small embedding model takes at most."""
 
 
-def planned(binary: Path, models: Path, options: Mapping[str, Any], folder: str) -> tuple[Instance, ...]:
-    """Return the instances of all models in the folder, with their needs."""
+def planned(binary: Path, models: Sequence[Path], options: Mapping[str, Any], folder: str) -> tuple[Instance, ...]:
+    """Return the instances of all models in these folders, with their needs."""
     host = inspect_host(
         llama_server_path=str(binary),
         home=folder,
         manager="supervisor",
+        image="",
         supervisord_path="supervisord",
         port_range=PORTS,
         ports=(),
         environment={},
         option_sets=(),
     )
-    inventory = discover([str(models)], f"{folder}/registry.json").registry.inventory
+    inventory = discover([*map(str, models)], f"{folder}/registry.json").registry.inventory
     profile = examine_profile("bench", {"enabled_models": ["*"], "options": {**options, "cache_ram": 0}})[0]
     assert profile and host.binary, host.binary_error
     asked = questions(profile, inventory, host.binary, {}, {})
@@ -67,7 +72,7 @@ def planned(binary: Path, models: Path, options: Mapping[str, Any], folder: str)
         inventory=inventory,
         host=host,
         settings=Settings(port_range=PORTS, memory="warn"),
-        scan_paths=[str(models)],
+        scan_paths=[*map(str, models)],
         needs=read_needs(host.binary, asked, Path(folder, "needs.json"), write=False),
     )
     return plan.instances
@@ -86,9 +91,12 @@ def peak(binary: Path, instance: Instance, slots: int, tokens: int) -> int:
                         break
                 assert server.poll() is None, "llama-server has ended"
                 time.sleep(0.05)
-            body = json.dumps({"prompt": [1000] * tokens, "n_predict": 4}).encode()
+            path, body = "completion", {"prompt": [1000] * tokens, "n_predict": 4}
+            if instance.task == "embedding":  # llama-server wants all of it in one batch
+                path, body = "embedding", {"content": [1000] * min(tokens, EMBEDDED)}
             with ThreadPoolExecutor(slots) as pool:
-                asked = [pool.submit(urllib.request.urlopen, f"{base}/completion", body, 600) for _ in range(slots)]
+                url, data = f"{base}/{path}", json.dumps(body).encode()
+                asked = [pool.submit(urllib.request.urlopen, url, data, 600) for _ in range(slots)]
                 for each in asked:
                     each.result().read()
             status = Path(f"/proc/{server.pid}/status").read_text()
@@ -101,7 +109,7 @@ def peak(binary: Path, instance: Instance, slots: int, tokens: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=Path, default=ROOT / "data" / "models")
+    parser.add_argument("--models", type=Path, nargs="+", default=[ROOT / "data" / "models", EMBEDDERS])
     parser.add_argument("--llama-server", type=Path, default=Path.home() / ".cache/magi/llama.cpp/current/llama-server")
     options = parser.parse_args()
     rows = []

@@ -56,7 +56,8 @@ class Need:
     mapped: int = 0
     """Of the host's memory, the weights of its file, which all servers of that file share."""
     parts: Mapping[str, int] = field(default_factory=dict)
-    """Of ``own``, what llama-fit-params does not count and we add: process, repacked, projector, beside, prompts."""
+    """Of ``own``, what llama-fit-params does not count and we add: process, repacked, outputs, projector,
+    beside, prompts."""
     estimated: str = ""
     """Why it is an estimate from the header and not what llama-fit-params says; empty if it is that."""
 

@@ -46,6 +46,8 @@ SCORE = 6
 """Bytes of a GPU that each score of attention takes besides, without flash attention."""
 MARGIN = 1.25
 """By what an estimate is multiplied."""
+BATCH = 2048
+"""Tokens that a server takes at once by default, in parts of UBATCH (common/common.h)."""
 PROMPTS = 8192
 """The limit of cache_ram by default, in MiB (common/common.h)."""
 _BESIDE = ("lora", "lora_scaled", "control_vector", "control_vector_scaled")
@@ -144,6 +146,7 @@ def need_of(
     parts = {
         "process": PROCESS_WITH_GPU + (CUBLAS if cublas else 0) if contexts else PROCESS,
         "repacked": repacked,
+        "outputs": _outputs(model, options),
         "projector": _projector(model, options, sizes),
         "beside": int(sum(sizes.get(str(path), 0) for path in beside if path) * MARGIN),
         "prompts": prompts,
@@ -151,7 +154,7 @@ def need_of(
     mapped = 0 if why or options.get("load_mode") in ("none", "dio") else rows[-1].model
     own = {row.device: row.model + row.context + row.compute for row in rows}
     own = {device: int(size * MARGIN) if why else size for device, size in own.items()}
-    own[HOST] += parts["process"] + repacked + prompts - mapped
+    own[HOST] += parts["process"] + repacked + parts["outputs"] + prompts - mapped
     # A projector computes on the first GPU, and so does what drafts.
     first = gpus[0] if gpus else HOST
     own[first] += parts["beside"]
@@ -178,6 +181,15 @@ def has_context(device: str) -> bool:
 def _scores(model: Model, options: Mapping[str, Any]) -> int:
     batch = number(options, "ubatch_size", UBATCH)
     return SCORE * (model.shape.get("head_count") or 0) * batch * context_of(model, options)
+
+
+def _outputs(model: Model, options: Mapping[str, Any]) -> int:
+    """A server of embeddings keeps logits and embedding of each token of its batch, though it answers with one of the
+    latter (output_reserve in llama.cpp's src/llama-context.cpp): of a vocabulary of 152,000, 300 MiB for 512 tokens."""
+    if model.task == "chat" and not (options.get("embeddings") or options.get("reranking")):
+        return 0
+    shape = (model.shape.get("vocab_size") or 0) + (model.shape.get("embedding_length") or 0)
+    return 4 * shape * min(number(options, "ubatch_size", UBATCH), number(options, "batch_size", BATCH))
 
 
 def _projector(model: Model, options: Mapping[str, Any], sizes: Mapping[str, int]) -> int:

@@ -123,6 +123,21 @@ def test_what_it_does_not_count_is_added():
     assert (private.mapped, private.total()) == (0, need.total())
 
 
+def test_a_server_of_embeddings_keeps_the_logits_of_all_tokens_of_a_batch():
+    """all-MiniLM-L6-v2 in F16, llama-server b11434: 130 MiB at its peak, of which 43 are the mapped model."""
+    minilm = replace(LLAMA, task="embedding", size_bytes=43 * MIB, shape={"vocab_size": 30522, "embedding_length": 384})
+    told = Told((Row(HOST, 43 * MIB, 0, 7 * MIB),))
+    need = need_of(minilm, {"ctx_size": "512"}, told, (), 0, {})
+    assert need.parts == {"process": 64 * MIB, "outputs": 4 * 30906 * 512}
+    assert 130 * MIB < need.total() < 180 * MIB
+    large = need_of(minilm, {"ubatch_size": "4096"}, told, (), 0, {})
+    assert large.parts["outputs"] == 4 * 30906 * 2048  # batch_size is less
+    chat = replace(minilm, task="chat")
+    assert "outputs" not in need_of(chat, {}, told, (), 0, {}).parts
+    for option in ("embeddings", "reranking"):
+        assert need_of(chat, {option: True}, told, (), 0, {}).parts == need.parts
+
+
 def test_each_process_takes_more_of_a_gpu_but_not_of_another_host():
     told = Told(rows(0.25, CUDA0=2, RPC0=2))
     need = need_of(LLAMA, {}, told, (), 0, {})
