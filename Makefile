@@ -21,7 +21,7 @@ export PATH := $(BIN):$(PATH)
 
 -include make.d/*.mk
 
-.PHONY: help prepare up down status pinned test unit e2e lint style sanity docs clean
+.PHONY: help prepare up down status pinned test unit e2e lint style sanity units docs clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -92,7 +92,7 @@ pinned: $(VENV)/dev.stamp
 test: export PIP_COMPILE := 0
 test: lint pinned ## Everything: lint, unit and end-to-end tests, a fleet in containers
 	molecule/hosts/hosts.py inventory &>/dev/null || trap 'molecule/hosts/hosts.py down --engine' EXIT
-	pytest -m 'not e2e and not fleet' -n auto
+	pytest tests -m 'not e2e and not fleet' -n auto # those of the collection: `lint` has run them
 	pytest tests -m 'e2e or fleet' $(TWO_AT_A_TIME) --durations 10
 
 unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
@@ -101,8 +101,8 @@ unit: $(VENV)/dev.stamp ## Unit tests: seconds, no llama-server needed
 e2e: pinned ## End-to-end tests on the real llama-server
 	pytest tests -m e2e $(TWO_AT_A_TIME)
 
-lint: $(VENV)/dev.stamp ## All that reads the code: style and sanity
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target style sanity
+lint: $(VENV)/dev.stamp ## All that reads the code, and the collection's unit tests
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target sanity style units
 
 style: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog and documentation
 	ruff check .
@@ -116,9 +116,12 @@ style: $(VENV)/dev.stamp ## ruff, mypy, ansible-lint, changelog and documentatio
 docs: $(VENV)/dev.stamp ## Write docs/reference.md, docs/alerts.md and the man page from the code
 	docs/generate.py
 
-sanity: $(VENV)/dev.stamp ## ansible-test sanity and units and Galaxy's importer, as for any collection
-	./tests/ansible-test.sh
+sanity: $(VENV)/dev.stamp ## ansible-test sanity and Galaxy's importer, as for any collection
+	./tests/ansible-test.sh sanity
 	./tests/galaxy-importer.sh
+
+units: $(VENV)/dev.stamp ## The collection's unit tests, run by ansible-test
+	./tests/ansible-test.sh units
 
 clean: ## Remove the virtual environment and caches of tools (not data/)
 	rm -rf $(VENV) .ansible .pytest_cache .ruff_cache .hypothesis

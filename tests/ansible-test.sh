@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ansible-test sanity and units, without docker; the only network is the package index.
+# ansible-test.sh sanity|units: without docker; the only network is the package index.
 set -euo pipefail
 cd "$(dirname "$0")/../collections/ansible_collections/magi/models"
 
@@ -20,6 +20,8 @@ PY
 fi
 
 python=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-# Skipped: pslint is for PowerShell, and shellcheck is not installed everywhere.
-ansible-test sanity --requirements --python "$python" --skip-test pslint --skip-test shellcheck --color no
-ansible-test units --python "$python" --color no
+case $1 in
+  # Skipped: pslint is for PowerShell, and shellcheck is not installed everywhere.
+  sanity) ansible-test sanity --requirements --python "$python" --skip-test pslint --skip-test shellcheck --color no ;;
+  units) ansible-test units --python "$python" --color no ;;
+esac

@@ -129,8 +129,8 @@ RUN_BY = {
     "make chaos": ("fleet/test_chaos.py", '"tests.chaos.chaos"'),
     "make test": ("../.ci/run", "exec make test"),
     **dict.fromkeys(
-        ("make lint", "make style", "make sanity"),
-        ("test_docs.py", '@pytest.mark.parametrize("part", ["lint", "style", "sanity"])'),
+        ("make lint", "make style", "make sanity", "make units"),
+        ("test_docs.py", '@pytest.mark.parametrize("part", ["lint", "style", "sanity", "units"])'),
     ),
     **dict.fromkeys(
         ("make unit", "make e2e", "make fleet"),
@@ -214,7 +214,7 @@ def test_make_up_names_a_profile_only_where_it_is_given_one(variables: tuple[str
     assert would_run("up", *variables).splitlines()[-1].strip() == command
 
 
-@pytest.mark.parametrize("part", ["lint", "style", "sanity"])
+@pytest.mark.parametrize("part", ["lint", "style", "sanity", "units"])
 def test_make_test_has_these_parts(part: str):
     last = would_run(part).splitlines()[-1]
     assert last in would_run("test").splitlines()
