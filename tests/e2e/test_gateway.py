@@ -207,18 +207,25 @@ def test_one_address_for_all_models(behind: Deployment):
 
 
 def test_real_clients_talk_to_all_models_at_one_address(behind: Deployment):
-    """The packages openai and anthropic: four chat models and an embedder."""
+    """The packages openai and anthropic: four chat models and an embedder. A server that is killed before it answered
+    them is none of their concern while its model has another."""
     behind.add_model("Q4_1")
     shutil.copyfile(embedding_model(), behind.models / minilm.NAME)
-    behind.add_profile("all", "*")
+    behind.add_profile("all", "*", {"model": Q2, "instances": 2})
     run = behind.play(profile="all")
     assert run.code == 0, run.output
-    models = {server["task"]: [] for server in behind.servers().values()}
-    for server in behind.servers().values():
-        models[server["task"]].append(server["model_id"])
-    (embedder,) = models["embedding"]
-    assert len(models["chat"]) == 4
-    talk(str(Path(__file__).with_name("talk.py")), f"http://127.0.0.1:{PORT}", embedder, *models["chat"])
+    tasks = {server["model_id"]: server["task"] for server in behind.servers().values()}
+    (embedder,) = (model for model, task in tasks.items() if task == "embedding")
+    chats = [model for model, task in tasks.items() if task == "chat"]
+    assert len(chats) == 4
+    program, address = str(Path(__file__).with_name("talk.py")), f"http://127.0.0.1:{PORT}"
+    talk(program, address, embedder, *chats)
+    log = behind.folder / "gateway" / "logs" / "gateway.log"
+    assert 502 not in {item["status"] for item in logged(log)}
+    killed = behind.servers()[f"{Q2}-2"]
+    talk(program, address, "while-killed", Q2, str(killed["pid"]), str(killed["port"]))
+    lost = [item for item in logged(log) if item["status"] == 502]
+    assert {item["model"] for item in lost} == {Q2}  # they were in flight, and their clients asked again
 
 
 def test_what_its_clients_do_not_get_is_seen_by_magi_health(behind: Deployment):
