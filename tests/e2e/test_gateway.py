@@ -27,7 +27,7 @@ from .. import minilm
 from ..clients import talk
 from ..command import Ran, begin
 from ..load import Clients, ask_once
-from ..playbook import Playing
+from ..playbook import Playing, Run
 from ..waiting import until
 from .conftest import HAPROXY, PORTS, Deployment, alive, embedding_model, environment_of
 
@@ -431,6 +431,37 @@ def test_a_canary_that_does_worse_is_taken_back_and_the_others_stay(behind: Depl
     assert f"taken_back: Host one: instance {Q2} crashed while it was watched; what it ran" in crashed.output
     assert {size for _pid, size in running().values()} == {"1024"}
     assert running()["two"] == before["two"]
+
+    # where there is one host, its first instance is the canary
+    del behind.hosts["two"]
+
+    def each(**options: Any) -> tuple[Run, dict[str, tuple[int, str]]]:
+        behind.add_profile("p", {"model": Q2, "instances": 2}, options=options, rollout={"canary": 1, "bake": 1})
+        run = behind.start(profile="p").finish()
+        pids = {server["instance"]: server["pid"] for server in behind.report()["servers"]}
+        return run, {name: (pid, environment_of(pid)["LLAMA_ARG_CTX_SIZE"]) for name, pid in pids.items()}
+
+    other = f"{Q2}-2"
+    more, was = each(ctx_size=1024)
+    assert (more.code, was.keys()) == (0, {Q2, other}), more.output
+    bad, after = each(ctx_size=2048, rope_freq_scale=50)
+    assert bad.code == 2, bad.output
+    assert f"one: {Q2} first, watched for 1 s; then what else changes" in bad.output
+    assert f"taken_back: Host one: {said} " in bad.output
+    assert after[other] == was[other]
+    assert after[Q2][1] == "1024"
+    assert {ask(body=chat(name))[0] for name in (Q2, other)} == {200}
+    good, now = each(ctx_size=2048)
+    assert good.code == 0, good.output
+    assert {size for _pid, size in now.values()} == {"2048"}
+    assert f"clients of {Q2}: drained, while one serves its model" in good.output
+    assert f"clients of {other}: drained, while one serves its model" in good.output
+
+    # both are one deployment
+    back = behind.play("rollback")
+    assert back.code == 0, back.output
+    pids = {server["instance"]: server["pid"] for server in behind.report()["servers"]}
+    assert {environment_of(pid)["LLAMA_ARG_CTX_SIZE"] for pid in pids.values()} == {"1024"}
 
 
 def test_what_goes_wrong_is_named_and_the_old_one_goes_on(behind: Deployment):
