@@ -18,13 +18,23 @@ class Clients:
     server calls itself, where that is not its model (see ask_once).
 
     Within the block they ask; behind it, ``wrong`` has what went wrong, and ``answered`` counts the rest by model.
-    ``names`` may be set anew meanwhile: each client's next question is for one of those.
+    ``names`` may be set anew meanwhile: each client's next question is for one of those. It comes ``pause`` seconds
+    after an answer; without a pause, thirty clients want more than the processors of a small machine have, and what
+    deploys there waits for them.
     """
 
     def __init__(
-        self, address: str, port: int, names: Sequence[str], *, count: int = 30, says: Mapping[str, str] | None = None
+        self,
+        address: str,
+        port: int,
+        names: Sequence[str],
+        *,
+        count: int = 30,
+        pause: float = 0,
+        says: Mapping[str, str] | None = None,
     ):
         self.address, self.port, self.names, self.says = address, port, names, says or {}
+        self.pause = pause
         self.wrong: list[Any] = []
         self.answered: Counter[str] = Counter()
         self._over = threading.Event()
@@ -52,6 +62,7 @@ class Clients:
                     self.answered[model] += 1
                 else:
                     self.wrong.append(wrong)
+            self._over.wait(self.pause)
         connection.close()
 
 

@@ -176,7 +176,7 @@ def test_what_happens_to_all_servers_of_a_model_loses_no_request(behind: Fleet):
     """Servers on two hosts change, are upgraded, go and come, and lose their host; thirty clients notice nothing."""
     fleet = behind
     where = fleet.hosts["host1"]["ansible_host"]
-    fleet.variables["model_server_stop_timeout"] = 60
+    fleet.variables["model_server_stop_timeout"] = 20  # which the reboot takes, too
     fleet.variables["model_server_port_range"] = [8080, 8082]  # no room for a stand-in
     two = {host: fleet.hosts[host] for host in ("host1", "host2")}
     changed = {"ctx_size": 1024}
@@ -190,7 +190,7 @@ def test_what_happens_to_all_servers_of_a_model_loses_no_request(behind: Fleet):
     fleet.profile("fast-only", Q2, single, options=changed)
     for host in ("host1", "host2"):
         fleet.sh(host, f"cp -a {fleet.group_vars['model_server_llama_server_path'].rpartition('/')[0]} /opt/upgraded")
-    with Clients(where, PORT, [Q2, Q3, Q41], says={Q3: "chat"}) as clients:
+    with Clients(where, PORT, [Q2, Q3, Q41], pause=2, says={Q3: "chat"}) as clients:
 
         def deploy(profile: str, *asked: str) -> Run:
             clients.names = asked
@@ -222,7 +222,7 @@ def test_what_happens_to_all_servers_of_a_model_loses_no_request(behind: Fleet):
 
     # nobody drains a host that reboots: who has a slot there is cut, and nobody else
     ports = [item["port"] for item in fleet.report()["servers"] if item["host"] == "host2" and item["model_id"] != Q41]
-    with Clients(where, PORT, [Q2, Q3], says={Q3: "chat"}) as clients:
+    with Clients(where, PORT, [Q2, Q3], count=16, says={Q3: "chat"}) as clients:
         until(lambda: all(fleet.busy("host2", port) for port in ports), 30, "both servers of host2 work")
         fleet.sh("host2", "systemctl reboot", check=False)
         until(lambda: not any(fleet.get("host2", port, "/health")[0] for port in ports), 60, "host2 is down")
