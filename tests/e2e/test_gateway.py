@@ -460,7 +460,7 @@ def test_a_canary_that_does_worse_is_taken_back_and_the_others_stay(behind: Depl
 
     # both are one deployment, which a rollback takes back
     *_others, before_it, last = history(str(behind.home / "one"))
-    for made, size in ((before_it, 1024), (last, 2048)):
+    for made, size in ((before_it, "1024"), (last, "2048")):
         instances = {item["name"]: item["options"]["ctx_size"] for item in made["plan"]["instances"]}
         assert instances == {Q2: size, other: size}
 
