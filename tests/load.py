@@ -14,23 +14,32 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 class Clients:
-    """``count`` clients of the models ``names``; every second one has its answers streamed. ``says`` is what a server
-    calls itself, where that is not its model (see ask_once).
+    """``count`` clients of the models ``names``; every second one of each has its answers streamed. ``says`` is what a
+    server calls itself, where that is not its model (see ask_once).
 
     Within the block they ask; behind it, ``wrong`` has what went wrong, and ``answered`` counts the rest by model.
+    ``names`` may be set anew meanwhile: each client's next question is for one of those. It comes ``pause`` seconds
+    after an answer; without a pause, thirty clients want more than the processors of a small machine have, and what
+    deploys there waits for them.
     """
 
     def __init__(
-        self, address: str, port: int, names: Sequence[str], *, count: int = 30, says: Mapping[str, str] | None = None
+        self,
+        address: str,
+        port: int,
+        names: Sequence[str],
+        *,
+        count: int = 30,
+        pause: float = 0,
+        says: Mapping[str, str] | None = None,
     ):
-        self.address, self.port, self.says = address, port, says or {}
+        self.address, self.port, self.names, self.says = address, port, names, says or {}
+        self.pause = pause
         self.wrong: list[Any] = []
         self.answered: Counter[str] = Counter()
         self._over = threading.Event()
         self._lock = threading.Lock()
-        self._threads = [
-            threading.Thread(target=self._ask_on, args=(names[i % len(names)], bool(i % 2))) for i in range(count)
-        ]
+        self._threads = [threading.Thread(target=self._ask_on, args=(number,)) for number in range(count)]
 
     def __enter__(self) -> Clients:
         for item in self._threads:
@@ -42,15 +51,18 @@ class Clients:
         for item in self._threads:
             item.join()
 
-    def _ask_on(self, model: str, stream: bool) -> None:
+    def _ask_on(self, number: int) -> None:
         connection = http.client.HTTPConnection(self.address, self.port, timeout=120)
         while not self._over.is_set():
+            names = self.names
+            model, stream = names[number % len(names)], bool(number // len(names) % 2)
             wrong = ask_once(connection, model, stream=stream, tokens=8, says=self.says.get(model, ""))
             with self._lock:
                 if wrong is None:
                     self.answered[model] += 1
                 else:
                     self.wrong.append(wrong)
+            self._over.wait(self.pause)
         connection.close()
 
 

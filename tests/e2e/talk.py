@@ -1,5 +1,6 @@
 """What clients do with a gateway, with the packages openai and anthropic: ADDRESS EMBEDDER CHAT_MODEL…,
-or ADDRESS wrong-key MODEL against a gateway that asks for keys.
+or ADDRESS wrong-key MODEL against a gateway that asks for keys, or ADDRESS while-killed MODEL PID PORT of one of two
+servers of that model.
 
 Run in their own environment (tests/clients.py), so nothing of ours is imported.
 """
@@ -7,7 +8,12 @@ Run in their own environment (tests/clients.py), so nothing of ours is imported.
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
 import sys
+import time
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +74,31 @@ def with_wrong_key(address: str, model: str) -> None:
     assert "This needs a valid key" in error.message, error.message
 
 
+async def while_killed(address: str, model: str, pid: int, port: int) -> None:
+    """Kill a server that works on requests and has sent no byte of their answers: none fails, with clients as they are."""
+    long = {"model": model, "messages": HELLO, "max_tokens": 400, "extra_body": {"ignore_eos": True}}
+    async with (
+        openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none") as client,
+        anthropic.AsyncAnthropic(base_url=address, api_key="none") as other,
+    ):
+        chats = (client.chat.completions.create(**long) for _number in range(5))
+        asked = [asyncio.ensure_future(item) for item in (*chats, other.messages.create(**long))]
+        deadline = time.monotonic() + 30
+        while not await asyncio.to_thread(busy, port):
+            assert time.monotonic() < deadline
+        assert not any(item.done() for item in asked)
+        os.kill(pid, signal.SIGKILL)
+        *answers, message = await asyncio.gather(*asked)
+    assert all(answer.choices[0].message.content for answer in answers)
+    assert message.content[0].text
+
+
+def busy(port: int) -> int:
+    """Return how many requests a server works on."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/slots", timeout=10) as answer:
+        return sum(slot["is_processing"] for slot in json.load(answer))
+
+
 def refusal(kind: type[Exception], ask: Callable[..., object], **arguments: object) -> Any:
     """Return the error of this kind with which a question ends."""
     try:
@@ -81,6 +112,10 @@ def main() -> None:
     address, embedder, *models = sys.argv[1:]
     if embedder == "wrong-key":
         with_wrong_key(address, *models)
+        return
+    if embedder == "while-killed":
+        model, pid, port = models
+        asyncio.run(while_killed(address, model, int(pid), int(port)))
         return
     with_openai(address, embedder, models)
     asyncio.run(together(address, models))

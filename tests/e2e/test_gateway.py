@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.history import history
 from ansible_collections.magi.models.plugins.module_utils._haproxy.program import Program
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import ask as tell
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import servers
@@ -27,7 +28,7 @@ from .. import minilm
 from ..clients import talk
 from ..command import Ran, begin
 from ..load import Clients, ask_once
-from ..playbook import Playing
+from ..playbook import Playing, Run
 from ..waiting import until
 from .conftest import HAPROXY, PORTS, Deployment, alive, embedding_model, environment_of
 
@@ -207,18 +208,25 @@ def test_one_address_for_all_models(behind: Deployment):
 
 
 def test_real_clients_talk_to_all_models_at_one_address(behind: Deployment):
-    """The packages openai and anthropic: four chat models and an embedder."""
+    """The packages openai and anthropic: four chat models and an embedder. A server that is killed before it answered
+    them is none of their concern while its model has another."""
     behind.add_model("Q4_1")
     shutil.copyfile(embedding_model(), behind.models / minilm.NAME)
-    behind.add_profile("all", "*")
+    behind.add_profile("all", "*", {"model": Q2, "instances": 2})
     run = behind.play(profile="all")
     assert run.code == 0, run.output
-    models = {server["task"]: [] for server in behind.servers().values()}
-    for server in behind.servers().values():
-        models[server["task"]].append(server["model_id"])
-    (embedder,) = models["embedding"]
-    assert len(models["chat"]) == 4
-    talk(str(Path(__file__).with_name("talk.py")), f"http://127.0.0.1:{PORT}", embedder, *models["chat"])
+    tasks = {server["model_id"]: server["task"] for server in behind.servers().values()}
+    (embedder,) = (model for model, task in tasks.items() if task == "embedding")
+    chats = [model for model, task in tasks.items() if task == "chat"]
+    assert len(chats) == 4
+    program, address = str(Path(__file__).with_name("talk.py")), f"http://127.0.0.1:{PORT}"
+    talk(program, address, embedder, *chats)
+    log = behind.folder / "gateway" / "logs" / "gateway.log"
+    assert 502 not in {item["status"] for item in logged(log)}
+    killed = behind.servers()[f"{Q2}-2"]
+    talk(program, address, "while-killed", Q2, str(killed["pid"]), str(killed["port"]))
+    lost = [item for item in logged(log) if item["status"] == 502]
+    assert {item["model"] for item in lost} == {Q2}  # they were in flight, and their clients asked again
 
 
 def test_what_its_clients_do_not_get_is_seen_by_magi_health(behind: Deployment):
@@ -424,6 +432,37 @@ def test_a_canary_that_does_worse_is_taken_back_and_the_others_stay(behind: Depl
     assert f"taken_back: Host one: instance {Q2} crashed while it was watched; what it ran" in crashed.output
     assert {size for _pid, size in running().values()} == {"1024"}
     assert running()["two"] == before["two"]
+
+    # where there is one host, its first instance is the canary
+    del behind.hosts["two"]
+
+    def each(**options: Any) -> tuple[Run, dict[str, tuple[int, str]]]:
+        behind.add_profile("p", {"model": Q2, "instances": 2}, options=options, rollout={"canary": 1, "bake": 1})
+        run = behind.start(profile="p").finish()
+        pids = {server["instance"]: server["pid"] for server in behind.report()["servers"]}
+        return run, {name: (pid, environment_of(pid)["LLAMA_ARG_CTX_SIZE"]) for name, pid in pids.items()}
+
+    other = f"{Q2}-2"
+    more, was = each(ctx_size=1024)
+    assert (more.code, was.keys()) == (0, {Q2, other}), more.output
+    bad, after = each(ctx_size=2048, rope_freq_scale=50)
+    assert bad.code == 2, bad.output
+    assert f"one: {Q2} first, watched for 1 s; then what else changes" in bad.output
+    assert f"taken_back: Host one: {said} " in bad.output
+    assert after[other] == was[other]
+    assert after[Q2][1] == "1024"
+    assert {ask(body=chat(name))[0] for name in (Q2, other)} == {200}
+    good, now = each(ctx_size=2048)
+    assert good.code == 0, good.output
+    assert {size for _pid, size in now.values()} == {"2048"}
+    assert f"clients of {Q2}: drained, while one serves its model" in good.output
+    assert f"clients of {other}: drained, while one serves its model" in good.output
+
+    # both are one deployment, which a rollback takes back
+    *_others, before_it, last = history(str(behind.home / "one"))
+    for made, size in ((before_it, "1024"), (last, "2048")):
+        instances = {item["name"]: item["options"]["ctx_size"] for item in made["plan"]["instances"]}
+        assert instances == {Q2: size, other: size}
 
 
 def test_what_goes_wrong_is_named_and_the_old_one_goes_on(behind: Deployment):

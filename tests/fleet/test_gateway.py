@@ -7,17 +7,20 @@ import hashlib
 import http.client
 import json
 import re
+import shutil
 import socket
 import ssl
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ..command import Ran, begin
 from ..load import Clients
+from ..playbook import ROOT, Run
 from ..waiting import until
-from .conftest import Q2, Q3, Fleet, bare
+from .conftest import Q2, Q3, Q4, Q41, Fleet, bare
 
 pytestmark = pytest.mark.fleet
 
@@ -26,26 +29,46 @@ UNIT = "magi-gateway.service"
 VERIFY = "systemd-analyze verify 2>&1"  # names every directive that systemd does not know
 
 
-@pytest.fixture
-def behind(fleet: Fleet):
-    """Servers on host1 and host2 behind a gateway on host1."""
-    bare(fleet, "host1", "host2")
-    fleet.variables["model_server_port_range"] = [8080, PORT - 1]
-    for host in ("host1", "host2"):  # the addresses that they are reached at over SSH are this machine's alone
+HOSTS = ("host1", "host2", "host3")
+LIMIT = ("--limit", "host1,host2")
+
+
+@pytest.fixture(scope="module")
+def hosts(fleet: Fleet):
+    """Hosts with nothing on them whose servers a gateway on host1 can reach. What a test leaves there, the next one of
+    this file finds."""
+    bare(fleet, *HOSTS)
+    for host in HOSTS:  # the addresses that they are reached at over SSH are this machine's alone
         fleet.hosts[host]["model_server_host"] = fleet.sh(host, "hostname -I").split()[0]
-    fleet.groups["model_gateways"] = {
+    yield fleet
+    for host in HOSTS:  # a test that failed may have left one without power
+        subprocess.run(
+            ["docker", "start", fleet.hosts[host]["testbed_container"]], check=True, stdout=subprocess.DEVNULL
+        )
+    until(lambda: all(greeted(fleet, host) for host in HOSTS), 60, "SSH answers")
+    bare(fleet, *HOSTS)
+    for host in HOSTS:
+        fleet.sh(host, "rm -rf /opt/upgraded")
+        del fleet.hosts[host]["model_server_host"]
+
+
+@pytest.fixture
+def behind(hosts: Fleet):
+    """These hosts, and an inventory with the gateway."""
+    hosts.variables = {
+        "model_server_port_range": [8080, PORT - 1],
+        # Servers that work leave the processor to what deploys them: a test is about neither's speed.
+        "model_server_resources": {"nice": 10},
+    }
+    hosts.groups["model_gateways"] = {
         "hosts": {"host1": {}},
         "vars": {"model_gateway_port": PORT, "model_gateway_address": "0.0.0.0"},
     }
-    fleet.profile("one", Q2)
-    fleet.profile("two", Q2, {"model": Q3, "aliases": ["chat"]})
-    yield fleet
-    run = fleet.play("teardown", "--limit", "host1,host2")
-    fleet.groups.clear()
-    fleet.variables.clear()
-    for host in ("host1", "host2"):
-        del fleet.hosts[host]["model_server_host"]
-    assert run.code == 0, run.output
+    hosts.profile("one", Q2)
+    hosts.profile("two", Q2, {"model": Q3, "aliases": ["chat"]})
+    yield hosts
+    hosts.groups = {}
+    hosts.variables = {}
 
 
 def served(fleet: Fleet, model: str) -> int:
@@ -66,9 +89,20 @@ def names(fleet: Fleet) -> list[str]:
     return [item["id"] for item in fleet.get("host1", PORT, "/v1/models")[1]["data"]]
 
 
+def inventory(fleet: Fleet) -> tuple[str, str]:
+    """Return the argument for magi that is the last run's inventory."""
+    return "-i", str(max(fleet.folder.glob("run-*.json"), key=lambda path: path.stat().st_mtime))
+
+
+def logged(fleet: Fleet) -> list[dict[str, Any]]:
+    """Return what the gateway of host1 has logged of requests."""
+    lines = fleet.sh("host1", f"journalctl --quiet --output=cat --unit={UNIT}").splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
 def test_a_gateway_for_several_hosts(behind: Fleet, tmp_path: Path):
-    """From a host without HAProxy to one address, and back, beside the distribution's own service."""
-    fleet, limit = behind, ("--limit", "host1,host2")
+    """From a host without HAProxy to one address, beside the distribution's own service."""
+    fleet, limit = behind, LIMIT
     fleet.sh("host1", "DEBIAN_FRONTEND=noninteractive apt-get purge -qy haproxy >/dev/null; rm -rf /etc/haproxy")
     run = fleet.deploy("one", *limit)
     assert run.code == 0, run.output
@@ -93,8 +127,26 @@ def test_a_gateway_for_several_hosts(behind: Fleet, tmp_path: Path):
     assert (again.code, again.changed) == (0, 0), again.output
     assert "by controller" not in again.output  # without a launch, no client's question
 
-    # a reload keeps the process and takes new routes
+    # what HAProxy refuses never replaces what works; the hosts are deployed all the same
     master = fleet.sh("host1", f"systemctl show --value --property=MainPID {UNIT}")
+    shutil.copytree(ROOT / "collections/ansible_collections/magi/models/roles/gateway/templates", tmp_path / "own")
+    with (tmp_path / "own" / "haproxy.cfg.j2").open("a") as file:
+        file.write("\nbackend broken\n    nonsense here\n")
+    variables = fleet.groups["model_gateways"]["vars"]
+    variables["model_gateway_templates_dir"] = str(tmp_path / "own")
+    refused = fleet.deploy("two", *limit)
+    assert refused.code != 0
+    assert (
+        "Gateway host1: HAProxy (/usr/sbin/haproxy) refuses the configuration, so the one before stays: "
+        in refused.text
+    )
+    assert "unknown keyword 'nonsense'" in refused.text
+    assert {instance for _host, instance in fleet.pids()} == {Q2, Q3}
+    assert (names(fleet), served(fleet, Q2)) == ([Q2], 200)
+    assert fleet.sh("host1", f"systemctl show --value --property=MainPID {UNIT}") == master
+    del variables["model_gateway_templates_dir"]
+
+    # a reload keeps the process and takes new routes
     run = fleet.deploy("two", *limit)
     assert run.code == 0, run.output
     assert sorted(names(fleet)) == sorted([Q2, Q3, "chat"])
@@ -107,10 +159,9 @@ def test_a_gateway_for_several_hosts(behind: Fleet, tmp_path: Path):
 
     well = fleet.play("health", *limit, deep=True)
     assert (well.code, well.changed) == (0, 0), well.output
-    inventory = ("-i", str(max(fleet.folder.glob("run-*.json"), key=lambda path: path.stat().st_mtime)))
-    answer = Ran(begin(tmp_path, "ask", "chat", "Hello", "--max-tokens", "4", "--json", *inventory, *limit))
+    answer = Ran(begin(tmp_path, "ask", "chat", "Hello", "--max-tokens", "4", "--json", *inventory(fleet), *limit))
     assert (answer.code, answer.document["gateway"], answer.document["tokens"]) == (0, "host1", 4), answer.err
-    routed = Ran(begin(tmp_path, "routes", "--json", *inventory, *limit)).document["gateways"][0]["routes"]
+    routed = Ran(begin(tmp_path, "routes", "--json", *inventory(fleet), *limit)).document["gateways"][0]["routes"]
     assert [[server["host"] for server in route["servers"]] for route in routed] == [["host1", "host2"]] * 2
 
     # killed, it is back with the same routes; systemd starts it again after 200 ms
@@ -125,42 +176,58 @@ def test_a_gateway_for_several_hosts(behind: Fleet, tmp_path: Path):
     assert sorted(names(fleet)) == sorted([Q2, Q3, "chat"])
     assert served(fleet, "chat") == 200
 
-    gone = fleet.play("teardown", *limit)
-    assert gone.code == 0, gone.output
-    left = "find /etc/magi-gateway /etc/systemd/system -name '*magi-gateway*' 2>/dev/null"
-    assert fleet.sh("host1", left, check=False) == ""
-    assert fleet.get("host1", PORT, "/health")[0] == 0
-    assert fleet.play("teardown", *limit).changed == 0
-
 
 def test_what_happens_to_all_servers_of_a_model_loses_no_request(behind: Fleet):
-    """Two servers on two hosts change, are upgraded, and lose their host, one after the other; clients notice nothing."""
-    fleet, limit = behind, ("--limit", "host1,host2")
+    """Servers on two hosts change, are upgraded, go and come, and lose their host; thirty clients notice nothing."""
+    fleet = behind
     where = fleet.hosts["host1"]["ansible_host"]
-    fleet.variables["model_server_stop_timeout"] = 60
-    run = fleet.deploy("two", *limit)
+    fleet.variables["model_server_stop_timeout"] = 20  # which the reboot takes, too
+    fleet.variables["model_server_port_range"] = [8080, 8082]  # no room for a stand-in
+    two = {host: fleet.hosts[host] for host in ("host1", "host2")}
+    changed = {"ctx_size": 1024}
+    chat, single = {"model": Q3, "aliases": ["chat"]}, {"model": Q41, "replicas": 1}
+    fleet.profile("development", Q2, chat, single)
+    run = fleet.deploy("development", hosts=two)
     assert run.code == 0, run.output
-    fleet.profile("two", Q2, {"model": Q3, "aliases": ["chat"]}, options={"ctx_size": 1024})
+    earlier = len(logged(fleet))
+    fleet.profile("development", Q2, chat, single, options=changed)
+    fleet.profile("production", chat, single, options=changed)
+    fleet.profile("fast-only", Q2, single, options=changed)
     for host in ("host1", "host2"):
         fleet.sh(host, f"cp -a {fleet.group_vars['model_server_llama_server_path'].rpartition('/')[0]} /opt/upgraded")
-    with Clients(where, PORT, [Q2, Q3], says={Q3: "chat"}) as clients:
-        for change in ({}, {"model_server_llama_server_path": "/opt/upgraded/llama-server"}):
-            fleet.variables.update(change)
-            run = fleet.deploy("two", *limit)
+    with Clients(where, PORT, [Q2, Q3, Q41], pause=2, says={Q3: "chat"}) as clients:
+
+        def deploy(profile: str, *asked: str) -> Run:
+            clients.names = asked
+            run = fleet.deploy(profile, hosts=two)
             assert run.code == 0, run.output
-            assert f"host1: clients of {Q2}: drained, while host2 serves its model" in run.output
-            assert f"host2: clients of {Q3}: drained, while host1 serves its model" in run.output
             assert "stop_timeout ran out" not in run.output
-        again = fleet.deploy("two", *limit)
-        assert (again.code, again.changed) == (0, 0), again.output
+            return run
+
+        run = deploy("development", Q2, Q3, Q41)
+        assert f"host1: clients of {Q2}: drained, while host2 serves its model" in run.output
+        assert f"host2: clients of {Q3}: drained, while host1 serves its model" in run.output
+        held = "held: nothing else serves its model; no stand-in: no port of the range is free"
+        assert f"clients of {Q41}: {held}" in run.output
+
+        # from profile to profile, and to another llama-server at the same time; what its clients still stream ends whole
+        fleet.variables["model_server_llama_server_path"] = "/opt/upgraded/llama-server"
+        run = deploy("production", Q3, Q41)
+        assert f"host1: clients of {Q2}: drained, then forgotten: nothing else serves its model" in run.output
+        assert f"host2: clients of {Q3}: drained, while host1 serves its model" in run.output
+        assert sorted(names(fleet)) == sorted([Q3, "chat", Q41])
+        deploy("fast-only", Q41)
+        assert sorted(names(fleet)) == sorted([Q2, Q41])
+        deploy("development", Q41, Q2)
+        again = deploy("development", Q2, Q3, Q41)
+        assert again.changed == 0, again.output
     assert clients.wrong == []
-    assert min(clients.answered[Q2], clients.answered[Q3]) > 100
-    held = fleet.sh("host1", f"journalctl -q -o cat -u {UNIT} | grep -c '\"held\":true'", check=False)
-    assert held.strip() == "0"
+    assert min(clients.answered[model] for model in (Q2, Q3, Q41)) > 50
+    assert {item["model"] for item in logged(fleet)[earlier:] if item["held"]} == {Q41}
 
     # nobody drains a host that reboots: who has a slot there is cut, and nobody else
-    ports = [item["port"] for item in fleet.report()["servers"] if item["host"] == "host2"]
-    with Clients(where, PORT, [Q2, Q3], says={Q3: "chat"}) as clients:
+    ports = [item["port"] for item in fleet.report()["servers"] if item["host"] == "host2" and item["model_id"] != Q41]
+    with Clients(where, PORT, [Q2, Q3], count=16, says={Q3: "chat"}) as clients:
         until(lambda: all(fleet.busy("host2", port) for port in ports), 30, "both servers of host2 work")
         fleet.sh("host2", "systemctl reboot", check=False)
         until(lambda: not any(fleet.get("host2", port, "/health")[0] for port in ports), 60, "host2 is down")
@@ -169,59 +236,52 @@ def test_what_happens_to_all_servers_of_a_model_loses_no_request(behind: Fleet):
     assert clients.wrong == ended
     assert len(ended) <= 8  # slots
     assert min(clients.answered[Q2], clients.answered[Q3]) > 50
-    for host in ("host1", "host2"):
-        fleet.sh(host, "rm -r /opt/upgraded")
 
 
 def test_a_replica_moves_when_its_host_is_gone_and_stays_when_that_is_back(behind: Fleet):
     """Two replicas on three hosts, of which one loses its power, and comes back with what it ran."""
     fleet = behind
     where = fleet.hosts["host1"]["ansible_host"]
-    bare(fleet, "host3")
-    fleet.hosts["host3"]["model_server_host"] = fleet.sh("host3", "hostname -I").split()[0]
-    fleet.profile("replicas", {"model": Q2, "replicas": 2})
-    try:
-        run = fleet.deploy("replicas")
-        assert run.code == 0, run.output
-        first = fleet.pids()
-        kept, lost = sorted(host for host, _instance in first)  # host1 has the gateway
-        (free,) = fleet.hosts.keys() - {kept, lost}
-        container = fleet.hosts[lost]["testbed_container"]
-        port = next(item["port"] for item in fleet.report()["servers"] if item["host"] == lost)
-        with Clients(where, PORT, [Q2], count=12) as clients:
-            until(lambda: fleet.busy(lost, port), 30, "the server that is lost works")
-            subprocess.run(["docker", "kill", container], check=True, stdout=subprocess.DEVNULL)
-            run = fleet.deploy("replicas")
-            assert run.code != 0
-            assert f"host_unreachable: Host {lost}: it can't be reached" in run.text
-            moved = f"{Q2} starts here: moved from {lost}, which can't be reached."
-            assert f"Host {free}: {moved}" in fleet.report()["summary"]["warnings"]
-            assert fleet.pids().keys() == {(kept, Q2), (free, Q2)}
-            assert fleet.pids()[kept, Q2] == first[kept, Q2]
-            second = fleet.pids()
+    three = {host: fleet.hosts[host] for host in HOSTS}
+    fleet.profile("replicas", {"model": Q4, "replicas": 2})
+    run = fleet.deploy("replicas", hosts=three)
+    assert run.code == 0, run.output
+    first = fleet.pids()
+    kept, lost = sorted(host for host, _instance in first)  # host1 has the gateway
+    (free,) = {*HOSTS} - {kept, lost}
+    container = fleet.hosts[lost]["testbed_container"]
+    port = next(item["port"] for item in fleet.report()["servers"] if item["host"] == lost)
+    with Clients(where, PORT, [Q4], count=12) as clients:
+        until(lambda: fleet.busy(lost, port), 30, "the server that is lost works")
+        subprocess.run(["docker", "kill", container], check=True, stdout=subprocess.DEVNULL)
+        run = fleet.deploy("replicas", hosts=three)
+        assert run.code != 0
+        assert f"host_unreachable: Host {lost}: it can't be reached" in run.text
+        moved = f"{Q4} starts here: moved from {lost}, which can't be reached."
+        assert f"Host {free}: {moved}" in fleet.report()["summary"]["warnings"]
+        assert fleet.pids().keys() == {(kept, Q4), (free, Q4)}
+        assert fleet.pids()[kept, Q4] == first[kept, Q4]
+        second = fleet.pids()
 
-            subprocess.run(["docker", "start", container], check=True, stdout=subprocess.DEVNULL)
-            until(lambda: fleet.state(lost, Q2) == "active", 60, "its replica runs again")
-            until(lambda: greeted(fleet, lost), 60, "SSH answers")
-            run = fleet.deploy("replicas")
-            assert run.code == 0, run.output
-            assert f"stop {Q2}: 2 replicas are enough, on {', '.join(sorted((kept, free)))}" in run.text
-        again = fleet.deploy("replicas")
-        assert (again.code, again.changed) == (0, 0), again.output
-        assert fleet.pids() == second
-        ended = [item for item in clients.wrong if item[1] in ("cut", 502) or "IncompleteRead" in str(item[1])]
-        assert clients.wrong == ended
-        # The server that was lost has four slots, and while it goes, a freed one may be taken once more.
-        assert len(ended) <= 8
-        assert clients.answered[Q2] > 50
-    finally:
-        bare(fleet, "host3")
-        del fleet.hosts["host3"]["model_server_host"]
+        subprocess.run(["docker", "start", container], check=True, stdout=subprocess.DEVNULL)
+        until(lambda: fleet.state(lost, Q4) == "active", 60, "its replica runs again")
+        until(lambda: greeted(fleet, lost), 60, "SSH answers")
+        run = fleet.deploy("replicas", hosts=three)
+        assert run.code == 0, run.output
+        assert f"stop {Q4}: 2 replicas are enough, on {', '.join(sorted((kept, free)))}" in run.text
+    again = fleet.deploy("replicas", hosts=three)
+    assert (again.code, again.changed) == (0, 0), again.output
+    assert fleet.pids() == second
+    ended = [item for item in clients.wrong if item[1] in ("cut", 502) or "IncompleteRead" in str(item[1])]
+    assert clients.wrong == ended
+    # The server that was lost has four slots, and while it goes, a freed one may be taken once more.
+    assert len(ended) <= 8
+    assert clients.answered[Q4] > 50
 
 
 def test_keys_and_a_certificate_on_a_systemd_host(behind: Fleet, tmp_path: Path):
     """The gateway's user exists only while it runs, and reads what belongs to root; nobody else does."""
-    fleet, limit = behind, ("--limit", "host1,host2")
+    fleet, limit = behind, LIMIT
     variables = fleet.groups["model_gateways"]["vars"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-days", "2"]
     subprocess.run([*command, "-keyout", tmp_path / "k", "-out", tmp_path / "c"], check=True, capture_output=True)
@@ -239,12 +299,12 @@ def test_keys_and_a_certificate_on_a_systemd_host(behind: Fleet, tmp_path: Path)
     assert (entry["is_ready"], entry["asks_key"], entry["url"].partition(":")[0]) == (True, True, "https"), entry
     master = fleet.sh("host1", f"systemctl show --value --property=MainPID {UNIT}")
 
-    def status(key: str) -> int:
+    def status(key: str, model: str = Q2, **headers: str) -> int:
         trusted = ssl._create_unverified_context()
         where = fleet.hosts["host1"]["ansible_host"]
         with contextlib.closing(http.client.HTTPSConnection(where, PORT, timeout=60, context=trusted)) as connection:
-            body = json.dumps({"prompt": "Hello", "max_tokens": 4, "model": Q2})
-            connection.request("POST", "/v1/completions", body, {"Authorization": f"Bearer {key}"})
+            body = json.dumps({"prompt": "Hello", "max_tokens": 4, "model": model}, ensure_ascii=False)
+            connection.request("POST", "/v1/completions", body.encode(), {"Authorization": f"Bearer {key}", **headers})
             return connection.getresponse().status
 
     def key(**given: str) -> None:
@@ -261,6 +321,19 @@ def test_keys_and_a_certificate_on_a_systemd_host(behind: Fleet, tmp_path: Path)
     assert fleet.sh("host1", f"systemctl show --value --property=MainPID {UNIT}") == master
     again = fleet.deploy("one", *limit)
     assert (again.code, again.changed) == (0, 0), again.output
+
+    # what hostile clients send gets in nobody's way: not into the configuration, nor the maps, nor another line of the log
+    earlier = len(logged(fleet))
+    hostile = ('"', "%[env(HOME)]", '{"a":"b"}\\', "\xe9\xff", "two\t x", "${MAGI_SECRETS}", "' ; echo")
+    for text in hostile:
+        assert (status(text), status(f"two{text}")) == (401, 401)
+        assert (status("two", text), status("two", f"{text}\n\r")) == (404, 404)
+        assert status("two", **{"X-Magi-Backend": text, "X-Magi-Server": text, "User-Agent": text}) == 200
+    assert (status("x" * 100_000), status("two", "x" * 100_000)) == (431, 404)
+    lines = logged(fleet)[earlier:]
+    assert {item["key"] for item in lines} == {"-", "two"}
+    assert {*hostile, *(f"{text}\n\r" for text in hostile)} <= {item["model"] for item in lines}
+    assert {item["server"].partition("::")[2] for item in lines if item["status"] == 200} == {Q2}
 
     # after a restart, as after that of the host, it has all it needs
     fleet.sh("host1", f"systemctl restart {UNIT}")
@@ -283,13 +356,17 @@ def test_keys_and_a_certificate_on_a_systemd_host(behind: Fleet, tmp_path: Path)
     assert fleet.sh("host1", "ls -d /etc/magi-gateway/secrets /run/magi-gateway/secrets", check=False) == ""
     gone = fleet.play("teardown", *limit)
     assert gone.code == 0, gone.output
-    assert fleet.sh("host1", "ls -d /etc/magi-gateway /run/magi-gateway", check=False) == ""
+    left = "ls -d /etc/magi-gateway /run/magi-gateway; find /etc/systemd/system -name '*magi-gateway*'"
+    assert fleet.sh("host1", left, check=False) == ""
+    assert fleet.get("host1", PORT, "/health")[0] == 0
+    assert fleet.play("teardown", *limit).changed == 0
     assert fleet.sh("host1", "ls /etc/magi-gateway-keys")  # it belongs to whoever runs the gateway
     fleet.sh("host1", "rm /etc/magi-gateway-keys /etc/gateway.pem /etc/servers-key")
 
 
-def test_a_deployment_that_failed_halfway_is_taken_back_where_it_came_to(behind: Fleet):
-    fleet, limit = behind, ("--limit", "host1,host2")
+def test_what_did_badly_is_taken_back_where_it_came_to(behind: Fleet, tmp_path: Path):
+    """A deployment that fails halfway, by a rollback; canaries that do worse, by themselves."""
+    fleet, limit = behind, LIMIT
 
     def made() -> dict[str, str]:
         return {host: fleet.sh(host, "cat /etc/magi/instances/*.env") for host in ("host1", "host2")}
@@ -317,3 +394,41 @@ def test_a_deployment_that_failed_halfway_is_taken_back_where_it_came_to(behind:
     for host in ("host1", "host2"):
         assert f"Host {host}: there is no generation before this one (profile one, " in more.output
     assert made() == before
+
+    # a canary that answers garbage, and that is asked for by magi
+    del fleet.variables["model_server_serial"]
+
+    def canary(bake: int, **more: Any) -> None:
+        fleet.profile("canary", {"model": Q2, **more}, rollout={"canary": 1, "bake": bake})
+
+    def taken_back(said: str, run: Run | Ran) -> None:
+        output = run.output if isinstance(run, Run) else run.out + run.err
+        assert re.search(rf"Host host1: {said}.*; what it ran before is back", output), output
+        assert "Host host2: not deployed, because in an earlier batch host1 failed: " in output
+        assert made() == before
+        assert fleet.pids()["host2", Q2] == again["host2"]  # nobody touched it
+        assert {served(fleet, Q2) for _ in range(4)} == {200}
+
+    canary(1, options={"rope_freq_scale": 50})
+    ran = Ran(begin(tmp_path, "up", "canary", "--json", *inventory(fleet), *limit))
+    assert ran.code == 1, ran.err
+    taken_back(f"instance {Q2}: it was asked for some words and repeated itself", ran)
+
+    # one that is slow: a tenth of a processor
+    canary(10, resources={"cpu_quota": "10%"})
+    with Clients(fleet.hosts["host1"]["ansible_host"], PORT, [Q2], count=8) as clients:
+        slow = fleet.deploy("canary", *limit)
+    assert slow.code == 2, slow.output
+    taken_back(
+        rf"instance {Q2}: its answers began after \S+ s, and those of the other servers of its model after", slow
+    )
+    assert clients.wrong == []
+
+    # one that crashes after a while
+    canary(5, options={"ctx_size": 1024})
+    crashing = fleet.start("site", *limit, profile="canary")
+    until(lambda: "canary: for a while" in crashing.output, 120, "the canary is watched")
+    fleet.sh("host1", f"systemctl kill --signal=KILL magi-llama@{Q2}.service")
+    crashed = crashing.finish()
+    assert crashed.code == 2, crashed.output
+    taken_back(f"instance {Q2} crashed while it was watched", crashed)

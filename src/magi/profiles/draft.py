@@ -71,7 +71,7 @@ def draft(name: str, hosts: Sequence[Known]) -> str:
         '# environment: {CUDA_VISIBLE_DEVICES: "0"}',
         "# true: fail if a model is missing or a server does not start.",
         "strict: false",
-        "# A change comes to one host first, is watched for a minute, and taken back if it does worse:",
+        "# A change comes to one host (or instance) first, is watched for a minute, and taken back if it does worse:",
         "# rollout: {canary: 1, bake: 60}",
     ]
     return "\n".join(lines) + "\n"

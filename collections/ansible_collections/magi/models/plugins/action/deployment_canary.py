@@ -8,7 +8,7 @@ from typing import Any
 from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import Counted
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, host_result
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import LAUNCHED, HostResult, host_result
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import said_of
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import Clients, Watched, Whose, worse
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import proxy_name
@@ -47,9 +47,14 @@ class ActionModule(ControllerAction):
         if found:
             what = "what they were given is taken back" if back else "it stays, as auto_revert is false"
             self.show([f"{name} does worse: {said}; {what}" for name, said in found.items()])
+        launched = {
+            name: [item.to_dict() for item in hosts[name].result.results if item.action.action in LAUNCHED]
+            for name in batch
+        }
         return {
             "worse": found,
             "take_back": batch if back else [],
+            "launched": {} if found else launched,
             "bake": 0 if found else arguments["bake"],
         }
 

@@ -15,7 +15,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.phases import Before, apart, phases, phases_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.precedence import Seen, precedence
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.rollout import roll_out
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import canaries
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import alone, canaries, first_instances
 
 
 class ActionModule(ControllerAction):
@@ -29,6 +29,8 @@ class ActionModule(ControllerAction):
         "gateways": {"type": "list", "elements": "str", "default": []},
         "undone": {"type": "float", "default": 0},
         "canary": {"type": "dict"},
+        "by_instance": {"type": "bool", "default": False},
+        "began_at": {"type": "float", "default": 0},
     }
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,10 +39,14 @@ class ActionModule(ControllerAction):
         serving = {name: any(item["pid"] for item in hosts[name]["host"]["instances"]) for name in among}
         decided = precedence({name: Seen.of(found) for name, found in hosts.items() if found.get("claim")}, time.time())
         serial = ["100%"] if decided.refused else arguments["serial"]
-        behind = arguments["gateways"] and not decided.refused
-        known = before(hosts, arguments["plans"]) if behind and _something_goes(arguments["plans"]) else {}
+        behind = arguments["gateways"] and not decided.refused and _something_goes(arguments["plans"])
         canary = Canary(**arguments["canary"]) if arguments["canary"] and not decided.refused else None
-        first = canaries(_plans(among, arguments["plans"]), canary) if canary else ()
+        plans = _plans(among, arguments["plans"]) if behind or canary else {}
+        first = canaries(plans, canary) if canary else ()
+        only = self._only(hosts, plans, canary) if canary and first and len(among) == 1 else {}
+        if not arguments["by_instance"]:
+            only = {}
+        known = before(hosts, {**plans, **only}) if behind else {}
         rollout = roll_out(serving, serial, apart(known), first)
         found = phases(known, rollout.parts())
         self.show(phases_lines(found))
@@ -52,11 +58,22 @@ class ActionModule(ControllerAction):
             **decided.to_dict(),
             **asdict(found),
             "canary": list(first),
+            "alone": {name: plan.to_dict() for name, plan in only.items()},
+            "follows": arguments["began_at"] > 0,
             "bake": canary.bake if canary else 0,
             "auto_revert": bool(canary and canary.auto_revert),
-            "began_at": max(time.time(), latest + 0.001),
+            "began_at": arguments["began_at"] or max(time.time(), latest + 0.001),
             "undone": arguments["undone"],
         }
+
+    def _only(self, hosts: Mapping[str, Any], plans: Mapping[str, Plan], canary: Canary) -> dict[str, Plan]:
+        """Return the part of the only host's plan that comes first; nothing where all of it comes at once."""
+        ((name, plan),) = plans.items()
+        host = Host.from_dict(hosts[name]["host"])
+        first = first_instances(plan, host, canary)
+        if first:
+            self.show([f"{name}: {', '.join(first)} first, watched for {canary.bake} s; then what else changes"])
+        return {name: alone(plan, host, first)} if first else {}
 
 
 def _plans(names: Iterable[str], planned: Mapping[str, Any]) -> dict[str, Plan]:
@@ -72,13 +89,6 @@ def _something_goes(plans: Mapping[str, Any]) -> bool:
     return any(kind in (ActionKind.RESTART, ActionKind.STOP) for kind in actions)
 
 
-def before(hosts: Mapping[str, Any], plans: Mapping[str, Any]) -> dict[str, Before]:
+def before(hosts: Mapping[str, Any], plans: Mapping[str, Plan]) -> dict[str, Before]:
     """Return what is known of each host that has a plan, from the results of its tasks."""
-    return {
-        name: Before(
-            Plan.from_dict(planned["plan"]),
-            Host.from_dict(hosts[name]["host"]),
-        )
-        for name, planned in plans.items()
-        if planned.get("plan") and name in hosts
-    }
+    return {name: Before(plan, Host.from_dict(hosts[name]["host"])) for name, plan in plans.items() if name in hosts}

@@ -11,10 +11,11 @@ version_added: 0.2.0
 author:
   - The magi.models maintainers (@magi-models)
 description:
-  - A profile may have C(rollout), so that a deployment comes to some hosts first, the canaries, and is watched there.
+  - A profile may have C(rollout), so that a deployment comes to some hosts first, the canaries, and is watched there;
+    of a single host, to some of its instances.
   - A canary does worse if one of its new servers is not ready, crashed, or does not give some sensible tokens; or if,
-    at a gateway, more of its requests failed, or its answers began later, than with the other servers of its model.
-    Without others, what the same server did before counts.
+    at a gateway, more of its requests failed, or its answers began later, than with the other servers of its model,
+    on this host or another. Without others, what the same server did before counts.
   - Runs on the controller; no host is touched.
 extends_documentation_fragment:
   - magi.models.attributes
@@ -75,6 +76,11 @@ take_back:
   returned: always
   type: list
   elements: str
+launched:
+  description: By canary, what M(magi.models.llama_instances) returned of each instance that it launched; empty if one
+    does worse. More may follow on the same host.
+  returned: always
+  type: dict
 bake:
   description: Seconds for which they are still to be watched; 0 if one does worse already.
   returned: always

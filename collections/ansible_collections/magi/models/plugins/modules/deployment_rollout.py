@@ -66,6 +66,17 @@ options:
         description: Whether what does worse there is taken back.
         type: bool
         required: true
+  by_instance:
+    description:
+      - Whether, of a single host, so many instances come first, and RV(alone) says with which plan. Otherwise all of
+        the host does.
+    type: bool
+    default: false
+  began_at:
+    description:
+      - When the deployment began of which the canaries are done (RV(began_at)), and the rest follows on the same host.
+    type: float
+    default: 0
   undone:
     description: What a rollback takes back, as for M(magi.models.deployment_plan).
     type: float
@@ -118,6 +129,15 @@ canary:
   returned: always
   type: list
   elements: str
+alone:
+  description: Of a single host of which some instances come first (O(by_instance)), the plan of these, by host. The
+    others stay as they are in it.
+  returned: always
+  type: dict
+follows:
+  description: Whether this is what follows (O(began_at)).
+  returned: always
+  type: bool
 bake:
   description: Seconds for which they are watched.
   returned: always
@@ -127,7 +147,8 @@ auto_revert:
   returned: always
   type: bool
 began_at:
-  description: The time now, in seconds since the epoch. It stands for the deployment, on hosts and gateways.
+  description: The time now, in seconds since the epoch, or as given. It stands for the deployment, on hosts and
+    gateways.
   returned: always
   type: float
 undone:

@@ -50,6 +50,7 @@ class HostResult:
         return self.plan.served if self.plan else ()
 
 
+LAUNCHED = (ActionKind.START, ActionKind.RESTART)
 TASKS = ("settings", "registry", "profile", "planned", "begun", "applied", "after", "relieved")
 """The tasks in which a host may fail, in order."""
 
@@ -77,11 +78,19 @@ def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
     return None
 
 
+def plan_of(name: str, seen: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the plan that a host has now, None without one: at first that of the instances which come first, unless
+    they are taken back."""
+    planned = (seen.get("planned") or {}).get("plan")
+    first = ((seen.get("rollout") or {}).get("alone") or {}).get(name)
+    return first if planned and first and planned["restores"] is None else planned
+
+
 def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
     """Return the outcome for the host ``name``; ``seen`` are the results of its tasks by name (see
     the module deployment_report)."""
     problem = trouble(name, seen)
-    planned = (seen.get("planned") or {}).get("plan")
+    planned = plan_of(name, seen)
     if not planned:
         return HostResult(name, trouble=problem)
     applied = seen.get("applied") or {}
@@ -90,10 +99,16 @@ def host_result(name: str, seen: Mapping[str, Any]) -> HostResult:
     looks = [item["host"] for item in done if item.get("host")]
     generations = [Generation(**item["generation"]) for item in done if item.get("generation")]
     after = max(looks, key=lambda host: host["looked_at"], default=None)
+    # What came first was launched by an earlier call.
+    first = {item["instance"]: item for item in (seen.get("canary") or {}).get("launched", {}).get(name, ())}
+    actions = [
+        first.get(item["instance"], item) if item["action"] == ActionKind.KEEP else item
+        for item in applied.get("actions") or ()
+    ]
     result = HostResult(
         name,
         Plan.from_dict(planned),
-        tuple(map(ActionResult.from_dict, applied.get("actions") or ())),
+        tuple(map(ActionResult.from_dict, actions)),
         Host.from_dict(after) if after else None,
         int(seen["settings"]["settings"]["max_startup_time"]),
         max(generations, key=lambda item: item.number, default=None),
@@ -138,11 +153,7 @@ def launched_models(hosts: Sequence[HostResult]) -> list[str]:
     """Return the ids of the models of which this deployment launched a server that is ready."""
     found: dict[str, None] = {}
     for result in hosts:
-        launched = {
-            item.instance
-            for item in result.results
-            if item.launched and item.action.action in (ActionKind.START, ActionKind.RESTART)
-        }
+        launched = {item.instance for item in result.results if item.launched and item.action.action in LAUNCHED}
         for instance in result.plan.instances if result.plan else ():
             if instance.name in launched and cause_of(instance, result) is None:
                 found.update(dict.fromkeys(part.model_id for part in instance.each))

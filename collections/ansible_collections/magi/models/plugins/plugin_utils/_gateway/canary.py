@@ -5,18 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Canary
 from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import Counted
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
-from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance, Plan
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, cause_of
+from ansible_collections.magi.models.plugins.module_utils._plan.leave import kept_instance
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Instance, Plan
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import LAUNCHED, HostResult, cause_of
 
 Whose = tuple[str, str]
 """Host and instance."""
-LAUNCHED = (ActionKind.START, ActionKind.RESTART)
 ENOUGH = 5
 """Requests from which on a mean says something."""
 SLOWER, LONGER_MS = 2, 500
@@ -32,6 +32,39 @@ def canaries(plans: Mapping[str, Plan], canary: Canary) -> tuple[str, ...]:
     """Return the hosts that come first: of those that launch something, and have something to go back to."""
     able = (name for name, plan in plans.items() if plan.names(*LAUNCHED) and plan.generation.began_at)
     return tuple(name for name, _number in zip(able, range(canary.hosts)))
+
+
+def first_instances(plan: Plan, host: Host, canary: Canary) -> tuple[str, ...]:
+    """Return the instances that come first where all that launches is on one host: as many as hosts would. None if the
+    host has no more to launch than these, or if they can't come alone: a port or memory that others have yet, or all
+    of the host's servers end, since their service manager is replaced.
+    """
+    launched, now = plan.names(*LAUNCHED), {item.name: item for item in host.instances}
+    if len(launched) <= canary.hosts or any(item.manager or item.state is State.ORPHANED for item in now.values()):
+        return ()
+    ports = {item.name: item.port for item in plan.instances}
+    able = [name for name in plan.names(ActionKind.RESTART) if ports[name] == now[name].port]
+    if not plan.names(ActionKind.RESTART, ActionKind.STOP):  # the others are beside it afterwards, too
+        able = list(launched)
+    return tuple(able[: canary.hosts])
+
+
+def alone(plan: Plan, host: Host, first: Sequence[str]) -> Plan:
+    """Return the part of a plan that comes first: of what changes, only the instances ``first``. What the others were
+    runs on as it is, with its files."""
+    later = {name for name in plan.names(*LAUNCHED, ActionKind.STOP) if name not in first}
+    left = {item.name: item for item in host.instances if item.name in later}
+    why = f"until {' and '.join(first)} {'was' if len(first) == 1 else 'were'} watched"
+    return replace(
+        plan,
+        instances=tuple(item for item in plan.instances if item.name not in later),
+        kept=(*plan.kept, *(kept_instance(item) for item in left.values() if item.pid)),
+        actions=tuple(
+            Action(item.instance, ActionKind.KEEP, why) if item.instance in left else item
+            for item in plan.actions
+            if item.instance not in later or item.instance in left
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -121,7 +154,8 @@ class Clients:
 
 
 def worse(hosts: Mapping[str, Watched], others: Iterable[HostResult], gateways: Sequence[Clients]) -> dict[str, str]:
-    """Return by host what is worse on it; ``others`` are the hosts that were not deployed yet."""
+    """Return by host what is worse on it; ``others`` are the hosts that were not deployed yet. What was not launched on
+    the same host is compared with, too."""
     found = {name: said for name, seen in hosts.items() if (said := unwell(name, seen))}
     elsewhere = [((item.name, instance.name), instance) for item in others for instance in item.served]
     for name, seen in hosts.items():
@@ -141,7 +175,8 @@ def _clients(
             continue
         own = (name, instance.name)
         models = {part.model_id for part in instance.each}
-        alike = {whose: other for whose, other in elsewhere if models & {part.model_id for part in other.each}}
+        here = [((name, item.name), item) for item in seen.result.served if item.name not in launched]
+        alike = {whose: item for whose, item in (*elsewhere, *here) if models & {part.model_id for part in item.each}}
         pooled = any(item.members for item in (instance, *alike.values()))
         for gateway in gateways:
             mine = since(gateway.before.get(own, ()), gateway.after.get(own, ()))

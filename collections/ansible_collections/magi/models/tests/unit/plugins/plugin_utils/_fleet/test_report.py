@@ -402,3 +402,29 @@ def test_the_end_of_what_stood_in_is_the_last_that_is_known_of_a_host():
     assert (taken_back.generation.number, taken_back.after.looked_at) == (4, 30)
     failed = host_result("gpu1", {**seen, "relieved": {"failed": True, "msg": "no room on the disk"}})
     assert (failed.generation.number, failed.trouble) == (2, Cause("host_failed", "no room on the disk"))
+
+
+def test_what_came_first_on_a_host_is_a_part_of_its_deployment():
+    """At first, its own plan is that of the host; then that of all, in which it is kept."""
+
+    def applied(**kinds):
+        actions = [ActionResult(Action(name, ActionKind(kind), "why")).to_dict() for name, kind in kinds.items()]
+        return {"host": host().to_dict(), "generation": asdict(Generation(2, "x")), "actions": actions}
+
+    first, whole, back = (replace(PLAN, profile=name) for name in ("first", "whole", "back"))
+    seen = {
+        "settings": {"settings": {"max_startup_time": 60}, "way": {"address": "h", "connection": "ssh"}},
+        "planned": {"plan": whole.to_dict()},
+        "rollout": {"alone": {"gpu1": first.to_dict()}},
+        "applied": applied(a="restart", b="keep"),
+    }
+    assert host_result("gpu1", seen).plan.profile == "first"
+    assert host_result("gpu2", seen).plan.profile == "whole"
+    restored = {"plan": replace(back, restores=1.5).to_dict()}
+    assert host_result("gpu1", {**seen, "planned": restored}).plan.profile == "back"
+
+    launched = {"gpu1": seen["applied"]["actions"][:1]}
+    seen.update(rollout={"alone": {}}, applied=applied(a="keep", b="restart"), canary={"launched": launched})
+    result = host_result("gpu1", seen)
+    assert result.plan.profile == "whole"
+    assert {item.instance: item.action.action for item in result.results} == {"a": "restart", "b": "restart"}

@@ -13,8 +13,10 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result imp
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import (
     Clients,
     Watched,
+    alone,
     canaries,
     compared,
+    first_instances,
     since,
     unwell,
     worse,
@@ -59,6 +61,85 @@ def test_the_first_hosts_are_of_those_that_launch_something(numbers, actions, fi
     for generation in (Generation(), Generation(3)):  # there is nothing to go back to, or it is not remembered
         new = {name: replace(item, generation=generation) for name, item in plans.items()}
         assert canaries(new, Canary(numbers)) == ()
+
+
+SEVERAL = plan("a-q2_k", "b-q3_k_m", "c-q4_k_m")
+A, B, C = (item.name for item in SEVERAL.instances)
+
+
+def acts(kinds, ports=None):
+    """Return the plan that does this with a, b and c, and with d, which it does not want; and the host before."""
+    kind = {"r": ActionKind.RESTART, "k": ActionKind.KEEP, "s": ActionKind.START, "x": ActionKind.STOP}
+    names = [A, B, C, "d"]
+    there = [
+        running(instance, port=(ports or {}).get(instance.name, instance.port))
+        for instance, does in zip(SEVERAL.instances, kinds)
+        if does != "s"
+    ]
+    if kinds[3:]:
+        there.append(running(SEVERAL.instances[0], name="d", port=8099))
+    actions = tuple(Action(name, kind[does], "why") for name, does in zip(names, kinds))
+    return replace(SEVERAL, actions=actions), host(*there)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "number", "ports", "first"),
+    [
+        ("rrr", 1, {}, [A]),
+        ("krr", 1, {}, [B]),
+        ("rrr", 2, {}, [A, B]),
+        ("rrr", 3, {}, []),  # all of them
+        ("rkk", 1, {}, []),  # there is nothing else
+        ("kkk", 1, {}, []),
+        ("srk", 1, {}, [B]),  # what starts may need what the others have yet
+        ("ssk", 1, {}, [A]),  # which end nowhere
+        ("sskx", 1, {}, []),
+        ("rrkx", 1, {}, [A]),
+        ("rrr", 1, {A: 8085}, [B]),  # another may have its new port yet
+        ("rsk", 1, {A: 8085}, []),
+    ],
+)
+def test_the_first_instances_of_a_host(kinds, number, ports, first):
+    value, now = acts(kinds, ports)
+    assert first_instances(value, now, Canary(number)) == tuple(first)
+    moving = replace(now, instances=(*now.instances, running(SEVERAL.instances[0], name="e", manager="docker")))
+    lost = replace(now, instances=(*now.instances, running(SEVERAL.instances[0], name="e", state="orphaned")))
+    for other in (moving, lost):  # then all end
+        assert first_instances(value, other, Canary(number)) == ()
+
+
+def test_what_comes_first_leaves_the_others_as_they_are():
+    value, now = acts("rrsx")
+    part = alone(value, now, (A,))
+    assert [item.name for item in part.instances] == [A]
+    assert [item.name for item in part.kept] == [B, "d"]
+    assert [(item.instance, item.action) for item in part.actions] == [
+        (A, ActionKind.RESTART),
+        (B, ActionKind.KEEP),
+        ("d", ActionKind.KEEP),
+    ]
+    assert {item.reason for item in part.actions[1:]} == {f"until {A} was watched"}
+    # one that does not run now is no server, and what is left of it stays
+    stopped = replace(now, instances=tuple(replace(item, pid=None) for item in now.instances))
+    assert (alone(value, stopped, (A,)).kept, len(alone(value, stopped, (A,)).actions)) == ((), 3)
+
+
+def test_the_other_instance_on_a_host_is_what_the_first_one_is_compared_with():
+    value = plan({"model": "a-q2_k", "instances": 2})
+    first, other = value.instances
+    part = alone(
+        replace(value, actions=tuple(Action(item.name, ActionKind.RESTART, "") for item in value.instances)),
+        host(running(first), running(other, pid=101)),
+        (first.name,),
+    )
+    outcomes = tuple(ActionResult(item, ready=True) for item in part.actions)
+    after = host(running(first, health=200, model_ids=(first.model_id,)), running(other, pid=101))
+    watched = {"one": Watched(HostResult("one", part, outcomes, after), after, {first.name: "", other.name: ""})}
+    own, others = ("one", first.name), ("one", other.name)
+    clients = Clients({own: [count(0)], others: [count(0)]}, {own: [count(20, 5)], others: [count(40)]})
+    assert worse(watched, [], [clients]) == {
+        "one": f"instance {first.name}: 5 of its 20 requests failed, and 0 of 40 of the other servers of its model"
+    }
 
 
 @pytest.mark.parametrize(

@@ -717,7 +717,7 @@ class Stream:
 
 
 def test_only_the_streams_of_a_killed_server_end(processes, start):
-    """Who has no byte yet is answered by the other; who was accepted is told."""
+    """Who has no byte yet is answered by the other; who was accepted is told to repeat it, as usual clients do."""
     both = [processes(), processes()]
     proxy = start([server(fake, f"m-{number}", slots=3, model="m") for number, fake in enumerate(both)], hold=5)
     awaited(lambda: {proxy.ask(body={"model": f"m-{number}"})[0] for number in range(2)} == {200})
@@ -735,7 +735,9 @@ def test_only_the_streams_of_a_killed_server_end(processes, start):
         killed.kill()
         cut = [await item.whole() for item in streams if item.server_port == killed.server_port]
         assert not any(cut)
-        assert error(await asyncio.wrap_future(accepted)) == (502, "bad_gateway")
+        lost = await asyncio.wrap_future(accepted)
+        assert error(lost) == (502, "bad_gateway")
+        assert (lost[2]["x-should-retry"], lost[2]["retry-after-ms"], lost[2]["retry-after"]) == ("true", "100", "1")
         other.end()
         whole = [await item.whole() for item in streams if item.server_port == other.server_port]
         assert all(whole)
