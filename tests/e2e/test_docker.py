@@ -124,8 +124,9 @@ def test_a_deployment_in_containers_from_start_to_teardown(contained: Deployment
 
 def test_what_is_wrong_with_an_image_is_one_sentence(contained: Deployment):
     contained.add_model("Q2_K")
+    build = re.search(r"build (\d+)", subprocess.run([LLAMA_SERVER, "--version"], capture_output=True, text=True).stderr)
     for verb, image, said in (
-        ("plan", "", "docker needs an image of llama-server: set it to one with its tag or digest"),
+        ("plan", "", f"the image ghcr.io/ggml-org/llama.cpp:server-b{build[1]} is not on the host"),
         ("plan", "localhost:9/none:1", "the image localhost:9/none:1 is not on the host: a deployment pulls it"),
         ("site", "localhost:9/none:1", "docker can't pull the image localhost:9/none:1"),
         ("plan", "none", "Setting model_server_image must be an image with its tag or digest"),
