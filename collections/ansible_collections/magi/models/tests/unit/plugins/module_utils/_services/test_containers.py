@@ -632,6 +632,80 @@ def test_a_rootless_podman_whose_containers_would_end_is_refused_before_anything
     assert Podman(home).identity(IMAGE) == "sha256:1"
 
 
+def boot_unit(home: str, *folders: str) -> str:
+    values = {"home": home, "model_folders": folders}
+    return (
+        plain_environment([str(TEMPLATES)])
+        .get_template("podman-boot.service.j2")
+        .render(**values, **Podman(Path(home)).values())
+    )
+
+
+def test_at_boot_systemd_starts_the_containers_of_one_home_folder():
+    home = """/a b/100%n/$HOME/it's "x" \\n"""
+    lines = boot_unit(home, "/models", "/m 2").splitlines()
+    (command,) = (line for line in lines if line.startswith("ExecStart="))
+    # What systemd makes of it (systemd.service(5)): words as in a shell, then specifiers and variables.
+    words = shlex.split(command.removeprefix("ExecStart="))
+    filtered = words.pop().replace("%%", "%").replace("$$", "$")
+    assert [*words, filtered] == ["podman", "start", "--all", "--filter", f"label=magi.home={home}"]
+    assert {'RequiresMountsFor="/models"', 'RequiresMountsFor="/m 2"', "KillMode=process"} <= {*lines}
+    label = f"--label={filtered.removeprefix('label=')}"
+    assert label in create_arguments("podman", home, IMAGE, "a", ENVIRONMENT)
+
+
+@pytest.fixture
+def booted(engine, home, monkeypatch, tmp_path):
+    """Podman on a machine that systemd runs, with the unit for its boot in the home folder."""
+    (engine / "docker").rename(engine / "podman")
+    (home / "docker").rename(home / "podman")
+    (home / "podman" / "boot.service").write_text("[Unit]\n")
+    for name in ("BOOTED", "UNITS"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(containers, name, tmp_path / name)
+    return Podman(home)
+
+
+def test_the_unit_for_the_boot_lies_where_systemd_looks_until_teardown(booted, home, tmp_path):
+    booted.prepare()
+    booted.prepare()  # each deployment does
+    (unit,) = (tmp_path / "UNITS").glob("*.service")
+    (wanted,) = (tmp_path / "UNITS" / "default.target.wants").iterdir()
+    assert (unit.name, unit.read_text()) == (wanted.name, "[Unit]\n")
+    assert wanted.samefile(unit)
+    other = Podman(tmp_path / "other")
+    assert unit.name not in {path.name for path in other._units()}
+    other.remove()
+    assert wanted.exists()
+    booted.remove()
+    assert [*(tmp_path / "UNITS").iterdir()] == []
+    assert not (home / "podman").exists()
+
+
+def test_a_user_s_own_systemd_starts_its_containers_at_boot(booted, monkeypatch, tmp_path):
+    user = containers.pwd.struct_passwd(("u", "x", 1000, 1000, "", str(tmp_path / "home-of-u"), "/bin/sh"))
+    monkeypatch.setattr(containers.pwd, "getpwuid", lambda _uid: user)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(containers, "LINGERS", tmp_path)
+    (tmp_path / "u").touch()
+    booted.prepare()
+    folder = tmp_path / "home-of-u" / ".config" / "systemd" / "user"
+    (wanted,) = (folder / "default.target.wants").iterdir()
+    assert wanted.read_text() == "[Unit]\n"
+    assert [*(tmp_path / "UNITS").iterdir()] == []
+    booted.remove()
+    assert [*folder.iterdir()] == []
+
+
+def test_where_systemd_does_not_run_or_no_unit_is_wanted_none_is_put_there(booted, home, monkeypatch, tmp_path):
+    (home / "podman" / "boot.service").unlink()
+    booted.prepare()
+    (home / "podman" / "boot.service").touch()
+    monkeypatch.setattr(containers, "BOOTED", tmp_path / "none")
+    booted.prepare()
+    assert [*(tmp_path / "UNITS").iterdir()] == []
+
+
 def test_the_servers_user_needs_the_bits_for_others_of_what_it_sees(tmp_path):
     folder = tmp_path / "models"
     folder.mkdir()
