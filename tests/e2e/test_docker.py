@@ -40,7 +40,12 @@ BOTH = pytest.mark.parametrize("engine", ["docker", "podman"], indirect=True)
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """An engine's name; it has the image."""
     hosts({"docker": "engine", "podman": "podman"}[request.param])
-    with llama_image(tmp_path_factory.mktemp("image"), request.param):
+    folder = tmp_path_factory.mktemp("image")
+    # Podman's usual runtime, crun, wants all that the kernel has of cgroup v1, which is not mounted everywhere.
+    settings = folder.with_suffix(".conf")
+    settings.write_text('[engine]\nruntime = "runc"\n')
+    with pytest.MonkeyPatch.context() as patch, llama_image(folder, request.param):
+        patch.setenv("CONTAINERS_CONF", str(settings))
         yield request.param
 
 

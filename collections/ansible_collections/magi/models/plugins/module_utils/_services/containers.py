@@ -63,7 +63,7 @@ HARDENED = (
     "--pull=never",
 )
 """What every container of ours is run with."""
-_RAISED = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+PID_MAX = Path("/proc/sys/kernel/pid_max")
 BOOTED = Path("/run/systemd/system")
 """There where systemd runs the machine (sd_booted(3))."""
 UNITS = Path("/etc/systemd/system")
@@ -738,6 +738,13 @@ class Podman(Containers):
 
     def _own_limits(self) -> list[str]:
         """By itself, it raises both beyond those of its own process, which only root may; ``--ulimit=host`` would
-        undo the limits that we give."""
-        found = {name: resource.getrlimit(number) for name, number in _RAISED.items()}
-        return [f"--ulimit={name}={soft}:{hard}" for name, (soft, hard) in found.items()]
+        undo the limits that we give. Where its own are higher than these, it lowers them first, and can't raise them
+        again (podman cmd/podman/early_init_linux.go; containers/common pkg/config, getDefaultProcessLimits)."""
+        found = []
+        for name, number, most in (
+            ("nofile", resource.RLIMIT_NOFILE, 1 << 20),
+            ("nproc", resource.RLIMIT_NPROC, int(PID_MAX.read_text())),
+        ):
+            soft, hard = (most if each == resource.RLIM_INFINITY else each for each in resource.getrlimit(number))
+            found.append(f"--ulimit={name}={min(soft, most)}:{min(hard, most)}")
+        return found

@@ -411,13 +411,24 @@ def test_a_start_adds_what_only_the_host_knows_and_shows_no_secret(engine, home,
     assert "secret" not in (engine / "asked").read_text()
 
 
-def test_podman_keeps_its_own_limits_of_processes_beside_ours(engine, home, monkeypatch):
+@pytest.mark.parametrize(
+    ("soft", "hard", "given"),
+    [
+        (1024, 20000, {"nofile=1024:20000", "nproc=1024:20000"}),
+        (1024, -1, {"nofile=1024:1048576", "nproc=1024:32768"}),
+        (-1, -1, {"nofile=1048576:1048576", "nproc=32768:32768"}),
+        (40000, 96365, {"nofile=40000:96365", "nproc=32768:32768"}),
+    ],
+)
+def test_podman_keeps_its_own_limits_of_processes_beside_ours(engine, home, monkeypatch, tmp_path, soft, hard, given):
     (engine / "docker").rename(engine / "podman")
     (home / "docker").rename(home / "podman")
-    monkeypatch.setattr(containers.resource, "getrlimit", lambda number: (number, -1))
+    monkeypatch.setattr(containers.resource, "getrlimit", lambda _number: (soft, hard))
+    monkeypatch.setattr(containers, "PID_MAX", tmp_path / "pid_max")
+    (tmp_path / "pid_max").write_text("32768\n")
     assert Podman(home).start(["a"]) == {}
     command = next(words for words in asked(engine) if words[0] == "run")
-    assert {f"--ulimit={name}={number}:-1" for name, number in containers._RAISED.items()} <= {*command}
+    assert {f"--ulimit={limit}" for limit in given} <= {*command}
     assert "--ulimit=core=0" in containers.HARDENED
     assert "--ulimit=host" not in {*command, *create_arguments("podman", "/m", IMAGE, "a", ENVIRONMENT)}
 
