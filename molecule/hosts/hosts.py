@@ -4,11 +4,12 @@
     hosts.py up [N]          brings up N hosts (1 to 16; default: those that exist, else 3), and keeps those that are up
     hosts.py engine          starts a docker daemon if none answers, and no host
     hosts.py base            does that, and gets the image debian:12 if it is not there
+    hosts.py podman          makes sure that there is podman, and no host
     hosts.py inventory       prints the path of their Ansible inventory
     hosts.py down [--engine] removes them, and with --engine stops the docker daemon that `up` started
 
-`up` starts a docker daemon, too; with --install all get docker.io, and `up` and `base` debootstrap, if they are missing
-(Debian, root). Exit status 3: docker is not available here.
+`up` starts a docker daemon, too. With --install these get docker.io, `up` and `base` debootstrap, and `podman` podman,
+where that is missing (Debian, root). Exit status 3: docker, or podman, is not available here.
 
 The state (SSH key, known_hosts, inventory) is in MAGI_TESTBED (default: ~/.cache/magi/testbed/run). Containers have
 that folder's digest as a label, so two test beds on one machine never touch each other (give the second one
@@ -89,8 +90,9 @@ def succeeds(*argv: str) -> bool:
     return False
 
 
-def install(package: str) -> None:
-    """Install a Debian package; raise NoDockerError if that can't be done."""
+def install(*packages: str) -> None:
+    """Install Debian packages; raise NoDockerError if that can't be done."""
+    package = " ".join(packages)
     if os.geteuid() or not shutil.which("apt-get"):
         raise NoDockerError(
             f"{package} can't be installed here, which takes root and apt-get: install it and try again"
@@ -99,7 +101,7 @@ def install(package: str) -> None:
     apt_get = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet")
     try:
         run(*apt_get, "update", timeout=300)
-        run(*apt_get, "install", "--yes", "--no-install-recommends", package, timeout=900)
+        run(*apt_get, "install", "--yes", "--no-install-recommends", *packages, timeout=900)
     except Trouble as trouble:
         raise NoDockerError(f"{package} can't be installed: {trouble}") from None
 
@@ -353,6 +355,8 @@ def main() -> int:
     verb.add_argument("--install", action="store_true", help="install docker.io where missing")
     verb = verbs.add_parser("base", help=f"get the image {BASE_IMAGE}")
     verb.add_argument("--install", action="store_true", help="install docker.io and debootstrap where missing")
+    verb = verbs.add_parser("podman", help="make sure that there is podman")
+    verb.add_argument("--install", action="store_true", help="install it where missing")
     verbs.add_parser("inventory", help="print the path of the inventory")
     verb = verbs.add_parser("down", help="remove the hosts")
     verb.add_argument("--engine", action="store_true", help="stop the docker daemon too, if `up` started it")
@@ -372,6 +376,11 @@ def main() -> int:
             elif options.verb == "base":
                 engine_up(options.install)
                 base_image(options.install)
+            elif options.verb == "podman":
+                if options.install and not shutil.which("podman"):
+                    install("podman", "netavark")  # its network is only recommended
+                if not succeeds("podman", "info"):
+                    raise NoDockerError("podman does not run here: see podman info")
             elif options.verb == "down":
                 if succeeds("docker", "info"):
                     remove([container["Id"] for container in containers().values()])

@@ -1,16 +1,20 @@
-"""Servers in containers of the docker engine of this machine: the real playbooks, and an image made here."""
+"""Servers in containers of this machine's docker and podman: the real playbooks, and an image made here."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import signal
 import stat
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._host.binary import upstream_image
 from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_health
 from ansible_collections.magi.models.plugins.module_utils._services.containers import (
     create_arguments,
@@ -20,8 +24,8 @@ from ansible_collections.magi.models.plugins.module_utils._services.containers i
 )
 
 from ..waiting import until
-from .conftest import PORTS, Deployment, alive, ask, environment_of
-from .engine import IMAGE, docker, hosts, llama_image
+from .conftest import LLAMA_SERVER, PORTS, Deployment, alive, ask, environment_of
+from .engine import IMAGE, hosts, llama_image, said_by
 
 pytestmark = pytest.mark.e2e
 
@@ -29,29 +33,74 @@ Q2, Q3 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m"))
 NAME = 'it\'s "quoted", {{ 7 * 7 }} $HOME %n\nnewline 🐫.Q2_K.gguf'
 
 
+BOTH = pytest.mark.parametrize("engine", ["docker", "podman"], indirect=True)
+
+
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory):
-    hosts("engine")
-    with llama_image(tmp_path_factory.mktemp("image")):
-        yield
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    """An engine's name; it has the image."""
+    hosts({"docker": "engine", "podman": "podman"}[request.param])
+    folder = tmp_path_factory.mktemp("image")
+    # Podman's usual runtime, crun, wants all that the kernel has of cgroup v1, which is not mounted everywhere.
+    settings = folder.with_suffix(".conf")
+    settings.write_text('[engine]\nruntime = "runc"\n')
+    with pytest.MonkeyPatch.context() as patch, llama_image(folder, request.param):
+        patch.setenv("CONTAINERS_CONF", str(settings))
+        yield request.param
 
 
 @pytest.fixture
-def contained(engine: None, deployment: Deployment) -> Deployment:
+def contained(engine: str, deployment: Deployment) -> Deployment:
     deployment.variables = {
-        "model_server_manager": "docker",
+        "model_server_manager": engine,
         "model_server_image": IMAGE,
         "model_server_resources": {"memory_max": "2G"},
     }
     return deployment
 
 
-def containers(deployment: Deployment) -> list[dict[str, Any]]:
-    found = docker("ps", "--all", "--quiet", "--filter", f"label=magi.home={deployment.home}").split()
-    return json.loads(docker("inspect", *found)) if found else []
+def containers(deployment: Deployment, engine: str) -> list[dict[str, Any]]:
+    found = said_by(engine, "ps", "--all", "--quiet", "--filter", f"label=magi.home={deployment.home}").split()
+    return json.loads(said_by(engine, "inspect", *found)) if found else []
 
 
-def test_a_deployment_in_containers_from_start_to_teardown(contained: Deployment):
+def moves_and_comes_back(contained: Deployment, instance: str) -> None:
+    """To another manager and back."""
+    where = {"LLAMA_ARG_PORT": str(PORTS[0])}
+    contained.variables["model_server_manager"] = "supervisor"
+    check = contained.play("site", "--check", profile="p")
+    assert f"restart {instance}: moves here from docker" in check.output
+    assert len(containers(contained, "docker")) == 1
+    assert contained.play(profile="p").code == 0
+    assert containers(contained, "docker") == []
+    assert not (contained.home / "docker").exists()
+    assert ask_health(where) == 200
+    contained.variables["model_server_manager"] = "docker"
+    moved = contained.play(profile="p")
+    assert moved.code == 0, moved.output
+    assert f"restart {instance}: moves here from supervisor" in moved.output
+    assert not (contained.home / "supervisor").exists()
+    assert ask_health(where) == 200
+    assert len(containers(contained, "docker")) == 1
+
+
+def starts_at_boot(contained: Deployment, instance: str) -> None:
+    """By what systemd runs at boot, which is not everywhere."""
+    (container,) = containers(contained, "podman")
+    said_by("podman", "stop", container["Id"])
+    assert ask_health({"LLAMA_ARG_PORT": str(PORTS[0])}) == 0
+    unit = (contained.home / "podman" / "boot.service").read_text()
+    (command,) = re.findall(r"^ExecStart=(.+)$", unit, re.MULTILINE)
+    subprocess.run(shlex.split(command), check=True, capture_output=True)
+    until(lambda: ask_health({"LLAMA_ARG_PORT": str(PORTS[0])}) == 200, 60, f"{instance} serves again")
+
+
+@pytest.mark.parametrize(
+    ("engine", "further"), [("docker", moves_and_comes_back), ("podman", starts_at_boot)], indirect=["engine"]
+)
+def test_a_deployment_in_containers_from_start_to_teardown(
+    contained: Deployment, engine: str, further: Callable[[Deployment, str], None]
+):
     keys = contained.folder / "keys"
     keys.write_text("canary-key\n")
     keys.chmod(0o600)
@@ -63,12 +112,12 @@ def test_a_deployment_in_containers_from_start_to_teardown(contained: Deployment
 
     check = contained.play("site", "--check", "--diff", profile="p")
     assert check.code == 0, check.output
-    assert (contained.tree(), containers(contained)) == ({}, [])
+    assert (contained.tree(), containers(contained, engine)) == ({}, [])
 
     run = contained.play(profile="p")
     assert run.code == 0, run.output
     (server,) = contained.report()["servers"]
-    (first,) = containers(contained)
+    (first,) = containers(contained, engine)
     pid = first["State"]["Pid"]
     environment = environment_of(pid)
     assert (server["state"], server["pid"]) == ("running", pid)
@@ -89,43 +138,29 @@ def test_a_deployment_in_containers_from_start_to_teardown(contained: Deployment
 
     again = contained.play(profile="p")
     assert (again.code, again.changed) == (0, 0), again.output
-    assert containers(contained)[0]["Id"] == first["Id"]
+    assert containers(contained, engine)[0]["Id"] == first["Id"]
 
     os.kill(pid, signal.SIGKILL)
     until(lambda: not alive(pid) and ask_health(where) == 200, 60, "the killed server is back")
-    assert containers(contained)[0]["RestartCount"] == 1
+    assert containers(contained, engine)[0]["RestartCount"] == 1
 
-    # to another manager and back
-    contained.variables["model_server_manager"] = "supervisor"
-    check = contained.play("site", "--check", profile="p")
-    assert f"restart {server['instance']}: moves here from docker" in check.output
-    assert len(containers(contained)) == 1
-    assert contained.play(profile="p").code == 0
-    assert containers(contained) == []
-    assert not (contained.home / "docker").exists()
-    assert ask_health(where) == 200
-    contained.variables["model_server_manager"] = "docker"
-    moved = contained.play(profile="p")
-    assert moved.code == 0, moved.output
-    assert f"restart {server['instance']}: moves here from supervisor" in moved.output
-    assert not (contained.home / "supervisor").exists()
-    assert ask_health(where) == 200
-    assert len(containers(contained)) == 1
+    further(contained, server["instance"])
 
     stopped = contained.play("stop")
     assert stopped.code == 0, stopped.output
-    assert containers(contained) == []
+    assert containers(contained, engine) == []
 
     down = contained.play("teardown")
     assert down.code == 0, down.output
     assert not contained.home.exists()
-    assert docker("images", "--quiet", IMAGE)  # it was there before
+    assert said_by(engine, "images", "--quiet", IMAGE)  # it was there before
 
 
+@pytest.mark.parametrize("engine", ["docker"], indirect=True)  # podman takes seconds to give up
 def test_what_is_wrong_with_an_image_is_one_sentence(contained: Deployment):
     contained.add_model("Q2_K")
     for verb, image, said in (
-        ("plan", "", "docker needs an image of llama-server: set it to one with its tag or digest"),
+        ("plan", "", f"the image {upstream_image(str(LLAMA_SERVER))} is not on the host"),
         ("plan", "localhost:9/none:1", "the image localhost:9/none:1 is not on the host: a deployment pulls it"),
         ("site", "localhost:9/none:1", "docker can't pull the image localhost:9/none:1"),
         ("plan", "none", "Setting model_server_image must be an image with its tag or digest"),
@@ -137,19 +172,21 @@ def test_what_is_wrong_with_an_image_is_one_sentence(contained: Deployment):
         assert not (contained.home / "docker").exists()
 
 
-def test_the_engine_has_every_option_that_we_give_it(engine: None):
+@BOTH
+def test_the_engine_has_every_option_that_we_give_it(engine: str):
     environment = {"LLAMA_ARG_HOST": "127.0.0.1", "LLAMA_ARG_PORT": "1", "MAGI_CONFIG_HASH": "h", "X": "it's"}
     given = [
-        *create_arguments("docker", "/m", IMAGE, "a", {**environment, "LLAMA_ARG_LOAD_MODE": "mlock"}),
+        *create_arguments(engine, "/m", IMAGE, "a", {**environment, "LLAMA_ARG_LOAD_MODE": "mlock"}),
         *limits("memory_max=1G cpu_quota=50% nice=5", 1, 1),
         *(mount("/m", "/m"), "--detach", "--rm", "--network=none"),
-        *gpu_options("docker", ["/dev/nvidia0"], []),
-        *gpu_options("docker", ["/dev/kfd"], [1]),
+        *gpu_options(engine, ["/dev/nvidia0"], []),
+        *gpu_options(engine, ["/dev/kfd"], [1]),
     ]
     options = {word.split("=")[0] for word in given if word.startswith("--")} - {"--host"}
-    assert options <= {*re.findall(r"--[a-z-]+", docker("run", "--help"))}
+    assert options <= {*re.findall(r"--[a-z-]+", said_by(engine, "run", "--help"))}
 
 
+@BOTH
 def test_a_server_that_does_not_start_is_explained_and_the_others_serve(contained: Deployment):
     contained.variables["model_server_concurrent_starts"] = False
     contained.add_model("Q2_K")

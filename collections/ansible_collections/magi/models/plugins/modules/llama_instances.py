@@ -304,14 +304,7 @@ def main() -> None:
     check = module.check_mode
     host = None
     try:
-        manager = usable(chosen(params["manager"], params["home"], params["supervisord_path"]))
-        if params["state"] == "present":
-            if given.get("restores") is not None:
-                job = replace(job, files=files_of(manager, job.home, given["restores"], job.instances))
-            result = present(manager, job, check_mode=check)
-            if not check:
-                host = read_host(manager, job.home, ask=True)
-        elif params["state"] == "fenced":
+        if params["state"] == "fenced":
             if given["worker"]:
                 fence(job.home, Worker(**given["worker"]))
             forget_claims(job.home, tuple(map(Claim.from_dict, given["claims"])))
@@ -320,10 +313,18 @@ def main() -> None:
             if job.claim:
                 end_claim(job.home, job.claim)
             result = Applied(False)
-        elif params["state"] == "stopped":
-            result = stopped(manager, job, params["names"], check_mode=check)
         else:
-            result = absent(manager, job, check_mode=check, also=params["also_remove"])
+            manager = usable(chosen(params["manager"], params["home"], params["supervisord_path"]))
+            if params["state"] == "present":
+                if given.get("restores") is not None:
+                    job = replace(job, files=files_of(manager, job.home, given["restores"], job.instances))
+                result = present(manager, job, check_mode=check)
+                if not check:
+                    host = read_host(manager, job.home, ask=True)
+            elif params["state"] == "stopped":
+                result = stopped(manager, job, params["names"], check_mode=check)
+            else:
+                result = absent(manager, job, check_mode=check, also=params["also_remove"])
     except (ConflictError, KeyFileError, ServiceError) as error:
         module.fail_json(msg=f"{error}")
     except OSError as error:

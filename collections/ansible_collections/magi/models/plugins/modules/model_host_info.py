@@ -23,7 +23,9 @@ options:
     description: The llama-server binary; without it, none is looked at.
     type: path
   image:
-    description: The image that is looked at instead, where O(manager) runs containers. It is not pulled.
+    description:
+      - The image that is looked at instead, where O(manager) runs containers. It is not pulled.
+      - Without it, llama.cpp's own image of the build that is at O(llama_server_path).
     type: str
     default: ""
   port_range:

@@ -76,8 +76,8 @@ options:
         description: The llama-server binary; without it, none is looked at.
         type: path
       image:
-        description: The image that is looked at instead, where O(host.manager) runs containers. It is pulled if it is
-          missing, unless in check mode.
+        description: The image that is looked at instead, where O(host.manager) runs containers; without it, llama.cpp's
+          own of the build that is at O(host.llama_server_path). It is pulled if it is missing, unless in check mode.
         type: str
         default: ""
       port_range:

@@ -25,6 +25,8 @@ from ansible_collections.magi.models.plugins.module_utils._llama.options import 
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager
 from ansible_collections.magi.models.plugins.module_utils._services.values import ServiceError
 
+UPSTREAM = "ghcr.io/ggml-org/llama.cpp"
+"""Where llama.cpp publishes its images (llama.cpp docs/docker.md): for each backend one, by build."""
 _VARIABLE = "model_server_llama_server_path (LLAMA_SERVER_PATH)"
 
 
@@ -40,8 +42,9 @@ def read_binary(
     """
     if not path:
         return None, (
-            f"model_server_image is not set, and {manager.name} needs an image of llama-server: set it to one with its "
-            "tag or digest, such as ghcr.io/ggml-org/llama.cpp:server-b11434."
+            f"{manager.name} needs an image of llama-server, model_server_image is not set, and no llama-server at "
+            f"{_VARIABLE} tells which build's to take: set it to one with its tag or digest, such as "
+            f"{UPSTREAM}:server-b11434, or install that build on the host."
         )
     path = os.path.expanduser(path)
     given = environment or {}
@@ -85,6 +88,17 @@ def _why_not(manager: ServiceManager, path: str, error: Exception) -> str:
     if manager.capabilities.image:
         return f"llama-server in the image {path} does not run ({said}); correct {setting}."
     return f"llama-server at {path} does not run ({said}); reinstall it, or set {setting}."
+
+
+def upstream_image(path: str) -> str:
+    """Return llama.cpp's own image of a server for the GPUs of this host, of the same build as the llama-server at
+    ``path``; an empty string where none runs there."""
+    # Imported here: only a host that runs containers needs them, see choice.chosen.
+    from ansible_collections.magi.models.plugins.module_utils._install.backend import CPU, here
+    from ansible_collections.magi.models.plugins.module_utils._install.binary import build_of
+
+    build, backend = build_of(Path(path).expanduser()), here("auto")[0]
+    return f"{UPSTREAM}:server-{'' if backend == CPU else f'{backend}-'}b{build}" if build else ""
 
 
 def runnable(manager: ServiceManager, path: str) -> bool:

@@ -337,15 +337,18 @@ def inspect_host(
     model_folders: Sequence[str] = (),
     fetch: bool = False,
 ) -> Host:
-    """Return the host, by the options of a module; with ``fetch``, an image that is not there is pulled. Raises
-    ServiceError; ValueError for a bad port_range."""
+    """Return the host, by the options of a module; where servers run in containers, ``image`` takes the place of
+    ``llama_server_path``, or llama.cpp's own image of that build, and with ``fetch``, one that is not there is pulled.
+    Raises ServiceError; ValueError for a bad port_range."""
     if len(port_range) != 2:
         raise ValueError(f"port_range must be the first and the last port, not {list(port_range)}.")
     services = usable(chosen(manager, home, supervisord_path))
     if llama_server_path and services.capabilities.image:
-        llama_server_path = image
-        if image and fetch:
-            services.fetch(image)
+        from ansible_collections.magi.models.plugins.module_utils._host.binary import upstream_image  # see read_host
+
+        llama_server_path = image or upstream_image(llama_server_path)
+        if llama_server_path and fetch:
+            services.fetch(llama_server_path)
     return read_host(
         services,
         home,

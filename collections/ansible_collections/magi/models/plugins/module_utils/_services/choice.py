@@ -27,7 +27,7 @@ SERVICE_OPTIONS = {
 _UNIT = Path("/etc/systemd/system/magi-llama@.service")
 _LEFT = {
     "supervisor": ("supervisor/supervisord.conf",),
-    **{name: (f"{name}/*.args", f"{name}/pulled") for name in ENGINES},
+    **{name: (f"{name}/*.args", f"{name}/pulled", f"{name}/boot.service") for name in ENGINES},
 }
 """By manager, the files that tell that a home folder has something of its."""
 

@@ -63,9 +63,10 @@ HARDENED = (
     "--pull=never",
 )
 """What every container of ours is run with."""
-_RAISED = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+PID_MAX = Path("/proc/sys/kernel/pid_max")
 BOOTED = Path("/run/systemd/system")
 """There where systemd runs the machine (sd_booted(3))."""
+UNITS = Path("/etc/systemd/system")
 LINGERS = Path("/var/lib/systemd/linger")
 """A file for each user whose processes last."""
 STOP_GRACE = 5
@@ -673,12 +674,53 @@ class Docker(Containers):
 
 
 class Podman(Containers):
+    """Podman has no process that would start containers at boot: systemd does, where that runs the machine."""
+
     name: ClassVar[str] = "podman"
-    templates: ClassVar[Sequence[Template]] = _templates("podman")
+    templates: ClassVar[Sequence[Template]] = (
+        *_templates("podman"),
+        Template("podman-boot.service.j2", "{home}/podman/boot.service", 0o644),
+    )
+
+    def values(self) -> Mapping[str, Any]:
+        # Imported here: only the controller needs it, see choice.chosen.
+        from ansible_collections.magi.models.plugins.module_utils._services import systemd
+
+        quoting = (systemd.systemd_argument, systemd.systemd_path, systemd.systemd_value)
+        return {**super().values(), **{function.__name__: function for function in quoting}}
+
+    def common(self) -> list[Path]:
+        return [*super().common(), *(path for path in (self._boot(),) if path.exists())]
+
+    def needs(self) -> list[Path]:
+        return [*super().needs(), *(self._units() if BOOTED.is_dir() else ())]
 
     def prepare(self) -> None:
         self._lasts()
         super().prepare()
+        if BOOTED.is_dir() and self._boot().exists():
+            unit, wanted = self._units()
+            make_folder(wanted.parent)
+            write_atomic(unit, self._boot().read_bytes(), 0o644)
+            with writing(wanted):
+                wanted.unlink(missing_ok=True)
+                wanted.symlink_to(unit)
+
+    def remove(self) -> None:
+        unit, wanted = self._units()
+        clear([unit, wanted], [wanted.parent])
+        super().remove()
+
+    def _boot(self) -> Path:
+        return self.folder / "boot.service"
+
+    def _units(self) -> tuple[Path, Path]:
+        """Return where systemd, or that of its user, finds the unit that starts our containers at boot, and the link by
+        which it does (systemctl(1), enable). It reads both at boot alone."""
+        user = Path(pwd.getpwuid(os.geteuid()).pw_dir, ".config", "systemd", "user")
+        folder = user if os.geteuid() else UNITS
+        name = container_name(str(self.home), "boot.service")
+        return folder / name, folder / "default.target.wants" / name
 
     def identity(self, program: str) -> str:
         self._lasts()  # before anything ends
@@ -696,6 +738,13 @@ class Podman(Containers):
 
     def _own_limits(self) -> list[str]:
         """By itself, it raises both beyond those of its own process, which only root may; ``--ulimit=host`` would
-        undo the limits that we give."""
-        found = {name: resource.getrlimit(number) for name, number in _RAISED.items()}
-        return [f"--ulimit={name}={soft}:{hard}" for name, (soft, hard) in found.items()]
+        undo the limits that we give. Where its own are higher than these, it lowers them first, and can't raise them
+        again (podman cmd/podman/early_init_linux.go; containers/common pkg/config, getDefaultProcessLimits)."""
+        found = []
+        for name, number, most in (
+            ("nofile", resource.RLIMIT_NOFILE, 1 << 20),
+            ("nproc", resource.RLIMIT_NPROC, int(PID_MAX.read_text())),
+        ):
+            soft, hard = (most if each == resource.RLIM_INFINITY else each for each in resource.getrlimit(number))
+            found.append(f"--ulimit={name}={min(soft, most)}:{min(hard, most)}")
+        return found

@@ -15,12 +15,13 @@ from ansible_collections.magi.models.plugins.modules import gguf_info, llama_ins
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import build, model, write
 
 
-def run(module, check=False, diff=False, verbosity=0, **options):
-    """Run a module with ``options``, and return its result."""
+def run(module, check=False, diff=False, verbosity=0, user=None, **options):
+    """Run a module with ``options``, and return its result; it takes itself for ``user``."""
     control = {"_ansible_check_mode": check, "_ansible_diff": diff, "_ansible_verbosity": verbosity}
     arguments = json.dumps({"ANSIBLE_MODULE_ARGS": {**options, **control}})
     program = (
-        "import sys; sys.path[:0] = sys.argv.pop().split(':')\n"
+        "import os, sys; sys.path[:0] = sys.argv.pop().split(':')\n"
+        f"os.geteuid = lambda uid={user}, real=os.geteuid: uid or real()\n"
         f"from {module.__name__} import main\n"
         "from ansible.module_utils import basic\n"
         "basic._ANSIBLE_PROFILE = 'legacy'\n"
@@ -149,6 +150,14 @@ def test_a_home_that_can_not_be_written_is_one_sentence(check):
     job = {**JOB, "actions": [{"instance": "a", "action": "start", "reason": "new"}]}
     found = run(llama_instances, check=check, home="/dev/null/magi", manager="supervisor", job=job)
     assert found.get("msg") == (None if check else "/dev/null/magi: Not a directory.")
+
+
+@pytest.mark.parametrize(("state", "changed"), [("fenced", True), ("released", False)])
+def test_what_a_killed_deployment_left_is_cleared_without_a_service_manager(tmp_path, state, changed):
+    """The one that is chosen by itself may be systemd, which only root can use."""
+    job = {**JOB, "worker": None, "claims": []}
+    found = run(llama_instances, user=1000, state=state, home=str(tmp_path), manager="systemd", job=job)
+    assert found.get("msg", found["changed"]) is changed
 
 
 CLAIM = {

@@ -11,7 +11,7 @@ import time
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._host import inspect, procfs
-from ansible_collections.magi.models.plugins.module_utils._host.binary import read_binary
+from ansible_collections.magi.models.plugins.module_utils._host.binary import read_binary, upstream_image
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import (
     asked_at,
     none_loaded,
@@ -21,6 +21,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.inspect import (
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets, orphans
 from ansible_collections.magi.models.plugins.module_utils._host.values import Listener, Running, Unreadable
 from ansible_collections.magi.models.plugins.module_utils._host.wait import await_ready
+from ansible_collections.magi.models.plugins.module_utils._install import backend
 from ansible_collections.magi.models.plugins.module_utils._llama.client import api_key, ask_health, ask_models, port_of
 from ansible_collections.magi.models.plugins.module_utils._llama.drain import drain
 from ansible_collections.magi.models.plugins.module_utils._services import systemd
@@ -79,6 +80,61 @@ def test_a_binary_tells_its_devices_and_is_no_worse_for_not_knowing(tmp_path, li
     binary, error = read_binary(chosen("supervisor", str(tmp_path)), str(program))
     assert (binary.devices, binary.default_devices, binary.no_gpu) == (devices, devices or (), said)
     assert (binary.version, error) == ("1", "")
+
+
+@pytest.mark.parametrize(
+    ("version", "nodes", "image"),
+    [
+        ("version: 0.6.0-dev (build 11434, commit unknown)", (), "server-b11434"),
+        ("version: 5123 (a1b2c3d)", (), "server-b5123"),
+        ("version: 5123 (a1b2c3d)", ("/dev/nvidia0",), "server-cuda-b5123"),
+        ("version: 5123 (a1b2c3d)", ("/dev/kfd",), "server-rocm-b5123"),
+        ("version: 5123 (a1b2c3d)", ("/dev/dri/renderD128",), "server-vulkan-b5123"),
+        ("version: 0 (unknown)", (), ""),  # built without git
+        ("what?", (), ""),
+        (None, (), ""),
+    ],
+)
+def test_without_an_image_upstream_s_of_the_host_s_build_and_gpus_is_taken(
+    tmp_path, monkeypatch, version, nodes, image
+):
+    program = tmp_path / "llama-server"
+    if version:
+        program.write_text(f"#!/bin/sh\necho '{version}'\n")
+        program.chmod(0o755)
+    monkeypatch.setattr(backend, "gpus", lambda: nodes)
+    assert upstream_image(str(program)) == (image and f"ghcr.io/ggml-org/llama.cpp:{image}")
+
+
+@pytest.mark.parametrize(
+    ("given", "version", "said"),
+    [
+        ("own:1", "version: 5123 (a1b2c3d)", "the image own:1 is not on the host"),
+        ("", "version: 5123 (a1b2c3d)", "the image ghcr.io/ggml-org/llama.cpp:server-b5123 is not on the host"),
+        ("", "what?", "docker needs an image of llama-server, model_server_image is not set, and no llama-server at "),
+    ],
+)
+def test_a_container_s_llama_server_is_in_the_image_given_or_in_that_of_the_host_s_build(
+    tmp_path, monkeypatch, given, version, said
+):
+    # llama-server, and a FakeDocker without images
+    for name, text in (("llama-server", f"echo '{version}'"), ("docker", "exit 0")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(backend, "gpus", lambda: ())
+    found = inspect.inspect_host(
+        home=str(tmp_path / "m"),
+        manager="docker",
+        supervisord_path="",
+        llama_server_path=f"{tmp_path}/llama-server",
+        image=given,
+        port_range=(1, 1),
+        ports=(),
+        environment={},
+        option_sets=(),
+    )
+    assert said in found.binary_error
 
 
 @pytest.mark.parametrize(

@@ -411,13 +411,24 @@ def test_a_start_adds_what_only_the_host_knows_and_shows_no_secret(engine, home,
     assert "secret" not in (engine / "asked").read_text()
 
 
-def test_podman_keeps_its_own_limits_of_processes_beside_ours(engine, home, monkeypatch):
+@pytest.mark.parametrize(
+    ("soft", "hard", "given"),
+    [
+        (1024, 20000, {"nofile=1024:20000", "nproc=1024:20000"}),
+        (1024, -1, {"nofile=1024:1048576", "nproc=1024:32768"}),
+        (-1, -1, {"nofile=1048576:1048576", "nproc=32768:32768"}),
+        (40000, 96365, {"nofile=40000:96365", "nproc=32768:32768"}),
+    ],
+)
+def test_podman_keeps_its_own_limits_of_processes_beside_ours(engine, home, monkeypatch, tmp_path, soft, hard, given):
     (engine / "docker").rename(engine / "podman")
     (home / "docker").rename(home / "podman")
-    monkeypatch.setattr(containers.resource, "getrlimit", lambda number: (number, -1))
+    monkeypatch.setattr(containers.resource, "getrlimit", lambda _number: (soft, hard))
+    monkeypatch.setattr(containers, "PID_MAX", tmp_path / "pid_max")
+    (tmp_path / "pid_max").write_text("32768\n")
     assert Podman(home).start(["a"]) == {}
     command = next(words for words in asked(engine) if words[0] == "run")
-    assert {f"--ulimit={name}={number}:-1" for name, number in containers._RAISED.items()} <= {*command}
+    assert {f"--ulimit={limit}" for limit in given} <= {*command}
     assert "--ulimit=core=0" in containers.HARDENED
     assert "--ulimit=host" not in {*command, *create_arguments("podman", "/m", IMAGE, "a", ENVIRONMENT)}
 
@@ -630,6 +641,80 @@ def test_a_rootless_podman_whose_containers_would_end_is_refused_before_anything
     (tmp_path / "linger" / user.pw_name).touch()
     Podman(home).prepare()
     assert Podman(home).identity(IMAGE) == "sha256:1"
+
+
+def boot_unit(home: str, *folders: str) -> str:
+    values = {"home": home, "model_folders": folders}
+    return (
+        plain_environment([str(TEMPLATES)])
+        .get_template("podman-boot.service.j2")
+        .render(**values, **Podman(Path(home)).values())
+    )
+
+
+def test_at_boot_systemd_starts_the_containers_of_one_home_folder():
+    home = """/a b/100%n/$HOME/it's "x" \\n"""
+    lines = boot_unit(home, "/models", "/m 2").splitlines()
+    (command,) = (line for line in lines if line.startswith("ExecStart="))
+    # What systemd makes of it (systemd.service(5)): words as in a shell, then specifiers and variables.
+    words = shlex.split(command.removeprefix("ExecStart="))
+    filtered = words.pop().replace("%%", "%").replace("$$", "$")
+    assert [*words, filtered] == ["podman", "start", "--all", "--filter", f"label=magi.home={home}"]
+    assert {'RequiresMountsFor="/models"', 'RequiresMountsFor="/m 2"', "KillMode=process"} <= {*lines}
+    label = f"--label={filtered.removeprefix('label=')}"
+    assert label in create_arguments("podman", home, IMAGE, "a", ENVIRONMENT)
+
+
+@pytest.fixture
+def booted(engine, home, monkeypatch, tmp_path):
+    """Podman on a machine that systemd runs, with the unit for its boot in the home folder."""
+    (engine / "docker").rename(engine / "podman")
+    (home / "docker").rename(home / "podman")
+    (home / "podman" / "boot.service").write_text("[Unit]\n")
+    for name in ("BOOTED", "UNITS"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(containers, name, tmp_path / name)
+    return Podman(home)
+
+
+def test_the_unit_for_the_boot_lies_where_systemd_looks_until_teardown(booted, home, tmp_path):
+    booted.prepare()
+    booted.prepare()  # each deployment does
+    (unit,) = (tmp_path / "UNITS").glob("*.service")
+    (wanted,) = (tmp_path / "UNITS" / "default.target.wants").iterdir()
+    assert (unit.name, unit.read_text()) == (wanted.name, "[Unit]\n")
+    assert wanted.samefile(unit)
+    other = Podman(tmp_path / "other")
+    assert unit.name not in {path.name for path in other._units()}
+    other.remove()
+    assert wanted.exists()
+    booted.remove()
+    assert [*(tmp_path / "UNITS").iterdir()] == []
+    assert not (home / "podman").exists()
+
+
+def test_a_user_s_own_systemd_starts_its_containers_at_boot(booted, monkeypatch, tmp_path):
+    user = containers.pwd.struct_passwd(("u", "x", 1000, 1000, "", str(tmp_path / "home-of-u"), "/bin/sh"))
+    monkeypatch.setattr(containers.pwd, "getpwuid", lambda _uid: user)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(containers, "LINGERS", tmp_path)
+    (tmp_path / "u").touch()
+    booted.prepare()
+    folder = tmp_path / "home-of-u" / ".config" / "systemd" / "user"
+    (wanted,) = (folder / "default.target.wants").iterdir()
+    assert wanted.read_text() == "[Unit]\n"
+    assert [*(tmp_path / "UNITS").iterdir()] == []
+    booted.remove()
+    assert [*folder.iterdir()] == []
+
+
+def test_where_systemd_does_not_run_or_no_unit_is_wanted_none_is_put_there(booted, home, monkeypatch, tmp_path):
+    (home / "podman" / "boot.service").unlink()
+    booted.prepare()
+    (home / "podman" / "boot.service").touch()
+    monkeypatch.setattr(containers, "BOOTED", tmp_path / "none")
+    booted.prepare()
+    assert [*(tmp_path / "UNITS").iterdir()] == []
 
 
 def test_the_servers_user_needs_the_bits_for_others_of_what_it_sees(tmp_path):

@@ -514,6 +514,7 @@ def test_an_automatic_choice_is_the_first_manager_that_the_machine_has():
         (["docker/a.args", "docker/a.env"], "supervisor", ["docker"]),
         (["docker/pulled"], "podman", ["docker"]),
         (["docker/theirs", "podman/a.args"], "docker", ["podman"]),
+        (["podman/boot.service"], "supervisor", ["podman"]),  # all is stopped
         (["unit"], "supervisor", ["systemd"]),
         (["unit"], "systemd", []),
         (["unit of another home"], "supervisor", []),
