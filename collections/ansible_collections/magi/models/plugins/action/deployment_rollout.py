@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Canary
-from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.module_utils._host.values import WORKER, Host
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.phases import Before, apart, phases, phases_lines
@@ -43,7 +43,10 @@ class ActionModule(ControllerAction):
         first = canaries(_plans(among, arguments["plans"]), canary) if canary else ()
         rollout = roll_out(serving, serial, apart(known), first)
         found = phases(known, rollout.parts())
-        self.show(phases_lines(found))
+        # Each worker imports its action anew, and few deployments need these.
+        has_workers = not decided.refused and _workers(hosts, arguments["plans"])
+        workers = _first(known or before(hosts, arguments["plans"])) if has_workers else {}
+        self.show([*workers.pop("lines", ()), *phases_lines(found)])
         # Another controller's clock may be ahead of ours.
         looked = [found["host"] for found in hosts.values() if found.get("host")]
         latest = max((host["generation"].get("began_at", 0) for host in looked), default=0)
@@ -51,6 +54,10 @@ class ActionModule(ControllerAction):
             **rollout.to_dict(),
             **decided.to_dict(),
             **asdict(found),
+            "ends": {},
+            "workers": {},
+            "workers_on": [],
+            **workers,
             "canary": list(first),
             "bake": canary.bake if canary else 0,
             "auto_revert": bool(canary and canary.auto_revert),
@@ -63,6 +70,22 @@ def _plans(names: Iterable[str], planned: Mapping[str, Any]) -> dict[str, Plan]:
     """Return the plans of these hosts, in their order, where there are any."""
     found = ((name, planned[name].get("plan")) for name in names if name in planned)
     return {name: Plan.from_dict(plan) for name, plan in found if plan}
+
+
+def _workers(hosts: Mapping[str, Any], plans: Mapping[str, Any]) -> bool:
+    """Whether a host has workers, or is to have some."""
+    return any((planned.get("plan") or {}).get("workers") for planned in plans.values()) or any(
+        WORKER in item["environment"]
+        for name in plans
+        for item in ((hosts.get(name) or {}).get("host") or {}).get("instances", ())
+    )
+
+
+def _first(known: Mapping[str, Before]) -> dict[str, Any]:
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.workers import workers_first, workers_lines
+
+    found = workers_first({name: (item.plan, item.host) for name, item in known.items()})
+    return {**asdict(found), "workers_on": list(found.hosts), "lines": workers_lines(found)}
 
 
 def _something_goes(plans: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -85,6 +86,17 @@ def _why_not(manager: ServiceManager, path: str, error: Exception) -> str:
     if manager.capabilities.image:
         return f"llama-server in the image {path} does not run ({said}); correct {setting}."
     return f"llama-server at {path} does not run ({said}); reinstall it, or set {setting}."
+
+
+WORKER_PROGRAM = "ggml-rpc-server"
+
+
+def find_beside(path: str, program: str) -> str | None:
+    """Return the ``program`` of the llama-server at ``path``: beside it, or beside what its link leads to, else in the
+    PATH."""
+    paths = (path, os.path.realpath(path)) if os.path.isabs(path) else ()  # it may be in an image
+    folders = [os.path.dirname(each) for each in paths]
+    return shutil.which(program, path=os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)]))
 
 
 def runnable(manager: ServiceManager, path: str) -> bool:

@@ -58,6 +58,8 @@ def decide(
 
 
 def _fails_again(now: Running) -> bool:
+    if now.server:  # a worker loads no model by itself
+        return False
     return now.state == State.FAILED and find_cause(now.log, now.exit_status).code in REPEATED
 
 
