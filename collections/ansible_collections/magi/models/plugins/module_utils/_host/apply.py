@@ -497,9 +497,8 @@ def absent(
     files ``also``. Without ``workers``, where there are some that run, all others are stopped, and no more.
 
     Raises ConflictError, FileWriteError and ServiceError."""
-    first = None if workers else stopped(manager, job, None, check_mode=check_mode, workers=False)
-    if first and first.workers:
-        return first
+    if not workers and _stopping(manager, job, None, workers)[0].workers:
+        return stopped(manager, job, None, check_mode=check_mode, workers=False)
     home = Path(job.home)
     also = list(map(Path, also))
     result, _survey = _removing(manager, job, also)

@@ -23,7 +23,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.values import Pl
 from ansible_collections.magi.models.plugins.module_utils._plan.worker import Rpc
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.look import Fleet, Look, allowed_hosts
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.place import Opening, Placed, Room, Want, place
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.workers import spread
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.workers import spread, with_plans
 
 _ALL_PORTS = (1, 65535)
 
@@ -78,12 +78,13 @@ def placing(profile: Profile, fleet: Fleet) -> Placing:
     refused += [item.sentence for item in found.short]
     at = max((look.host.generation.began_at for look in fleet.looks.values()), default=0)
     placed = dict(zip(wants, found.placed))
+    shares = {name: [_shares(i, entry, name, fleet, placed, at) for i, entry in enumerate(entries)] for name in seen}
     return Placing(
-        {name: [_shares(i, entry, name, fleet, placed, at) for i, entry in enumerate(entries)] for name in seen},
+        shares,
         " ".join(refused),
         tuple(f"{want.model}: {want.frozen}." for want in wants.values() if want.frozen),
         frozenset(name for name, item in seen.items() if not item.works),
-        found_workers.of,
+        with_plans(profile, fleet, shares, found_workers.of),
     )
 
 
@@ -180,7 +181,8 @@ class _Seen:
         ]
         kept = {item.name for item in plan.kept}
         runs_on = [item for item in look.host.instances if item.name in kept]
-        ledger = balance(look.host, stay, runs_on, {*plan.names(ActionKind.KEEP)})
+        workers = [item for item in plan.workers if item.need]
+        ledger = balance(look.host, [*stay, *workers], runs_on, {*plan.names(ActionKind.KEEP)})
         refused = {model for model in entries if not any(item.model_id == model for item in plan.instances)}
         self.models = {
             index: {model: path for model, path in found.items() if model not in refused}
@@ -189,7 +191,7 @@ class _Seen:
         first, last = look.settings.port_range
         foreign = foreign_listeners(look.host.listeners, look.settings.host)
         free = sum(port not in foreign for port in range(first, last + 1))
-        self._ports = max(free - len(now.instances) - len(runs_on), 0)
+        self._ports = max(free - len(now.instances) - len(now.workers) - len(runs_on), 0)
         self._left = {item.device: item.room - item.given for item in ledger.accounts}
         self._files = {item.model_path: item.need.mapped for item in stay if item.need}
 

@@ -15,6 +15,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import Ac
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Entry, Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running, foreign_listeners
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
+from ansible_collections.magi.models.plugins.module_utils._plan.select import Shares
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan, PlanError
 from ansible_collections.magi.models.plugins.module_utils._plan.worker import (
     Remote,
@@ -237,6 +238,36 @@ def _shares(index: int, server: str, profile: Profile, look: Look, model: str, r
         return ()
     need = next((item.need for item in plan.instances if item.model_id == model), None)
     return tuple(need.own.get(device, 0) for device in remote.devices) if need else ()
+
+
+def with_plans(profile: Profile, fleet: Fleet, shares: Mapping[str, Shares], of: Mapping[str, Rpc]) -> dict[str, Rpc]:
+    """Return ``of`` (Spread), where each server is left as it is whose worker's host has no plan with these ``shares``,
+    say for lack of memory: it would start without that worker."""
+    without = {}
+    for name, item in of.items():
+        look = fleet.looks[name]
+        try:
+            build_plan(
+                host_name=name,
+                profile=profile,
+                inventory=look.inventory,
+                host=look.host,
+                settings=look.settings,
+                scan_paths=look.scan_paths,
+                needs=look.needs,
+                shares=shares[name],
+                rpc=item,
+            )
+        except PlanError:
+            without[name] = f"the host of its worker {name} has no plan, as it says itself"
+
+    def left(remote: Remote) -> Remote:
+        return replace(remote, refused=remote.refused or next((without[x] for x in remote.hosts if x in without), ""))
+
+    return {
+        name: replace(item, remotes={model: left(remote) for model, remote in item.remotes.items()})
+        for name, item in of.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -147,16 +147,20 @@ def test_what_each_host_has_of_the_model_is_in_its_ledger():
 
 
 def test_a_worker_that_does_not_fit_is_refused_in_numbers():
-    hosts = Hosts(gpu3={"available_bytes": 4 * GIB})
+    hosts = Hosts(gpu3={"available_bytes": 5 * GIB})
     with pytest.raises(PlanError) as refused:
-        hosts.plans(OVER_TWO)
+        hosts.plans({"model": "small"}, OVER_TWO)
     said = str(refused.value)
+    _profile, _looks, found = hosts.placing({"model": "small"}, OVER_TWO)
+    assert found.rpc["gpu1"].remotes["big"].refused == "the host of its worker gpu3 has no plan, as it says itself"
     assert said.startswith(
-        "Host gpu3: nothing was changed. Profile test, entry 1 (big): its worker on gpu3 needs about"
+        "Host gpu3: nothing was changed. Profile test, entry 2 (big): its worker on gpu3 needs about"
     )
     assert "are missing; add a host to rpc, lower ctx_size, or free memory there." in said
     hosts.settings = settings(memory="warn")
-    assert any("its worker on gpu3 needs" in item for item in hosts.plans(OVER_TWO)["gpu3"].warnings)
+    assert any(
+        "its worker on gpu3 needs" in item for item in hosts.plans({"model": "small"}, OVER_TWO)["gpu3"].warnings
+    )
 
 
 def test_a_worker_offers_the_gpus_of_its_host_by_name():
