@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible.plugins.lookup.inventory_hostnames import LookupModule
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed
 from ansible_collections.magi.models.plugins.module_utils._base.text import printable
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
@@ -70,18 +71,21 @@ class ActionModule(ControllerAction):
 
 
 def _addresses(profile: Profile, hosts: Mapping[str, Any]) -> dict[str, str]:
-    """Return by host the address at which others reach its workers: that of its setting, else that of the inventory.
-    llama.cpp takes a name for an address; what such a name stands for is looked up here, as it may be public."""
+    """Return by host the address at which others reach its workers: that of its setting, else that of the inventory,
+    if that is no loopback address of another machine.
+
+    llama.cpp takes a name for an address; what such a name stands for is looked up here, as it may be public.
+    """
     with_workers = {name for entry in profile.entries for name in entry.rpc}
     found = {}
     for name, seen in hosts.items() if with_workers else ():
         settled = seen.get("settings") or {}
         way = Way(**(settled.get("way") or {}))
         given = (settled.get("settings") or {}).get("rpc_address")
-        there = way.address if way.over_the_network else "127.0.0.1" if way.connection.endswith("local") else ""
-        address = given or there
+        address = given or (way.address if way.over_the_network else "127.0.0.1" if way.is_local else "")
         if name in with_workers and address:
             with contextlib.suppress(OSError, UnicodeError):
                 address = socket.gethostbyname(address)
-        found[name] = address
+        forwarded = not given and not way.is_local and not exposed(address)
+        found[name] = "" if forwarded else address
     return found

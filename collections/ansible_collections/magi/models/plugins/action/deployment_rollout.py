@@ -40,12 +40,14 @@ class ActionModule(ControllerAction):
         behind = arguments["gateways"] and not decided.refused
         known = before(hosts, arguments["plans"]) if behind and _something_goes(arguments["plans"]) else {}
         canary = Canary(**arguments["canary"]) if arguments["canary"] and not decided.refused else None
-        first = canaries(_plans(among, arguments["plans"]), canary) if canary else ()
-        rollout = roll_out(serving, serial, apart(known), first)
-        found = phases(known, rollout.parts())
         # Each worker imports its action anew, and few deployments need these.
         has_workers = not decided.refused and _workers(hosts, arguments["plans"])
         workers = _first(known or before(hosts, arguments["plans"])) if has_workers else {}
+        # What a server had of workers on other hosts is not taken back with it.
+        tried = [name for name in among if name not in workers.get("workers_on", ())]
+        first = canaries(_plans(tried, arguments["plans"]), canary) if canary else ()
+        rollout = roll_out(serving, serial, apart(known), first)
+        found = phases(known, rollout.parts())
         self.show([*workers.pop("lines", ()), *phases_lines(found)])
         # Another controller's clock may be ahead of ours.
         looked = [found["host"] for found in hosts.values() if found.get("host")]

@@ -74,7 +74,7 @@ def _difference(now: Running, instance: Instance) -> str:
         }
         named = {
             name: environment.get(f"MAGI_{name.upper()}")
-            for name in ("api_key_file", "environment", "idle", "resources")
+            for name in ("api_key_file", "environment", "idle", "resources", "workers")
         }
         return {**found, **{key: value for key, value in named.items() if value}}
 
