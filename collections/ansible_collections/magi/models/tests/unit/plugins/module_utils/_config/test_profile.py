@@ -104,6 +104,7 @@ def test_an_entry_with_workers_is_one_server(entry, said):
         ),
         ({"enabled_models": [{"model": "a", "hosts": ["gpu1", "gpu2"]}]}, "hosts must be a pattern"),
         ({"enabled_models": [{"model": "a", "replicas": 2}, "a"]}, "entry 2: a is that of entry 1, too"),
+        ({"enabled_models": ["a", {"model": "a", "rpc": ["b"]}]}, "entry 1, too, and one of the two has rpc; make one"),
         ({"enabled_models": [{"model": "a", "port": 0}]}, "port must be from 1 to 65535"),
         ({"enabled_models": [{"tier": "Q3", "port": 8080}]}, "port needs an exact model id"),
         ({"enabled_models": [{"model": "*", "port": 8080}]}, "port needs an exact model id"),
