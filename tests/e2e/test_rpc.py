@@ -56,8 +56,6 @@ def test_a_model_is_computed_by_workers_that_start_first_and_end_last(hosts: Dep
     assert all(item["started_at"] <= server["started_at"] for item in workers.values())
     assert "Paris" in ask(server["port"])
     # Each has its part of the weights and of the context, and its host's ledger has that.
-    looked = hosts.play("status")
-    assert looked.code == 0 and looked.output.count(WORKER) >= 2, looked.output
     for item in workers.values():
         used, planned = _memory(item["pid"]), item["memory"]["need"]["Host"]
         assert 20 << 20 < used < planned * 1.1
