@@ -105,8 +105,9 @@ def plan_rows(plan_of_host: Document) -> list[tuple[str, str, str, str, str]]:
     """Return the cells of ``PLAN_HEAD`` for each action on a host; the reason says what happens to clients, too."""
     from magi.domain import Need, need_line
 
-    ports = {instance["name"]: str(instance["port"]) for instance in plan_of_host["instances"]}
-    needs = {x["name"]: need_line(Need.from_dict(x["need"])) for x in plan_of_host["instances"] if x["need"]}
+    planned = [*plan_of_host["instances"], *plan_of_host.get("workers", ())]
+    ports = {instance["name"]: str(instance["port"]) for instance in planned}
+    needs = {x["name"]: need_line(Need.from_dict(x["need"])) for x in planned if x["need"]}
     return [
         (action["action"], name, ports.get(name, ""), needs.get(name, ""), _reason(action))
         for action in plan_of_host["actions"]

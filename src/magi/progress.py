@@ -52,7 +52,7 @@ class Progress:
             self._result(host, event.result)
         report = event.result.get("report")
         if report:
-            for server in report["servers"]:
+            for server in (*report["servers"], *report.get("workers", ())):
                 state = READY if server["is_ready"] else FAILED
                 self.host(server["host"]).instances[server["instance"]] = state
 
@@ -64,7 +64,8 @@ class Progress:
             kept = {item["instance"]: item["action"] for item in plan["actions"]}
             states = {ActionKind.KEEP: RUNNING, ActionKind.QUARANTINE: LEFT}
             host.instances = {
-                item["name"]: states.get(kept.get(item["name"], ""), WAITING) for item in plan["instances"]
+                item["name"]: states.get(kept.get(item["name"], ""), WAITING)
+                for item in (*plan["instances"], *plan.get("workers", ()))
             }
         if isinstance(actions, list):
             for item in actions:

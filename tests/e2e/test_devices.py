@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from ..waiting import until
-from .conftest import LLAMA_SERVER, Deployment, ask, environment_of, ports
+from .conftest import Deployment, ask, environment_of, ports
+from .rpc import BUILD, rpc_server
 
 pytestmark = pytest.mark.e2e
 
-BUILD = LLAMA_SERVER.resolve().parent
 FIRST, _LAST = ports(29080)
 Q2 = "smollm2-135m-instruct.q2_k"
 
@@ -29,19 +29,6 @@ long sysconf(int name) {
     return name == _SC_PHYS_PAGES ? atol(getenv("MIB")) * 256 : real(name);
 }
 """
-
-
-def rpc_server() -> Path:
-    """Return ggml-rpc-server of the build, or build it beside one that was made without it."""
-    there, built = BUILD / "ggml-rpc-server", BUILD.parent / "rpc"
-    if there.exists() or (there := built / "bin" / "ggml-rpc-server").exists():
-        return there
-    flags = ("-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DGGML_NATIVE=OFF", "-DGGML_RPC=ON")
-    more = (f"-DLLAMA_{name}=OFF" for name in ("CURL", "OPENSSL", "BUILD_TESTS", "BUILD_EXAMPLES", "USE_PREBUILT_UI"))
-    source = BUILD.parent / "source"
-    subprocess.run(["cmake", "-G", "Ninja", "-S", source, "-B", built, *flags, *more], check=True)
-    subprocess.run(["cmake", "--build", built, "--target", there.name], check=True)
-    return there
 
 
 @pytest.fixture

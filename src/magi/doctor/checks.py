@@ -352,4 +352,8 @@ def _reach(examined: Examined, host: Host, _profile: Profile | None) -> _Found:
 
 def _open(item: Running) -> bool:
     """Whether anyone who reaches the port of an instance can use it."""
-    return exposed(item.environment.get("LLAMA_ARG_HOST", "")) and "MAGI_API_KEY_FILE" not in item.environment
+    return (
+        exposed(item.environment.get("LLAMA_ARG_HOST", ""))
+        and not item.server
+        and "MAGI_API_KEY_FILE" not in item.environment
+    )

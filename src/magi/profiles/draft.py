@@ -62,6 +62,8 @@ def draft(name: str, hosts: Sequence[Known]) -> str:
         "  #   idle: 10m  # it frees its memory after that time without a request, and wakes at the next one",
         "  # Two instances over all hosts together, or over those of a pattern, moved if a host is gone:",
         f"  # - {{model: {example}, replicas: 2, hosts: all}}",
+        "  # One too large for any host, served by that which has it and computed with others (docs/profiles.md):",
+        f"  # - {{model: {example}, rpc: [gpu2, gpu3]}}",
         "# Models that take turns in memory: one server loads them when asked for, at most so many at a time:",
         "# pools:",
         '#   - {name: spare, models: ["*-q8_0"], loaded: 1}',

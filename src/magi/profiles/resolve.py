@@ -55,6 +55,8 @@ class Resolution:
 def _where(entry: Entry) -> str:
     if entry.kind == "pool":
         return f"{entry}, {entry.loaded} at a time"
+    if entry.rpc:
+        return f"{entry.hosts or 'one host'}, with workers on {', '.join(entry.rpc)}"
     if entry.replicas is None:
         return entry.hosts or ""
     return f"{entry.replicas} over {entry.hosts or 'all hosts'}"

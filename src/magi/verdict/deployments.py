@@ -77,7 +77,8 @@ def seen(run: Run) -> Result:
         raise error or DeploymentFailed("No host returned its status.")
     gateways = [result["gateway"] for _host, result in run.of("gateway", "routed")]
     status = {**status, **({"gateways": gateways} if gateways else {})}
-    ready = status["ready_servers"] == status["total_servers"] and not any(item["cause"] for item in gateways)
+    wrong = [*(item["cause"] for item in gateways), *(not item["is_ready"] for item in status.get("workers", ()))]
+    ready = status["ready_servers"] == status["total_servers"] and not any(wrong)
     return beside(error, Result(status, ExitCode.OK if ready else ExitCode.DEGRADED, told=lines.status))
 
 
@@ -118,7 +119,10 @@ def ended(run: Run, names: Sequence[str] = (), done: str = "removed") -> Result:
     instance of such a name.
     """
     results = dict(run.of("actions"))
-    hosts = {host: result["actions"] for host, result in results.items()}
+    by_name: dict[str, dict[str, Any]] = {}
+    for host, result in run.of("actions"):  # workers end in a second call
+        by_name.setdefault(host, {}).update({item["instance"]: item for item in result["actions"]})
+    hosts = {host: [*items.values()] for host, items in by_name.items()}
     error = lost(run)
     if error and not hosts:
         raise error

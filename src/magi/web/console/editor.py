@@ -42,6 +42,7 @@ ENTRY_KEYS = {
     "instances": "how many of it, on each host",
     "replicas": "how many of it, on all hosts together",
     "hosts": "a pattern for the hosts that it is for, such as gpu*",
+    "rpc": "hosts that compute it together with that which serves it, such as [gpu2, gpu3]",
     "port": "the port of the first of them",
     "aliases": "more names by which clients may ask for it",
     "idle": "after that time without a request, such as 10m, it frees its memory until the next",

@@ -26,6 +26,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.values import (
     Settings,
     Share,
 )
+from ansible_collections.magi.models.plugins.module_utils._plan.worker import NO_RPC, Rpc
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction, HostAction
 
 _ASKED = 3
@@ -74,6 +75,12 @@ class ActionModule(ControllerAction, HostAction):
         if arguments["profile"] is None and arguments["undone"] is None:
             raise AnsibleActionFail("deployment_plan needs a profile, or with undone what a rollback takes back.")
         placement = arguments["placement"] or {}
+        if arguments["placement"] is None and any(
+            entry["rpc"] for entry in (arguments["profile"] or {}).get("entries", ())
+        ):
+            raise AnsibleActionFail(
+                "A profile with rpc needs a placement, from deployment_placement with the results of all hosts."
+            )
         if placement.get("refused"):
             raise AnsibleActionFail(placement["refused"])
         needs = registry.get("needs")
@@ -98,6 +105,7 @@ class ActionModule(ControllerAction, HostAction):
                         None if share is None else {model: Share(**item) for model, item in share.items()}
                         for share in placement.get("shares", ())
                     ],
+                    rpc=Rpc.from_dict(placement["rpc"]) if placement.get("rpc") else NO_RPC,
                 )
                 plan = replace(plan, notes=(*plan.notes, *placement.get("notes", ())))
         except DoesNotFit as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Canary
-from ansible_collections.magi.models.plugins.module_utils._host.values import Host
+from ansible_collections.magi.models.plugins.module_utils._host.values import WORKER, Host
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.phases import Before, apart, phases, phases_lines
@@ -41,15 +41,21 @@ class ActionModule(ControllerAction):
         serial = ["100%"] if decided.refused else arguments["serial"]
         behind = arguments["gateways"] and not decided.refused and _something_goes(arguments["plans"])
         canary = Canary(**arguments["canary"]) if arguments["canary"] and not decided.refused else None
-        plans = _plans(among, arguments["plans"]) if behind or canary else {}
-        first = canaries(plans, canary) if canary else ()
-        only = self._only(hosts, plans, canary) if canary and first and len(among) == 1 else {}
+        has_workers = not decided.refused and _workers(hosts, arguments["plans"])
+        plans = _plans(arguments["plans"], arguments["plans"]) if behind or canary or has_workers else {}
+        # Each worker imports its action anew, and few deployments need these.
+        workers = _first(before(hosts, plans)) if has_workers else {}
+        # What a server had of workers on other hosts is not taken back with it.
+        ours = {name: plans[name] for name in among if name in plans}
+        tried = {name: plan for name, plan in ours.items() if name not in workers.get("workers_on", ())}
+        first = canaries(tried, canary) if canary else ()
+        only = self._only(hosts, tried, canary) if canary and first and len(among) == 1 else {}
         if not arguments["by_instance"]:
             only = {}
-        known = before(hosts, {**plans, **only}) if behind else {}
+        known = before(hosts, {**ours, **only}) if behind else {}
         rollout = roll_out(serving, serial, apart(known), first)
         found = phases(known, rollout.parts())
-        self.show(phases_lines(found))
+        self.show([*workers.pop("lines", ()), *phases_lines(found)])
         # Another controller's clock may be ahead of ours.
         looked = [found["host"] for found in hosts.values() if found.get("host")]
         latest = max((host["generation"].get("began_at", 0) for host in looked), default=0)
@@ -57,6 +63,10 @@ class ActionModule(ControllerAction):
             **rollout.to_dict(),
             **decided.to_dict(),
             **asdict(found),
+            "ends": {},
+            "workers": {},
+            "workers_on": [],
+            **workers,
             "canary": list(first),
             "alone": {name: plan.to_dict() for name, plan in only.items()},
             "follows": arguments["began_at"] > 0,
@@ -80,6 +90,22 @@ def _plans(names: Iterable[str], planned: Mapping[str, Any]) -> dict[str, Plan]:
     """Return the plans of these hosts, in their order, where there are any."""
     found = ((name, planned[name].get("plan")) for name in names if name in planned)
     return {name: Plan.from_dict(plan) for name, plan in found if plan}
+
+
+def _workers(hosts: Mapping[str, Any], plans: Mapping[str, Any]) -> bool:
+    """Whether a host has workers, or is to have some."""
+    return any((planned.get("plan") or {}).get("workers") for planned in plans.values()) or any(
+        WORKER in item["environment"]
+        for name in plans
+        for item in ((hosts.get(name) or {}).get("host") or {}).get("instances", ())
+    )
+
+
+def _first(known: Mapping[str, Before]) -> dict[str, Any]:
+    from ansible_collections.magi.models.plugins.plugin_utils._fleet.workers import workers_first, workers_lines
+
+    found = workers_first({name: (item.plan, item.host) for name, item in known.items()})
+    return {**asdict(found), "workers_on": list(found.hosts), "lines": workers_lines(found)}
 
 
 def _something_goes(plans: Mapping[str, Any]) -> bool:

@@ -33,7 +33,10 @@ def render(
     environment = plain_environment(folders)
     environment.filters.update(manager.filters)
     values = {**values, **manager.values()}
-    instances = [replace(item, environment=manager.environment(item.name, item.environment)) for item in plan.instances]
+    instances = [
+        replace(item, environment=manager.environment(item.name, item.environment))
+        for item in (*plan.instances, *plan.workers)
+    ]
     files = []
     for template in manager.templates:
         source = environment.get_template(template.source)
@@ -54,18 +57,21 @@ def part_of(
     stand_ins: Sequence[Instance] = (),
     *,
     relieves: bool = False,
+    ends: bool = False,
 ) -> Plan:
     """Return the part of a plan for one call: the instances ``beside`` alone, or all, of which those ``begun`` run.
 
-    What stands in for others (``stand_ins``) starts beside, then is left as it is; or it ends, if the call ``relieves``
-    it.
+    With ``ends``, those ``beside`` end, and start again in a later call. What stands in for others (``stand_ins``)
+    starts beside, then is left as it is; or it ends, if the call ``relieves`` it.
     """
     if beside is not None:
         plan = with_stand_ins(plan, stand_ins)
+        actions = (item for item in plan.actions if item.instance in beside)
         return replace(
             plan,
-            instances=tuple(item for item in plan.instances if item.name in beside),
-            actions=tuple(item for item in plan.actions if item.instance in beside),
+            instances=tuple(item for item in plan.instances if item.name in beside and not ends),
+            workers=tuple(item for item in plan.workers if item.name in beside),
+            actions=tuple(replace(item, action=ActionKind.STOP) if ends else item for item in actions),
         )
     actions = (
         Action(item.instance, ActionKind.KEEP, "started beside the old ones") if item.instance in begun else item
@@ -74,6 +80,22 @@ def part_of(
     theirs = ActionKind.STOP if relieves else ActionKind.KEEP
     standing = (Action(item.name, theirs, f"stands in for {item.environment[STANDS_IN]}") for item in stand_ins)
     return replace(plan, actions=(*actions, *standing))
+
+
+def joined(
+    before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]], *, all_done: bool
+) -> list[Mapping[str, Any]]:
+    """Return the results of a call's actions, joined with those of the calls before it, all by instance: what started
+    then did that, and what ended cut its requests then. ``all_done``: with this call, each action of the plan is."""
+
+    def result(name: str) -> Mapping[str, Any]:
+        then, here = before.get(name), now.get(name)
+        if then is None or here is None:
+            return then or here or {}
+        goes_on = then["action"] == ActionKind.STOP and here["action"] != ActionKind.KEEP
+        return {**here, "cut": then["cut"]} if goes_on else then
+
+    return [result(name) for name in (now if all_done else {**before, **now})]
 
 
 def seconds(arguments: Mapping[str, Any], name: str) -> int:
@@ -107,8 +129,11 @@ class ActionModule(HostAction):
         beside = arguments.pop("beside", None)
         stand_ins = [Instance.from_dict(item) for item in arguments.pop("stand_ins", None) or ()]
         relieves = bool(arguments.pop("relieves", False))
+        ends = bool(arguments.pop("ends", False))
         began_at = float(arguments.pop("began_at", None) or time.time())
-        begun = {item["instance"]: item for item in (arguments.get("begun") or {}).get("actions", ())}
+        before = {item["instance"]: item for item in (arguments.get("begun") or {}).get("actions", ())}
+        # What has ended is not there, and the rest of the plan makes that final, or starts it again.
+        begun = {name: item for name, item in before.items() if relieves or item["action"] != ActionKind.STOP}
         generation = (arguments.pop("begun", None) or {}).get("generation")
         work = job()
         if held_back:
@@ -119,7 +144,7 @@ class ActionModule(HostAction):
             given = arguments.pop("plan")
             if beside is None and not begun:
                 stand_ins = []
-            plan = part_of(Plan.from_dict(given), beside, begun, stand_ins, relieves=relieves)
+            plan = part_of(Plan.from_dict(given), beside, begun, stand_ins, relieves=relieves, ends=ends)
             try:
                 files = (
                     []
@@ -140,7 +165,7 @@ class ActionModule(HostAction):
                 files=files,
                 instances=[
                     {"name": i.name, "address": i.address, "port": i.port, "api_key_file": i.api_key_file}
-                    for i in plan.instances
+                    for i in (*plan.instances, *plan.workers)
                 ],
                 actions=[item.to_dict() for item in plan.actions],
                 generation=generation or given["generation"],
@@ -154,10 +179,10 @@ class ActionModule(HostAction):
                 plan=plan.remembered().to_dict(),
             )
         result.update(self.on_host("llama_instances", {**arguments, "job": work}, task_vars))
-        if begun and "actions" in result:
-            theirs = {item.name for item in stand_ins}
-            done = (item for item in result["actions"] if item["instance"] not in theirs)
-            result["actions"] = [begun.get(item["instance"], item) for item in done]
+        if before and "actions" in result:
+            theirs = {item.name for item in stand_ins} if beside is None else set()
+            done = {item["instance"]: item for item in result["actions"] if item["instance"] not in theirs}
+            result["actions"] = joined(before, done, all_done=beside is None)
         result["deadline"] = time.time() + seconds(arguments, "max_startup_time") - result.pop("waited", 0)
         return result
 

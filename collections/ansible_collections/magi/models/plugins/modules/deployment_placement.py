@@ -16,6 +16,9 @@ description:
     the host that has the model, has room in its memory, and has fewest. What was on a host that can't be reached comes
     to another.
   - Leaves entries with C(hosts) to the hosts that the pattern matches.
+  - Decides for each entry with C(rpc) which host serves, and which workers the hosts that it names run for that, at
+    which address and port. That must be a loopback or private address of IPv4, by the setting
+    C(model_server_rpc_address) or the inventory.
   - Runs on the controller; no host is touched.
 extends_documentation_fragment:
   - magi.models.attributes
@@ -28,7 +31,7 @@ options:
   hosts:
     description: By host of the play, the results of its tasks, by name, from P(magi.models.registered#filter). The
       names are C(settings) for M(magi.models.settings_info) and C(registry) for M(magi.models.model_registry). A
-      profile without C(replicas) and C(hosts) needs none.
+      profile without C(replicas), C(hosts) and C(rpc) needs none.
     type: dict
     default: {}
   all_hosts:
@@ -60,7 +63,7 @@ EXAMPLES = r"""
 RETURN = r"""
 placement:
   description: By host, what M(magi.models.deployment_plan) takes as its C(placement); empty for a profile without
-    C(replicas) and C(hosts).
+    C(replicas), C(hosts) and C(rpc).
   returned: always
   type: dict
 """

@@ -124,6 +124,19 @@ stand_ins:
   description: By host, the instances among RV(beside) that stand in for others while these restart, and end afterwards.
   returned: always
   type: dict
+ends:
+  description: By host, the servers that end before all others are deployed, since workers that compute for them go.
+  returned: always
+  type: dict
+workers:
+  description: By host, the workers that start, restart or end then.
+  returned: always
+  type: dict
+workers_on:
+  description: The hosts of RV(ends) and RV(workers).
+  returned: always
+  type: list
+  elements: str
 canary:
   description: The hosts of the first batch that are watched before the others follow.
   returned: always

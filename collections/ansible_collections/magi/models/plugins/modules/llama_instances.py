@@ -100,6 +100,13 @@ options:
       - Evaluated by the action plugin of the same name.
     type: bool
     default: false
+  ends:
+    description:
+      - End those O(beside) instead, also if they are to restart. A server ends before the workers that compute for it
+        do; it starts again in the call that gets the result of this one as O(begun).
+      - Evaluated by the action plugin of the same name.
+    type: bool
+    default: false
   began_at:
     description:
       - When the deployment began, from M(magi.models.deployment_rollout), for O(state=present). What it makes of the
@@ -112,6 +119,13 @@ options:
       - Warns about one that the host does not have, as another host may have it.
     type: list
     elements: str
+  workers:
+    description:
+      - For O(state=stopped) and O(state=absent). If false, workers that servers of other hosts may use are left, and
+        with O(state=absent) all but the servers on such a host; RV(workers) names them, for a second call once the
+        servers of all hosts have ended.
+    type: bool
+    default: true
   concurrent_starts:
     description: Start all together; if false, start one, wait until it is ready, start the next.
     type: bool
@@ -210,6 +224,11 @@ instances:
   returned: for O(state=stopped) and O(state=absent)
   type: list
   elements: str
+workers:
+  description: Names of workers that were left (O(workers)).
+  returned: for O(state=stopped) and O(state=absent)
+  type: list
+  elements: str
 waiting:
   description: Names of the instances that still load.
   returned: always
@@ -267,8 +286,10 @@ def main() -> None:
             "begun": {"type": "dict"},
             "stand_ins": {"type": "list", "elements": "dict", "default": []},
             "relieves": {"type": "bool", "default": False},
+            "ends": {"type": "bool", "default": False},
             "began_at": {"type": "float"},
             "names": {"type": "list", "elements": "str"},
+            "workers": {"type": "bool", "default": True},
             "concurrent_starts": {"type": "bool", "default": True},
             **TIMING,
             "also_remove": {"type": "list", "elements": "path", "default": []},
@@ -322,9 +343,10 @@ def main() -> None:
                 if not check:
                     host = read_host(manager, job.home, ask=True)
             elif params["state"] == "stopped":
-                result = stopped(manager, job, params["names"], check_mode=check)
+                result = stopped(manager, job, params["names"], check_mode=check, workers=params["workers"])
             else:
-                result = absent(manager, job, check_mode=check, also=params["also_remove"])
+                also = params["also_remove"]
+                result = absent(manager, job, check_mode=check, also=also, workers=params["workers"])
     except (ConflictError, KeyFileError, ServiceError) as error:
         module.fail_json(msg=f"{error}")
     except OSError as error:
@@ -343,7 +365,11 @@ def main() -> None:
         **({"host": host.to_dict()} if host else {}),
         actions=[item.to_dict() for item in result.actions],
         generation=asdict(result.generation),
-        **({"instances": list(result.instances)} if params["state"] in ("stopped", "absent") else {}),
+        **(
+            {"instances": list(result.instances), "workers": list(result.workers)}
+            if params["state"] in ("stopped", "absent")
+            else {}
+        ),
         diff=list(result.diff),
     )
 

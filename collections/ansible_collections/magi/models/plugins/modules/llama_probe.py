@@ -78,6 +78,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import listening_sockets
+from ansible_collections.magi.models.plugins.module_utils._host.values import WORKER
 from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_asleep, ask_router, is_router
 from ansible_collections.magi.models.plugins.module_utils._llama.options import OF_TASK
 from ansible_collections.magi.models.plugins.module_utils._llama.probe import probe
@@ -107,7 +108,8 @@ def asked_here(module: AnsibleModule) -> list[tuple[str, dict[str, str], str]]:
     single = [
         (name, where, "")
         for name, where in places.items()
-        if not is_router(where) and (params["wake"] or "MAGI_IDLE" not in where or not ask_asleep(where))
+        if not (is_router(where) or WORKER in where)
+        and (params["wake"] or "MAGI_IDLE" not in where or not ask_asleep(where))
     ]
     return single + [
         each

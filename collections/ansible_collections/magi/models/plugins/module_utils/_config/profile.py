@@ -56,6 +56,8 @@ class Entry:
     """How many instances of each of its models run on all hosts together; None: ``instances`` on each host."""
     hosts: str | None = None
     """An Ansible pattern for the hosts that it is for; None: all."""
+    rpc: tuple[str, ...] = ()
+    """The hosts whose workers compute its model, by their names in the inventory; empty: its server does it alone."""
     members: tuple[Entry, ...] = ()
     """Of a pool: its models, with the pool's settings below their own."""
     loaded: int = 1
@@ -64,7 +66,7 @@ class Entry:
     @property
     def is_placed(self) -> bool:
         """Whether the fleet decides what of it a host has."""
-        return self.replicas is not None or self.hosts is not None
+        return self.replicas is not None or self.hosts is not None or bool(self.rpc)
 
     @property
     def each(self) -> tuple[Entry, ...]:
@@ -132,7 +134,7 @@ class Profile:
 
 def _entry_from(data: Mapping[str, Any]) -> Entry:
     members = tuple(map(_entry_from, data["members"]))
-    return Entry(**{**data, "aliases": tuple(data["aliases"]), "members": members})
+    return Entry(**{**data, "aliases": tuple(data["aliases"]), "rpc": tuple(data["rpc"]), "members": members})
 
 
 _PROFILE = {
@@ -158,6 +160,7 @@ _ENTRY = {
     "instances": {"type": "int", "default": 1},
     "replicas": {"type": "int"},
     "hosts": {"type": "raw"},
+    "rpc": {"type": "list", "elements": "str"},
     "port": {"type": "int"},
     "aliases": {"type": "list", "elements": "str"},
     "idle": {"type": "str"},
@@ -264,9 +267,27 @@ class _Reader:
             self.refuse((*where, "port"), f"{what}: port needs an exact model id, {what_for}.")
         pattern = pattern.upper() if kind == "tier" else pattern
         aliases = self.aliases((*where, "aliases"), what, valid["aliases"] or ())
-        return Entry(
-            kind, pattern, instances, aliases=aliases, task=task, replicas=replicas, **self.settings(where, what, valid)
-        )
+        rpc = self.rpc((*where, "rpc"), what, valid, kind)
+        common = self.settings(where, what, valid)
+        return Entry(kind, pattern, instances, aliases=aliases, task=task, replicas=replicas, rpc=rpc, **common)
+
+    def rpc(self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any], kind: str) -> tuple[str, ...]:
+        """Return the hosts of an entry's workers. A worker has one client at a time, so one server uses them."""
+        if valid["rpc"] is None:
+            return ()
+        hosts = tuple(valid["rpc"])
+        options = {key.replace("-", "_") for key in valid["options"] or ()}
+        if not hosts or "" in hosts or len({*hosts}) < len(hosts):
+            self.refuse(where, f"{what}: rpc must be a list of hosts, each once, such as [gpu2, gpu3].")
+        elif kind != "model" or valid["instances"] != 1 or valid["replicas"] is not None:
+            said = "needs an exact model id, and neither instances nor replicas: a worker has one client at a time"
+            self.refuse(where, f"{what}: rpc {said}.")
+        elif "rpc" in options:
+            self.refuse(where, f"{what}: give rpc or the option rpc, not both.")
+        elif valid["devices"] is not None or {"device", "dev"} & options:
+            said = "with rpc, a server computes on all GPUs of its workers, then on its own"
+            self.refuse(where, f"{what}: leave out {'devices' if valid['devices'] is not None else 'device'}: {said}.")
+        return hosts
 
     def settings(self, where: tuple[str | int, ...], what: str, valid: Mapping[str, Any]) -> dict[str, Any]:
         """Return what entries and pools have in common."""
@@ -483,16 +504,17 @@ def _same_pools(pools: Sequence[Entry | None]) -> Iterator[tuple[Where, str]]:
 
 
 def _named_again(entries: Sequence[Entry | None]) -> Iterator[tuple[int, str]]:
-    """Yield the index of each entry with the model of another one, of which one has replicas, and a sentence: which of
-    a host's instances are whose could not be told."""
+    """Yield the index of each entry with the model of another one, of which one has replicas or rpc, and a sentence:
+    which of a host's instances are whose could not be told."""
     seen: dict[str, tuple[int, Entry]] = {}
     for index, entry in enumerate(entries):
         if entry is None or entry.kind != "model":
             continue
         first, other = seen.setdefault(entry.pattern, (index, entry))
-        if other is not entry and None in (entry.hosts, other.hosts) and (entry.replicas or other.replicas):
+        special = next((key for key in ("replicas", "rpc") if getattr(entry, key) or getattr(other, key)), "")
+        if other is not entry and None in (entry.hosts, other.hosts) and special:
             yield (
                 index,
                 f"entry {index + 1}: {entry.pattern} is that of entry {first + 1}, too, and one of the two has "
-                "replicas; make one entry of them, or give each its own hosts.",
+                f"{special}; make one entry of them, or give each its own hosts.",
             )

@@ -41,6 +41,7 @@ SETTINGS = (
     Setting("llama_server_path", "host_path", "LLAMA_SERVER_PATH"),
     Setting("port_range", "port_range", "MODEL_PORT_RANGE"),
     Setting("host", "str", "MODEL_HOST"),
+    Setting("rpc_address", "address"),
     Setting("max_startup_time", "seconds", "MODEL_MAX_STARTUP_TIME"),
     Setting("readiness_check_interval", "seconds", "MODEL_READINESS_CHECK_INTERVAL"),
     Setting("concurrent_starts", "bool", "MODEL_CONCURRENT_STARTS"),
@@ -170,6 +171,12 @@ def _image(value: Any) -> str:
     return value
 
 
+def _address(value: Any) -> str:
+    if value != "" and not (isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}", value)):
+        raise ValueError("an IPv4 address, or a name of one")
+    return str(value)
+
+
 def _health_from(value: Any) -> str:
     if value not in ("auto", "controller", "host"):
         raise ValueError("auto, controller or host")
@@ -211,6 +218,7 @@ def _percentage(value: Any) -> int:
 
 
 _CONVERT = {
+    "address": _address,
     "bool": _bool,
     "environment": environment,
     "health_from": _health_from,

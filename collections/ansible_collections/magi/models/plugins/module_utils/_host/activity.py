@@ -15,6 +15,7 @@ from typing import Any
 from ansible_collections.magi.models.plugins.module_utils._base.gpus import memory_of_processes
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import asked_at, none_loaded
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import children, listening_sockets, used_memory
+from ansible_collections.magi.models.plugins.module_utils._host.values import WORKER
 from ansible_collections.magi.models.plugins.module_utils._llama.client import (
     api_key,
     ask_router,
@@ -34,7 +35,7 @@ MEMORY_AGE = 10
 
 
 class ServerWatch:
-    """The servers of ``home``.
+    """The servers of ``home``, without workers, which say nothing of what they do.
 
     A server is asked for /metrics and /props. Neither wakes it, or counts as use (llama.cpp
     tools/server/server-context.cpp, create_response(true)); /slots would.
@@ -51,6 +52,7 @@ class ServerWatch:
         """Return what each server does now. Raises ServiceError when the service manager can't be asked."""
         status, sockets = self.manager.status(), listening_sockets()
         where = {name: asked_at(self.home, name, item, sockets) for name, item in status.items()}
+        status = {name: item for name, item in status.items() if WORKER not in where[name]}
         pids = {item.pid for item in status.values() if item.pid}
         self.counted = {key: seen for key, seen in self.counted.items() if key[1] in pids}
         if time.monotonic() - self.memory_read >= MEMORY_AGE or pids - self.memory.keys():

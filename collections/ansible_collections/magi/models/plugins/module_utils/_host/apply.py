@@ -105,6 +105,8 @@ class Applied:
     """Seconds since the last start."""
     instances: tuple[str, ...] = ()
     """Names of all instances on the host before."""
+    workers: tuple[str, ...] = ()
+    """Workers that were left, for a second call."""
 
 
 def files_of(manager: ServiceManager, home: str, began_at: float, names: Iterable[str]) -> list[ServiceFile]:
@@ -349,7 +351,8 @@ def end_all(manager: ServiceManager, names: Sequence[str], job: Job, survey: Sur
         item = by_name.get(name)
         if item is None:
             return 0
-        left = drain(survey.asked[name], job.stop_timeout) if item.pid is not None else 0
+        asks = item.pid is not None and not item.server  # no client asks a worker but its server, which has ended
+        left = drain(survey.asked[name], job.stop_timeout) if asks else 0
         if item.pid is not None and item.state is State.ORPHANED:
             _end_process(item.pid)
         else:
@@ -448,17 +451,19 @@ def _unbound(environment: Mapping[str, str], manager: ServiceManager) -> Cause:
     return port_taken(f"port {port}")
 
 
-def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, check_mode: bool) -> Applied:
-    """Stop the instances ``names`` (None: all) gracefully; their definitions stay.
+def stopped(
+    manager: ServiceManager, job: Job, names: Sequence[str] | None, *, check_mode: bool, workers: bool = True
+) -> Applied:
+    """Stop the instances ``names`` (None: all) gracefully; their definitions stay. Without ``workers``, these are left.
 
     Raises ConflictError, FileWriteError and ServiceError.
     """
-    result, _survey = _stopping(manager, job, names)
+    result, _survey = _stopping(manager, job, names, workers)
     if check_mode or not result.changed:
         return result
     with exclusive(job.home, _worker(job)):
         _regain(manager, job.home)
-        result, survey = _stopping(manager, job, names)  # again: whoever had the lock has changed things
+        result, survey = _stopping(manager, job, names, workers)  # again: whoever had the lock has changed things
         if result.changed:
             generation = replace(
                 result.generation,
@@ -472,19 +477,28 @@ def stopped(manager: ServiceManager, job: Job, names: Sequence[str] | None, *, c
     return result
 
 
-def _stopping(manager: ServiceManager, job: Job, names: Sequence[str] | None) -> tuple[Applied, Survey]:
+def _stopping(manager: ServiceManager, job: Job, names: Sequence[str] | None, workers: bool) -> tuple[Applied, Survey]:
     survey = read_instances(manager, job.home)
-    actions = tuple(
-        Action(item.name, ActionKind.STOP, "asked for")
+    meant = [
+        item
         for item in survey.instances
         if (item.pid or item.state is State.BACKOFF) and (names is None or item.name in names)
-    )
-    return _foreseen(bool(actions), actions, read_generation(job.home), _actions_diff(actions), survey), survey
+    ]
+    actions = tuple(Action(item.name, ActionKind.STOP, "asked for") for item in meant if workers or not item.server)
+    found = _foreseen(bool(actions), actions, read_generation(job.home), _actions_diff(actions), survey)
+    left = () if workers else tuple(item.name for item in meant if item.server)
+    return replace(found, workers=left), survey
 
 
-def absent(manager: ServiceManager, job: Job, *, check_mode: bool, also: Iterable[str] = ()) -> Applied:
+def absent(
+    manager: ServiceManager, job: Job, *, check_mode: bool, also: Iterable[str] = (), workers: bool = True
+) -> Applied:
     """Stop everything of ours and remove it: instances, definitions, the manager where it is ours, our state, and the
-    files ``also``. Raises ConflictError, FileWriteError and ServiceError."""
+    files ``also``. Without ``workers``, where there are some that run, all others are stopped, and no more.
+
+    Raises ConflictError, FileWriteError and ServiceError."""
+    if not workers and _stopping(manager, job, None, workers)[0].workers:
+        return stopped(manager, job, None, check_mode=check_mode, workers=False)
     home = Path(job.home)
     also = list(map(Path, also))
     result, _survey = _removing(manager, job, also)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -99,6 +100,17 @@ def upstream_image(path: str) -> str:
 
     build, backend = build_of(Path(path).expanduser()), here("auto")[0]
     return f"{UPSTREAM}:server-{'' if backend == CPU else f'{backend}-'}b{build}" if build else ""
+
+
+WORKER_PROGRAM = "ggml-rpc-server"
+
+
+def find_beside(path: str, program: str) -> str | None:
+    """Return the ``program`` of the llama-server at ``path``: beside it, or beside what its link leads to, else in the
+    PATH."""
+    paths = (path, os.path.realpath(path)) if os.path.isabs(path) else ()  # it may be in an image
+    folders = [os.path.dirname(each) for each in paths]
+    return shutil.which(program, path=os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)]))
 
 
 def runnable(manager: ServiceManager, path: str) -> bool:

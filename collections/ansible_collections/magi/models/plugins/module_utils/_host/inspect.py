@@ -24,6 +24,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
     children,
     gpu_groups,
     listening_sockets,
+    listens,
     memory_bytes,
     orphans,
     own_memory,
@@ -32,7 +33,13 @@ from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
     sockets_of,
     used_memory,
 )
-from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Listener, Running, Unreadable
+from ansible_collections.magi.models.plugins.module_utils._host.values import (
+    WORKER,
+    Host,
+    Listener,
+    Running,
+    Unreadable,
+)
 from ansible_collections.magi.models.plugins.module_utils._llama.client import (
     ask_asleep,
     ask_health,
@@ -135,7 +142,9 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
     def read(name: str) -> Running:
         item, where = status[name], asked[name]
         told = item.environment or (process_environment(item.pid) if item.pid else {})
-        health = ask_health(where) if ask and item.pid and port_of(where) else None
+        # A worker has one client at a time, and a connection of ours would be in its server's way.
+        worker = WORKER in where
+        health = _health(item.pid, where) if ask and item.pid and port_of(where) else None
         silent = item.state is State.FAILED or health not in (None, 200)
         answers = bool(item.pid and port_of(where) and health in (None, 200))
         models = ask_router(where) if answers and is_router(where) else None
@@ -158,7 +167,7 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
             },
             tuple(by.get(name, manager).logs(name, LOG_LINES)) if silent else (),
             health,
-            ask_models(where) if health == 200 else None,
+            ask_models(where) if health == 200 and not worker else None,
             _sum(map(own_memory, pids)),
             _sum(map(used_memory, pids)) if ask else None,
             _sum(map(on_gpus.get, pids)),
@@ -170,6 +179,13 @@ def read_instances(manager: ServiceManager, home: str, *, ask: bool = False) -> 
 
     with ThreadPoolExecutor(8) as pool:
         return Survey(tuple(pool.map(read, sorted(status))), asked)
+
+
+def _health(pid: int, where: Mapping[str, str]) -> int:
+    """Return what an instance answers at /health; of a worker, 200 if it listens, else 0."""
+    if WORKER in where:
+        return 200 if listens(pid) else 0
+    return ask_health(where)
 
 
 def _by_other(other: ServiceManager, home: str) -> dict[str, Status]:
@@ -244,10 +260,15 @@ def read_host(
     ``must_read`` are files that the servers need, found in ``model_folders``.
     Raises ServiceError when the service manager can't be asked.
     """
-    binary, binary_error, refused = None, "", ()
+    binary, binary_error, refused, worker_path = None, "", (), ""
     if llama_server_path is not None:
         # Imported here: a look at the instances alone needs neither, and each import is compiled again in every call.
-        from ansible_collections.magi.models.plugins.module_utils._host.binary import read_binary, shut
+        from ansible_collections.magi.models.plugins.module_utils._host.binary import (
+            WORKER_PROGRAM,
+            find_beside,
+            read_binary,
+            shut,
+        )
         from ansible_collections.magi.models.plugins.module_utils._host.trial import try_options
 
         binary, binary_error = read_binary(manager, llama_server_path, environment)
@@ -256,6 +277,7 @@ def read_host(
             binary = None if binary_error else binary
         if binary:
             refused = try_options(manager, binary, option_sets, environment or {})
+            worker_path = (manager.capabilities.workers and find_beside(binary.path, WORKER_PROGRAM)) or ""
     looked_at = time.time()
     instances = read_instances(manager, home, ask=ask).instances
     leases = {item.port for item in instances if item.port}
@@ -284,6 +306,7 @@ def read_host(
         ),
         refused=refused,
         can=manager.capabilities,
+        worker_path=worker_path,
     )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._base.cores import cores
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic
+from ansible_collections.magi.models.plugins.module_utils._host.binary import find_beside
 from ansible_collections.magi.models.plugins.module_utils._llama.need import Told, parse_rows
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._plan.need import Question
@@ -26,10 +26,8 @@ _MISSING = f"there is no {TOOL} beside llama-server, nor in the PATH"
 
 
 def find_tool(binary: Binary) -> str | None:
-    """Return the llama-fit-params of a llama-server: beside it, or beside what its link leads to, else in the PATH."""
-    paths = (binary.path, os.path.realpath(binary.path)) if os.path.isabs(binary.path) else ()  # it may be in an image
-    folders = [os.path.dirname(path) for path in paths]
-    return shutil.which(TOOL, path=os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)]))
+    """Return the llama-fit-params of a llama-server."""
+    return find_beside(binary.path, TOOL)
 
 
 class Asker:

@@ -94,6 +94,13 @@ def sockets_of(pid: int) -> set[str]:
     return found
 
 
+def listens(pid: int) -> bool:
+    """Whether a process listens at a TCP port; True where no kernel tells, without /proc."""
+    if not (PROC / "net" / "tcp").exists():
+        return True
+    return bool(sockets_of(pid) & listening_sockets().keys())
+
+
 def read_listeners(wanted: Iterable[int], instances: Mapping[int, str]) -> tuple[Listener, ...]:
     """Return the listeners on the ports ``wanted``; ``instances`` maps the pids of our instances to their names."""
     ports = set(wanted)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:  # a look at the instances alone needs no binary
     from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 
 
+WORKER = "MAGI_WORKER"
+"""The variable of a worker's process (ggml-rpc-server): the server that uses it, as host/instance."""
+
+
 @dataclass(frozen=True)
 class Unreadable:
     """A file or folder that keeps the servers' user from files that they need."""
@@ -83,7 +87,7 @@ class Running:
     log: tuple[str, ...] = ()
     """The last lines it printed, if it failed or does not answer."""
     health: int | None = None
-    """HTTP status of /health, 0 without an answer; None: not asked."""
+    """HTTP status of /health, 0 without an answer; None: not asked. A worker speaks no HTTP: 200 if it listens."""
     model_ids: tuple[str, ...] | None = None
     """The ids that a healthy one lists at /v1/models; None: not asked or no answer."""
     own_memory: int | None = None
@@ -101,6 +105,11 @@ class Running:
     """Of a pool, by id of a model: unloaded, loading, loaded, sleeping or failed; None: no pool, or no answer."""
     manager: str = ""
     """What runs it, if that is not the host's service manager but one that was chosen before."""
+
+    @property
+    def server(self) -> str:
+        """Of a worker: the server that uses it, as host/instance; empty: it is a server itself."""
+        return self.environment.get(WORKER, "")
 
     @property
     def memory_max(self) -> str | None:
@@ -229,6 +238,8 @@ class Host:
     """For each set of options in question, what its llama-server says against it; empty where it takes it."""
     can: Capabilities = field(default_factory=Capabilities)
     """The capabilities of its service manager."""
+    worker_path: str = ""
+    """Its ggml-rpc-server; empty: there is none beside llama-server, nor in the PATH."""
 
     @property
     def gpu(self) -> bool:

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._host import procfs
+from ansible_collections.magi.models.plugins.module_utils._host.values import WORKER
 from ansible_collections.magi.models.plugins.module_utils._llama.client import ask_health, port_of
 from ansible_collections.magi.models.plugins.module_utils._services.manager import ServiceManager, environment_file
 from ansible_collections.magi.models.plugins.module_utils._services.values import Status
@@ -21,7 +22,8 @@ def await_ready(
     """Wait up to ``seconds`` until each of the instances is ready, or has failed for good; return by name what its
     manager says and what it answered at /health (0: it does not listen, or gave no answer).
 
-    Only instances that listen in a process of their own are asked; llama-server listens before it loads the model.
+    Only instances that listen in a process of their own are asked; llama-server listens before it loads the model. A
+    worker that listens is ready (200).
     While all answer, the manager is not asked. It repeats a failed start up to its limit, so only its verdict counts.
     Looks at once, then less and less often, but at least every ``interval`` seconds.
     """
@@ -46,7 +48,7 @@ def await_ready(
                         listening.add(silent[item.port])
                 pause = min(pause * 1.5, interval)
             asked = sorted(listening & waiting.keys())
-            for name, health in zip(asked, pool.map(ask_health, (waiting[name] for name in asked))):
+            for name, health in zip(asked, pool.map(_health, (waiting[name] for name in asked))):
                 found[name] = found[name][0], health
             waiting = {
                 name: environment
@@ -60,3 +62,7 @@ def await_ready(
             again = min(max(0.1, elapsed / 20), interval) if answer else pause  # an answer costs next to nothing
             time.sleep(min(again, seconds - elapsed) if waiting else 0)
     return found
+
+
+def _health(environment: Mapping[str, str]) -> int:
+    return 200 if WORKER in environment else ask_health(environment)

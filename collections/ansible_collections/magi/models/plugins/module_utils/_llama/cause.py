@@ -35,6 +35,28 @@ _TABLE = (
         _PORT_TAKEN,
     ),
     (
+        r"^Failed to create server socket",  # a worker (ggml-rpc.cpp)
+        "port_taken",
+        _PORT_TAKEN,
+    ),
+    (
+        r"Failed to connect to (\S+:\d+)",
+        "worker_unreachable",
+        "it can't reach its worker at {0}; see in magi status whether that runs, open its port to this host, and run "
+        "magi up again",
+    ),
+    (
+        r"RPC handshake failed for (\S+:\d+)",
+        "worker_unreachable",
+        "its worker at {0} is of another build, or is no worker; install the same build of llama.cpp on both hosts",
+    ),
+    (
+        r"(Remote RPC server crashed or returned malformed response)",
+        "worker_lost",
+        "it lost a worker that computes for it ({0}); see in magi status and magi logs why that ended, and run magi up "
+        "again",
+    ),
+    (
         r"failed to open GGUF file '(.+)' \(No such file",
         "file_missing",
         "its model file {0} is gone; restore it or take it out of the profile",

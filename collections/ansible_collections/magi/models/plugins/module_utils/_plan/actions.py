@@ -58,6 +58,8 @@ def decide(
 
 
 def _fails_again(now: Running) -> bool:
+    if now.server:  # a worker loads no model by itself
+        return False
     return now.state == State.FAILED and find_cause(now.log, now.exit_status).code in REPEATED
 
 
@@ -72,7 +74,7 @@ def _difference(now: Running, instance: Instance) -> str:
         }
         named = {
             name: environment.get(f"MAGI_{name.upper()}")
-            for name in ("api_key_file", "environment", "idle", "resources")
+            for name in ("api_key_file", "environment", "idle", "resources", "workers")
         }
         return {**found, **{key: value for key, value in named.items() if value}}
 

@@ -12,7 +12,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.addresses import
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
-from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running
+from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
 from ansible_collections.magi.models.plugins.module_utils._llama.need import Told
 from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
@@ -58,6 +58,14 @@ from ansible_collections.magi.models.plugins.module_utils._plan.values import (
     PlanError,
     Settings,
 )
+from ansible_collections.magi.models.plugins.module_utils._plan.worker import (
+    NO_RPC,
+    Remote,
+    Rpc,
+    make_worker,
+    need_of_worker,
+    short_sentences,
+)
 
 
 def build_plan(
@@ -71,12 +79,13 @@ def build_plan(
     lost: Sequence[str] = (),
     needs: Mapping[str, Told] | None = None,
     shares: Shares = (),
+    rpc: Rpc = NO_RPC,
 ) -> Plan:
     """Return the plan of the host ``host_name``.
 
     ``scan_paths`` are absolute; ``lost`` are sentences about those that are missing or were emptied. ``needs`` are what
     the host's llama-fit-params said, by the key of the question; None: nobody looks at memory. ``shares`` are what the
-    fleet decided that the host has of each entry.
+    fleet decided that the host has of each entry, ``rpc`` what it has of models that are computed over RPC.
 
     Raises PlanError when there is nothing to serve, the binary is missing or no port is left, DoesNotFit when memory is
     short, and AskedForError when an option is unknown or two entries fix the same port.
@@ -104,9 +113,16 @@ def build_plan(
         if good:
             usable.append(replace(item, model=good[0].model, members=tuple(good) if item.members else ()))
     names = {item.name for item in usable}
-    options = _options(host_name, usable, host, settings, profile)
+    remotes = {item.name: rpc.remotes[item.model.id] for item in usable if item.entry.rpc and rpc.remotes}
+    options = _options(host_name, usable, host, settings, profile, remotes)
     now = {item.name: item for item in host.instances}
     reasons = {name: stays(options[name], host, now.get(name)) for name in names}
+    reasons |= {name: item.refused for name, item in remotes.items() if item.refused}
+    degraded += [
+        f"{item.where}: it does not start on {host_name}: {reasons[item.name]}."
+        for item in usable
+        if item.name in remotes and reasons[item.name] and not (item.name in now and now[item.name].pid)
+    ]
     stay = {name: reason for name, reason in reasons.items() if reason}
 
     def leave_as_they_are(whom: Mapping[str, str]) -> dict[str, Action]:
@@ -114,10 +130,13 @@ def build_plan(
         return leave(there, profile, inventory, scan_paths, whom, replace(settings, missing="keep"))
 
     usable = [item for item in usable if item.name not in stay]
+    names |= {item.name for item in rpc.workers}
     undesired = [item for item in host.instances if item.name not in names]
+    stay |= rpc.held
     leaving = {**leave(undesired, profile, inventory, scan_paths, {}, settings, shares), **leave_as_they_are(stay)}
     stopping = {name for name, item in leaving.items() if item.action is not ActionKind.KEEP}
     kept = {x.port: x.name for x in host.instances if x.port and x.name in leaving.keys() - stopping}
+    kept |= {item.port: item.name for item in rpc.workers}
     ports = assign_ports(host_name, usable, host, settings, kept)
     degraded += [f"Host {host_name}: {reason}." for reason in ports.refused.values()]
     usable = [item for item in usable if item.name not in ports.refused]
@@ -128,7 +147,7 @@ def build_plan(
     if not usable and ports.refused:
         raise PlanError(" ".join(degraded))
     placed = [share for share in shares if share is not None]
-    if not usable and not runs_on and not placed:
+    if not usable and not runs_on and not placed and not rpc.workers:
         raise PlanError(
             f"Host {host_name}: nothing that profile {profile.name} enables is available "
             f"({counted(len(inventory.models), 'model')} discovered), so there is nothing to serve. "
@@ -142,20 +161,42 @@ def build_plan(
         raise PlanError(f"Host {host_name}: strict is set and {' '.join(degraded)}")
 
     notes = list(ports.notes)
+    looks = settings.memory != "off" and needs is not None
+    theirs = {item.name: need_of_worker(item, host) if looks else None for item in rpc.workers}
     try:
-        memory = Memory(inventory, host, settings, profile, needs, usable, options, gpus, runs_on)
+        memory = Memory(
+            inventory, host, settings, profile, needs, usable, options, gpus, runs_on, remotes, [*theirs.values()]
+        )
     except InstanceError as error:
         raise AskedForError(f"Host {host_name}: {error}") from None
     gpus = {name: memory.devices(name, found) for name, found in gpus.items()}
-    instances = tuple(_instances(host_name, usable, options, gpus, ports.of, host, settings, profile, runs_on, memory))
-    actions = tuple(decide(instances, host.instances, leaving, retry=settings.retry_quarantined))
+    threads = share_threads([*(options[item.name] for item in usable), *({} for _item in rpc.workers)], host, runs_on)
+    instances = tuple(
+        _instances(host_name, usable, options, gpus, ports.of, host, settings, profile, memory, threads, remotes)
+    )
+    variables = {name: value for name, value in settings.environment.items() if value is not None}
+    workers = tuple(
+        make_worker(item, host, variables, share, theirs[item.name])
+        for item, share in zip(rpc.workers, threads[len(usable) :])
+    )
+    actions = tuple(decide((*instances, *workers), host.instances, leaving, retry=settings.retry_quarantined))
+    actions = tuple(_again(item, remotes) for item in actions)
     if placed:
         actions = explained(actions, usable, host.instances, placed)
-    ledger = memory.ledger(instances, runs_on, actions)
+    ledger = memory.ledger((*instances, *workers), runs_on, actions)
     short = memory.lacking(ledger)
     if short and settings.memory == "refuse":
         raise DoesNotFit(host_name, short, len(instances))
+    short_workers = short_sentences(host_name, rpc.workers, ledger.shortages)
+    if short_workers and settings.memory == "refuse":
+        raise PlanError(f"Host {host_name}: nothing was changed. {short_workers}")
     notes += memory.notes()
+    notes += [
+        f"{name} is computed by workers: {', '.join(map(' at '.join, zip(item.hosts, item.addresses)))}."
+        for name, item in remotes.items()
+        if item.addresses
+    ]
+    notes += [f"{item.name} computes for {item.server}, which alone uses it." for item in rpc.workers]
     notes += [
         f"Pool {item.name} has {', '.join(part.name for part in item.members)}, at most {item.loaded} of them in "
         "memory at the same time."
@@ -181,10 +222,13 @@ def build_plan(
         actions=actions,
         models_discovered=len(inventory.models),
         models_enabled=len({part.model_id for item in instances for part in item.each}),
-        kept=tuple(map(kept_instance, runs_on)),
+        kept=tuple(kept_instance(item) for item in runs_on if not item.server),
+        workers=workers,
         degraded=tuple(degraded),
         warnings=(
             *_short(host_name, short),
+            *([f"Host {host_name}: memory is short. {short_workers}"] if short_workers else []),
+            *(said for item in remotes.values() for said in item.warnings),
             *_warnings(host_name, instances, host, settings),
             *moved(host_name, usable, host.instances),
         ),
@@ -197,17 +241,36 @@ def build_plan(
     )
 
 
+def _again(action: Action, remotes: Mapping[str, Remote]) -> Action:
+    """Return the action of a server, which starts again with its workers."""
+    why = remotes[action.instance].stale if action.instance in remotes else ""
+    return Action(action.instance, ActionKind.RESTART, why) if why and action.action is ActionKind.KEEP else action
+
+
 def _options(
-    host_name: str, wanted: Sequence[Wanted], host: Host, settings: Settings, profile: Profile
+    host_name: str,
+    wanted: Sequence[Wanted],
+    host: Host,
+    settings: Settings,
+    profile: Profile,
+    remotes: Mapping[str, Remote],
 ) -> dict[str, dict[str, Any]]:
     """Return by name the resolved options of each instance."""
     try:
         _check_trial(host_name, wanted, host, settings, profile)
-        return {
+        found = {
             part.name: resolve_options(host.binary, option_layers(profile, host_name, settings.options, part))
             for item in wanted
             for part in (item, *item.members)
         }
+        for item in wanted:
+            remote = remotes.get(item.name)
+            if remote and not remote.refused and host.binary:
+                memory = host.binary.device_memory
+                own = [memory[name] for name in host.binary.default_devices if name in memory]
+                layers = [(item.where, remote.options(own))]
+                found[item.name] = {**resolve_options(host.binary, layers), **found[item.name]}
+        return found
     except InstanceError as error:
         raise AskedForError(f"Host {host_name}: {error}") from None
 
@@ -236,12 +299,13 @@ def _instances(
     host: Host,
     settings: Settings,
     profile: Profile,
-    beside: Sequence[Running],
     memory: Memory,
+    shares: Sequence[int | None],
+    remotes: Mapping[str, Remote],
 ) -> Iterable[Instance]:
     try:
-        resolved = [options[item.name] for item in wanted]
-        for item, given, threads in zip(wanted, resolved, share_threads(resolved, host, beside)):
+        for item, threads in zip(wanted, shares):
+            given, remote = options[item.name], remotes.get(item.name)
             resources = {**profile.resources, **settings.resources, **item.entry.resources}
             variables = variables_of(profile, settings.environment, item)
             for name, value in variables.items():
@@ -263,6 +327,7 @@ def _instances(
                     memory.options,
                     memory.need(part.name),
                     since(part, host.instances),
+                    remote.identity if remote else "",
                 )
                 for part in item.each
             ]

@@ -8,6 +8,7 @@ for the context, src/llama-memory-recurrent.cpp for recurrent layers; the comput
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,15 +78,25 @@ def estimate(model: Model, options: Mapping[str, Any], devices: Sequence[str] = 
     layers = max(model.shape.get("block_count") or 1, 1)
     on = number(options, "n_gpu_layers", -1)
     share = 1.0 if on < 0 else min(on / layers, 1.0)
-    each = 1 / len(devices)
     there = [
         Row(name, int(host_model * share * each), int(context * share * each), int(compute * (1 + each) / 2))
-        for name in devices
+        for name, each in zip(devices, _split(options, len(devices)))
     ]
     tokens = (model.shape.get("vocab_size") or 0) * (model.shape.get("embedding_length") or 0)
     embeddings = tokens * model.size_bytes // max(model.parameter_count, 1)
     rest = int(host_model * (1 - share)) + min(embeddings, host_model)
     return (*there, Row(HOST, rest, int(context * (1 - share)), compute if share < 1 else compute // 4))
+
+
+def _split(options: Mapping[str, Any], count: int) -> list[float]:
+    """Return which part of a model each of ``count`` devices gets: as tensor_split says, else the same."""
+    parts = re.findall(r"[0-9.]+", str(options.get("tensor_split", "")))
+    try:
+        sizes = [float(part) for part in parts]
+    except ValueError:
+        sizes = []
+    whole = sum(sizes) if len(sizes) == count else 0
+    return [size / whole for size in sizes] if whole else [1 / count] * count
 
 
 def _context(model: Model, options: Mapping[str, Any]) -> int:

@@ -38,12 +38,13 @@ def make_instance(
     memory: Mapping[str, str] | None = None,
     need: Need | None = None,
     placed: str = "",
+    workers: str = "",
 ) -> Instance:
     """Return the instance ``item`` with its resolved ``options`` on a port of ``host``, which has a binary.
 
     ``threads`` is the share we give it; None: we give none. ``gpu`` are the devices of the host, for one that is to
     compute on a GPU. ``memory`` are options that we set for the sake of the host's memory, unless ``options`` do.
-    ``placed`` says where the fleet had the replicas of its model when it was started.
+    ``placed`` says where the fleet had the replicas of its model when it was started, ``workers`` who its workers are.
     Raises InstanceError and KeyFileError.
     """
     binary = cast(Binary, host.binary)
@@ -94,6 +95,9 @@ def make_instance(
         environment["MAGI_IDLE"] = str(idle)
     if placed:
         environment["MAGI_REPLICAS"] = placed
+    if workers:
+        # Without its workers, it aborts: that is no defect for a debugger.
+        environment |= {WORKERS: workers, "GGML_NO_BACKTRACE": "1"}
     if shares_prompts:
         environment["MAGI_PROMPTS"] = "shared"
     files = files_of(item.model) if projector == options.get("mmproj") else item.model.files
@@ -117,6 +121,9 @@ def make_instance(
         need=need,
     )
 
+
+WORKERS = "MAGI_WORKERS"
+"""The variable of a server that workers compute for: who these are."""
 
 _ROUTER = (*OF_ROUTER, "threads_http", "timeout")
 """The options of a pool that are for its server, too; the others are for those that it starts for its models."""

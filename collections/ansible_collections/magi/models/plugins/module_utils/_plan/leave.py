@@ -86,6 +86,8 @@ def _gone(
 def _not_enabled(item: Running, profile: Profile, inventory: Inventory, scan_paths: Sequence[str]) -> str:
     if STANDS_IN in item.environment:
         return f"stood in for {item.environment[STANDS_IN]} in a deployment that did not end"
+    if item.server:
+        return f"{item.server} does not use it any more"
     path = item.environment.get("LLAMA_ARG_MODEL", "")
     if path and not any(within(path, top) for top in scan_paths):
         return f"its file {path} lies in no folder that is scanned"

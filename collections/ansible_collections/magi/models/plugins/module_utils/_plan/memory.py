@@ -44,6 +44,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.need import (
 from ansible_collections.magi.models.plugins.module_utils._plan.refusal import Lacking
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Wanted
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Instance, Settings
+from ansible_collections.magi.models.plugins.module_utils._plan.worker import ESTIMATED, Remote
 
 
 class Memory:
@@ -60,9 +61,13 @@ class Memory:
         options: Mapping[str, dict[str, Any]],
         gpus: Mapping[str, Devices],
         beside: Sequence[Running] = (),
+        remotes: Mapping[str, Remote] | None = None,
+        workers: Sequence[Need | None] = (),
     ) -> None:
         """``told`` is what llama-fit-params said, by the key of the question; None: it was not asked. ``gpus`` are by
-        name the devices that the instances may use; ``beside`` are instances that run on as they are."""
+        name the devices that the instances may use; ``beside`` are instances that run on as they are, ``remotes`` by
+        name the workers of instances here, ``workers`` what those for other hosts need."""
+        self._remotes = remotes or {}
         self._host, self._wanted, self._options = host, wanted, options
         self._looked = settings.memory != "off"
         self._asked: dict[str, tuple[Question, Told]] = {}
@@ -86,11 +91,16 @@ class Memory:
             found, own = gpus[item.name], self._variables[item.name]
             told_to = tuple(filter(None, str(options[item.name].get("device", "")).split(",")))
             self._devices[item.name] = told_to or host.binary.devices or () if found.there else ()
+            if item.name in self._remotes:
+                gpus_here = host.binary.default_devices if found.there else ()
+                self._devices[item.name] = (*self._remotes[item.name].devices, *gpus_here)
             can[item.name] = ways(host.binary, options[item.name], own, settings.environment, item.entry.devices)
             self._ask(item, *can[item.name][-1:])
             if found.named and can[item.name]:
                 candidates.append(self._candidate(item, can[item.name]))
         room, sizes = self._rooms(beside)
+        for need in filter(None, workers):
+            room = {device: size - need.own.get(device, 0) for device, size in room.items()}
         settled = {item.name for item in wanted} - {item.name for item in candidates}  # they have theirs already
         for name in settled:
             room = {device: size - self._needs[name].own.get(device, 0) for device, size in room.items()}
@@ -110,6 +120,8 @@ class Memory:
         given, binary = self._options[item.name], cast(Binary, self._host.binary)
         asked = question(binary, item.model, on_devices(given, way), self._variables[item.name])
         said = self._told.get(asked.key, Told((), "llama-fit-params was not asked"))
+        if item.name in self._remotes:
+            said = Told((), ESTIMATED)
         if chosen and chosen != way:
             names = dict(zip(way, chosen))
             said = said._replace(
@@ -172,6 +184,8 @@ class Memory:
         """Return the instances that don't fit. One that is to adjust itself to the GPU (fit) does that."""
         short: dict[str, list[Shortage]] = {}
         for item in ledger.shortages:
+            if item.instance not in self._options:  # a worker's
+                continue
             adjusts = self._given(item.instance).get("fit", "off") == "on"
             if item.device == HOST or not adjusts:
                 short.setdefault(item.instance, []).append(item)

@@ -97,7 +97,9 @@ def questions(
     """Return what to ask about the instances that ``profile`` enables on a host with these ``options`` and
     ``variables``, each question once. What the plan will refuse is not asked."""
     found: dict[str, Question] = {}
-    for index in range(len(profile.entries)):  # one that is not for this host may be wrong here
+    for index, entry in enumerate(profile.entries):  # one that is not for this host may be wrong here
+        if entry.rpc:  # its workers would have to run, and have one client at a time
+            continue
         only: list[dict[str, Share] | None] = [None if other == index else {} for other in range(len(profile.entries))]
         with contextlib.suppress(InstanceError, PlanError):
             for item in select(profile, inventory.models, (), "", shares=only)[0]:

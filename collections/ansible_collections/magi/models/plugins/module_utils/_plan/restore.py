@@ -48,7 +48,8 @@ def restored_plan(
             f"Host {host_name}: {what} ran by {plan.manager}, and model_server_manager is {host.manager} now; set it "
             "back, then run again."
         )
-    desired = {item.name for item in plan.instances}
+    wanted = (*plan.instances, *plan.workers)
+    desired = {item.name for item in wanted}
     running = {item.name for item in host.instances if item.pid}
     kept = tuple(item for item in plan.kept if item.name in running)
     ran_on = {item.name for item in kept}
@@ -59,9 +60,9 @@ def restored_plan(
         for item in host.instances
         if item.name not in desired
     }
-    actions = tuple(decide(plan.instances, host.instances, others, retry=settings.retry_quarantined, new=f"in {what}"))
+    actions = tuple(decide(wanted, host.instances, others, retry=settings.retry_quarantined, new=f"in {what}"))
     launched = {item.instance for item in actions if item.action in (ActionKind.START, ActionKind.RESTART)}
-    lacking = [*_lacking([item for item in plan.instances if item.name in launched], inventory, host)]
+    lacking = [*_lacking([item for item in wanted if item.name in launched], inventory, host)]
     if launched and not target.runnable:
         lacking.insert(0, f"its llama-server {plan.llama_server_path} is gone")
     if lacking:
@@ -88,7 +89,7 @@ def restored_plan(
 
 def _as_it_is(host_name: str, inventory: Inventory, host: Host) -> Plan:
     """Return the plan of a host that the deployment which is taken back did not change."""
-    kept = tuple(kept_instance(item) for item in host.instances if item.pid)
+    kept = tuple(kept_instance(item) for item in host.instances if item.pid and not item.server)
     return Plan(
         host=host_name,
         profile=host.generation.profile,
@@ -125,7 +126,7 @@ def _lacking(instances: Iterable[Instance], inventory: Inventory, host: Host) ->
     paths |= {item.path for item in inventory.rejected if item.code == "unknown_architecture"}
     for item in instances:
         for part in item.each:
-            if part.model_path not in paths:
+            if part.model_path and part.model_path not in paths:
                 aside = next(
                     (f" ({x.reason.rstrip('.')})" for x in inventory.rejected if x.path == part.model_path), ""
                 )

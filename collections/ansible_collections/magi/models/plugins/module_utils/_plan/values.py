@@ -196,6 +196,8 @@ class Plan:
     """The host's memory and devices, and what the instances need of them; () where that is not asked."""
     spare_ports: tuple[int, ...] = ()
     """Ports of the range that nothing has, now or once it is applied: for those that stand in for what restarts."""
+    workers: tuple[Instance, ...] = ()
+    """The workers that servers of other hosts use; no client asks them."""
     restores: float | None = None
     """When the deployment began that it brings back (Generation.began_at); None: it is made from a profile."""
 
@@ -224,6 +226,7 @@ class Plan:
                 "memory": tuple(Account(**item) for item in data["memory"]),
                 **{name: tuple(data[name]) for name in ("degraded", "warnings", "notes", "gpu_groups")},
                 "spare_ports": tuple(data.get("spare_ports", ())),
+                "workers": tuple(map(Instance.from_dict, data.get("workers", ()))),
             }
         )
 

@@ -136,7 +136,7 @@ class _Transport(xmlrpc.client.Transport):
 
 class Supervisor(HostProgram):
     name: ClassVar[str] = "supervisor"
-    capabilities: ClassVar[Capabilities] = Capabilities(pools=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(pools=True, workers=True)
     templates: ClassVar[Sequence[Template]] = (
         Template("supervisord.conf.j2", "{home}/supervisor/supervisord.conf", 0o600),
         Template("run-instance.sh.j2", "{home}/supervisor/run-instance", 0o755),

@@ -198,7 +198,9 @@ def parse_status(text: str) -> dict[str, Status]:
 
 class Systemd(HostProgram):
     name: ClassVar[str] = "systemd"
-    capabilities: ClassVar[Capabilities] = Capabilities(limits=True, own_user=True, needs_root=True, pools=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        limits=True, own_user=True, needs_root=True, pools=True, workers=True
+    )
     templates: ClassVar[Sequence[Template]] = (
         Template("magi-llama@.service.j2", "/etc/systemd/system/magi-llama@.service", 0o644),
         Template("instance.env.j2", "{home}/instances/{name}.env", 0o600, per_instance=True),

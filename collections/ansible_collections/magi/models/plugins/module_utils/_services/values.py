@@ -65,3 +65,5 @@ class Capabilities:
     """Its llama-server is in an image, and not a program of the host."""
     pools: bool = False
     """Its servers find the file of a pool's models, and the files that it names."""
+    workers: bool = False
+    """It runs workers (ggml-rpc-server), too."""

@@ -51,8 +51,9 @@ class HostResult:
 
 
 LAUNCHED = (ActionKind.START, ActionKind.RESTART)
-TASKS = ("settings", "registry", "profile", "planned", "begun", "applied", "after", "relieved")
+TASKS = ("settings", "registry", "profile", "planned", "ended", "workers", "begun", "applied", "after", "relieved")
 """The tasks in which a host may fail, in order."""
+_EARLIER = ("ended", "workers", "begun")
 
 
 def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
@@ -64,7 +65,7 @@ def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
     if refused:
         return Cause("host_failed", refused)
     launched = (seen.get("applied") or {}).get("host")
-    for result in (seen.get(task) or {} for task in TASKS if not (launched and task == "begun")):
+    for result in (seen.get(task) or {} for task in TASKS if not (launched and task in _EARLIER)):
         said = said_of(name, result)
         if result.get("unreachable"):
             remedy = way_to_reach(said, "bring it back")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST
+from ansible_collections.magi.models.plugins.module_utils._plan.instance import WORKERS
 from ansible_collections.magi.models.plugins.module_utils._plan.ledger import Book, spare
 from ansible_collections.magi.models.plugins.module_utils._plan.pool import models_of
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance, Plan
@@ -30,8 +31,8 @@ class Before:
     host: Host
 
     def going(self, *kinds: ActionKind) -> list[str]:
-        """Return the instances with a process that restart or end."""
-        runs = {item.name for item in self.host.instances if item.pid}
+        """Return the servers with a process that restart or end; workers have no clients."""
+        runs = {item.name for item in self.host.instances if item.pid and not item.server}
         return [name for name in self.plan.names(*(kinds or (ActionKind.RESTART, ActionKind.STOP))) if name in runs]
 
     def models_of(self, instance: str) -> list[str]:
@@ -165,6 +166,8 @@ def _stand_in(item: Before, name: str, room: _Room) -> tuple[Instance | None, st
         why = "a rollback starts none"
     elif instance.members:
         why = "a pool has none"
+    elif WORKERS in instance.environment:
+        why = "its workers have one server"
     else:
         fits, why = room.give(instance, planned=False)
         port = next(room.ports, None) if fits else None

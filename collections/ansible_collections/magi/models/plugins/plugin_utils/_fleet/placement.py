@@ -7,61 +7,25 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Entry, Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running, foreign_listeners
-from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, MIB, Need, Told
-from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
+from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, MIB, Need
 from ansible_collections.magi.models.plugins.module_utils._plan.build import build_plan
 from ansible_collections.magi.models.plugins.module_utils._plan.ledger import balance
 from ansible_collections.magi.models.plugins.module_utils._plan.need import PROMPTS
 from ansible_collections.magi.models.plugins.module_utils._plan.select import select
 from ansible_collections.magi.models.plugins.module_utils._plan.share import Siblings
-from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan, PlanError, Settings, Share
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan, PlanError, Share
+from ansible_collections.magi.models.plugins.module_utils._plan.worker import Rpc
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.look import Fleet, Look, allowed_hosts
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.place import Opening, Placed, Room, Want, place
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.workers import spread, with_plans
 
 _ALL_PORTS = (1, 65535)
-
-
-@dataclass(frozen=True)
-class Look:
-    """What was found on a host."""
-
-    inventory: Inventory
-    host: Host
-    settings: Settings
-    scan_paths: Sequence[str]
-    needs: Mapping[str, Told] | None
-
-    @classmethod
-    def of(cls, registry: Mapping[str, Any], settings: Mapping[str, Any]) -> Look:
-        """Return it from a result of the module model_registry, and the settings of the host."""
-        needs = registry.get("needs")
-        return cls(
-            Inventory.from_dict(registry),
-            Host.from_dict(registry["host"]),
-            Settings.of(settings),
-            registry["scan_paths"],
-            None if needs is None else {key: Told.of(plain) for key, plain in needs.items()},
-        )
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """All hosts that a profile may be for, and what is known of them."""
-
-    hosts: tuple[str, ...]
-    """Those of the inventory, in its order."""
-    looks: Mapping[str, Look]
-    allowed: Sequence[Collection[str] | None]
-    """By entry of the profile, the hosts that its pattern matches; None: all."""
-    away: Collection[str] = ()
-    """Those that can't be reached."""
-    left_out: Collection[str] = ()
-    """Those that --limit leaves out, so that nobody looked."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +40,8 @@ class Placing:
     """What each plan is to say."""
     failing: frozenset[str] = frozenset()
     """The hosts whose own plan fails, and says why: that is to be heard."""
+    rpc: Mapping[str, Rpc] = field(default_factory=dict)
+    """By host, as build_plan takes it."""
 
 
 def placing(profile: Profile, fleet: Fleet) -> Placing:
@@ -85,20 +51,26 @@ def placing(profile: Profile, fleet: Fleet) -> Placing:
         f"{profile.where(index)}: hosts: {entry.hosts} matches none of the hosts in "
         "model_servers; correct the pattern, or leave it out."
         for index, entry in enumerate(entries)
-        if entry.hosts is not None and not _allowed(fleet, index)
+        if entry.hosts is not None and not allowed_hosts(fleet, index)
     ]
     refused += [
         f"{profile.where(later)}: entry {first + 1} is for some of its hosts, too; give them hosts that exclude each "
         "other."
         for (first, other), (later, entry) in itertools.combinations(enumerate(entries), 2)
         if entry.kind == other.kind == "model" and entry.pattern == other.pattern
-        if (entry.replicas or other.replicas) and {*_allowed(fleet, first)} & {*_allowed(fleet, later)}
+        if (entry.replicas or other.replicas or entry.rpc or other.rpc)
+        and {*allowed_hosts(fleet, first)} & {*allowed_hosts(fleet, later)}
     ]
-    seen = {name: _Seen(name, look, profile, fleet) for name, look in fleet.looks.items()}
+    found_workers = spread(profile, fleet)
+    fleet = replace(fleet, allowed=found_workers.allowed)
+    refused += found_workers.refused
+    seen = {
+        name: _Seen(name, look, profile, fleet, found_workers.of.get(name, Rpc())) for name, look in fleet.looks.items()
+    }
     wants = {
         (index, model): want
         for index, entry in enumerate(entries)
-        if entry.replicas is not None and _allowed(fleet, index)
+        if entry.replicas is not None and allowed_hosts(fleet, index)
         for model, want in _wants(index, entry, profile, fleet, seen)
     }
     pool = sum(want.replicas for want in wants.values())
@@ -106,24 +78,21 @@ def placing(profile: Profile, fleet: Fleet) -> Placing:
     refused += [item.sentence for item in found.short]
     at = max((look.host.generation.began_at for look in fleet.looks.values()), default=0)
     placed = dict(zip(wants, found.placed))
+    shares = {name: [_shares(i, entry, name, fleet, placed, at) for i, entry in enumerate(entries)] for name in seen}
     return Placing(
-        {name: [_shares(i, entry, name, fleet, placed, at) for i, entry in enumerate(entries)] for name in seen},
+        shares,
         " ".join(refused),
         tuple(f"{want.model}: {want.frozen}." for want in wants.values() if want.frozen),
         frozenset(name for name, item in seen.items() if not item.works),
+        with_plans(profile, fleet, shares, found_workers.of),
     )
-
-
-def _allowed(fleet: Fleet, index: int) -> list[str]:
-    allowed = fleet.allowed[index]
-    return [name for name in fleet.hosts if allowed is None or name in allowed]
 
 
 def _shares(
     index: int, entry: Entry, host: str, fleet: Fleet, placed: Mapping[tuple[int, str], Placed], at: float
 ) -> dict[str, Share] | None:
     if entry.replicas is None:
-        return None if host in _allowed(fleet, index) else {}
+        return None if host in allowed_hosts(fleet, index) else {}
     shares = {}
     for (number, model), item in placed.items():
         if number == index and host in item.counts:
@@ -136,15 +105,15 @@ def _shares(
 class _Seen:
     """What one host has for the entries with replicas."""
 
-    def __init__(self, name: str, look: Look, profile: Profile, fleet: Fleet) -> None:
-        self.look, self.models = look, {}
+    def __init__(self, name: str, look: Look, profile: Profile, fleet: Fleet, rpc: Rpc) -> None:
+        self.look, self.models, self._rpc = look, {}, rpc
         self._needs: dict[str, tuple[Need, ...]] = {}
         self._left: dict[str, int] = {}
         self._files: dict[str, int] = {}
         self._sharing, self._ports = False, 0
         self.takes_none = ""
         """Why no replica can come here, though the host's own plan works."""
-        here = [name in _allowed(fleet, index) for index in range(len(profile.entries))]
+        here = [name in allowed_hosts(fleet, index) for index in range(len(profile.entries))]
         inventory = look.inventory
         try:
             wanted, _missing = select(
@@ -187,6 +156,7 @@ class _Seen:
                 scan_paths=look.scan_paths,
                 needs=look.needs,
                 shares=shares,
+                rpc=self._rpc,
             )
 
         now = planned([x and {model: Share(self.runs(model)) for model in x} for x in trial])
@@ -211,7 +181,8 @@ class _Seen:
         ]
         kept = {item.name for item in plan.kept}
         runs_on = [item for item in look.host.instances if item.name in kept]
-        ledger = balance(look.host, stay, runs_on, {*plan.names(ActionKind.KEEP)})
+        workers = [item for item in plan.workers if item.need]
+        ledger = balance(look.host, [*stay, *workers], runs_on, {*plan.names(ActionKind.KEEP)})
         refused = {model for model in entries if not any(item.model_id == model for item in plan.instances)}
         self.models = {
             index: {model: path for model, path in found.items() if model not in refused}
@@ -220,7 +191,7 @@ class _Seen:
         first, last = look.settings.port_range
         foreign = foreign_listeners(look.host.listeners, look.settings.host)
         free = sum(port not in foreign for port in range(first, last + 1))
-        self._ports = max(free - len(now.instances) - len(runs_on), 0)
+        self._ports = max(free - len(now.instances) - len(now.workers) - len(runs_on), 0)
         self._left = {item.device: item.room - item.given for item in ledger.accounts}
         self._files = {item.model_path: item.need.mapped for item in stay if item.need}
 
@@ -260,7 +231,7 @@ def _wants(
     index: int, entry: Entry, profile: Profile, fleet: Fleet, seen: Mapping[str, _Seen]
 ) -> Iterator[tuple[str, Want]]:
     """Yield each model of an entry with replicas, and where it may run."""
-    allowed = _allowed(fleet, index)
+    allowed = allowed_hosts(fleet, index)
     out = [name for name in allowed if name in fleet.left_out]
     frozen = f"--limit leaves out {', '.join(out)}, so its replicas stay as they are" if out else ""
     models = dict.fromkeys(model for item in seen.values() for model in item.models.get(index, ()))

@@ -81,7 +81,7 @@ def questions(
     asked: list[HealthQuestion] = []
     addresses: set[str] = set()
     for item in host.instances:
-        if item.health != 200 or item.port is None or (names is not None and item.name not in names):
+        if item.server or item.health != 200 or item.port is None or (names is not None and item.name not in names):
             continue
         bound = _bound(item, host)
         outside = health_from == CONTROLLER or (health_from == "auto" and way.over_the_network and exposed(bound))

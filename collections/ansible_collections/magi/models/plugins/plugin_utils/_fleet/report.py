@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted, printable
-from ansible_collections.magi.models.plugins.module_utils._host.values import Running
+from ansible_collections.magi.models.plugins.module_utils._host.values import WORKER, Running
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import NOT_CONFIGURED, gateway_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import HostResult, cause_of
@@ -20,6 +20,8 @@ from ansible_collections.magi.models.plugins.plugin_utils._fleet.status import (
     more_than_needed,
     server_table,
     shown_state,
+    worker_of,
+    worker_table,
 )
 
 
@@ -27,6 +29,7 @@ def build_report(hosts: Sequence[HostResult], gateways: Sequence[Mapping[str, An
     """Return the report: total_servers, ready_servers, servers, summary (see the module deployment_report); with
     ``gateways`` (see gateway_entries), these, too."""
     servers: list[dict[str, Any]] = []
+    workers: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     degraded: list[dict[str, str]] = []
     warnings: list[str] = []
@@ -75,6 +78,14 @@ def build_report(hosts: Sequence[HostResult], gateways: Sequence[Mapping[str, An
                 failed.append(
                     _failed(result.name, instance.name, cause, (outcome and outcome.log) or (now.log if now else ()))
                 )
+        for instance in result.plan.workers:
+            now, outcome = running.get(instance.name), done.get(instance.name)
+            cause = cause_of(instance, result)
+            server = instance.environment[WORKER]
+            workers.append(worker_of(result.name, instance.name, server, instance.port, now, cause is None))
+            if cause and cause != result.trouble:
+                log = (outcome and outcome.log) or (now.log if now else ())
+                failed.append(_failed(result.name, instance.name, cause, log))
     failed += [
         {"instance": None, "host": item["host"], "cause": item["cause"], "detail": item["detail"], "log": []}
         for item in gateways
@@ -86,6 +97,7 @@ def build_report(hosts: Sequence[HostResult], gateways: Sequence[Mapping[str, An
         "total_servers": len(servers),
         "ready_servers": ready,
         "servers": servers,
+        **({"workers": workers} if workers else {}),
         **({"gateways": list(gateways)} if gateways else {}),
         "summary": {
             "profile": ", ".join(sorted({plan.profile for plan in plans})),
@@ -137,6 +149,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     ]
     if report["servers"]:
         lines += ["", *server_table(report["servers"])]
+    lines += worker_table(report.get("workers", ()))
     if summary["failed"]:
         lines += ["", "Not ready:"]
         alike: dict[Any, list[Mapping[str, Any]]] = {}

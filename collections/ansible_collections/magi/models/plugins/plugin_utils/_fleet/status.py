@@ -25,7 +25,7 @@ def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> d
     """Return what runs, in the shape of a report: ``hosts`` by name, None for one that could not be asked; ``ways`` how
     to get to the others. summary.failed says why servers that look healthy are not ready, and
     which don't start without their GPU."""
-    servers, failed, warnings = [], [], []
+    servers, workers, failed, warnings = [], [], [], []
     for name, host in hosts.items():
         if host is None:
             continue
@@ -33,6 +33,9 @@ def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> d
             wrong = wrong_though_healthy(item, host) if item.health == 200 else lost_device(item)
             warnings += [over] if (over := more_than_needed(name, item)) else []
             serves = item.health == 200 and wrong is None
+            if item.server:
+                workers.append(worker_of(name, item.name, item.server, item.port, item, serves))
+                continue
             failed += [not_serving(name, item.name, wrong)] if wrong else []
             address = item.environment.get("LLAMA_ARG_HOST")
             url, url_from = ways[name].url(address, item.port) if address and item.port else (None, None)
@@ -65,6 +68,7 @@ def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> d
         "total_servers": len(servers),
         "ready_servers": ready,
         "servers": servers,
+        **({"workers": workers} if workers else {}),
         "summary": {
             "profile": ", ".join(sorted({host.generation.profile for host in known} - {""})) or None,
             "servers_ready": ready,
@@ -73,6 +77,38 @@ def build_status(hosts: Mapping[str, Host | None], ways: Mapping[str, Way]) -> d
             "unreachable": [name for name, host in hosts.items() if not host],
         },
     }
+
+
+def worker_of(
+    host: str, name: str, server: str, port: int | None, now: Running | None, is_ready: bool
+) -> dict[str, Any]:
+    """Return a worker for a report or a status; ``now`` is what is known of it."""
+    return {
+        "instance": name,
+        "host": host,
+        "server": server,
+        "address": now.environment.get("LLAMA_ARG_HOST") if now else None,
+        "port": port,
+        "pid": now.pid if now else None,
+        "started_at": now.started_at if now else None,
+        "state": shown_state(now, is_ready).value if now else State.ABSENT.value,
+        "is_ready": is_ready,
+        "devices": computes_on(now),
+        "memory": memory_of(now),
+    }
+
+
+def worker_table(workers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the workers of a report or a status for people; nothing without any."""
+    rows = [
+        [
+            *(item[key] or "-" for key in ("instance", "server", "host", "port", "pid", "state")),
+            memory_shown(item) or "-",
+        ]
+        for item in workers
+    ]
+    head = ("worker", "computes for", "host", "port", "pid", "state", "memory")
+    return ["", *text_table(head, rows)] if rows else []
 
 
 def computes_on(now: Running | None) -> list[str] | None:
@@ -140,7 +176,8 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
         lines = [f"Profile {profile}: {status['ready_servers']}/{status['total_servers']} ready", ""]
         lines += server_table(status["servers"])
     else:
-        lines = ["Nothing runs."]
+        lines = ["No server runs." if status.get("workers") else "Nothing runs."]
+    lines += worker_table(status.get("workers", ()))
     lines += [f"{name}: not reachable, or it could not be asked" for name in summary["unreachable"]]
     said = [f"  {item['cause']}: {printable(item['detail'])}" for item in summary["failed"]]
     warned = [f"Warning: {printable(item)}" for item in summary["warnings"]]

@@ -26,10 +26,15 @@ class Way:
     def over_the_network(self) -> bool:
         return self.connection.rpartition(".")[2] in _OVER_THE_NETWORK
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the host is the controller's own machine."""
+        return self.connection.rpartition(".")[2] == "local"
+
     def url(self, bound: str, port: int, *, tls: bool = False) -> tuple[str, str]:
         """Return the URL of a server that binds ``bound``, and who can ask there: CONTROLLER if the controller can,
         HOST if only the host can."""
         if self.over_the_network and exposed(bound):
             first = bound.split(",")[0].strip()
             return local_url(first if is_one(first) and exposed(first) else self.address, port, tls=tls), CONTROLLER
-        return local_url(bound, port, tls=tls), CONTROLLER if self.connection.rpartition(".")[2] == "local" else HOST
+        return local_url(bound, port, tls=tls), CONTROLLER if self.is_local else HOST

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from ansible_collections.magi.models.plugins.action.deployment_placement import ActionModule
-from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import host, inventory, profile
+from ansible_collections.magi.models.plugins.action.deployment_placement import ActionModule, _addresses
+from ansible_collections.magi.models.plugins.module_utils._services.values import Capabilities
+from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import host, inventory, model, profile
 
 GROUPS = {"model_servers": ["cpu1", "gpu1", "gpu2", "gpu3"], "old": ["gpu3"]}
 SETTINGS = {"port_range": [8080, 8089], "memory": "refuse"}
@@ -64,3 +66,32 @@ def test_what_is_refused_is_refused_on_each_host():
         "Profile test, entry 1 (other): no host that it is for has other (gpu1 can't be reached; gpu2 can't be reached), "
         "so there is no place for 1 replica: copy it to one, or correct the entry."
     }
+
+
+@pytest.mark.parametrize(
+    ("address", "connection", "given", "found"),
+    [
+        ("10.0.0.2", "ssh", "", "10.0.0.2"),
+        ("203.0.113.7", "ansible.builtin.ssh", "10.0.0.2", "10.0.0.2"),
+        ("203.0.113.7", "ssh", "", "203.0.113.7"),
+        ("127.0.1.2", "ssh", "", ""),  # a port that is forwarded to it
+        ("localhost", "ssh", "", ""),
+        ("127.0.1.2", "ssh", "127.0.0.1", "127.0.0.1"),  # tunnels of the user's own
+        ("gpu2", "local", "", "127.0.0.1"),
+        ("gpu2", "community.docker.docker", "", ""),
+    ],
+)
+def test_a_worker_s_address_is_that_of_its_setting_or_of_the_inventory(address, connection, given, found):
+    chosen = profile({"model": "c-q4_k_m", "rpc": ["gpu2"]})
+    settled = {"settings": {"rpc_address": given}, "way": {"address": address, "connection": connection}}
+    assert _addresses(chosen, {"gpu2": {"settings": settled}}) == {"gpu2": found}
+    assert _addresses(profile("*"), {"gpu2": {"settings": settled}}) == {}
+
+
+def test_what_a_host_has_of_a_model_over_rpc_is_handed_on():
+    there = {**found(), "host": host(can=Capabilities(workers=True), worker_path="/opt/ggml-rpc-server").to_dict()}
+    chosen = profile({"model": "c-q4_k_m", "rpc": ["gpu2"]})
+    placement = decided(chosen, gpu1=there, gpu2={**there, **inventory(model("x")).to_dict()})
+    assert {item["refused"] for item in placement.values()} == {""}
+    assert [item["port"] for item in placement["gpu2"]["rpc"]["workers"]] == [8089]
+    assert placement["gpu1"]["rpc"]["remotes"]["c-q4_k_m"]["addresses"] == ["127.0.0.1:8089"]

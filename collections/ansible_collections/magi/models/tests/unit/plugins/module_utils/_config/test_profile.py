@@ -48,6 +48,36 @@ def test_a_model_may_be_named_again_for_other_hosts():
     ]
 
 
+def test_a_model_may_be_computed_by_workers_of_other_hosts():
+    profile, problems = examine_profile("p", {"enabled_models": [{"model": "big", "rpc": ["gpu2", "gpu3"]}]})
+    assert problems == ()
+    assert profile.entries == (Entry("model", "big", rpc=("gpu2", "gpu3")),)
+    assert profile.entries[0].is_placed
+    assert Profile.from_dict(json.loads(json.dumps(profile.to_dict()))) == profile
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"model": "a", "rpc": []}, "entry 1: rpc must be a list of hosts, each once, such as [gpu2, gpu3]."),
+        ({"model": "a", "rpc": ["b", "b"]}, "each once"),
+        ({"model": "a", "rpc": {"b": 1}}, "rpc must be a list"),
+        ({"model": "a*", "rpc": ["b"]}, "rpc needs an exact model id"),
+        ({"model": "a", "rpc": ["b"], "instances": 2}, "neither instances nor replicas"),
+        ({"model": "a", "rpc": ["b"], "replicas": 1}, "neither instances nor replicas"),
+        ({"model": "a", "rpc": ["b"], "options": {"rpc": "10.0.0.1:50052"}}, "give rpc or the option rpc, not both"),
+        ({"model": "a", "rpc": ["b"], "devices": 2}, "leave out devices"),
+        ({"model": "a", "rpc": ["b"], "options": {"device": "CUDA0"}}, "leave out device:"),
+        ({"model": "a", "rcp": ["b"]}, 'unknown key "rcp": did you mean "rpc"?'),
+    ],
+)
+def test_an_entry_with_workers_is_one_server(entry, said):
+    profile, problems = examine_profile("p", {"enabled_models": [entry]})
+    assert profile is None
+    assert [said in item.message for item in problems] == [True]
+    assert problems[0].where[:2] == ("enabled_models", 0)
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -74,6 +104,7 @@ def test_a_model_may_be_named_again_for_other_hosts():
         ),
         ({"enabled_models": [{"model": "a", "hosts": ["gpu1", "gpu2"]}]}, "hosts must be a pattern"),
         ({"enabled_models": [{"model": "a", "replicas": 2}, "a"]}, "entry 2: a is that of entry 1, too"),
+        ({"enabled_models": ["a", {"model": "a", "rpc": ["b"]}]}, "entry 1, too, and one of the two has rpc; make one"),
         ({"enabled_models": [{"model": "a", "port": 0}]}, "port must be from 1 to 65535"),
         ({"enabled_models": [{"tier": "Q3", "port": 8080}]}, "port needs an exact model id"),
         ({"enabled_models": [{"model": "*", "port": 8080}]}, "port needs an exact model id"),

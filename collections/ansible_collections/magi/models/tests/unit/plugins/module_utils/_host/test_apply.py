@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -380,6 +381,23 @@ def test_a_plan_made_before_a_stop_is_refused_and_one_that_stops_nothing_changes
     again = stopped(FakeServices(tmp_path, a="stopped"), job(tmp_path), ["a", "c"], check_mode=False)
     assert (again.changed, again.instances) == (False, ("a",))
     assert read_generation(str(tmp_path)) == again.generation == result.generation
+
+
+def test_workers_end_in_a_second_call_when_the_servers_of_all_hosts_have(tmp_path):
+    (tmp_path / "instances").mkdir()
+    (tmp_path / "instances" / "w.env").write_text('MAGI_WORKER="gpu1/big"\n')
+    services = FakeServices(tmp_path, a="backoff", w="backoff")
+    for act in (
+        lambda **more: stopped(services, job(tmp_path), None, **more),
+        partial(absent, services, job(tmp_path)),
+    ):
+        first = act(check_mode=False, workers=False)
+        assert ([item.instance for item in first.actions], first.workers) == (["a"], ("w",))
+        assert ("remove",) not in services.asked
+    second = absent(services, job(tmp_path), check_mode=False)
+    assert {item.instance: item.action.action.value for item in second.actions} == {"a": "remove", "w": "remove"}
+    del services.states["w"]
+    assert absent(services, job(tmp_path), check_mode=False, workers=False).workers == ()
 
 
 @pytest.mark.parametrize("act", [absent, lambda *arguments, **more: stopped(*arguments, None, **more)])

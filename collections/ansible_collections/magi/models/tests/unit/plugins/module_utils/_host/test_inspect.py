@@ -494,6 +494,22 @@ def test_where_no_kernel_tells_who_listens_the_port_is_asked_of_what_runs(tmp_pa
     assert (status.state, health) == found
 
 
+def test_a_worker_is_ready_when_it_listens_and_nobody_connects_to_it(tmp_path):
+    """It has one client at a time, its server."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        write_instance(tmp_path, LLAMA_ARG_HOST="127.0.0.1", LLAMA_ARG_PORT=str(port), MAGI_WORKER="gpu1/big")
+        services = FakeServices(Status(State.RUNNING, os.getpid()))
+        assert await_ready(services, str(tmp_path), ["a"], 10, 1)["a"][1] == 200
+        (found,) = read_instances(services, str(tmp_path), ask=True).instances
+        assert (found.health, found.model_ids, found.asleep) == (200, None, False)
+        listener.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    silent = FakeServices(Status(State.RUNNING, os.getppid()))
+    assert await_ready(silent, str(tmp_path), ["a"], 0, 1)["a"][1] == 0
+
+
 def test_nothing_to_wait_for_is_no_look(tmp_path):
     assert await_ready(None, str(tmp_path), [], 60, 1) == {}
 

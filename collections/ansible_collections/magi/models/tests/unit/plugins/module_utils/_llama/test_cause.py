@@ -20,6 +20,25 @@ from ansible_collections.magi.models.plugins.module_utils._llama.help import fel
             "port_taken",
             "127.0.0.1, port: 18091",
         ),
+        ("Failed to create server socket", "exit status 0", "port_taken", "another process holds its port"),
+        (
+            "/src/ggml/src/ggml-rpc/ggml-rpc.cpp:547: Failed to connect to 10.0.0.2:8089",
+            "signal, exit status 6",
+            "worker_unreachable",
+            "its worker at 10.0.0.2:8089;",
+        ),
+        (
+            "/src/ggml/src/ggml-rpc/ggml-rpc.cpp:550: RPC handshake failed for 10.0.0.2:8089",
+            "signal, exit status 6",
+            "worker_unreachable",
+            "of another build",
+        ),
+        (
+            "/src/ggml/src/ggml-rpc/ggml-rpc.cpp:566: Remote RPC server crashed or returned malformed response",
+            "signal, exit status 6",
+            "worker_lost",
+            "it lost a worker",
+        ),
         (
             "E gguf_init_from_file: failed to open GGUF file '/nope.gguf' (No such file or directory)",
             "",

@@ -3,7 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._host.values import Generation
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
+from ansible_collections.magi.models.plugins.module_utils._host.values import WORKER, Generation
 from ansible_collections.magi.models.plugins.module_utils._models.model import FileVersion
 from ansible_collections.magi.models.plugins.module_utils._plan.restore import restored_plan
 from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError, Remembered
@@ -139,3 +140,12 @@ def test_a_remembered_plan_survives_json():
             Remembered.from_dict({"generation": vars(made.generation), "plan": made.plan.to_dict(), "runnable": True})
             == made
         )
+
+
+def test_workers_come_back_with_the_rest():
+    worker = replace(FIRST.instances[0], name="w", model_path="", environment={WORKER: "gpu2/big"}, port=8089)
+    with_worker = replace(SECOND, workers=(worker,))
+    value = back(*map(running, THIRD.instances), history=(HISTORY[0], remembered(2, with_worker, 20.5), HISTORY[2]))
+    assert (value.workers, value.names(ActionKind.START)) == ((worker,), ("w",))
+    kept = back(running(worker), at=generation(2, "two", 20.5))
+    assert (kept.kept, kept.names(ActionKind.KEEP)) == ((), ("w",))

@@ -196,6 +196,42 @@ def test_the_drop_in_is_empty_without_arguments_and_exact_with_them():
     assert text.endswith("[Service]\nCPUQuota=150%\nMemoryMax=50%\nNice=5\n")
 
 
+@pytest.mark.parametrize(
+    ("given", "arguments"),
+    [
+        ({}, []),
+        ({"LLAMA_ARG_THREADS": "3"}, ["--threads", "3"]),
+        ({"LLAMA_ARG_DEVICE": "CUDA0,CUDA1"}, ["--device", "CUDA0,CUDA1"]),
+    ],
+)
+def test_a_worker_gets_its_options_as_arguments(tmp_path, given, arguments):
+    """By the script of the supervisor manager, and by systemd's drop-in with its variables (systemd.service(5))."""
+    environment = {
+        "LLAMA_ARG_HOST": "10.0.0.2",
+        "LLAMA_ARG_PORT": "8089",
+        **given,
+        "MAGI_WORKER": "gpu1/big",
+        "MAGI_WORKER_PATH": "/bin/echo",
+        "MAGI_HOME": str(tmp_path),
+    }
+    instance = FakeInstance(environment)
+    instance.extra_args = ()
+    expected = ["--host", "10.0.0.2", "--port", "8089", *arguments]
+    text = render("magi-llama@instance.conf.j2", instance=instance, llama_server_path="/opt/llama-server")
+    reset, command = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
+    said = re.sub(r"\$\{(\w+)\}", lambda found: environment[found[1]], command)
+    assert (reset, shlex.split(said)) == ("", ["/bin/echo", *expected])
+    assert "Restart=always\n" in text
+    assert 'BindReadOnlyPaths=-"/bin"\n' in text
+    program = render("program.conf.j2", instance=instance, home="/h", llama_server_path="/o/s", max_startup_time=9)
+    assert program.splitlines()[2].endswith("/h/instances/a.env /bin/echo")
+    (tmp_path / "a.env").write_text(render("instance.env.j2", instance=instance))
+    (tmp_path / "run").write_text(render("run-instance.sh.j2"))
+    command = ["/bin/sh", tmp_path / "run", tmp_path / "a.env", "/bin/echo"]
+    done = subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == expected
+
+
 def test_the_models_of_a_pool_are_a_file_of_their_own():
     instance = FakeInstance()
     assert not render("pool.ini.j2", instance=instance).strip()

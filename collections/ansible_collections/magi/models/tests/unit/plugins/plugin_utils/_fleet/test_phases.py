@@ -3,8 +3,10 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 import pytest
+from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
+from ansible_collections.magi.models.plugins.module_utils._host.values import WORKER
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, Need
-from ansible_collections.magi.models.plugins.module_utils._plan.values import Account
+from ansible_collections.magi.models.plugins.module_utils._plan.values import Account, Action
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.phases import (
     Before,
     Phases,
@@ -191,6 +193,19 @@ def test_nothing_stands_in_for_a_pool_nor_during_a_rollback(change, why):
     found = phases({"h1": replace(item, plan=change(item.plan))}, [["h1"]])
     assert said(found) == {("h1", "a"): f"held: nothing else serves its model; no stand-in: {why}"}
     assert (found.beside, found.stand_ins) == ({}, {})
+
+
+def test_a_worker_has_no_clients_and_nothing_stands_in_for_a_server_that_has_workers():
+    own = {**A.environment, "MAGI_WORKERS": "gpu2 1"}
+    there = before("a", runs=[A], changed=[A], then=9 * GIB)
+    planned = replace(there.plan, instances=tuple(replace(x, environment=own) for x in there.plan.instances))
+    assert (
+        "no stand-in: its workers have one server"
+        in said(phases({"h1": replace(there, plan=planned)}, [["h1"]]))["h1", "a"]
+    )
+    worker = running(replace(A, name="w", environment={WORKER: "gpu1/big"}))
+    goes = replace(planned, actions=(Action("w", ActionKind.STOP, "x"),), instances=())
+    assert phases({"h1": Before(goes, host(worker))}, [["h1"]]) == Phases()
 
 
 def test_what_stands_in_is_what_restarts_at_another_place():

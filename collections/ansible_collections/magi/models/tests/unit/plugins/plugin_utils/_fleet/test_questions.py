@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._host.values import Listener
+from ansible_collections.magi.models.plugins.module_utils._host.values import WORKER, Listener
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.questions import (
     Answer,
     HealthQuestion,
@@ -48,6 +48,11 @@ def asked(bound, *, connection="ssh", health_from="auto", said=None, names=None,
 )
 def test_a_server_is_asked_where_its_clients_are(given, where):
     assert asked(**given) == [where]
+
+
+def test_a_worker_speaks_no_http():
+    worker = running(INSTANCE, health=200, environment={"LLAMA_ARG_HOST": "10.0.0.5", WORKER: "gpu1/big"})
+    assert questions(host(worker), Way("gpu2.lan", "ssh")) == []
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
-from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Listener
+from ansible_collections.magi.models.plugins.module_utils._host.values import WORKER, Generation, Listener
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import Cause
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, ActionResult
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import (
@@ -428,3 +428,37 @@ def test_what_came_first_on_a_host_is_a_part_of_its_deployment():
     result = host_result("gpu1", seen)
     assert result.plan.profile == "whole"
     assert {item.instance: item.action.action for item in result.results} == {"a": "restart", "b": "restart"}
+
+
+@pytest.mark.parametrize(
+    ("more", "listeners", "ready", "state", "cause"),
+    [
+        ({"health": 200}, (replace(OURS, port=8089, instance="big.worker"),), True, "running", None),
+        ({"health": 0}, (), False, "running", "timeout"),
+        (
+            {"health": None, "pid": None, "state": "failed", "log": ("Failed to create server socket",)},
+            (),
+            False,
+            "failed",
+            "port_taken",
+        ),
+        (None, (), False, "absent", "crashed"),
+    ],
+)
+def test_workers_are_apart_from_servers(more, listeners, ready, state, cause):
+    environment = {"LLAMA_ARG_HOST": "10.0.0.2", WORKER: "gpu1/big", "MAGI_NEED": f"Host={1 << 30} mapped=0"}
+    worker = replace(INSTANCE, name="big.worker", port=8089, environment=environment)
+    there = host(*([running(worker, **more)] if more else []), listeners=listeners)
+    done = [ActionResult(Action("big.worker", ActionKind.START, "new"))]
+    value = HostResult("gpu2", replace(PLAN, instances=(), workers=(worker,)), done, there, 120)
+    report = build_report([value])
+    (found,) = report["workers"]
+    assert (report["servers"], report["total_servers"]) == ([], 0)
+    assert (found["instance"], found["host"], found["server"]) == ("big.worker", "gpu2", "gpu1/big")
+    assert (found["port"], found["state"], found["is_ready"]) == (8089, state, ready)
+    assert [item["cause"] for item in report["summary"]["failed"]] == ([cause] if cause else [])
+    assert any(line.split()[:4] == ["big.worker", "gpu1/big", "gpu2", "8089"] for line in summary_lines(report))
+    status = build_status({"gpu2": there}, {"gpu2": Way()})
+    assert [item["is_ready"] for item in status.get("workers", ())] == ([ready] if more else [])
+    assert status["servers"] == []
+    assert any("big.worker" in line for line in status_lines(status)) == bool(more)
