@@ -45,12 +45,12 @@ class _Bounded(io.RawIOBase):
 def connection_to(environment: Mapping[str, str], timeout: float) -> HTTPConnection:
     """Return a connection to the server of ``environment``, whose host may be the path of a Unix socket. Raises
     OSError."""
-    import http.client
+    from http.client import HTTPConnection
 
     host = environment.get("LLAMA_ARG_HOST", "127.0.0.1")
     if not host.startswith("/"):
-        return http.client.HTTPConnection(reachable(host), port_of(environment) or 0, timeout=timeout)
-    connection = http.client.HTTPConnection("localhost", timeout=timeout)
+        return HTTPConnection(reachable(host), port_of(environment) or 0, timeout=timeout)
+    connection = HTTPConnection("localhost", timeout=timeout)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.settimeout(timeout)
     connection.sock.connect(host)
@@ -66,7 +66,9 @@ def request(
     Connecting may take ``timeout`` seconds, and the answer as long again. Raises OSError without an answer, also on
     time-out; HTTPException or ValueError for an answer that is not HTTP.
     """
-    import http.client  # with what it needs a fifth of our imports, and the first look at a host asks no server
+    # With what it needs, a fifth of our imports, and the first look at a host asks no server. (By name: several threads
+    # ask servers, and for a moment http has no attribute client yet, though the module is there.)
+    from http.client import HTTPResponse
 
     connection = connection_to(environment, timeout)
     try:
@@ -78,7 +80,7 @@ def request(
         bounded = cast(
             socket.socket, _Bounded(connection.sock, time.monotonic() + timeout)
         )  # makefile() is all it needs
-        response = http.client.HTTPResponse(bounded, method="GET" if body is None else "POST")
+        response = HTTPResponse(bounded, method="GET" if body is None else "POST")
         response.begin()
         return response.status, response.read(1 << 20)
     finally:
@@ -87,11 +89,11 @@ def request(
 
 def get(environment: Mapping[str, str], path: str, key: bytes | None = None) -> tuple[int, bytes]:
     """Return what ``request`` does; status 0: no answer in two seconds, or one that is not HTTP."""
-    import http.client
+    from http.client import HTTPException
 
     try:
         return request(environment, path, key=key)
-    except (OSError, http.client.HTTPException, ValueError):
+    except (OSError, HTTPException, ValueError):
         return 0, b""
 
 
