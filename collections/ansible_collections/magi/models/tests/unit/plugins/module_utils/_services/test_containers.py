@@ -595,14 +595,15 @@ def test_a_trial_sees_the_files_that_its_options_name(engine, home, no_gpus, tmp
 
 @pytest.mark.parametrize("gpu", [False, True])
 def test_a_question_without_an_answer_leaves_no_container(engine, home, monkeypatch, gpu):
+    def late(command, _environment):
+        raise subprocess.TimeoutExpired(command, manager_module.ASKING)
+
     monkeypatch.setattr(containers, "gpus", lambda: (os.devnull,) if gpu else ())
-    monkeypatch.setattr(manager_module, "ASKING", 0.01)
-    (engine / "docker").write_text(FAKE + 'test "$1" != run || exec sleep 60\n')
-    with pytest.raises(subprocess.TimeoutExpired):
+    monkeypatch.setattr(containers, "asked", late)
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
         Docker(home).ask(IMAGE, ["--help"], {})
-    run, rm = asked(engine)
-    (name,) = (word for word in run if word.startswith("--name="))
-    assert rm == ["rm", "--force", "--volumes", name[7:]]
+    (name,) = (word for word in caught.value.cmd if word.startswith("--name="))
+    assert asked(engine) == [["rm", "--force", "--volumes", name[7:]]]
 
 
 @pytest.mark.parametrize(
