@@ -40,6 +40,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "magi
 RUN = Path(os.environ.get("MAGI_TESTBED") or CACHE / "testbed" / "run").resolve()
 LABEL = "magi.testbed"
 BED = hashlib.sha256(str(RUN).encode()).hexdigest()[:8]
+NETWORK = f"magi-{BED}"
 BASE_IMAGE = "debian:12"
 DOCKERFILE = Path(__file__).with_name("Dockerfile")
 PORTS = "8080-8099"
@@ -307,7 +308,10 @@ def up(count: int | None, network: str, models: Path, llama: Path, installs: boo
     if not (RUN / "key").exists():
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "magi-testbed", "-f", RUN / "key")
     public_key = (RUN / "key.pub").read_text()
-    arguments = [*systemd_arguments(), *mounts(models, llama), image]
+    # On a network of their own, nobody takes a host's address while it reboots.
+    if not succeeds("docker", "network", "inspect", NETWORK):
+        run("docker", "network", "create", "--label", f"{LABEL}={BED}", NETWORK)
+    arguments = [*systemd_arguments(), *mounts(models, llama), f"--network={NETWORK}", image]
     addresses = {f"host{i}": f"{network}.{i}" for i in range(1, count + 1)}
     digests = {
         name: hashlib.sha256(json.dumps([address, arguments]).encode()).hexdigest()
@@ -384,6 +388,8 @@ def main() -> int:
             elif options.verb == "down":
                 if succeeds("docker", "info"):
                     remove([container["Id"] for container in containers().values()])
+                    if succeeds("docker", "network", "inspect", NETWORK):
+                        run("docker", "network", "rm", NETWORK)
                 for name in ("inventory.yml", "known_hosts", "key", "key.pub"):
                     (RUN / name).unlink(missing_ok=True)
                 if options.engine:
