@@ -33,6 +33,11 @@ HOSTS = ("host1", "host2", "host3")
 LIMIT = ("--limit", "host1,host2")
 
 
+def with_gateway() -> dict[str, Any]:
+    settings = {"model_gateway_port": PORT, "model_gateway_address": "0.0.0.0"}
+    return {"model_gateways": {"hosts": {"host1": {}}, "vars": settings}}
+
+
 @pytest.fixture(scope="module")
 def hosts(fleet: Fleet):
     """Hosts with nothing on them whose servers a gateway on host1 can reach. What a test leaves there, the next one of
@@ -46,7 +51,10 @@ def hosts(fleet: Fleet):
             ["docker", "start", fleet.hosts[host]["testbed_container"]], check=True, stdout=subprocess.DEVNULL
         )
     until(lambda: all(greeted(fleet, host) for host in HOSTS), 60, "SSH answers")
+    fleet.groups = with_gateway()
     bare(fleet, *HOSTS)
+    fleet.groups = {}
+    assert not [line for line in fleet.snapshot("host1") if "magi" in line]
     for host in HOSTS:
         fleet.sh(host, "rm -rf /opt/upgraded")
         del fleet.hosts[host]["model_server_host"]
@@ -60,10 +68,7 @@ def behind(hosts: Fleet):
         # Servers that work leave the processor to what deploys them: a test is about neither's speed.
         "model_server_resources": {"nice": 10},
     }
-    hosts.groups["model_gateways"] = {
-        "hosts": {"host1": {}},
-        "vars": {"model_gateway_port": PORT, "model_gateway_address": "0.0.0.0"},
-    }
+    hosts.groups = with_gateway()
     hosts.profile("one", Q2)
     hosts.profile("two", Q2, {"model": Q3, "aliases": ["chat"]})
     yield hosts
