@@ -434,6 +434,8 @@ def test_a_canary_that_does_worse_is_taken_back_and_the_others_stay(behind: Depl
     assert running()["two"] == before["two"]
 
     # where there is one host, its first instance is the canary
+    gone = behind.play("teardown", "--limit", "two")
+    assert gone.code == 0, gone.output
     del behind.hosts["two"]
 
     def each(**options: Any) -> tuple[Run, dict[str, tuple[int, str]]]:
