@@ -8,11 +8,11 @@ import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._config.profile import examine_profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import (
+    Holder,
     Host,
     Listener,
     Running,
     Unreadable,
-    Worker,
 )
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
@@ -175,7 +175,7 @@ def running(**more):
             "llama_server_backend (auto, cuda, rocm or vulkan)",
         ),
         (
-            examined(at_work=Worker("joe@box, process 1", pid=1)),
+            examined(at_work=Holder("joe@box, process 1", pid=1)),
             WARNING,
             "deployment",
             "joe@box, process 1 is changing it",

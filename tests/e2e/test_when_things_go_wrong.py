@@ -351,10 +351,10 @@ import os, sys
 sys.path.insert(0, "collections")
 from ansible_collections.magi.models.plugins.module_utils._host.lock import exclusive
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
-from ansible_collections.magi.models.plugins.module_utils._host.values import Worker
+from ansible_collections.magi.models.plugins.module_utils._host.values import Holder
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import controller
 home, controller_pid = sys.argv[1:]
-with exclusive(home, Worker("ada@desk, process 7", controller(), int(controller_pid), os.getpid(), start_time(os.getpid()))):
+with exclusive(home, Holder("ada@desk, process 7", controller(), int(controller_pid), os.getpid(), start_time(os.getpid()))):
     print("held", flush=True)
     sys.stdin.read()
 """

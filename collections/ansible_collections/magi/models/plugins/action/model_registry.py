@@ -22,22 +22,22 @@ class ActionModule(HostAction):
         found = self._read(arguments, task_vars)
         if not arguments.get("fence") or self._task.check_mode:
             return {**result, **found}
-        worker = found.get("host", {}).get("at_work")
-        worker = worker if worker and gone(worker) else None
+        holder = found.get("host", {}).get("at_work")
+        holder = holder if holder and gone(holder) else None
         claims = [claim for claim in found.get("claims", ()) if not claim["ended"] and gone(claim)]
-        if not worker and not claims:
+        if not holder and not claims:
             return {**result, **found}
-        fence = {"state": "fenced", "home": arguments["host"]["home"], "job": job(worker=worker, claims=claims)}
+        fence = {"state": "fenced", "home": arguments["host"]["home"], "job": job(holder=holder, claims=claims)}
         ended = self.on_host("llama_instances", fence, task_vars)
         if ended.get("failed"):
             if found.get("claim"):
                 self.end_claim(arguments["host"]["home"], found["claim"], task_vars)
             return {**result, **ended}
         found = self._read(arguments, task_vars)
-        if not worker:  # it had not begun
+        if not holder:  # it had not begun
             return {**result, **found}
         said = (
-            f"{worker['deployment']} was killed; its work on this host has been ended, and this run goes on from there."
+            f"{holder['deployment']} was killed; its work on this host has been ended, and this run goes on from there."
         )
         return {**result, **found, "changed": True, "warnings": [*found.get("warnings", []), said]}
 

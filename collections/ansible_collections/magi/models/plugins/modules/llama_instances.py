@@ -261,7 +261,7 @@ from ansible_collections.magi.models.plugins.module_utils._host.apply import (
 from ansible_collections.magi.models.plugins.module_utils._host.claims import end_claim, forget_claims
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import read_host
 from ansible_collections.magi.models.plugins.module_utils._host.lock import ConflictError
-from ansible_collections.magi.models.plugins.module_utils._host.values import Claim, Generation, Worker
+from ansible_collections.magi.models.plugins.module_utils._host.values import Claim, Generation, Holder
 from ansible_collections.magi.models.plugins.module_utils._llama.keys import KeyFileError
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action
 from ansible_collections.magi.models.plugins.module_utils._services.choice import SERVICE_OPTIONS, chosen, usable
@@ -326,8 +326,8 @@ def main() -> None:
     host = None
     try:
         if params["state"] == "fenced":
-            if given["worker"]:
-                fence(job.home, Worker(**given["worker"]))
+            if given["holder"]:
+                fence(job.home, Holder(**given["holder"]))
             forget_claims(job.home, tuple(map(Claim.from_dict, given["claims"])))
             result = Applied(True)
         elif params["state"] == "released":

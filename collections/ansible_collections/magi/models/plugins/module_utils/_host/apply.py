@@ -34,11 +34,11 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     check_generation,
     exclusive,
     read_generation,
-    read_worker,
+    read_holder,
     write_generation,
 )
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
-from ansible_collections.magi.models.plugins.module_utils._host.values import Claim, Generation, Worker, memory_limit
+from ansible_collections.magi.models.plugins.module_utils._host.values import Claim, Generation, Holder, memory_limit
 from ansible_collections.magi.models.plugins.module_utils._host.wait import await_ready
 from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     Cause,
@@ -159,7 +159,7 @@ def present(manager: ServiceManager, job: Job, *, check_mode: bool) -> Applied:
         return _present(manager, job, check_mode=True)
     with _claimed(job):
         check_key_files(job)
-        with exclusive(job.home, _worker(job)):
+        with exclusive(job.home, _holder(job)):
             if job.claim:  # from here on, others see the lock
                 check_claim(job.home, job.claim, job.unreached)
             check_generation(job.home, job.generation)
@@ -193,23 +193,23 @@ def _claimed(job: Job) -> Iterator[None]:
             end_claim(job.home, job.claim)
 
 
-def _worker(job: Job) -> Worker:
+def _holder(job: Job) -> Holder:
     pid = os.getpid()
-    return Worker(job.deployment, job.controller, job.controller_pid, pid, start_time(pid))
+    return Holder(job.deployment, job.controller, job.controller_pid, pid, start_time(pid))
 
 
-def fence(home: str, worker: Worker, grace: float = 10) -> None:
-    """End the ``worker`` of a deployment whose controller is gone, so that it can't go on beside a new one.
+def fence(home: str, holder: Holder, grace: float = 10) -> None:
+    """End the ``holder`` of the lock, whose controller is gone, so that its deployment can't go on beside a new one.
 
     Killed at any point, it leaves nothing half written, and the next plan sees what it left undone. Raises
     ConflictError if the lock isn't free after ``grace`` seconds.
     """
-    if read_worker(home) == worker and worker.pid and start_time(worker.pid) == worker.start_time:
+    if read_holder(home) == holder and holder.pid and start_time(holder.pid) == holder.start_time:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(worker.pid, 9)
-    if not _until(lambda: read_worker(home) != worker, grace):
+            os.kill(holder.pid, 9)
+    if not _until(lambda: read_holder(home) != holder, grace):
         raise ConflictError(
-            f"process {worker.pid} of {worker.deployment} does not end, though its controller is gone; end it and run "
+            f"process {holder.pid} of {holder.deployment} does not end, though its controller is gone; end it and run "
             "again."
         )
 
@@ -461,7 +461,7 @@ def stopped(
     result, _survey = _stopping(manager, job, names, workers)
     if check_mode or not result.changed:
         return result
-    with exclusive(job.home, _worker(job)):
+    with exclusive(job.home, _holder(job)):
         _regain(manager, job.home)
         result, survey = _stopping(manager, job, names, workers)  # again: whoever had the lock has changed things
         if result.changed:
@@ -504,7 +504,7 @@ def absent(
     result, _survey = _removing(manager, job, also)
     if check_mode or not result.changed:
         return result
-    with exclusive(job.home, _worker(job)):
+    with exclusive(job.home, _holder(job)):
         _regain(manager, job.home)
         result, survey = _removing(manager, job, also)  # again: whoever had the lock has changed things
         names = [item.instance for item in result.actions]

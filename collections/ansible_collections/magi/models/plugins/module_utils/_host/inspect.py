@@ -18,7 +18,7 @@ from ansible_collections.magi.models.plugins.module_utils._base.gpus import gpus
 from ansible_collections.magi.models.plugins.module_utils._base.managers import ENGINES
 from ansible_collections.magi.models.plugins.module_utils._base.states import State
 from ansible_collections.magi.models.plugins.module_utils._base.text import SECRET
-from ansible_collections.magi.models.plugins.module_utils._host.lock import read_generation, read_worker
+from ansible_collections.magi.models.plugins.module_utils._host.lock import read_generation, read_holder
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import (
     available_bytes,
     children,
@@ -298,7 +298,7 @@ def read_host(
         generation=read_generation(home),
         looked_at=looked_at,
         silent_configs=() if manager.capabilities.image else silent_configs(),
-        at_work=read_worker(home),
+        at_work=read_holder(home),
         unreadable=unreadable(
             manager,
             [*must_read, *([binary.path] if program and must_read else [])],

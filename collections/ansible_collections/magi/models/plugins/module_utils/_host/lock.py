@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ansible_collections.magi.models.plugins.module_utils._base.files import write_atomic, writing
 from ansible_collections.magi.models.plugins.module_utils._base.locked import locked
-from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Holder
 
 PATIENCE = 1
 """Seconds to wait for somebody who only looks at the lock, or has not yet written a name into it."""
@@ -50,7 +50,7 @@ def check_generation(home: str, expected: Generation) -> None:
         )
 
 
-def read_worker(home: str) -> Worker | None:
+def read_holder(home: str) -> Holder | None:
     """Return who holds the lock of ``home``, or None."""
     try:
         descriptor = os.open(Path(home) / "lock", os.O_RDONLY | os.O_CLOEXEC)
@@ -65,20 +65,20 @@ def read_worker(home: str) -> Worker | None:
     return None
 
 
-def _named(descriptor: int) -> Worker:
+def _named(descriptor: int) -> Holder:
     """Return whom the lock file names. The holder writes its name once it has the lock, so there may be none yet."""
     deadline = time.monotonic() + PATIENCE
     while True:
         with contextlib.suppress(ValueError, TypeError):
-            return Worker(**json.loads(os.pread(descriptor, 4096, 0)))
+            return Holder(**json.loads(os.pread(descriptor, 4096, 0)))
         if time.monotonic() > deadline:
-            return Worker("unknown")
+            return Holder("unknown")
         time.sleep(0.01)
 
 
 @contextlib.contextmanager
-def exclusive(home: str, worker: Worker) -> Iterator[None]:
-    """Hold the lock of ``home`` in the name of ``worker``, which is this process. The lock ends with the process, so a
+def exclusive(home: str, ours: Holder) -> Iterator[None]:
+    """Hold the lock of ``home`` in the name of ``ours``, which is this process. The lock ends with the process, so a
     killed one leaves nothing stale.
 
     Raises ConflictError, naming the holder, if another deployment has the lock, and FileWriteError.
@@ -90,11 +90,11 @@ def exclusive(home: str, worker: Worker) -> Iterator[None]:
             if descriptor is not None:
                 with writing(path):
                     # Overwritten in place, which works on a full disk too: a teardown frees space.
-                    os.ftruncate(descriptor, os.pwrite(descriptor, json.dumps(asdict(worker)).encode(), 0))
+                    os.ftruncate(descriptor, os.pwrite(descriptor, json.dumps(asdict(ours)).encode(), 0))
                 yield
                 return
-        # A look at who holds it (read_worker) also locks it for a moment, and is no deployment.
-        holder = read_worker(home)
+        # A look at who holds it (read_holder) also locks it for a moment, and is no deployment.
+        holder = read_holder(home)
         if holder or time.monotonic() > deadline:
             name = holder.deployment if holder else "unknown"
             raise ConflictError(f"another deployment is at work: {name}; wait for it, then run again.")

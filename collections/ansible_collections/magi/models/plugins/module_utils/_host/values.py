@@ -137,7 +137,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Worker:
+class Holder:
     """The process that changes a host for a deployment, as the lock that it holds names it."""
 
     deployment: str
@@ -162,7 +162,7 @@ class Claim:
     deployment: str
     """For people: user, controller and process."""
     controller: str
-    """As in Worker."""
+    """As in Holder."""
     controller_pid: int
     controller_started: int
     """When ``controller_pid`` was started (start_time); 0 if unknown."""
@@ -230,7 +230,7 @@ class Host:
     """The memory that new processes can have; None if unknown."""
     looked_at: float = 0
     """When its instances were looked at, in seconds since the epoch, by its own clock."""
-    at_work: Worker | None = None
+    at_work: Holder | None = None
     """The deployment that is changing the host now."""
     unreadable: tuple[Unreadable, ...] = ()
     """What keeps the servers from the files in question."""
@@ -290,7 +290,7 @@ class Host:
                     Unreadable(**{**item, "paths": tuple(item["paths"])}) for item in data["unreadable"]
                 ),
                 "can": Capabilities(**data["can"]),
-                "at_work": data["at_work"] and Worker(**data["at_work"]),
+                "at_work": data["at_work"] and Holder(**data["at_work"]),
             }
         )
 

@@ -59,8 +59,8 @@ def job(**more: Any) -> dict[str, Any]:
 
 
 def gone(item: Mapping[str, Any]) -> bool:
-    """Whether the controller of ``item`` (a Worker or a Claim as a mapping) ran here and has ended. False if we can't
-    know that; for a Worker, also if another process has its pid by now: then a person must look."""
+    """Whether the controller of ``item`` (a Holder or a Claim as a mapping) ran here and has ended. False if we can't
+    know that; for a Holder, also if another process has its pid by now: then a person must look."""
     if not item["controller"] or item["controller"] != controller():
         return False
     try:

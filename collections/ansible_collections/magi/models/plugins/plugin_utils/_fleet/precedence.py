@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._host.values import Claim, Worker
+from ansible_collections.magi.models.plugins.module_utils._host.values import Claim, Holder
 
 MARGIN = 60
 """Seconds that a host is looked at, at most, once it has been claimed."""
@@ -30,7 +30,7 @@ class Seen:
     mine: Claim
     before: tuple[Claim, ...] = ()
     """Those of others that came before, in their order."""
-    at_work: Worker | None = None
+    at_work: Holder | None = None
     """Who is changing the host at this moment."""
     claimed_at: float = 0
     """In seconds since the epoch, by our own clock."""
@@ -38,11 +38,11 @@ class Seen:
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Seen:
         """Return it from the result of the module model_registry."""
-        worker = found["host"]["at_work"]
+        holder = found["host"]["at_work"]
         return cls(
             Claim.from_dict(found["claim"]),
             tuple(map(Claim.from_dict, found["claims"])),
-            worker and Worker(**worker),
+            holder and Holder(**holder),
             found["claimed_at"],
         )
 

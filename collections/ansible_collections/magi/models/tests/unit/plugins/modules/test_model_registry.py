@@ -155,7 +155,7 @@ def test_a_home_that_can_not_be_written_is_one_sentence(check):
 @pytest.mark.parametrize(("state", "changed"), [("fenced", True), ("released", False)])
 def test_what_a_killed_deployment_left_is_cleared_without_a_service_manager(tmp_path, state, changed):
     """The one that is chosen by itself may be systemd, which only root can use."""
-    job = {**JOB, "worker": None, "claims": []}
+    job = {**JOB, "holder": None, "claims": []}
     found = run(llama_instances, user=1000, state=state, home=str(tmp_path), manager="systemd", job=job)
     assert found.get("msg", found["changed"]) is changed
 

@@ -17,10 +17,10 @@ from ansible_collections.magi.models.plugins.module_utils._host.lock import (
     check_generation,
     exclusive,
     read_generation,
-    read_worker,
+    read_holder,
     write_generation,
 )
-from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Worker
+from ansible_collections.magi.models.plugins.module_utils._host.values import Generation, Holder
 
 GENERATION = Generation(3, "abc", "ada@desk, process 7", "2026-11-22T10:00:00Z", "production")
 
@@ -48,8 +48,8 @@ HOLD = """
 import os, sys
 from ansible_collections.magi.models.plugins.module_utils._host.lock import exclusive
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import start_time
-from ansible_collections.magi.models.plugins.module_utils._host.values import Worker
-with exclusive(sys.argv[1], Worker("ada@desk, process 7", "here", 7, os.getpid(), start_time(os.getpid()))):
+from ansible_collections.magi.models.plugins.module_utils._host.values import Holder
+with exclusive(sys.argv[1], Holder("ada@desk, process 7", "here", 7, os.getpid(), start_time(os.getpid()))):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -74,36 +74,36 @@ def holder(tmp_path):
 def test_the_second_is_refused_and_a_kill_leaves_nothing_stale(tmp_path, holder):
     with (
         pytest.raises(ConflictError, match="another deployment is at work: ada@desk, process 7"),
-        exclusive(str(tmp_path), Worker("me")),
+        exclusive(str(tmp_path), Holder("me")),
     ):
         pytest.fail("two hold the lock")
-    assert read_worker(str(tmp_path)).pid == holder.pid
+    assert read_holder(str(tmp_path)).pid == holder.pid
     holder.kill()
     holder.wait()
-    assert read_worker(str(tmp_path)) is None
-    with exclusive(str(tmp_path), Worker("me")):
-        assert read_worker(str(tmp_path)) == Worker("me")
+    assert read_holder(str(tmp_path)) is None
+    with exclusive(str(tmp_path), Holder("me")):
+        assert read_holder(str(tmp_path)) == Holder("me")
 
 
-def test_a_long_name_of_an_earlier_worker_leaves_no_rest(tmp_path):
+def test_a_long_name_of_an_earlier_holder_leaves_no_rest(tmp_path):
     for name in ("a much longer name", "me"):
-        with exclusive(str(tmp_path), Worker(name)):
-            assert read_worker(str(tmp_path)) == Worker(name)
+        with exclusive(str(tmp_path), Holder(name)):
+            assert read_holder(str(tmp_path)) == Holder(name)
 
 
-def test_a_worker_whose_controller_is_gone_is_fenced(tmp_path, holder):
-    fence(str(tmp_path), read_worker(str(tmp_path)))
+def test_a_holder_whose_controller_is_gone_is_fenced(tmp_path, holder):
+    fence(str(tmp_path), read_holder(str(tmp_path)))
     assert holder.wait(10) == -9
-    assert read_worker(str(tmp_path)) is None
+    assert read_holder(str(tmp_path)) is None
 
 
 @pytest.mark.parametrize("change", [{"start_time": 1}, {"pid": 0}, {"deployment": "one before"}])
-def test_only_the_very_worker_is_fenced(tmp_path, holder, change):
-    worker = read_worker(str(tmp_path))
+def test_only_the_very_holder_is_fenced(tmp_path, holder, change):
+    there = read_holder(str(tmp_path))
     with contextlib.suppress(ConflictError):
-        fence(str(tmp_path), replace(worker, **change), grace=0)
+        fence(str(tmp_path), replace(there, **change), grace=0)
     assert holder.poll() is None
-    assert read_worker(str(tmp_path)) == worker
+    assert read_holder(str(tmp_path)) == there
 
 
 def test_who_only_looks_keeps_nobody_from_deploying(tmp_path):
@@ -111,15 +111,15 @@ def test_who_only_looks_keeps_nobody_from_deploying(tmp_path):
 
     def look() -> None:
         while not ended.is_set():
-            read_worker(home)
+            read_holder(home)
 
     readers = [threading.Thread(target=look) for _number in range(2)]
     for reader in readers:
         reader.start()
     try:
         for _turn in range(300):
-            with exclusive(home, Worker("me")):
-                assert read_worker(home) == Worker("me")
+            with exclusive(home, Holder("me")):
+                assert read_holder(home) == Holder("me")
     finally:
         ended.set()
         for reader in readers:
@@ -131,14 +131,14 @@ def test_a_holder_is_named_also_where_it_has_only_just_the_lock(tmp_path):
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
     def write() -> None:
-        os.pwrite(descriptor, json.dumps(asdict(Worker("ada@desk, process 7"))).encode(), 0)
+        os.pwrite(descriptor, json.dumps(asdict(Holder("ada@desk, process 7"))).encode(), 0)
 
     writer = threading.Timer(0.1, write)
     writer.start()
     try:
         with (
             pytest.raises(ConflictError, match="at work: ada@desk, process 7;"),
-            exclusive(str(tmp_path), Worker("me")),
+            exclusive(str(tmp_path), Holder("me")),
         ):
             pytest.fail("two hold the lock")
     finally:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
-from ansible_collections.magi.models.plugins.module_utils._host.values import Claim, Worker
+from ansible_collections.magi.models.plugins.module_utils._host.values import Claim, Holder
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.precedence import Precedence, Seen, precedence
 
 AT = 1795651200.0
@@ -64,7 +64,7 @@ def test_the_other_is_named_with_profile_time_and_remedy():
 
 def test_whoever_changes_a_host_without_a_claim_is_named():
     """A stop, say."""
-    seen = {"1": Seen(claim("A", "12")), "2": Seen(claim("A", "12"), at_work=Worker("ada@desk, process 7"))}
+    seen = {"1": Seen(claim("A", "12")), "2": Seen(claim("A", "12"), at_work=Holder("ada@desk, process 7"))}
     assert precedence(seen, 0).refused == (
         "another deployment is at work: ada@desk, process 7, which is changing 2; this one changes nothing: wait for the "
         "other, then run again"
