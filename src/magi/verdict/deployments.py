@@ -118,16 +118,16 @@ def ended(run: Run, names: Sequence[str] = (), done: str = "removed") -> Result:
     Raises what ``deployed`` raises if no host answered, and InstanceNameError if nothing was stopped and no host has an
     instance of such a name.
     """
-    results = dict(run.of("actions"))
+    results = [*run.of("actions")]
     by_name: dict[str, dict[str, Any]] = {}
-    for host, result in run.of("actions"):  # workers end in a second call
+    for host, result in results:  # workers end in a second call
         by_name.setdefault(host, {}).update({item["instance"]: item for item in result["actions"]})
     hosts = {host: [*items.values()] for host, items in by_name.items()}
     error = lost(run)
     if error and not hosts:
         raise error
     if names and not error:  # a lost host may have what the others lack
-        error = unknown(names, {host: result["instances"] for host, result in results.items()})
+        error = unknown(names, {host: result["instances"] for host, result in results})
         if error and not any(hosts.values()):
             raise error
     return beside(error, Result({"hosts": hosts}, told=lambda document: lines.actions(document, done)))

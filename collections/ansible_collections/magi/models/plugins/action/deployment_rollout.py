@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -42,8 +42,7 @@ class ActionModule(ControllerAction):
         behind = arguments["gateways"] and not decided.refused and _something_goes(arguments["plans"])
         canary = Canary(**arguments["canary"]) if arguments["canary"] and not decided.refused else None
         has_workers = not decided.refused and _workers(hosts, arguments["plans"])
-        plans = _plans(arguments["plans"], arguments["plans"]) if behind or canary or has_workers else {}
-        # Each worker imports its action anew, and few deployments need these.
+        plans = _plans(arguments["plans"]) if behind or canary or has_workers else {}
         workers = _first(before(hosts, plans)) if has_workers else {}
         # What a server had of workers on other hosts is not taken back with it.
         ours = {name: plans[name] for name in among if name in plans}
@@ -86,10 +85,9 @@ class ActionModule(ControllerAction):
         return {name: alone(plan, host, first)} if first else {}
 
 
-def _plans(names: Iterable[str], planned: Mapping[str, Any]) -> dict[str, Plan]:
-    """Return the plans of these hosts, in their order, where there are any."""
-    found = ((name, planned[name].get("plan")) for name in names if name in planned)
-    return {name: Plan.from_dict(plan) for name, plan in found if plan}
+def _plans(planned: Mapping[str, Any]) -> dict[str, Plan]:
+    """Return by host its plan, where there is one."""
+    return {name: Plan.from_dict(item["plan"]) for name, item in planned.items() if item.get("plan")}
 
 
 def _workers(hosts: Mapping[str, Any], plans: Mapping[str, Any]) -> bool:
@@ -102,6 +100,7 @@ def _workers(hosts: Mapping[str, Any], plans: Mapping[str, Any]) -> bool:
 
 
 def _first(known: Mapping[str, Before]) -> dict[str, Any]:
+    # Each worker of Ansible's imports its action anew, and few deployments need these.
     from ansible_collections.magi.models.plugins.plugin_utils._fleet.workers import workers_first, workers_lines
 
     found = workers_first({name: (item.plan, item.host) for name, item in known.items()})

@@ -174,9 +174,8 @@ def build_plan(
     instances = tuple(
         _instances(host_name, usable, options, gpus, ports.of, host, settings, profile, memory, threads, remotes)
     )
-    variables = {name: value for name, value in settings.environment.items() if value is not None}
     workers = tuple(
-        make_worker(item, host, variables, share, theirs[item.name])
+        make_worker(item, host, settings.environment, share, theirs[item.name])
         for item, share in zip(rpc.workers, threads[len(usable) :])
     )
     actions = tuple(decide((*instances, *workers), host.instances, leaving, retry=settings.retry_quarantined))

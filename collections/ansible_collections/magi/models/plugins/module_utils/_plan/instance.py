@@ -80,16 +80,7 @@ def make_instance(
         "MAGI_TASK": item.model.task,
         "MAGI_DISPLAY_NAME": printable(item.model.display_name),
     }
-    if resources:  # in the environment, so that changing them changes what the process was started with
-        environment["MAGI_RESOURCES"] = " ".join(f"{name}={value}" for name, value in sorted(resources.items()))
-    if variables:
-        environment["MAGI_ENVIRONMENT"] = " ".join(f"{name}={value}" for name, value in sorted(variables.items()))
-    if threads is not None:
-        environment |= {"LLAMA_ARG_THREADS": str(threads), "MAGI_THREADS": "shared"}
-    if gpu:
-        environment["MAGI_GPU"] = gpu
-    if need:
-        environment["MAGI_NEED"] = need_text(need)
+    environment |= given(resources, variables, threads, gpu, need)
     idle = number(options, IDLE, 0)
     if idle > 0:
         environment["MAGI_IDLE"] = str(idle)
@@ -120,6 +111,25 @@ def make_instance(
         threads=threads,
         need=need,
     )
+
+
+def given(
+    resources: Mapping[str, str], variables: Mapping[str, str], threads: int | None, gpu: str, need: Need | None
+) -> dict[str, str]:
+    """Return the variables of a process for what it is given: in its environment, changing that changes what it was
+    started with, and whoever asks later what runs is told."""
+    found = {
+        name: " ".join(f"{key}={value}" for key, value in sorted(values.items()))
+        for name, values in (("MAGI_RESOURCES", resources), ("MAGI_ENVIRONMENT", variables))
+        if values
+    }
+    if threads is not None:
+        found |= {"LLAMA_ARG_THREADS": str(threads), "MAGI_THREADS": "shared"}
+    if gpu:
+        found["MAGI_GPU"] = gpu
+    if need:
+        found["MAGI_NEED"] = need_text(need)
+    return found
 
 
 WORKERS = "MAGI_WORKERS"
@@ -187,10 +197,7 @@ def make_pool(
         "MAGI_DISPLAY_NAME": f"Pool {item.name} ({item.at_once} of {counted(len(members), 'model')} in memory)",
         "MAGI_POOL": pool_text(members),
     }
-    if resources:
-        environment["MAGI_RESOURCES"] = " ".join(f"{name}={value}" for name, value in sorted(resources.items()))
-    if variables:
-        environment["MAGI_ENVIRONMENT"] = " ".join(f"{name}={value}" for name, value in sorted(variables.items()))
+    environment |= given(resources, variables, None, gpu, need)
     idle = [item.environment["MAGI_IDLE"] for item in members if "MAGI_IDLE" in item.environment]
     if idle:  # who asks its models keeps one of them awake
         environment["MAGI_IDLE"] = min(idle, key=int)
@@ -202,12 +209,9 @@ def make_pool(
     prompts = min(sum("MAGI_PROMPTS" in part.environment for part in members), item.at_once)
     if prompts:
         environment["MAGI_PROMPTS"] = str(prompts)
-    if gpu:
-        environment["MAGI_GPU"] = gpu
     if "LLAMA_ARG_DEVICE" in first.environment:  # a router that is told so itself would open the GPU
         environment["MAGI_POOL_DEVICE"] = first.environment["LLAMA_ARG_DEVICE"]
     if need:
-        environment["MAGI_NEED"] = need_text(need)
         environment["MAGI_POOL_NEEDS"] = pool_needs_text({item.name: item.need for item in members if item.need})
     digest = config_hash(environment, [member.config_hash for member in members], (), binary)
     return Instance(

@@ -11,8 +11,8 @@ from typing import Any, cast
 from ansible_collections.magi.models.plugins.module_utils._host.values import WORKER, Host
 from ansible_collections.magi.models.plugins.module_utils._llama.need import HOST, Need, shown
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
-from ansible_collections.magi.models.plugins.module_utils._plan.instance import config_hash
-from ansible_collections.magi.models.plugins.module_utils._plan.ledger import Shortage, name_of, need_text
+from ansible_collections.magi.models.plugins.module_utils._plan.instance import config_hash, given
+from ansible_collections.magi.models.plugins.module_utils._plan.ledger import Shortage, name_of
 from ansible_collections.magi.models.plugins.module_utils._plan.need import ON_GPU, PROCESS, PROCESS_WITH_GPU
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Instance
 
@@ -119,30 +119,26 @@ def need_of_worker(worker: RpcWorker, host: Host) -> Need | None:
 
 
 def make_worker(
-    worker: RpcWorker, host: Host, variables: Mapping[str, str], threads: int | None, need: Need | None
+    worker: RpcWorker, host: Host, variables: Mapping[str, str | None], threads: int | None, need: Need | None
 ) -> Instance:
-    """Return the instance of a worker on a host that has a binary; ``variables`` are those of the host."""
+    """Return the instance of a worker on a host that has a binary; ``variables`` are those of the host, None: unset."""
     gpus = ",".join(devices_of(host))
+    own = {name: value for name, value in variables.items() if value is not None}
     environment = {
         "LLAMA_ARG_HOST": worker.address,
         "LLAMA_ARG_PORT": str(worker.port),
         "OMP_WAIT_POLICY": "passive",
-        **variables,
+        **own,
         "MAGI_INSTANCE": worker.name,
         "MAGI_HOME": host.home,
         "MAGI_MODEL_ID": worker.name,
         "MAGI_DISPLAY_NAME": f"Worker of {worker.server}",
         "MAGI_WORKER_PATH": host.worker_path,
         WORKER: worker.server,
+        **given({}, own, threads, gpus, need),
     }
-    if variables:
-        environment["MAGI_ENVIRONMENT"] = " ".join(f"{name}={value}" for name, value in sorted(variables.items()))
-    if threads is not None:
-        environment |= {"LLAMA_ARG_THREADS": str(threads), "MAGI_THREADS": "shared"}
     if gpus:  # a start without them fails, and does not fall to the processor
-        environment |= {"LLAMA_ARG_DEVICE": gpus, "MAGI_GPU": gpus}
-    if need:
-        environment["MAGI_NEED"] = need_text(need)
+        environment["LLAMA_ARG_DEVICE"] = gpus
     digest = config_hash(environment, (), (), cast(Binary, host.binary))
     return Instance(
         name=worker.name,

@@ -20,7 +20,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.need import PROM
 from ansible_collections.magi.models.plugins.module_utils._plan.select import select
 from ansible_collections.magi.models.plugins.module_utils._plan.share import Siblings
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan, PlanError, Share
-from ansible_collections.magi.models.plugins.module_utils._plan.worker import Rpc
+from ansible_collections.magi.models.plugins.module_utils._plan.worker import NO_RPC, Rpc
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.look import Fleet, Look, allowed_hosts
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.place import Opening, Placed, Room, Want, place
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.workers import spread, with_plans
@@ -65,7 +65,8 @@ def placing(profile: Profile, fleet: Fleet) -> Placing:
     fleet = replace(fleet, allowed=found_workers.allowed)
     refused += found_workers.refused
     seen = {
-        name: _Seen(name, look, profile, fleet, found_workers.of.get(name, Rpc())) for name, look in fleet.looks.items()
+        name: _Seen(name, look, profile, fleet, found_workers.of.get(name, NO_RPC))
+        for name, look in fleet.looks.items()
     }
     wants = {
         (index, model): want

@@ -74,16 +74,14 @@ def build_report(hosts: Sequence[HostResult], gateways: Sequence[Mapping[str, An
                     **({"members": members_of(instance.environment)} if instance.members else {}),
                 }
             )
-            if cause and cause != result.trouble:
-                failed.append(
-                    _failed(result.name, instance.name, cause, (outcome and outcome.log) or (now.log if now else ()))
-                )
         for instance in result.plan.workers:
-            now, outcome = running.get(instance.name), done.get(instance.name)
-            cause = cause_of(instance, result)
+            now, is_ready = running.get(instance.name), cause_of(instance, result) is None
             server = instance.environment[WORKER]
-            workers.append(worker_of(result.name, instance.name, server, instance.port, now, cause is None))
+            workers.append(worker_of(result.name, instance.name, server, instance.port, now, is_ready))
+        for instance in (*result.served, *result.plan.workers):
+            cause = cause_of(instance, result)
             if cause and cause != result.trouble:
+                now, outcome = running.get(instance.name), done.get(instance.name)
                 log = (outcome and outcome.log) or (now.log if now else ())
                 failed.append(_failed(result.name, instance.name, cause, log))
     failed += [

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ansible_collections.magi.models.plugins.module_utils._base.addresses import local_url
+from ansible_collections.magi.models.plugins.module_utils._base.addresses import exposed, local_url
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Entry, Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host, Running, foreign_listeners
@@ -18,6 +18,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.build import bui
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Shares
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Plan, PlanError
 from ansible_collections.magi.models.plugins.module_utils._plan.worker import (
+    NO_RPC,
     Remote,
     Rpc,
     RpcWorker,
@@ -76,7 +77,7 @@ def spread(profile: Profile, fleet: Fleet) -> Spread:
             refused.append(f"{profile.where(index)}: rpc: {error}.")
             continue
         for name, item in found.items():
-            old = of.get(name, Rpc())
+            old = of.get(name, NO_RPC)
             of[name] = Rpc((*old.workers, *item.workers), {**old.remotes, **item.remotes}, {**old.held, **item.held})
     return Spread(allowed, of, tuple(refused))
 
@@ -107,7 +108,7 @@ def _entry(
         return have or candidates, {**(held if away else {}), **of_server}
     (server,) = have
     _check_host(server, fleet.looks[server].host)
-    made = [_worker(name, server, entry, where, profile, fleet, of.get(name, Rpc())) for name in entry.rpc]
+    made = [_worker(name, server, entry, where, profile, fleet, of.get(name, NO_RPC)) for name in entry.rpc]
     remote = _remote(server, made, fleet)
     shares = _shares(index, server, profile, fleet.looks[server], model, remote)
     found = {}
@@ -157,7 +158,7 @@ def _worker(
         )
     wrong = why_not_private(address)
     own = fleet.addresses.get(server, "")
-    if not wrong and _is_loopback(address) and not _is_loopback(own):
+    if not wrong and not exposed(address) and (exposed(own) or not own):
         wrong = f"its address {address} is its own alone, and {server} can't reach it"
     if wrong:
         raise _Refused(f"{name}: {wrong}; set model_server_rpc_address there to a private address of that host")
@@ -180,13 +181,6 @@ def _worker(
     return name, RpcWorker(chosen, address, port, whose, where)
 
 
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
-
-
 def _remote(server: str, made: Sequence[tuple[str, RpcWorker]], fleet: Fleet) -> Remote:
     identity: list[str] = []
     sizes: list[int] = []
@@ -194,8 +188,7 @@ def _remote(server: str, made: Sequence[tuple[str, RpcWorker]], fleet: Fleet) ->
     build = fleet.looks[server].host.binary
     for name, worker in made:
         look = fleet.looks[name]
-        variables = {key: value for key, value in look.settings.environment.items() if value is not None}
-        identity.append(f"{name} {make_worker(worker, look.host, variables, None, None).config_hash}")
+        identity.append(f"{name} {make_worker(worker, look.host, look.settings.environment, None, None).config_hash}")
         sizes += sizes_of_devices(look.host)
         now = next((item for item in look.host.instances if item.name == worker.name), None)
         if not stale and not (now and now.pid and now.state in (State.RUNNING, State.STARTING)):
@@ -270,6 +263,9 @@ def with_plans(profile: Profile, fleet: Fleet, shares: Mapping[str, Shares], of:
     }
 
 
+_GOES = (ActionKind.RESTART, ActionKind.STOP)
+
+
 @dataclass(frozen=True)
 class WorkersFirst:
     """What happens before the hosts are deployed, so that no server is without the workers that it uses."""
@@ -289,27 +285,17 @@ def workers_first(hosts: Mapping[str, tuple[Plan, Host]]) -> WorkersFirst:
     workers: dict[str, tuple[str, ...]] = {}
     going = set()
     for name, (plan, host) in hosts.items():
-        ours = {item.name for item in plan.workers} | {item.name for item in host.instances if item.server}
-        changes = [item for item in plan.actions if item.instance in ours and item.action in _CHANGES]
+        now = {item.name: item.server for item in host.instances if item.server}
+        ours = {item.name for item in plan.workers} | now.keys()
+        changes = tuple(each for each in plan.names(ActionKind.START, *_GOES) if each in ours)
         if changes:
-            workers[name] = tuple(item.instance for item in changes)
-        going |= {
-            item.server
-            for item in host.instances
-            if item.server and item.name in plan.names(ActionKind.RESTART, ActionKind.STOP)
-        }
-    ends = {name: tuple(_ending(name, plan, going)) for name, (plan, _host) in hosts.items()}
+            workers[name] = changes
+        going |= {now[each] for each in plan.names(*_GOES) if each in now}
+    ends = {
+        name: tuple(each for each in plan.names(*_GOES) if f"{name}/{each}" in going)
+        for name, (plan, _host) in hosts.items()
+    }
     return WorkersFirst({name: servers for name, servers in ends.items() if servers}, workers)
-
-
-_CHANGES = (ActionKind.START, ActionKind.RESTART, ActionKind.STOP)
-
-
-def _ending(name: str, plan: Plan, going: Collection[str]) -> Iterator[str]:
-    """Yield the servers of a host that use a worker which goes."""
-    for item in plan.actions:
-        if f"{name}/{item.instance}" in going and item.action in (ActionKind.RESTART, ActionKind.STOP):
-            yield item.instance
 
 
 def workers_lines(found: WorkersFirst) -> list[str]:
