@@ -21,6 +21,7 @@ Exit status 1 at the first finding, which names seed, round, fault and host.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -328,7 +329,7 @@ def main() -> int:
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS))
     given = parser.parse_args()
-    say = lambda text: print(text, flush=True)  # noqa: E731
+    say = functools.partial(print, flush=True)
     say(f"seed {given.seed}, {given.minutes:g} minutes, {given.hosts} hosts")
     group = _hosts(given.hosts)
     folder = Path(tempfile.mkdtemp(prefix="magi-chaos-"))

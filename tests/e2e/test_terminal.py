@@ -77,7 +77,10 @@ def test_each_verb_from_a_plan_to_the_end(two: Deployment):
 
 def test_a_terminal_that_hangs_up_ends_a_deployment(two: Deployment):
     state, inventory = two.folder / "state", str(two.inventory())
-    begun = lambda screen: STEPS[3] in screen and f"◌ {Q2}" in screen  # noqa: E731
+
+    def begun(screen: str) -> bool:
+        return STEPS[3] in screen and f"◌ {Q2}" in screen
+
     assert Terminal(state, "up", "-i", inventory, hang_up_when=begun).code == 130
     assert not (state / "magi" / "defect.log").exists()
     assert "2/2 ready" in seen(two, "up")

@@ -100,7 +100,7 @@ def takes(
         def command(context: typer.Context, **given: Any) -> int:
             values = {name: given.pop(name) for name in shared}
             values["project"] = values["project"] or context.obj
-            return verb(options(**values), **given)  # type: ignore[call-arg]
+            return verb(options(**values), **given)  # type: ignore[call-arg]  # the names are those of its fields
 
         own: list[inspect.Parameter] = [*inspect.signature(verb, eval_str=True).parameters.values()][1:]
         parameters = [
@@ -110,7 +110,7 @@ def takes(
         ]
         functools.update_wrapper(command, verb)
         del command.__wrapped__  # type: ignore[attr-defined]  # its signature is not that of the verb
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # Typer reads it
         command.__annotations__ = {item.name: item.annotation for item in parameters}
         return command
 

@@ -64,6 +64,7 @@ def build_health(
     failed: list[dict[str, Any]] = []
     for server in document["servers"]:
         examined = hosts[server["host"]]
+        # Whoever has a server was looked at.
         now = next(item for item in examined.host.instances if item.name == server["instance"])  # type: ignore[union-attr]
         cause = cause_of(now, examined)
         server["is_ready"] = cause is None
