@@ -124,7 +124,7 @@ def gateway(
     """Run a gateway before ``servers``, with the configuration that a deployment writes; yield its port and process."""
     value = Gateway(port=free_port(), **settings)
     environment = plain_environment([str(TEMPLATES)])
-    sockets = Sockets(*(str(folder / name) for name in ("stats", "master", "hold", "own")))
+    sockets = Sockets.at(lambda name: f"{folder}/{name}")
     made = configuration(value, routes(servers), servers, environment, sockets, "secrets")
     for name, content in made.items():
         (folder / name).write_text(content.replace("balance leastconn", f"balance {balance}"))

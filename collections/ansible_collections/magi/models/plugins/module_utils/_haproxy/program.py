@@ -36,7 +36,7 @@ class Program:
     def __init__(self, home: Path, supervisord_path: str):
         self.supervisor = Supervisor(home, supervisord_path)
         self.secrets = "../../secrets"  # from home/configurations/REVISION, without a character of home
-        self.sockets = Sockets(*(self._path(what) for what in ("haproxy", "master", "hold", "own")))
+        self.sockets = Sockets.at(self._path)
 
     def _path(self, what: str) -> str:
         """Return a path beside supervisord's socket, which is in /tmp where the path here would be too long."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -19,3 +20,10 @@ class Sockets:
     """Where HAProxy sends itself requests that no server can take now."""
     own: str
     """Where our own modules ask, without HTTPS and without a key: only who may tell HAProxy what to do gets there."""
+    handover: str
+    """Where a process of before a reload hands requests over to the new one."""
+
+    @classmethod
+    def at(cls, path: Callable[[str], str]) -> Sockets:
+        """Return the sockets, each where ``path`` says for its name."""
+        return cls(*map(path, ("haproxy", "master", "hold", "own", "handover")))

@@ -36,8 +36,9 @@ def parse_revision(info: str) -> str | None:
     return found[1] if found else None
 
 
-HELD = "held"
-"""The name of the server, in each backend, that is the gateway itself: there requests wait for the others."""
+ITSELF = "itself"
+"""The name of a server that is the gateway itself: requests wait there for others, or go on to the process after a
+reload."""
 
 
 def parse_workers(proc: str) -> list[int]:
@@ -74,7 +75,7 @@ class Counted:
 
 def parse_counts(stat: str) -> list[Counted]:
     """Return what each server has done, from ``show stat``."""
-    rows = (row for row in _rows(stat) if row["svname"] not in ("FRONTEND", "BACKEND", HELD))
+    rows = (row for row in _rows(stat) if row["svname"] not in ("FRONTEND", "BACKEND", ITSELF))
     return [
         Counted(
             row["svname"],
@@ -105,7 +106,7 @@ def _place(row: Mapping[str, str]) -> str:
 
 def _servers(rows: list[dict[str, str]], queued: dict[str, int]) -> Iterator[ServerState]:
     for row in rows:
-        if row["svname"] not in ("FRONTEND", "BACKEND", HELD):
+        if row["svname"] not in ("FRONTEND", "BACKEND", ITSELF):
             yield ServerState(
                 row["pxname"],
                 row["svname"],

@@ -31,7 +31,7 @@ class Unit:
     def __init__(self, home: Path):
         self.home = home
         folder = "/run/magi-gateway"  # RuntimeDirectory= of the unit
-        self.sockets = Sockets(*(f"{folder}/{name}.sock" for name in ("haproxy", "master", "hold", "own")))
+        self.sockets = Sockets.at(lambda name: f"{folder}/{name}.sock")
         self.secrets = f"{folder}/secrets"  # where the unit copies them: its user is made at its start
 
     def values(self) -> dict[str, str]:

@@ -101,7 +101,8 @@ DASHBOARDS = (
                 "Servers that are up",
                 [
                     (
-                        f'sum by (host, model_id) (haproxy_server_status{{state="UP",server!="held",{HOST},{MODEL}}})',
+                        "sum by (host, model_id) "
+                        f'(haproxy_server_status{{state="UP",server!="itself",{HOST},{MODEL}}})',
                         _AT,
                     )
                 ],

@@ -77,7 +77,7 @@ class Record:
 _WHO = "host, instance, model_id"
 _LABELS = f"{_WHO}, tier, profile, device"
 _AT_GATEWAY = "host, model_id"
-_SERVER = 'server!="held"'
+_SERVER = 'server!="itself"'
 """That one is the gateway itself: there requests wait while a model has no server."""
 
 

@@ -28,7 +28,7 @@ class FakeService:
 
     def __init__(self, home):
         self.home = home
-        self.sockets = Sockets("fake", "fake", "fake", "fake")
+        self.sockets = Sockets.at("fake {}".format)
         self.kept = []
         self.keys = None
         self.runs = None

@@ -12,7 +12,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime impor
 )
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 
-SOCKETS = Sockets("stats", "master", "hold", "own")
+SOCKETS = Sockets.at(str)
 ALONE = "1 master 0\n# workers\n7 worker 0\n"
 WITH_OLD = ALONE + "# old workers\n5 worker 1\n"
 

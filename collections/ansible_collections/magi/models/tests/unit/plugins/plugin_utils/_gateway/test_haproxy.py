@@ -18,12 +18,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway, GatewayError
 
 ROLE = Path(__file__).parents[5] / "roles" / "gateway"
-SOCKETS = Sockets(
-    "/run/magi-gateway/haproxy.sock",
-    "/run/magi-gateway/master.sock",
-    "/run/magi-gateway/hold.sock",
-    "/run/magi-gateway/own.sock",
-)
+SOCKETS = Sockets.at("/run/magi-gateway/{}.sock".format)
 HOSTILE = (
     *("a b", "x'\"\n`", "%[env(HOME)]", "{{ 1 }}", "é~#", "$HOME", "..", "-", "a::b", "%0A", "\x1b[1m", "\udcff"),
     *("if { always_true }", "\\", "a,b(c)", "#", "x" * 3000),

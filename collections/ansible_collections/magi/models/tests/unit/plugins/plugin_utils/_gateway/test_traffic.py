@@ -106,22 +106,36 @@ class Proxy:
 
     def __init__(self, folder, servers, secrets=None, *, master=False, **settings):
         self.port = free_port()
-        gateway = Gateway(port=self.port, **{"max_body": 1, "metrics_port": 0, **settings})
-        environment = plain_environment([str(TEMPLATES)])
-        self.sockets = sockets = Sockets(*(str(folder / name) for name in ("sock", "master", "hold", "own")))
-        made = configuration(gateway, routes(servers), servers, environment, sockets, "secrets")
-        for name, content in made.items():
-            (folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+        self.gateway = Gateway(port=self.port, **{"max_body": 1, "metrics_port": 0, **settings})
+        self.folder = folder
+        self.sockets = Sockets.at(lambda name: f"{folder}/{name}")
         (folder / "secrets").mkdir()
-        found = secrets(made) if secrets else {}
-        for name in gateway.secrets:
-            (folder / "secrets" / name).write_text(found[name])
+        self.configure(servers, secrets)
         self.log = folder / "log"
         self.context = None
         with self.log.open("w") as log:
             command = [HAPROXY, "-db", "-C", folder, "-f", folder / "haproxy.cfg"]
-            command += ["-W", "-S", sockets.master] if master else []
+            command += ["-W", "-S", self.sockets.master] if master else []
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def configure(self, servers, secrets):
+        environment = plain_environment([str(TEMPLATES)])
+        made = configuration(self.gateway, routes(servers), servers, environment, self.sockets, "secrets")
+        for name, content in made.items():
+            (self.folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+        found = secrets(made) if secrets else {}
+        for name in self.gateway.secrets:
+            (self.folder / "secrets" / name).write_text(found[name])
+
+    def worker(self):
+        """Return the process that takes what comes; only with a master."""
+        return next(iter(parse_workers(tell(self.sockets.master, "show proc") or "")), None)
+
+    def reload(self):
+        """Take the configuration as it is now."""
+        before = self.worker()
+        self.process.send_signal(signal.SIGUSR2)
+        awaited(lambda: self.worker() not in (before, None) and self.ask("/health")[0] == 200)
 
     def ask(self, path="/v1/chat/completions", body=None, headers=None, method=None):
         """Return status, document and headers of an answer. A body is a document, or bytes, or pieces of them."""
@@ -582,7 +596,7 @@ def test_a_server_that_is_slow_is_seen_in_what_a_gateway_counts(fakes, start, tm
     slow.go.set()
     for name in ("a", "a-2"):
         proxy.up(name)
-    path = str(tmp_path / "sock")
+    path = proxy.sockets.stats
     before = {item.server: item for item in counts(path) if item.requests}
     slow.go.clear()
     threading.Timer(1.2, slow.go.set).start()
@@ -758,19 +772,38 @@ def test_reloads_cut_no_stream(processes, start):
     proxy = start([server(one, "m", slots=1000)], master=True)
     proxy.up("m")
 
-    def worker():
-        return next(iter(parse_workers(tell(proxy.sockets.master, "show proc") or "")), None)
-
     async def run():
         streams = await asyncio.gather(*(Stream.begun(proxy.port) for _number in range(500)))
         for _reload in range(5):
-            before = worker()
-            proxy.process.send_signal(signal.SIGUSR2)
-            await asyncio.to_thread(
-                awaited, lambda before=before: worker() not in (before, None) and proxy.ask("/health")[0] == 200
-            )
+            await asyncio.to_thread(proxy.reload)
         whole = [asyncio.ensure_future(item.whole()) for item in streams]
         await asyncio.to_thread(one.end)
         assert all(await asyncio.gather(*whole))
 
     asyncio.run(run())
+
+
+def test_who_had_a_stream_during_a_reload_goes_on_with_the_new_routes(processes, fakes, start):
+    """The connection is the old process's until it is closed: what it brings next must not find the old routes."""
+    one = processes()
+    known = [server(one, "m")]
+    proxy = start(known, secrets_of(ALL), master=True, keys_file="/k")
+    proxy.up("m")
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=30)) as connection:
+
+        def ask(model, **more):
+            connection.request("POST", "/v1/chat/completions", json.dumps({"model": model, **more}), KEY)
+            return connection.getresponse()
+
+        stream = ask("m", stream=True)
+        assert stream.readline()
+        proxy.configure([*known, server(fakes[0], "new")], secrets_of(ALL))
+        proxy.reload()
+        proxy.up("new")
+        one.end()
+        stream.read()
+        answer = ask("new")
+        assert (answer.status, json.loads(answer.read())) == (200, {"port": fakes[0].server_port})
+    last = proxy.logged()[-1]
+    assert (last["key"], last["model"], last["status"]) == ("all", "new", 200)
+    assert "authorization" not in {*map(str.lower, fakes[0].asked[-1])}
