@@ -22,6 +22,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.program impor
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import ask as tell
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import servers
 from ansible_collections.magi.models.plugins.module_utils._host.procfs import orphans
+from ansible_collections.magi.models.plugins.module_utils._services.supervisor import Supervisor
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import proxy_name
 
 from .. import minilm
@@ -209,7 +210,7 @@ def test_one_address_for_all_models(behind: Deployment):
 
 def test_real_clients_talk_to_all_models_at_one_address(behind: Deployment):
     """The packages openai and anthropic: four chat models and an embedder. A server that is killed before it answered
-    them is none of their concern while its model has another."""
+    them is none of their concern while its model has another, nor is one that is stopped."""
     behind.add_model("Q4_1")
     shutil.copyfile(embedding_model(), behind.models / minilm.NAME)
     behind.add_profile("all", "*", {"model": Q2, "instances": 2})
@@ -227,6 +228,17 @@ def test_real_clients_talk_to_all_models_at_one_address(behind: Deployment):
     talk(program, address, "while-killed", Q2, str(killed["pid"]), str(killed["port"]))
     lost = [item for item in logged(log) if item["status"] == 502]
     assert {item["model"] for item in lost} == {Q2}  # they were in flight, and their clients asked again
+
+    # what is stopped has no clients any more; they come back when somebody starts it again
+    second = f"{Q2}-2"
+    with Clients("127.0.0.1", PORT, [Q2], count=8) as clients:
+        stopped = magi(behind, "stop", second)
+        assert stopped.code == 0, stopped.err
+        began = len(logged(log))
+        until(lambda: len(logged(log)) > began + 8, 30, "the other answers")
+        Supervisor(behind.home, "supervisord").start([second])
+        until(lambda: any(second in item["server"] for item in logged(log)[began:]), 30, "an answer of it")
+    assert [item for item in clients.wrong if item[1:] != ("another model", {second})] == []  # it says its own name
 
 
 def test_what_its_clients_do_not_get_is_seen_by_magi_health(behind: Deployment):

@@ -2,6 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
@@ -10,7 +11,13 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.options impor
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import actions_of_all, host_result, serving
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.stand_in import stand_ins_of
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover import arriving, leaving, relieving
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover import (
+    Handover,
+    arriving,
+    ending,
+    leaving,
+    stopped,
+)
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server
 
 
@@ -24,6 +31,15 @@ class ActionModule(HostAction):
         keep = {name: given["gateway"][name] for name in ("home", "manager")}
         if given["step"] == "counted":
             return {**result, **self.on_host("model_gateway_handover", {"step": "counted", "gateway": keep}, task_vars)}
+        if given["step"] in ("stopping", "stopped"):
+            known = self.on_host("model_gateway", {"state": "remembered", **keep}, task_vars)
+            if known.get("failed") or known.get("unreachable"):
+                return {**result, **untold(known)}
+            servers = [Server.from_dict(item) for item in known["servers"]]
+            named = given["instances"]
+            ends = {x.whose for x in servers if x.host in given["batch"] and (named is None or x.instance in named)}
+            job = (ending if given["step"] == "stopping" else stopped)(servers, ends)
+            return {**result, **self.told(given, job, keep, task_vars)}
         servers = [Server.from_dict(item) for item in given["gateway"]["servers"]]
         actions = actions_of_all(hosts.values())
         batch = [name for name in given["batch"] if name in hosts and not hosts[name].trouble]
@@ -33,17 +49,28 @@ class ActionModule(HostAction):
             done = [name for name, item in hosts.items() if item.results]
             job = leaving(servers, {**actions, **dict.fromkeys(stand_ins, ActionKind.START)}, batch, done, ready)
         elif given["step"] == "relieving":
-            job = relieving(servers, stand_ins)
+            job = ending(servers, stand_ins)
         else:
             job = arriving(servers, actions, ready)
+        return {**result, **self.told(given, job, keep, task_vars)}
+
+    def told(
+        self, given: Mapping[str, Any], job: Handover, gateway: Mapping[str, str], task_vars: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Tell the gateway its job; return the result."""
         if not job:
-            return {**result, "changed": False, "skipped": True, "left": 0}
-        arguments = {"step": given["step"], "gateway": keep, "seconds": given["seconds"], "job": job.to_dict()}
+            return {"changed": False, "skipped": True, "left": 0}
+        arguments = {"step": given["step"], "gateway": gateway, "seconds": given["seconds"], "job": job.to_dict()}
         told = self.on_host("model_gateway_handover", arguments, task_vars)
         if told.get("failed") or told.get("unreachable"):
-            said = " ".join(str(told.get("msg", "no word why")).split()).rstrip(".")
-            return {**result, "left": -1, "warnings": [f"A gateway could not be told what goes and comes: {said}."]}
+            return untold(told)
         if told["left"]:
             count = counted(told["left"], "request") if told["left"] > 0 else "HAProxy did not say how many requests"
             told["warnings"] = [f"After {given['seconds']} s, a gateway's servers that go still had: {count}."]
-        return {**result, **told}
+        return told
+
+
+def untold(why: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result where a gateway could not be told; that stops no deployment."""
+    said = " ".join(str(why.get("msg", "no word why")).split()).rstrip(".")
+    return {"left": -1, "warnings": [f"A gateway could not be told what goes and comes: {said}."]}

@@ -17,6 +17,8 @@ description:
     more, and the module waits until no request is at it; M(magi.models.llama_instances) may then end it.
   - With O(step=arriving), what has restarted gets requests again.
   - With O(step=relieving), what stood in for it gets no more, and the module waits until no request is at it.
+  - With O(step=stopping), the same holds for what is stopped without a deployment. With O(step=stopped), which comes
+    afterwards, it gets requests again once the gateway's own checks find that it is back.
   - An action plugin of the same name decides it on the controller.
 extends_documentation_fragment:
   - magi.models.attributes
@@ -28,20 +30,24 @@ attributes:
 options:
   step:
     description:
-      - Before servers go, after servers came, or before what stood in for them ends. V(counted) only returns what each
-        has done.
+      - Before servers go, after servers came, before what stood in for them ends, or before and after they are stopped.
+        V(counted) only returns what each has done.
     type: str
-    choices: [leaving, arriving, relieving, counted]
+    choices: [leaving, arriving, relieving, stopping, stopped, counted]
     required: true
   hosts:
     description: By host, what its tasks registered, as for M(magi.models.deployment_report).
     type: dict
     default: {}
   batch:
-    description: The hosts that are deployed now.
+    description: The hosts that are deployed, or stopped, now.
     type: list
     elements: str
     default: []
+  instances:
+    description: For O(step=stopping) and O(step=stopped), the instances. Without it, all of these hosts.
+    type: list
+    elements: str
   gateway:
     description: What M(magi.models.model_gateway) returned as C(gateway).
     type: dict
@@ -92,6 +98,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime impor
     drain,
     enable,
     forget,
+    leave_to_checks,
 )
 
 
@@ -111,6 +118,7 @@ def main() -> None:
         deadline = time.monotonic() + module.params["seconds"]
         try:
             enable(sockets.stats, job["ready"])
+            leave_to_checks(sockets.stats, job["down"])
             forget(sockets.stats, job["forget"])
             # What waits for a model that is forgotten is still served: its servers are drained when nothing does.
             last = [place for place in job["drain"] if place.split("/")[0] in job["left"]]

@@ -39,9 +39,14 @@ INFO_OPTIONS = {
 }
 
 HANDOVER_OPTIONS = {
-    "step": {"type": "str", "choices": ["leaving", "arriving", "relieving", "counted"], "required": True},
+    "step": {
+        "type": "str",
+        "choices": ["leaving", "arriving", "relieving", "stopping", "stopped", "counted"],
+        "required": True,
+    },
     "hosts": {"type": "dict", "default": {}},
     "batch": {"type": "list", "elements": "str", "default": []},
+    "instances": {"type": "list", "elements": "str"},
     "gateway": {"type": "dict", "required": True},
     "seconds": {"type": "int", "default": 30},
     "job": {"type": "dict"},

@@ -69,6 +69,14 @@ def enable(path: str, places: Sequence[str]) -> None:
         _tell(path, f"set server {place} health up")
 
 
+def leave_to_checks(path: str, places: Sequence[str]) -> None:
+    """Let the servers at ``places``, which were drained and are gone, have requests once checks find them back. Raises
+    RefusedError."""
+    for place in places:
+        _tell(path, f"set server {place} health down")
+        _tell(path, f"set server {place} state ready")
+
+
 def forget(path: str, keys: Sequence[str]) -> None:
     """Answer requests for these keys of the map routes.map with 404 from now on. Raises RefusedError."""
     for key in keys:

@@ -24,6 +24,8 @@ class Handover:
 
     ready: tuple[str, ...] = ()
     """The places that get requests from now on."""
+    down: tuple[str, ...] = ()
+    """The places that get requests once the gateway's own checks find them up."""
     forget: tuple[str, ...] = ()
     """The names, as the map has them, that lead nowhere from now on."""
     left: tuple[str, ...] = ()
@@ -87,12 +89,19 @@ def arriving(servers: Sequence[Server], actions: Mapping[Whose, ActionKind], rea
     )
 
 
-def relieving(servers: Sequence[Server], stand_ins: Collection[Whose]) -> Handover:
-    """Return the handover before ``stand_ins`` end."""
+def ending(servers: Sequence[Server], ends: Collection[Whose]) -> Handover:
+    """Return the handover before the servers ``ends`` end."""
     where = places(routes(servers))
-    going = [item for item in servers if item.whose in stand_ins]
+    going = [item for item in servers if item.whose in ends]
     everywhere = tuple(place for item in going for place in where[item])
     return Handover(drain=tuple(where[item][0] for item in going), empty=everywhere, empty_before=everywhere)
+
+
+def stopped(servers: Sequence[Server], ended: Collection[Whose]) -> Handover:
+    """Return the handover after the servers ``ended`` were stopped: they may come back without a deployment, with their
+    host for example."""
+    where = places(routes(servers))
+    return Handover(down=tuple(where[item][0] for item in servers if item.whose in ended))
 
 
 def _goes(item: Server, actions: Mapping[Whose, ActionKind]) -> bool:

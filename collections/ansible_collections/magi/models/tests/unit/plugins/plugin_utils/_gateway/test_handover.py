@@ -7,8 +7,9 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import Ac
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover import (
     Handover,
     arriving,
+    ending,
     leaving,
-    relieving,
+    stopped,
 )
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Part, Server, meanwhile
 
@@ -102,8 +103,10 @@ def test_what_stands_in_gets_requests_until_the_other_has_restarted():
     assert (found.ready, found.drain, found.forget) == (("a/h1::a-stand-in-1",), ("a/h1::a",), ())
     assert arriving(servers, {A.whose: RESTART}, [A.whose, STANDS_IN.whose]).ready == ("a/h1::a",)
     place = ("a/h1::a-stand-in-1",)
-    assert relieving(servers, {STANDS_IN.whose}) == Handover(drain=place, empty=place, empty_before=place)
-    assert not relieving(servers, ())
+    assert ending(servers, {STANDS_IN.whose}) == Handover(drain=place, empty=place, empty_before=place)
+    assert not ending(servers, ())
+    assert stopped(servers, {STANDS_IN.whose}) == Handover(down=place)
+    assert not stopped(servers, ())
 
 
 def test_a_name_is_forgotten_with_its_last_server():
