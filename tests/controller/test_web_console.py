@@ -413,6 +413,19 @@ def test_a_profile_is_edited_and_nothing_is_lost(ann: Person, service: Service, 
     assert "line 4" in ann.page("post", "profile/preview?name=mine", data={"text": PROFILE + "x: 1\n"}).text
 
 
+def test_the_preview_follows_what_is_written_as_long_as_it_can(ann: Person, folder: Path):
+    def heard(text: str) -> str | None:
+        return ann.page("post", "profile/check?name=mine", data={"text": text}).headers.get("hx-trigger")
+
+    assert [heard(PROFILE), heard(PROFILE + "x: 1\n")] == ["valid", None]
+    (folder / "broken.yml").write_text("enabled_model: 3\n")
+    for name, first in (("development", "load, "), ("broken", "")):
+        page = Tags(ann.page("get", f"profile?name={name}").text)
+        (preview,) = [attributes for _tag, attributes in page.tags if attributes.get("id") == "preview"]
+        assert preview["hx-post"] == f"/console/profile/preview?name={name}"
+        assert preview["hx-trigger"] == f"{first}valid from:#text delay:1s"
+
+
 def test_a_few_aliases_do_not_fill_the_memory(ann: Person):
     lines = [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]\n" for n in range(1, 12)]
     text = "x0: &x0 x\n" + "".join(lines) + "name: *x11\nstrict: *x11\n"
