@@ -208,6 +208,33 @@ def test_pages_allow_nothing_that_is_not_ours(ann: Person):
         assert ann.page("get", f"static/{name}").status_code == 404
 
 
+ON = {
+    **dict.fromkeys(("ink", "quiet", "accent"), ("page", "card", "code")),
+    **{name: (f"{name}-back",) for name in ("ok", "warn", "bad", "busy")},
+    "on-accent": ("accent",),
+    "card": ("bad",),
+}
+"""By colour of words, the colours that they stand on."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_can_be_read_in_both_schemes(scheme):
+    schemes = re.findall(r":root \{(.*?)\}", STATIC["console.css"][0].decode(), re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): #(\w+)", schemes[["light", "dark"].index(scheme)]))
+
+    def light(name: str) -> float:
+        """Relative luminance (WCAG 2.2)."""
+        digits = colours[name] if len(colours[name]) == 6 else "".join(2 * digit for digit in colours[name])
+        parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    for word, grounds in ON.items():
+        for ground in grounds:
+            dark, bright = sorted((light(word), light(ground)))
+            assert (bright + 0.05) / (dark + 0.05) >= 4.5, (word, ground)
+
+
 def test_the_first_page_says_what_is_not_ready_with_what_helps(ann: Person, run: FakeRun):
     page = Tags(ann.page("get", "").text)
     assert "it ended, and its service manager gave up on it; its log says why" in page.text

@@ -69,3 +69,17 @@ def document() -> dict[str, Any]:
 def test_the_api_keeps_what_it_promises(case: Any, service: Service, address: str):
     headers = {"Authorization": f"Bearer {service.new_tokens[Role.DEPLOY]}"}
     case.call_and_validate(base_url=address, headers=headers, checks=CHECKS)
+
+
+def test_a_generator_finds_a_name_and_a_shape_for_everything():
+    """openapi-python-client makes a client of it, with a function for each request."""
+    operations = [operation for methods in document()["paths"].values() for operation in methods.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len({*names}) == len(names)
+    assert all(name.isidentifier() for name in names)
+    for operation in operations:
+        good = {status: answer for status, answer in operation["responses"].items() if status.startswith("2")}
+        shapes = [content["schema"] for answer in good.values() for content in answer.get("content", {}).values()]
+        assert [*good] == ["204"] or shapes
+        for shape in shapes:
+            assert {"$ref", "items"} & {*shape} or shape == {"type": "string"}, (operation["operationId"], shape)
