@@ -336,6 +336,23 @@ def test_a_host_has_its_memory_from_the_plan():
     assert hosts(_status(), None)[0].memory == ()
 
 
+def test_the_first_page_has_workers_and_who_sleeps(service: Service, run: FakeRun, monkeypatch: pytest.MonkeyPatch):
+    """A worker that is gone takes its server with it when that next computes, and until then the server looks well."""
+    worker = {"host": "w", "instance": "i.worker", "server": "h/i", "port": 9, "is_ready": False, "state": "failed"}
+    found = _status(is_ready=True, state="asleep", memory={}, pid=1)
+    found = {**found, "total_servers": 1, "workers": [{**worker, "memory": {}}]}
+    (trouble,) = troubles(found, "", None)
+    assert (trouble.host, trouble.page) == ("w", "log")
+    monkeypatch.setattr("magi.verbs.status", lambda _session: Result(found))
+    with Person(application(service), service) as person:
+        page = Tags(person.page("get", "look").text)
+    assert "Host w, i.worker, which computes for h/i: it ended, and its service manager gave up on it" in page.text
+    assert "servers are ready" not in page.text
+    assert ("a", {"class": "button", "id": "help-1", "href": "/console/log?instance=i.worker"}) in page.tags
+    assert re.search(r"asleep\s+i\b", page.text)
+    assert re.search(r"failed\s+i\.worker\s+h/i", page.text)
+
+
 def test_a_change_is_a_job_that_is_followed(ann: Person, run: FakeRun, service: Service):
     page = ann.page("post", "start?verb=up", data={"profile": "p"})
     job = str(page.url).partition("job_id=")[2]
