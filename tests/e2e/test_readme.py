@@ -151,9 +151,8 @@ def test_the_readme_s_commands(stranger: Stranger, tmp_path: Path):
 
 
 def the_service_s_commands(stranger: Stranger, servers: set[str], state: Path) -> None:
-    (commands,) = (
-        text for text in re.findall(r"```console\n(.*?)```", README.read_text(), re.DOTALL) if "serve" in text
-    )
+    blocks = re.findall(r"```console\n(.*?)```", README.read_text(), re.DOTALL)
+    (commands,) = (text for text in blocks if "magi serve" in text)
     log = state.with_name("serve.log")
     with log.open("w") as output:
         environment = {**os.environ, "XDG_STATE_HOME": str(state)}
