@@ -21,7 +21,7 @@ export PATH := $(BIN):$(PATH)
 
 -include make.d/*.mk
 
-.PHONY: help prepare up down status pinned test unit e2e lint style sanity units docs clean
+.PHONY: help prepare up down status programs pinned test unit e2e lint style sanity units docs clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -72,25 +72,28 @@ status: $(VENV)/up.stamp ## Show what runs
 # How workers share the end-to-end tests: tests/conftest.py
 TWO_AT_A_TIME := -n 2 --dist loadgroup
 
+# Programs of the distribution's without which tests skip; its services are not started. haproxy and promtool are for unit
+# tests, too, which `lint` runs.
+programs: $(VENV)/dev.stamp
+	missing=()
+	command -v haproxy >/dev/null || missing+=(haproxy)
+	command -v promtool >/dev/null || missing+=(prometheus prometheus-node-exporter)
+	command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core)
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ $${#missing[@]} != 0 ]; then
+	  ansible localhost -m ansible.builtin.apt -a \
+	    "name=$$(IFS=,; echo "$${missing[*]}") install_recommends=false update_cache=true policy_rc_d=101"
+	fi
+
 # The build that the tests were written for, whatever llama-server this machine has.
-pinned: $(VENV)/dev.stamp
+pinned: programs
 	MODEL_SCAN_PATH= MAGI_DOTENV=/dev/null ansible-playbook playbooks/prepare.yml -e llama_server_install_method=source \
 	  -e llama_server_path=$(HOME)/.cache/magi/llama.cpp/current/llama-server
-	# Prometheus and promtool, too; services of the distribution's are not started.
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v promtool >/dev/null; then
-	  ansible localhost -m ansible.builtin.apt -a \
-	    'name=prometheus,prometheus-node-exporter install_recommends=false update_cache=true policy_rc_d=101'
-	fi
-	# A browser for the console.
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v chromium >/dev/null; then
-	  ansible localhost -m ansible.builtin.apt -a 'name=chromium,fonts-dejavu-core install_recommends=false update_cache=true'
-	fi
 
 # Tests on the hosts are for one worker, which then takes of those on this machine what is left. They bring up hosts and
 # docker daemon; what was not there before is gone afterwards. pip compiles nothing: most of what it installs for tests is
 # never imported.
 test: export PIP_COMPILE := 0
-test: lint pinned ## Everything: lint, unit and end-to-end tests, a fleet in containers
+test: programs lint pinned ## Everything: lint, unit and end-to-end tests, a fleet in containers
 	molecule/hosts/hosts.py inventory &>/dev/null || trap 'molecule/hosts/hosts.py down --engine' EXIT
 	pytest tests -m 'not e2e and not fleet' -n auto # those of the collection: `lint` has run them
 	pytest tests -m 'e2e or fleet' $(TWO_AT_A_TIME) --durations 10

@@ -220,6 +220,12 @@ def test_make_test_has_these_parts(part: str):
     assert last in would_run("test").splitlines()
 
 
+def test_make_test_has_the_programs_before_the_first_test_that_needs_them():
+    commands = would_run("test")
+    for program in ("haproxy", "promtool", "chromium"):
+        assert commands.index(f"command -v {program}") < commands.index("sanity style units"), program
+
+
 @pytest.mark.parametrize("target", ["unit", "e2e", "fleet"])
 def test_targets_select_tests(target: str):
     *_before, command = would_run(target).splitlines()

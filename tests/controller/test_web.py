@@ -4,25 +4,30 @@ end-to-end test shows real ones."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 from magi.cli import main
 from magi.cli.output import Output
 from magi.cli.serve import tell
 from magi.errors import UsageError
+from magi.result import Result
 from magi.state import catalog
 from magi.web import Service, router, tokens
 from magi.web.app import application
@@ -104,19 +109,50 @@ def test_without_a_right_token_nothing_is_answered(given, path, web: Client):
     assert "Authorization: Bearer TOKEN" in answer.json()["detail"]
 
 
+CHANGES = [
+    ("POST", "up", {}, "up"),
+    ("POST", "rollback", {}, "rollback"),
+    ("POST", "stop", {}, "stop"),
+    ("POST", "down", {}, "down"),
+    ("POST", "jobs/x/cancel", None, "cancel"),
+    ("PUT", "profiles/mine", {"text": PROFILE}, "profile save"),
+    ("POST", "keys", {"name": "alice"}, "key add"),
+    ("DELETE", "keys/alice", None, "key revoke"),
+]
+"""All requests that change something, with the word for each in the audit log."""
+
+
+def test_no_other_request_changes_anything(web: Client):
+    paths = web.get("/api/v1/openapi.json").json()["paths"]
+    there = {(method.upper(), path) for path, methods in paths.items() for method in methods if method != "get"}
+    named = {"/x/": "/{job_id}/", "/mine": "/{name}", "/alice": "/{name}"}
+    known = set()
+    for method, path, *_rest in CHANGES:
+        for name, parameter in named.items():
+            path = path.replace(name, parameter)
+        known.add((method, f"/api/v1/{path}"))
+    looks = {("POST", f"/api/v1/profiles/{{name}}/{what}") for what in ("validate", "preview")}
+    assert there == known | looks
+
+
+@pytest.mark.parametrize(("method", "path", "body", "action"), CHANGES)
+def test_each_change_has_its_line_in_the_audit_log(
+    method, path, body, action, web: Client, service: Service, monkeypatch: pytest.MonkeyPatch
+):
+    for verb in ("add_key", "revoke_key"):
+        monkeypatch.setattr(f"magi.verbs.{verb}", lambda *_given, **_more: Result({"key": "canary"}))
+    job = web.ended(web.post("/api/v1/stop", json={}))["id"] if action == "cancel" else "x"
+    answer = web.request(method, f"/api/v1/{path}".replace("/x/", f"/{job}/"), json=body)
+    assert answer.status_code < 300, answer.text
+    line = audit(service)[-1]
+    assert (line["action"], line["role"], line["client"]) == (action, "deploy", "testclient")
+    assert datetime.fromisoformat(line["time"]).timestamp() == pytest.approx(time.time(), abs=60)
+    assert "canary" not in service.audit.path.read_text()
+    assert service.audit.path.stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize(
-    ("method", "path", "body"),
-    [
-        ("POST", "up", {}),
-        ("POST", "rollback", {}),
-        ("POST", "stop", {}),
-        ("POST", "down", {}),
-        ("POST", "jobs/x/cancel", None),
-        ("PUT", "profiles/mine", {"text": PROFILE}),
-        ("POST", "keys", {"name": "alice"}),
-        ("DELETE", "keys/alice", None),
-        ("POST", "up", "not even JSON"),
-    ],
+    ("method", "path", "body"), [*(change[:3] for change in CHANGES), ("POST", "up", "not even JSON")]
 )
 def test_who_may_only_look_changes_nothing(method, path, body, service: Service, run: FakeRun):
     with Client(application(service), service, Role.VIEW) as web:
@@ -218,6 +254,22 @@ def test_a_look_is_that_of_its_verb(path, playbook, variables, web: Client, run:
     assert answer.status_code == 200, answer.text
     assert answer.json()["document"]["hosts"]
     assert [given for name, _options, given in run.calls if name == playbook] == [variables]
+
+
+@pytest.mark.parametrize(
+    ("path", "verb", "given"),
+    [
+        ("health", "health", {"deep": False}),
+        ("health?deep=true", "health", {"deep": True}),
+        ("routes", "routes", {}),
+        ("keys", "keys", {}),
+        ("instances/a/logs?lines=7", "logs", {"instance": "a", "lines": 7}),
+    ],
+)
+def test_what_is_asked_for_reaches_the_verb(path, verb, given, web: Client, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(f"magi.verbs.{verb}", lambda _session, **asked: Result({"asked": asked}))
+    answer = web.get(f"/api/v1/{path}{'&' if '?' in path else '?'}max_age=9")
+    assert (answer.status_code, answer.json()["document"]) == (200, {"asked": given})
 
 
 def test_what_fits_is_told_by_the_last_look_and_runs_nothing(web: Client, run: FakeRun, service: Service):
@@ -561,6 +613,34 @@ def test_the_router_goes_into_another_application(service: Service, run: FakeRun
         assert web.get("/magi/api/v1/jobs", headers={"Authorization": "Bearer x"}).status_code == 401
 
 
+def test_an_application_keeps_its_own_lifespan(service: Service, run: FakeRun):
+    """As the older service's applications have one."""
+    begun: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+        begun.append("begun")
+        yield {"own": "own"}
+        begun.append("ended")
+
+    app = FastAPI(lifespan=lifespan)
+    app.state.magi = service
+    app.include_router(router)
+
+    @app.get("/own")
+    def own(request: Request) -> str:
+        return str(request.state.own)
+
+    run.held.add("site")
+    with Client(app, service) as web:
+        assert begun == ["begun"]
+        assert web.get("/own").json() == "own"
+        assert web.post("/api/v1/up", json={}).status_code == 202
+        until(lambda: any(call[0] == "site" for call in run.calls), 10, "the deployment")
+    assert begun == ["begun", "ended"]
+    assert "site" in run.stopped
+
+
 def test_the_python_of_the_document(run: FakeRun, folder: Path, monkeypatch: pytest.MonkeyPatch):
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(), re.DOTALL)
     (folder.parent / "inventories" / "production").mkdir(parents=True)
@@ -570,6 +650,20 @@ def test_the_python_of_the_document(run: FakeRun, folder: Path, monkeypatch: pyt
     with Client(names["app"], names["app"].state.magi) as web:
         answer = web.get("/magi/api/v1/status", params={"max_age": 60}, headers={"Host": "models.example.com"})
         assert answer.json()["document"]["total_servers"] == 2
+
+
+ANALYZE = shutil.which("systemd-analyze")
+
+
+@pytest.mark.skipif(ANALYZE is None and "CI" not in os.environ, reason="systemd-analyze is missing")
+def test_systemd_takes_the_unit_of_the_document_and_finds_it_hardened(tmp_path: Path):
+    (unit,) = re.findall(r"```ini\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(), re.DOTALL)
+    path = tmp_path / "magi-serve.service"
+    path.write_text(unit.replace("/opt/magi/bin/magi", "/bin/true"))  # magi is not there
+    for arguments in (("verify", "--man=no"), ("security", "--offline=true", "--threshold=20", "--no-pager")):
+        done = subprocess.run([ANALYZE, *arguments, path], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stderr == ""
 
 
 def test_behind_a_proxy_addresses_have_its_path(service: Service):

@@ -208,6 +208,33 @@ def test_pages_allow_nothing_that_is_not_ours(ann: Person):
         assert ann.page("get", f"static/{name}").status_code == 404
 
 
+ON = {
+    **dict.fromkeys(("ink", "quiet", "accent"), ("page", "card", "code")),
+    **{name: (f"{name}-back",) for name in ("ok", "warn", "bad", "busy")},
+    "on-accent": ("accent",),
+    "card": ("bad",),
+}
+"""By colour of words, the colours that they stand on."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_can_be_read_in_both_schemes(scheme):
+    schemes = re.findall(r":root \{(.*?)\}", STATIC["console.css"][0].decode(), re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): #(\w+)", schemes[["light", "dark"].index(scheme)]))
+
+    def light(name: str) -> float:
+        """Relative luminance (WCAG 2.2)."""
+        digits = colours[name] if len(colours[name]) == 6 else "".join(2 * digit for digit in colours[name])
+        parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    for word, grounds in ON.items():
+        for ground in grounds:
+            dark, bright = sorted((light(word), light(ground)))
+            assert (bright + 0.05) / (dark + 0.05) >= 4.5, (word, ground)
+
+
 def test_the_first_page_says_what_is_not_ready_with_what_helps(ann: Person, run: FakeRun):
     page = Tags(ann.page("get", "").text)
     assert "it ended, and its service manager gave up on it; its log says why" in page.text
@@ -307,6 +334,23 @@ def test_a_host_has_its_memory_from_the_plan():
     (found,) = hosts(_status(), {"hosts": {"h": {"memory": [account]}}})
     assert (found.memory[0].given, len(found.servers)) == (2, 1)
     assert hosts(_status(), None)[0].memory == ()
+
+
+def test_the_first_page_has_workers_and_who_sleeps(service: Service, run: FakeRun, monkeypatch: pytest.MonkeyPatch):
+    """A worker that is gone takes its server with it when that next computes, and until then the server looks well."""
+    worker = {"host": "w", "instance": "i.worker", "server": "h/i", "port": 9, "is_ready": False, "state": "failed"}
+    found = _status(is_ready=True, state="asleep", memory={}, pid=1)
+    found = {**found, "total_servers": 1, "workers": [{**worker, "memory": {}}]}
+    (trouble,) = troubles(found, "", None)
+    assert (trouble.host, trouble.page) == ("w", "log")
+    monkeypatch.setattr("magi.verbs.status", lambda _session: Result(found))
+    with Person(application(service), service) as person:
+        page = Tags(person.page("get", "look").text)
+    assert "Host w, i.worker, which computes for h/i: it ended, and its service manager gave up on it" in page.text
+    assert "servers are ready" not in page.text
+    assert ("a", {"class": "button", "id": "help-1", "href": "/console/log?instance=i.worker"}) in page.tags
+    assert re.search(r"asleep\s+i\b", page.text)
+    assert re.search(r"failed\s+i\.worker\s+h/i", page.text)
 
 
 def test_a_change_is_a_job_that_is_followed(ann: Person, run: FakeRun, service: Service):
@@ -411,6 +455,19 @@ def test_a_profile_is_edited_and_nothing_is_lost(ann: Person, service: Service, 
     assert recorded.Q2 in preview
     assert "<form" not in preview
     assert "line 4" in ann.page("post", "profile/preview?name=mine", data={"text": PROFILE + "x: 1\n"}).text
+
+
+def test_the_preview_follows_what_is_written_as_long_as_it_can(ann: Person, folder: Path):
+    def heard(text: str) -> str | None:
+        return ann.page("post", "profile/check?name=mine", data={"text": text}).headers.get("hx-trigger")
+
+    assert [heard(PROFILE), heard(PROFILE + "x: 1\n")] == ["valid", None]
+    (folder / "broken.yml").write_text("enabled_model: 3\n")
+    for name, first in (("development", "load, "), ("broken", "")):
+        page = Tags(ann.page("get", f"profile?name={name}").text)
+        (preview,) = [attributes for _tag, attributes in page.tags if attributes.get("id") == "preview"]
+        assert preview["hx-post"] == f"/console/profile/preview?name={name}"
+        assert preview["hx-trigger"] == f"{first}valid from:#text delay:1s"
 
 
 def test_a_few_aliases_do_not_fill_the_memory(ann: Person):

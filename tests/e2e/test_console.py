@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from ..waiting import until
-from .conftest import Deployment, ports
+from .conftest import Deployment, ask, ports
 from .serving import Serving, serving
 
 CHROMIUM = os.environ.get("MAGI_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -38,6 +38,7 @@ LARGEST = 100_000
 """Bytes of the first page, with all that it needs."""
 SIZE = """['navigation', 'resource'].flatMap(kind => performance.getEntriesByType(kind))
     .reduce((sum, entry) => sum + entry.decodedBodySize, 0)"""
+BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 PAGES = (
     "",
     "deploy",
@@ -153,9 +154,10 @@ def test_a_profile_is_written_deployed_asked_broken_and_taken_back(browser: Brow
         text.fill(MINE + "stri")
         text.press("Control+Space")
         expect(text).to_have_value(MINE + "strict: ")
+        expect(page.locator("#preview tr.start")).to_have_count(2)  # of the draft
         text.fill(MINE)
         expect(page.get_by_text("No mistake.")).to_be_visible()
-        ann.click("Preview the plan")
+        expect(page.locator("#preview tr.start")).to_have_count(1)  # it follows by itself
         expect(page.locator("#preview tr.start")).to_contain_text(Q2)
         ann.click("Save")
         expect(page.get_by_text("It is saved.")).to_be_visible()
@@ -173,19 +175,30 @@ def test_a_profile_is_written_deployed_asked_broken_and_taken_back(browser: Brow
         expect(bob.page.get_by_label("Profile mine as YAML")).to_have_value(his)
         assert "everybody" in (deployment.folder / "profiles" / "mine.yml").read_text()
 
-        # A deployment, whose five steps are watched.
+        # A deployment that is cancelled; and one whose five steps are watched, by a page that is loaded anew meanwhile.
         page.locator("form.editor").get_by_role("link", name="Deploy").click()
         expect(page.get_by_text("1 to change.")).to_be_visible()
+        ann.click("Deploy mine")
+        ann.click("Cancel")
+        expect(page.locator("h1 .state")).to_have_text("cancelled")
+        ann.click("Deploy again", "link")
         ann.click("Deploy mine")
         steps = page.locator(".steps li")
         expect(steps).to_have_count(5)
         expect(page.locator(".steps .now")).to_have_text("Launching servers")
         ann.picture("deployment")
+        page.reload()
         expect(page.get_by_text("1 of 1 servers are ready: profile mine.")).to_be_visible()
 
         # It answers, through the gateway.
         ann.click("Playground", "link")
         expect(page.get_by_text("Through the gateway")).to_be_visible()
+        page.get_by_label("Question").fill("Write a long story.")
+        ann.click("Ask")
+        expect(page.locator("[data-answer]")).to_have_text(re.compile(r"\w"))
+        ann.click("Stop")  # there only while the answer is written
+        expect(page.locator("[data-said]")).to_have_text("Stopped.")
+        page.get_by_label("Question").fill("What is the capital of France?")
         ann.click("Ask")
         expect(page.locator("[data-answer]")).to_contain_text(re.compile(r"\w+ \w+"))
         expect(page.locator("[data-said]")).to_contain_text("through the gateway")
@@ -193,9 +206,19 @@ def test_a_profile_is_written_deployed_asked_broken_and_taken_back(browser: Brow
         # The other one saves over what he has seen, and deploys one more.
         bob.click("Save")
         expect(bob.page.get_by_text("It is saved.")).to_be_visible()
+        expect(bob.page.locator("#preview tr.keep")).to_contain_text(Q2)
+        expect(bob.page.locator("#preview tr.start")).to_contain_text(Q3)
         bob.page.locator("form.editor").get_by_role("link", name="Deploy").click()
         bob.click("Deploy mine")
         expect(bob.page.get_by_text("2 of 2 servers are ready: profile mine.")).to_be_visible()
+
+        # Its log is followed: what it prints comes by itself.
+        ann.go(f"log?instance={Q3}")
+        log = page.get_by_role("log")
+        expect(log).to_contain_text("listening")
+        expect(log).not_to_contain_text("prompt eval time")
+        ask(deployment.servers()[Q3]["port"])
+        expect(log).to_contain_text("prompt eval time")
 
         # One of them breaks: the first page says so by itself, and why.
         ann.go("")
@@ -207,6 +230,7 @@ def test_a_profile_is_written_deployed_asked_broken_and_taken_back(browser: Brow
         trouble = page.locator(".trouble", has_text=Q3)
         expect(trouble).to_contain_text(re.compile("corrupt|does not load|truncated|incomplete"))
         ann.picture("trouble")
+        expect(trouble.locator("a.button")).to_be_visible()
         page.route("**/log/lines*", lambda route: route.fulfill(status=502, body="Bad Gateway"))
         ann.go(f"log?instance={Q3}")
         expect(page.locator("#offline")).to_be_visible()
@@ -230,7 +254,24 @@ def test_a_profile_is_written_deployed_asked_broken_and_taken_back(browser: Brow
                 assert said in refused.text()
         with person(browser, served, color_scheme="dark") as eve:
             eve.sign_in("view")
-            assert eve.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
+            assert eve.page.evaluate(BACKGROUND) == "rgb(20, 23, 27)"
+
+        # With the keyboard alone.
+        with person(browser, served) as eve:
+            keys = eve.page.keyboard
+            eve.page.goto(served.url)
+            keys.type(served.tokens["view"])
+            keys.press("Enter")
+            expect(eve.page.get_by_role("heading", name="Fleet")).to_be_visible()
+            assert eve.page.evaluate(BACKGROUND) == "rgb(246, 247, 249)"
+            reached = []
+            while "Profiles" not in reached[-1:]:
+                keys.press("Tab")
+                reached.append(eve.page.evaluate("document.activeElement.textContent"))
+                assert eve.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", reached
+            assert reached[0] == "To the content"
+            keys.press("Enter")
+            expect(eve.page.get_by_role("heading", name="Profiles")).to_be_visible()
 
         # The way back.
         ann.click("Roll back…", "link")
@@ -240,5 +281,5 @@ def test_a_profile_is_written_deployed_asked_broken_and_taken_back(browser: Brow
         ann.click("To the fleet", "link")
         expect(page.get_by_text("All 1 servers are ready")).to_be_visible()
         ann.click("History", "link")
-        expect(page.locator("tbody tr")).to_have_count(3)
+        expect(page.locator("tbody tr")).to_have_count(4)
         assert until(lambda: served.process.poll() is None, 1, "the service")

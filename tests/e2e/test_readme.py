@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ..waiting import until
 from .conftest import MODELS, ROOT, alive, ask
 
 pytestmark = pytest.mark.e2e
+README = ROOT / "README.md"
 
 
 class Stranger:
@@ -48,7 +50,7 @@ class Stranger:
 
 def block(language: str) -> str:
     """Return the README's block in this language."""
-    (found,) = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (found,) = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
     return found
 
 
@@ -102,6 +104,7 @@ def test_the_readme_s_commands(stranger: Stranger, tmp_path: Path):
     now = stranger.servers()
     assert now == {n: {**s, "action": "keep", "memory": now[n]["memory"]} for n, s in servers.items()}
 
+    the_service_s_commands(stranger, {*servers}, tmp_path / "state")
     if shutil.which("prometheus"):
         the_monitoring_s_commands(stranger, {*servers})
     stranger.run("MAGI_PROFILE=production make up")
@@ -145,6 +148,33 @@ def test_the_readme_s_commands(stranger: Stranger, tmp_path: Path):
     assert not alive(server["pid"])
     assert not (stranger.folder / "data" / "home").exists()
     assert changed(stranger.run("make down")) == 0
+
+
+def the_service_s_commands(stranger: Stranger, servers: set[str], state: Path) -> None:
+    blocks = re.findall(r"```console\n(.*?)```", README.read_text(), re.DOTALL)
+    (commands,) = (text for text in blocks if "magi serve" in text)
+    log = state.with_name("serve.log")
+    with log.open("w") as output:
+        environment = {**os.environ, "XDG_STATE_HOME": str(state)}
+        process = subprocess.Popen(
+            ["bash", "-c", f"set -e\n{commands.replace('magi serve', 'exec magi serve')}"],
+            cwd=stranger.folder,
+            env=environment,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        until(lambda: "Its tokens are in" in log.read_text(), 30, "the service")
+        url = re.search(r" on (http://\S+) until", log.read_text())[1]
+        token = re.search(r"^view (\S+)$", (state / "magi/serve/tokens").read_text(), re.MULTILINE)[1]
+        asked = urllib.request.Request(f"{url}/api/v1/status?max_age=60", headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            assert {server["instance"] for server in json.load(answer)["document"]["servers"]} == servers
+        with urllib.request.urlopen(url, timeout=10) as page:
+            assert "<h1>Sign in</h1>" in page.read().decode()
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0, log.read_text()
 
 
 def the_monitoring_s_commands(stranger: Stranger, servers: set[str]) -> None:

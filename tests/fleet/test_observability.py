@@ -83,6 +83,8 @@ def test_prometheus_from_nothing(watched: Fleet):
     there = {f"{host} {name}" for host in ("host1", "host2") for name in (Q2, Q3)} | {"host1 host host1"}
     until(lambda: up(fleet) == dict.fromkeys(there, "up"), 60, "all targets are up", pause=0.5)
     assert value(fleet, 'magi_deployment_success{host="host1"}') == 1
+    flags = asked(fleet, "status/flags")
+    assert (flags["storage.tsdb.retention.time"], flags["web.listen-address"]) == ("30d", "127.0.0.1:9090")
     units = asked(fleet, "query", query=f'node_systemd_unit_state{{name="magi-llama@{Q2}.service",state="active"}}')
     assert [item["value"][1] for item in units["result"]] == ["1"]
 

@@ -58,7 +58,7 @@ def serve(
     )
     address, port = listening.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
-    tell(Output(), service, f"http://{shown}:{port}{root_path}")
+    tell(Output(), service, f"http://{shown}:{port}")
     serve_until_signal(service, listening, root_path)
     return ExitCode.OK
 

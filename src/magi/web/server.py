@@ -55,9 +55,9 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def serve(service: Service, listening: socket.socket, root_path: str = "") -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP; ``root_path`` is where a proxy serves it, which takes that away."""
-    config = uvicorn.Config(
+def configuration(service: Service, root_path: str = "") -> uvicorn.Config:
+    """Return how the application is served; ``root_path`` is where a proxy serves it, which takes that away."""
+    return uvicorn.Config(
         application(service),
         root_path=root_path,
         log_level="warning",
@@ -66,4 +66,8 @@ def serve(service: Service, listening: socket.socket, root_path: str = "") -> No
         lifespan="on",
         timeout_graceful_shutdown=PATIENCE,
     )
-    _Server(config, service).run(sockets=[listening])
+
+
+def serve(service: Service, listening: socket.socket, root_path: str = "") -> None:
+    """Serve until SIGINT, SIGTERM or SIGHUP."""
+    _Server(configuration(service, root_path), service).run(sockets=[listening])

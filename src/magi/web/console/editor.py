@@ -80,8 +80,9 @@ def _draft(here: Service, name: str) -> str:
 
 @looking.post("/profile/check", name="console_check")
 def check(request: Request, here: Here, given: Fields, name: shapes.Name) -> Response:
-    """What is wrong with a text."""
-    return page(request, "_problems.html", **profiles.remarks(here, name, given.get("text", "")))
+    """What is wrong with a text; if nothing is, the preview hears of it."""
+    found = profiles.remarks(here, name, given.get("text", ""))
+    return page(request, "_problems.html", headers={"HX-Trigger": "valid"} if found["valid"] else None, **found)
 
 
 @looking.post("/profile/preview", name="console_preview")

@@ -44,6 +44,8 @@ class HostView:
     name: str
     reached: bool
     servers: tuple[Document, ...]
+    workers: tuple[Document, ...]
+    """What computes for servers of other hosts."""
     memory: tuple[Account, ...]
     """The host's memory and devices; () where that is not known."""
 
@@ -74,6 +76,11 @@ def troubles(status: Document, problem: str, health: Document | None) -> list[Tr
         cause = causes.get((host, name))
         why = f"Host {host}, instance {name}: {_WHY[State(server['state'])]}."
         found.append(Trouble(host, name, cause["detail"] if cause else why, _page(cause, server)))
+    for worker in status.get("workers", ()):
+        if not worker["is_ready"]:
+            host, name = worker["host"], worker["instance"]
+            why = f"Host {host}, {name}, which computes for {worker['server']}: {_WHY[State(worker['state'])]}."
+            found.append(Trouble(host, name, why, _page(None, worker)))
     for gateway in status.get("gateways", ()):
         if gateway["cause"]:
             found.append(Trouble(gateway["host"], None, gateway["detail"], "deploy"))
@@ -101,12 +108,14 @@ def hosts(status: Document, plan: Document | None) -> list[HostView]:
     """Return the hosts in the order in which they were asked; ``plan`` knows their memory."""
     gone = set(status["summary"]["unreachable"])
     plans = plan["hosts"] if plan else {}
-    names = dict.fromkeys([*(server["host"] for server in status["servers"]), *plans, *sorted(gone)])
+    servers, workers = status["servers"], status.get("workers", ())
+    names = dict.fromkeys([*(item["host"] for item in (*servers, *workers)), *plans, *sorted(gone)])
     return [
         HostView(
             printable(name),
             name not in gone,
-            tuple(server for server in status["servers"] if server["host"] == name),
+            tuple(server for server in servers if server["host"] == name),
+            tuple(worker for worker in workers if worker["host"] == name),
             tuple(Account(**item) for item in plans[name]["memory"]) if name in plans else (),
         )
         for name in names

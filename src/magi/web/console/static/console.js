@@ -119,6 +119,9 @@
   if (text) {
     const gutter = one("[data-gutter]");
     const find = one("[data-find]");
+    const preview = one("#preview");
+    let previewed = text.value;
+    const compare = () => preview.classList.toggle("old", text.value !== previewed);
     const before = "unsaved" in text.dataset ? null : text.defaultValue;
     let leaving = false;
     const word = () => /[\w.-]*$/.exec(text.value.slice(0, text.selectionStart))[0];
@@ -149,6 +152,7 @@
     number();
     text.addEventListener("input", () => {
       number();
+      compare();
       narrow(word().length > 1 ? word() : "");
     });
     find.addEventListener("input", () => narrow(find.value));
@@ -167,7 +171,13 @@
       text.focus();
       text.setSelectionRange(at, at + text.value.slice(at).split("\n")[0].length);
     });
-    document.addEventListener("htmx:afterSwap", number);
+    document.addEventListener("htmx:afterSwap", () => {
+      number();
+      compare();
+    });
+    document.addEventListener("htmx:beforeRequest", (event) => {
+      if (event.detail.target === preview) previewed = text.value;
+    });
     text.form.addEventListener("submit", () => {
       leaving = true;
     });
