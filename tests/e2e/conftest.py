@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import urllib.request
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.magi.models.plugins.plugin_utils._ansible.run import job
 
 from .. import minilm
-from ..playbook import ROOT, Playing, Run, copy_profiles, start
+from ..playbook import ROOT, Playing, Run, clean_environment, copy_profiles, start
 
 CACHE = Path.home() / ".cache" / "magi"
 LLAMA_SERVER = CACHE / "llama.cpp" / "current" / "llama-server"
@@ -127,6 +129,17 @@ class Deployment:
     def play(self, *arguments: str, **extra: Any) -> Run:
         return self.start(*arguments, **extra).finish()
 
+    def remove(self) -> None:
+        """Remove what is left, with the modules that a teardown runs; the playbook takes seven times as long."""
+        for role, module, more in (("server", "llama_instances", {"job": job()}), ("gateway", "model_gateway", {})):
+            group = {"server": self.group, "gateway": self.groups.get("model_gateways", {"hosts": {}})}[role]
+            for own in group["hosts"].values():
+                given = {**group["vars"], **own}
+                names = ("home", "manager", "supervisord_path")
+                options = {name: given[f"model_{role}_{name}"] for name in names if f"model_{role}_{name}" in given}
+                if Path(options["home"]).exists():
+                    run_module(module, {"state": "absent", **options, **more})
+
     def report(self) -> dict[str, Any]:
         return json.loads((self.folder / "report.json").read_text())
 
@@ -149,6 +162,19 @@ def ask(port: int, question: str = "What is the capital of France?", **more: str
     )
     with urllib.request.urlopen(request, timeout=120) as response:
         return json.load(response)["choices"][0]["message"]["content"]
+
+
+def run_module(name: str, arguments: dict[str, Any]) -> None:
+    """Run one of our modules here, without Ansible around it."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"ansible_collections.magi.models.plugins.modules.{name}"],
+        env={**clean_environment(), "PYTHONPATH": str(ROOT / "collections")},
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def environment_of(pid: int) -> dict[str, str]:
@@ -174,7 +200,4 @@ def deployment(tmp_path: Path):
     value.models.mkdir()
     copy_profiles(tmp_path / "profiles")
     yield value
-    value.environment = {}
-    if Path(value.group["vars"]["model_server_home"]).exists():
-        run = value.play("teardown")
-        assert run.code == 0, run.output
+    value.remove()

@@ -3,6 +3,7 @@ deployment from files to answers."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -14,7 +15,7 @@ import ansible
 import pytest
 import tomllib
 
-from .conftest import ROOT, WORKER
+from .conftest import CACHE, ROOT, WORKER
 
 pytestmark = pytest.mark.e2e
 
@@ -43,22 +44,32 @@ def interpreter(version: str) -> Path | None:
     return next(iter(found + sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))), None)
 
 
+def environment_with(program: Path, constraints: str) -> Path:
+    """Return an environment of this Python with what is needed; it is kept."""
+    wanted = hashlib.sha256(f"{program.resolve()}\n{constraints}\n{NEEDED}".encode()).hexdigest()[:16]
+    venv = CACHE / "ansible-core" / wanted
+    if not (venv / "ready").exists():
+        subprocess.run([program, "-m", "venv", "--clear", venv], check=True)
+        (venv / "constraints.txt").write_text(constraints)
+        pip = [venv / "bin/pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "-c", venv / "constraints.txt", "ansible-core", *NEEDED], check=True)
+        (venv / "ready").touch()
+    return venv
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("core", "python"), [pair for pair in (*CORES.items(), NEWEST) if pair != HERE])
-def test_ansible_core(core: str, python: str, tmp_path: Path):
+def test_ansible_core(core: str, python: str):
     program = interpreter(python)
     if program is None:
         pytest.skip(f"there is no Python {python}, which ansible-core {core} is tried with")
     constraints = re.sub(r"(?m)^ansible-core==.*\n", "", (ROOT / "constraints.txt").read_text())
-    (tmp_path / "constraints.txt").write_text(f"{constraints}ansible-core=={core}.*\n")
-    subprocess.run([program, "-m", "venv", tmp_path / "venv"], check=True)
-    pip = [tmp_path / "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-c", tmp_path / "constraints.txt", "ansible-core", *NEEDED], check=True)
+    venv = environment_with(program, f"{constraints}ansible-core=={core}.*\n")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
     environment |= {"PYTEST_XDIST_WORKER": f"gw{WORKER}"}
     for arguments, passed in ((TESTS[core], r"\d{3,} passed"), ((DEPLOYMENT,), "1 passed")):
         done = subprocess.run(
-            [tmp_path / "venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+            [venv / "bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,
