@@ -124,6 +124,13 @@ def _not_enabled(item: Running, profile: Profile, inventory: Inventory, scan_pat
     path = item.environment.get("LLAMA_ARG_MODEL", "")
     if path and not any(within(path, top) for top in scan_paths):
         return f"its file {path} lies in no folder that is scanned"
+    model = next((model for model in inventory.models if path in (model.path, *model.duplicates)), None)
+    if (
+        model
+        and model.id != item.environment.get("MAGI_MODEL_ID")
+        and any(entry.matches(model.id, model.tier, model.task) for entry in profile.entries)
+    ):
+        return f"its model is called {model.id} now"  # another file of its name came or went
     changed = new_tier(item, inventory.models)
     return f"not enabled by profile {profile.name}" + (f" (its file is {changed})" if changed else "")
 

@@ -111,6 +111,15 @@ def test_a_file_that_changed_its_tier_is_named():
     assert actions(value)["c-q4_k_m"] == ("stop", said)
 
 
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [("*", "its model is called x-c-q4_k_m now"), ("a-q2_k", "not enabled by profile test")],
+)
+def test_a_model_with_another_name_than_before_is_named(entry, reason):
+    value = plan(entry, models=[A, model("x-c-q4_k_m", path=C.path)], on=host(runs(FIRST["c-q4_k_m"])))
+    assert actions(value)["c-q4_k_m"] == ("stop", reason)
+
+
 SAME_ID, OTHER_ID = model("c-q4_k_m", "Q3"), model("c-q3_k_m", "Q3", path=C.path)
 
 
