@@ -44,7 +44,7 @@ def parse_help(text: str) -> tuple[Option, ...]:
         value = re.match(r" (\S+)", block[0][head.end() :])
         number = value is not None and value.group(1) in _NUMBERS
         words = tuple(re.findall(r"'(\w+)'", description)) if number else ()
-        whole = number and re.search(r"\(default: -?\d+(?![\d.])", description) is not None
+        whole = number and re.search(r"\(default:\s+-?\d+(?![\d.])", description) is not None
         environment = variable.group(1) if variable else None
         options.append(Option(positive[-1], names, flags, environment, bool(value), number, words, whole))
     return tuple(options)

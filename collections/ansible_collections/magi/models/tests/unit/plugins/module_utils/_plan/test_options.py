@@ -94,7 +94,13 @@ def test_options_become_variables_or_arguments(layers, options, environment, arg
         ),
         *(
             ({name: value}, f"option {name} is a whole number; write it without a point, not '{value}'.")
-            for name, value in [("ctx_size", 32.768), ("parallel", "1.5"), ("seed", "-0.1"), ("main_gpu", ".5")]
+            for name, value in [
+                ("ctx_size", 32.768),
+                ("parallel", "1.5"),
+                ("seed", "-0.1"),
+                ("main_gpu", ".5"),
+                ("swa_checkpoints", "1.5"),  # its default stands on the next line of the help
+            ]
         ),
         *(
             ({name: "0,7"}, f"option {name} is a number; write it out in digits, not '0,7'.")
