@@ -348,6 +348,11 @@ def test_a_recorded_deployment_with_a_host_that_is_gone():
             "Not reached: 2 hosts (a, c), the first: no route; b: Connection refused. Bring them back; start its SSH "
             "server, or correct ansible_host and ansible_port and run again.",
         ),
+        (  # in the order of the inventory, whoever is given up first
+            [*(Event("start", host=name) for name in "ab"), *(unreachable(name, "no route.") for name in "ba")],
+            HostUnreachable,
+            "Not reached: 2 hosts (a, b), the first: no route. Bring them back and run again.",
+        ),
         (
             [failed(f"Host gpu{i}: no room.", host=f"gpu{i}") for i in (1, 2)],
             DeploymentFailed,
