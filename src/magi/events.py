@@ -107,7 +107,7 @@ class Run:
     @property
     def unreachable(self) -> dict[str, str]:
         """The message for each host that could not be reached."""
-        return {item.host: said(item.result) for item in self.events if item.kind == "unreachable"}
+        return {host: said(result) for host, kind, result in self.results() if kind == "unreachable"}
 
     @property
     def failures(self) -> list[Event]:

@@ -14,6 +14,7 @@ What must hold (the invariants):
 4. **No healthy server is stopped without a reason in the plan**: if a server that ran has another process than before, or
    none, a plan of that round said stop or restart, or the round's fault killed it; and what the plan stops as "not
    enabled" is not enabled.
+5. **Two deployments at once leave no mixture**: if one of them ended well, all hosts have the same profile.
 
 Exit status 1 at the first finding, which names seed, round, fault and host.
 """
@@ -118,6 +119,10 @@ class Bed:
                     found[host, unit.removeprefix("magi-llama@").removesuffix(".service")] = int(pid)
         return found
 
+    def profile_of(self, host: str) -> str:
+        """The profile that a deployment last changed a host to."""
+        return json.loads(self.fleet.sh(host, "cat /etc/magi/generation.json"))["profile"]
+
     def foreign(self) -> list[str]:
         return [self.fleet.sh(host, SEEN) for host in self.hosts]
 
@@ -174,6 +179,10 @@ def together(bed: Bed, profile: str) -> Round:
     bed.end(happened, first)
     bed.end(happened, second, "second.json")
     happened.causes |= {"host_failed", "changed_meanwhile"}
+    if any(run.code == 0 for run in happened.runs):
+        found = {host: bed.profile_of(host) for host in bed.hosts}
+        if len({*found.values()}) > 1:
+            raise Finding(f"{happened.name}: hosts of both: {found}")
     return happened
 
 

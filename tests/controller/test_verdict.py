@@ -294,6 +294,18 @@ def test_a_deployment(result, code, problem):
     assert outcome == Result(result["report"], code, problem)
 
 
+def test_hosts_that_are_not_reached_are_one_sentence_beside_a_report():
+    gone = [unreachable(f"gpu{i}", f"no route to 10.0.0.{i}.") for i in (2, 3)]
+    problems = {f"gpu{i}": f"Host gpu{i}: it can't be reached (no route to 10.0.0.{i}); bring it back." for i in (2, 3)}
+    problems |= {f"gpu{i}": f"Host gpu{i}: held back." for i in (4, 5)}
+    early = failed("Host gpu6: held back.", host="gpu6")
+    outcome = deployments.deployed(run(*gone, early, ok(report=report("host_unreachable"), problems=problems)))
+    assert outcome.problem == (
+        "Not reached: 2 hosts (gpu2, gpu3), the first: no route to 10.0.0.2. Bring them back and run again. "
+        "3 hosts (gpu4, gpu5, gpu6): held back."
+    )
+
+
 def test_what_a_host_says_does_nothing_to_a_terminal():
     problems = {"gpu1": "None\x1b[2J\nof 2."}
     assert deployments.deployed(run(ok(report=report("x"), problems=problems))).problem == r"None\x1b[2J of 2."
@@ -323,6 +335,29 @@ def test_a_recorded_deployment_with_a_host_that_is_gone():
             "Not reached: gpu2: no route to it. Bring them back and run again. no plan.",
         ),
         ((ok(problems={"gpu1": "port 8080 is taken."}),), DeploymentFailed, "port 8080 is taken."),
+        # Many hosts are one line.
+        (
+            [unreachable(f"gpu{i}", f"no route to 10.0.0.{i}.") for i in range(38)],
+            HostUnreachable,
+            f"Not reached: 38 hosts ({', '.join(f'gpu{i}' for i in range(38))}), the first: no route to 10.0.0.0. Bring "
+            "them back and run again.",
+        ),
+        (
+            [unreachable("a", "no route."), unreachable("b", "Connection refused"), unreachable("c", "no route.")],
+            HostUnreachable,
+            "Not reached: 2 hosts (a, c), the first: no route; b: Connection refused. Bring them back; start its SSH "
+            "server, or correct ansible_host and ansible_port and run again.",
+        ),
+        (  # in the order of the inventory, whoever is given up first
+            [*(Event("start", host=name) for name in "ab"), *(unreachable(name, "no route.") for name in "ba")],
+            HostUnreachable,
+            "Not reached: 2 hosts (a, b), the first: no route. Bring them back and run again.",
+        ),
+        (
+            [failed(f"Host gpu{i}: no room.", host=f"gpu{i}") for i in (1, 2)],
+            DeploymentFailed,
+            "2 hosts (gpu1, gpu2): no room.",
+        ),
     ],
 )
 def test_a_deployment_without_a_report_failed(events, kind, said):

@@ -71,6 +71,23 @@ def test_a_report_stays_until_a_deployment_begins_and_goes_with_what_it_tells_of
     assert not (two.folder / "report.json").exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system that nobody may write to")
+def test_a_report_that_can_not_be_written_is_noticed_before_anything_changes(two: Deployment):
+    """As in a checkout that is read-only."""
+    checkout = two.folder / "checkout"
+    checkout.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", checkout], check=True)
+    try:
+        run = two.play(model_server_report_path=str(checkout / "data" / "report.json"))
+    finally:
+        subprocess.run(["umount", checkout], check=True)
+    assert run.code != 0
+    assert (
+        f"Can't write {checkout}: Read-only file system; make it writable, or set model_server_report_path." in run.text
+    )
+    assert two.tree() == {}
+
+
 def test_a_setting_of_the_wrong_type_is_named(two: Deployment):
     two.environment = {"MODEL_MAX_STARTUP_TIME": "soon"}
     run = two.play()

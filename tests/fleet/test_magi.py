@@ -141,12 +141,15 @@ def test_each_verb_on_the_hosts(magi: Magi, fleet: Fleet):
 
 def test_a_host_s_journal_has_no_question_and_nothing_of_private_files(magi: Magi, fleet: Fleet):
     """Ansible writes the arguments of modules there."""
-    magi.document("up")
+    before = fleet.sh("host1", "journalctl --lines 0 --show-cursor").partition("cursor: ")[2].strip()
+    fleet.profile("magi", Q2, {"model": Q3, "environment": {"MINE": "periwinkle"}})
+    magi.document("up", "-e", '{"model_server_environment": {"OURS": "chartreuse"}}')
+    assert "periwinkle" in fleet.sh("host1", f"cat /etc/magi/instances/{Q3}.env")
     magi.document("ask", Q3, "Is the word heliotrope private?", "--max-tokens", "4")
-    journal = fleet.sh("host1", "journalctl --sync; journalctl --boot --output export --no-pager | tr '\\0' ' '")
-    assert "ansible-magi.models.model_registry" in journal  # the rest, which is not private, is there
-    assert "heliotrope" not in journal
-    assert "LLAMA_ARG_MODEL" not in journal
+    written = f"journalctl --sync; journalctl --after-cursor '{before}' --output export --no-pager | tr '\\0' ' '"
+    journal = fleet.sh("host1", written)
+    assert f"UNIT=magi-llama@{Q3}.service" in journal  # it is there
+    assert not [word for word in ("heliotrope", "periwinkle", "chartreuse", "LLAMA_ARG_MODEL") if word in journal]
 
 
 def test_doctor_finds_what_the_servers_may_not_read(magi: Magi, fleet: Fleet):

@@ -96,7 +96,11 @@ def test_every_file_ends_up_in_exactly_one_place_under_a_unique_id(entries, reje
     assert len(set(served)) == len(served)
     assert set(paths) <= {entry.file.path for entry in entries} | {item.path for item in rejected}
     assert assemble(reversed(entries), rejected) == inventory
-    assert inventory_lines(inventory)
+    lines = inventory_lines(inventory)
+    assert [line.split(" ", 1)[0] for line in lines[2 : 2 + len(ids)]] == ids
+    aside = len(inventory.companions) + len(inventory.rejected)
+    assert len(lines) == 2 + len(ids) + (2 + aside if aside else 0)
+    assert all(line.isprintable() for line in lines)
     files = {
         entry.file.path: RememberedFile(1, 1, entry.file.inode, json.dumps(entry.facts.to_row())) for entry in entries
     }

@@ -11,7 +11,7 @@ from magi.errors import DeploymentFailed, ExitCode
 from magi.events import Run, line
 from magi.instances import unknown
 from magi.result import Result
-from magi.verdict.lost import beside, lost, not_reached, once, told
+from magi.verdict.lost import beside, lost, not_reached, once, shared, told
 
 
 def prepared(run: Run) -> Result:
@@ -28,9 +28,7 @@ def deployed(run: Run, *, check: bool = False, tags: str | None = None) -> Resul
 
     Raises HostUnreachable or DeploymentFailed without either.
     """
-    report, problems = run.last("report"), once(map(line, (run.last("problems") or {}).values()))
-    # If a host failed early, the report says only that it did: its own message goes with it.
-    problems = once([problems, *(words for item in run.failures if (words := told(item)) not in problems)])
+    report, problems = run.last("report"), _problems(run)
     if report is None:
         looked = planned(run)
         if problems and not looked.problem:
@@ -47,6 +45,18 @@ def deployed(run: Run, *, check: bool = False, tags: str | None = None) -> Resul
     if problems or run.failures:
         return replace(found, exit_code=ExitCode.FAILED, problem=problems)
     return replace(found, exit_code=ExitCode.DEGRADED if summary["failed"] or summary["degraded"] else ExitCode.OK)
+
+
+def _problems(run: Run) -> str:
+    """Return why hosts were not deployed, or do not count as such."""
+    said = {host: line(sentence) for host, sentence in (run.last("problems") or {}).items()}
+    gone = [host for host in said if host in run.unreachable and "it can't be reached" in said[host]]
+    together = not_reached(run) if len(gone) > 1 else ""
+    all_said = once(said.values())
+    # If a host failed early, the report says only that it did: its own message goes with it.
+    early = [(item.host, words) for item in run.failures if (words := told(item)) not in all_said]
+    others = [pair for pair in said.items() if not (together and pair[0] in gone)]
+    return once([together, shared([*others, *early])])
 
 
 def planned(run: Run) -> Result:
@@ -90,7 +100,8 @@ def healthy(run: Run) -> Result:
     document = run.last("health")
     if document is None:
         raise DeploymentFailed(str(lost(run) or "The health of no host came back."))
-    problem = once([not_reached(run), *map(line, (run.last("problems") or {}).values())])
+    problems = (run.last("problems") or {}).items()
+    problem = once([not_reached(run), shared((host, line(sentence)) for host, sentence in problems)])
     code = ExitCode.DEGRADED if problem else ExitCode.OK
     return Result(document, code if document["ready_servers"] else ExitCode.FAILED, problem, lines.health)
 

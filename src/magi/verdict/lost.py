@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from magi.errors import DeploymentFailed, HostUnreachable, MagiError, ProfileError, UsageError
@@ -18,6 +18,19 @@ RAISED = "Module failed: "
 def once(sentences: Iterable[str]) -> str:
     """Return the sentences, each once: hosts with the same failure say the same."""
     return " ".join(dict.fromkeys(filter(None, sentences)))
+
+
+def shared(said: Iterable[tuple[str, str]]) -> str:
+    """Return the sentences of hosts, each once: what several hosts say has their names before it."""
+    alike: dict[tuple[bool, str], dict[str, None]] = {}
+    for host, sentence in said:
+        rest = sentence.removeprefix(f"Host {host}: ")
+        alike.setdefault((rest != sentence, rest), {})[host] = None
+    return once(f"{_hosts([*names])}: {rest}" if named else rest for (named, rest), names in alike.items())
+
+
+def _hosts(names: Sequence[str]) -> str:
+    return f"Host {names[0]}" if len(names) == 1 else f"{len(names)} hosts ({', '.join(names)})"
 
 
 def told(failure: Event) -> str:
@@ -38,15 +51,23 @@ def not_reached(run: Run) -> str:
         return ""
     from magi.domain import way_to_reach
 
-    reasons = "; ".join(f"{host}: {why.rstrip('.')}" for host, why in run.unreachable.items())
-    ways = dict.fromkeys(way_to_reach(why, "bring them back") for why in run.unreachable.values())
+    ways: dict[str, list[tuple[str, str]]] = {}
+    for host, why in run.unreachable.items():
+        ways.setdefault(way_to_reach(why, "bring them back"), []).append((host, why.rstrip(".")))
+    # What many hosts say differs in their addresses alone.
+    reasons = "; ".join(
+        f"{hosts[0][0]}: {hosts[0][1]}"
+        if len(hosts) == 1
+        else f"{_hosts([host for host, _why in hosts])}, the first: {hosts[0][1]}"
+        for hosts in ways.values()
+    )
     remedy = "; ".join(ways)
     return f"Not reached: {reasons}. {remedy[0].upper()}{remedy[1:]} and run again."
 
 
 def lost(run: Run) -> MagiError | None:
     """Return what to raise for a run without a result, or to say along with one: hosts were lost, or failed."""
-    problem = once([not_reached(run), *map(told, run.failures)])
+    problem = once([not_reached(run), shared((item.host, told(item)) for item in run.failures)])
     kind = HostUnreachable if run.unreachable else DeploymentFailed
     return kind(problem) if problem else None
 

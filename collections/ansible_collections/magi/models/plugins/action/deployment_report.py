@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, write_atomic, writing
+from ansible.errors import AnsibleActionFail
+from ansible_collections.magi.models.plugins.module_utils._base.files import (
+    FileWriteError,
+    check_writable,
+    make_folder,
+    why,
+    write_atomic,
+    writing,
+)
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.example import example_lines
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.gateways import gateway_entries
@@ -27,15 +35,24 @@ class ActionModule(ControllerAction):
         "path": {"type": "path"},
         "hosts": {"type": "dict", "default": {}},
         "gateways": {"type": "dict", "default": {}},
-        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        "state": {"type": "str", "choices": ["present", "awaited", "absent"], "default": "present"},
     }
-    ERRORS = (FileWriteError,)
 
     def decide(self, arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
-        if arguments["state"] == "absent":
-            if arguments["path"]:
-                with writing(arguments["path"]):
-                    Path(arguments["path"]).unlink(missing_ok=True)
+        try:
+            return self._report(arguments)
+        except FileWriteError as error:
+            said = f"Can't write {error.filename}: {why(error, 'model_server_report_path')}."
+            raise AnsibleActionFail(said) from None
+
+    def _report(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        path = Path(arguments["path"]) if arguments["path"] else None
+        if arguments["state"] != "present":
+            if path:
+                with writing(path):
+                    path.unlink(missing_ok=True)
+            if path and arguments["state"] == "awaited":
+                check_writable([path])
             return {}
         # A host without results has yet to begin, in a later batch of a play with serial.
         hosts = [host_result(*item) for item in arguments["hosts"].items() if item[1]]
@@ -44,6 +61,7 @@ class ActionModule(ControllerAction):
         report = build_report(hosts, gateway_entries(arguments["gateways"]))
         example = report["example"] = example_lines(report, hosts)
         self.show(["", *summary_lines(report), "", *example, *([""] if example else [])])
-        if arguments["path"]:
-            write_atomic(arguments["path"], json.dumps(report, indent=2).encode() + b"\n", 0o644)
+        if path:
+            make_folder(path.parent)
+            write_atomic(path, json.dumps(report, indent=2).encode() + b"\n", 0o644)
         return {"report": report, "problems": problems(report, hosts)}

@@ -41,9 +41,11 @@ options:
     default: {}
     version_added: 0.2.0
   state:
-    description: V(absent) removes an earlier run's report, so that nobody takes it for one of a run that ended early.
+    description:
+      - V(absent) removes an earlier run's report, so that nobody takes it for one of a run that ended early.
+      - V(awaited) does so, too, and fails where the new one could not be written.
     type: str
-    choices: [present, absent]
+    choices: [present, awaited, absent]
     default: present
 """
 

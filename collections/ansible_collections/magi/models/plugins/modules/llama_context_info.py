@@ -73,7 +73,7 @@ contexts:
 from collections.abc import Mapping
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._base.private_module import PrivateModule
 from ansible_collections.magi.models.plugins.module_utils._host.needs import Asker, find_tool
 from ansible_collections.magi.models.plugins.module_utils._llama.options import Binary
 from ansible_collections.magi.models.plugins.module_utils._plan.need import Question, largest_context, within, work
@@ -98,7 +98,7 @@ def main() -> None:
         "below": {"type": "int", "required": True},
         "room": {"type": "dict", "required": True},
     }
-    module = AnsibleModule(
+    module = PrivateModule(
         argument_spec={
             "path": {"type": "path", "required": True},
             "version": {"type": "str", "default": ""},

@@ -164,7 +164,7 @@ host:
       returned: always
 """
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.magi.models.plugins.module_utils._base.private_module import PrivateModule
 from ansible_collections.magi.models.plugins.module_utils._config.timing import TIMING
 from ansible_collections.magi.models.plugins.module_utils._host.inspect import HOST_OPTIONS, inspect_host
 from ansible_collections.magi.models.plugins.module_utils._host.wait import await_ready
@@ -173,7 +173,7 @@ from ansible_collections.magi.models.plugins.module_utils._services.values impor
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = PrivateModule(
         argument_spec={
             **HOST_OPTIONS,
             "identify": {"type": "bool", "default": False},

@@ -390,9 +390,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.magi.models.plugins.module_utils._base.files import FileWriteError, make_folder, why
 from ansible_collections.magi.models.plugins.module_utils._base.history import history
+from ansible_collections.magi.models.plugins.module_utils._base.private_module import PrivateModule
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Profile
 from ansible_collections.magi.models.plugins.module_utils._host.binary import runnable
 from ansible_collections.magi.models.plugins.module_utils._host.claims import end_claim, make_claim
@@ -409,7 +409,7 @@ from ansible_collections.magi.models.plugins.module_utils._services.values impor
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = PrivateModule(
         argument_spec={
             "scan_paths": {"type": "list", "elements": "path", "required": True},
             "registry_path": {"type": "path", "required": True},
@@ -432,7 +432,7 @@ def main() -> None:
         """A module can't print while it runs: the log gets the lines at once, the caller at the end."""
         if module._verbosity > 0:
             progress.append(line)
-            module.log(f"model_registry: {line}")
+            module.tell(f"model_registry: {line}")
 
     path = options["registry_path"]
     try:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -76,6 +77,8 @@ def _why_not(manager: ServiceManager, path: str, error: Exception) -> str:
     said = str(error)
     if isinstance(error, FileNotFoundError):
         said = "the loader or interpreter that it names is missing: it was built for another system"
+    elif isinstance(error, OSError) and error.errno == errno.ENOEXEC:
+        said = f"it is no program for this host, which is {os.uname().machine}"
     elif isinstance(error, subprocess.TimeoutExpired):
         said = f"no answer within {error.timeout:.0f} s"
     elif isinstance(error, subprocess.CalledProcessError):

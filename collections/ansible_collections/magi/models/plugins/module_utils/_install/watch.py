@@ -30,8 +30,18 @@ class Watch:
     def alone(self, folder: Path) -> Iterator[int]:
         """Keep two installations in one folder apart: the later one waits, while somebody watches it. Begin the log.
 
-        Yields a file descriptor which holds the lock for as long as any process has it open.
+        Yields a file descriptor which holds the lock for as long as any process has it open. What is made within is for
+        all to read and execute, as the servers' own user must, whatever the umask (of sudo, say).
         """
+        before = os.umask(0o022)
+        try:
+            with self._locked(folder) as lock:
+                yield lock
+        finally:
+            os.umask(before)
+
+    @contextlib.contextmanager
+    def _locked(self, folder: Path) -> Iterator[int]:
         folder.mkdir(parents=True, exist_ok=True)
         self.log.parent.mkdir(exist_ok=True)
         self.watched.touch()

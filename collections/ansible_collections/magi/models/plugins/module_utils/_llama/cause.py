@@ -20,11 +20,22 @@ class Cause:
 
 _PORT_TAKEN = "another process holds its port ({0}); stop that process or choose another port"
 
-# What llama-server prints (ggml/src/gguf.cpp, src/llama-model*.cpp, common/arg.cpp, tools/server), or the shell that
-# runs it, first match wins: pattern, code, sentence with the pattern's group.
+# What llama-server prints (ggml/src/gguf.cpp, src/llama-model*.cpp, common/arg.cpp, tools/server), or the shell or the
+# loader (glibc's, musl's) that runs it, first match wins: pattern, code, sentence with the pattern's group.
 _TABLE = (
     (
-        r"error while loading shared libraries: (\S+?): ",
+        r"version [`'](\S+)' not found \(required by",
+        "library_missing",
+        "llama-server was built for a newer system than this host's (it needs {0}); install a build for this one (by "
+        "role llama_server)",
+    ),
+    (
+        r"symbol lookup error: .+: undefined symbol: (\S+?),?$",
+        "library_missing",
+        "llama-server does not go with the libraries that it finds here (they lack {0}); install it with its own",
+    ),
+    (
+        r"(?:error while loading shared libraries: |Error loading shared library )(\S+?): ",
         "library_missing",
         "llama-server does not find the library {0}; install it where services see it (not in a home folder), and run "
         "ldconfig",
@@ -152,7 +163,7 @@ def find_cause(log: Sequence[str], exit_status: str | None, memory_max: str | No
         return Cause(
             "service_setup", f"its service could not be set up ({said or status}); mend that on the host, and run again"
         )
-    own = re.search(r"status (2[0-3]\d|24[0-3])\b", status)
+    own = re.search(r"status (2[0-3]\d|24[0-35])\b", status)
     if own:
         return _not_set_up(int(own[1]), lines, status)
     # If systemd does not see the kernel's OOM killer (cgroup v1), it says only "signal, exit status 9".
@@ -174,8 +185,8 @@ def find_cause(log: Sequence[str], exit_status: str | None, memory_max: str | No
 
 
 def _not_set_up(number: int, lines: Sequence[str], status: str) -> Cause:
-    """Return why systemd could not even begin to run it. The statuses from 200 to 243 are systemd's own
-    (systemd.exec(5), "Process Exit Codes"); the line before the one that names the step says why."""
+    """Return why systemd could not even begin to run it. The statuses from 200 to 243, and 245, are systemd's
+    own (systemd.exec(5), "Process Exit Codes"); the line before the one that names the step says why."""
     failed = [number for number, line in enumerate(lines) if ": Failed at step " in line]
     said = lines[failed[-1] - 1 if failed[-1] else 0].partition(".service: ")[2] if failed else ""
     said = said[:300].rstrip(".") or status

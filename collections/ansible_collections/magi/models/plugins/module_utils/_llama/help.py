@@ -12,6 +12,9 @@ from ansible_collections.magi.models.plugins.module_utils._llama.options import 
 
 _FLAGS = re.compile(r"-{1,2}[A-Za-z0-9][\w.-]*(?:,\s+-{1,2}[A-Za-z0-9][\w.-]*)*")
 
+_NUMBERS = {"INDEX", "N", "P", "SECONDS", "SEED", "SIMILARITY"}
+"""What stands for a number (common/arg.cpp); the default of those that take a fraction is shown with one."""
+
 
 def parse_help(text: str) -> tuple[Option, ...]:
     """Return the options that ``llama-server --help`` lists, without those marked as removed.
@@ -39,11 +42,11 @@ def parse_help(text: str) -> tuple[Option, ...]:
         positive = [name for name in names if not name.startswith("no_")] or list(names)
         variable = re.search(r"\(env: (\w+)\)", description)
         value = re.match(r" (\S+)", block[0][head.end() :])
-        number = value is not None and value.group(1) == "N"
+        number = value is not None and value.group(1) in _NUMBERS
         words = tuple(re.findall(r"'(\w+)'", description)) if number else ()
-        options.append(
-            Option(positive[-1], names, flags, variable.group(1) if variable else None, bool(value), number, words)
-        )
+        whole = number and re.search(r"\(default:\s+-?\d+(?![\d.])", description) is not None
+        environment = variable.group(1) if variable else None
+        options.append(Option(positive[-1], names, flags, environment, bool(value), number, words, whole))
     return tuple(options)
 
 

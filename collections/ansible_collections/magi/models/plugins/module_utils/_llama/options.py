@@ -26,6 +26,8 @@ class Option(NamedTuple):
     number: bool = False
     """Whether its value is a number, or one of ``words``."""
     words: tuple[str, ...] = ()
+    whole: bool = False
+    """Whether that number is known to have no fraction."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from ansible_collections.magi.models.plugins.module_utils._plan.layers import (
     option_sets,
     variables_of,
 )
-from ansible_collections.magi.models.plugins.module_utils._plan.leave import kept_instance, leave
+from ansible_collections.magi.models.plugins.module_utils._plan.leave import kept_instance, lacks_projector, leave
 from ansible_collections.magi.models.plugins.module_utils._plan.memory import Memory
 from ansible_collections.magi.models.plugins.module_utils._plan.options import (
     InstanceError,
@@ -116,7 +116,11 @@ def build_plan(
     remotes = {item.name: rpc.remotes[item.model.id] for item in usable if item.entry.rpc and rpc.remotes}
     options = _options(host_name, usable, host, settings, profile, remotes)
     now = {item.name: item for item in host.instances}
-    reasons = {name: stays(options[name], host, now.get(name)) for name in names}
+    reasons = {
+        item.name: stays(options[item.name], host, now.get(item.name))
+        or lacks_projector(item.model, options[item.name], now.get(item.name), inventory, scan_paths, settings)
+        for item in usable
+    }
     reasons |= {name: item.refused for name, item in remotes.items() if item.refused}
     degraded += [
         f"{item.where}: it does not start on {host_name}: {reasons[item.name]}."

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Entry, Profile
 from ansible_collections.magi.models.plugins.module_utils._host.values import Running
 from ansible_collections.magi.models.plugins.module_utils._models.found import within
-from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory
+from ansible_collections.magi.models.plugins.module_utils._models.model import Inventory, Model
 from ansible_collections.magi.models.plugins.module_utils._plan.pool import models_of, pool_members
 from ansible_collections.magi.models.plugins.module_utils._plan.select import Shares, meant, new_tier
 from ansible_collections.magi.models.plugins.module_utils._plan.values import (
@@ -51,7 +52,7 @@ def leave(
         elif item.manager:
             gone = f"{item.manager} is not the service manager any more, and {reason}"
             actions[item.name] = Action(item.name, ActionKind.STOP, gone)
-        elif item.pid and item.state in (State.RUNNING, State.STARTING) and settings.missing == "keep":
+        elif _runs(item) and settings.missing == "keep":
             actions[item.name] = Action(item.name, ActionKind.KEEP, reason)
         else:
             actions[item.name] = Action(item.name, ActionKind.STOP, reason)
@@ -79,8 +80,40 @@ def _gone(
         )
     ):
         return ""
+    return _missing("file", path, inventory)
+
+
+def _missing(what: str, path: str, inventory: Inventory) -> str:
     aside = next((rejected.reason for rejected in inventory.rejected if rejected.path == path), "")
-    return f"its file is set aside: {aside.rstrip('.')}" if aside else f"its file {path} is gone"
+    return f"its {what} is set aside: {aside.rstrip('.')}" if aside else f"its {what} {path} is gone"
+
+
+def _runs(item: Running) -> bool:
+    return item.pid is not None and item.state in (State.RUNNING, State.STARTING)
+
+
+def lacks_projector(
+    model: Model,
+    options: Mapping[str, Any],
+    now: Running | None,
+    inventory: Inventory,
+    scan_paths: Sequence[str],
+    settings: Settings,
+) -> str:
+    """Return why a running instance of ``model`` must be left as it runs, or an empty string: the projector that it was
+    started with is gone or set aside, and it would start again without. ``options`` are those of its profile and host.
+    """
+    if now is None or now.manager or not _runs(now) or settings.missing != "keep":
+        return ""
+    path = now.environment.get("LLAMA_ARG_MMPROJ", "")
+    if (
+        not any(within(path, top) for top in scan_paths)
+        or model.mmproj
+        or {"mmproj", "mmproj_auto"} & options.keys()
+        or any(companion.path == path for companion in inventory.companions)
+    ):
+        return ""
+    return _missing("projector", path, inventory)
 
 
 def _not_enabled(item: Running, profile: Profile, inventory: Inventory, scan_paths: Sequence[str]) -> str:
@@ -91,6 +124,13 @@ def _not_enabled(item: Running, profile: Profile, inventory: Inventory, scan_pat
     path = item.environment.get("LLAMA_ARG_MODEL", "")
     if path and not any(within(path, top) for top in scan_paths):
         return f"its file {path} lies in no folder that is scanned"
+    model = next((model for model in inventory.models if path in (model.path, *model.duplicates)), None)
+    if (
+        model
+        and model.id != item.environment.get("MAGI_MODEL_ID")
+        and any(entry.matches(model.id, model.tier, model.task) for entry in profile.entries)
+    ):
+        return f"its model is called {model.id} now"  # another file of its name came or went
     changed = new_tier(item, inventory.models)
     return f"not enabled by profile {profile.name}" + (f" (its file is {changed})" if changed else "")
 

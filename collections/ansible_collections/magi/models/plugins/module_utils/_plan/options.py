@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -92,7 +92,7 @@ def resolve_options(binary: Binary | None, layers: Layers) -> dict[str, Any]:
                 value = _truth(where, given, value)
             if option.takes_value:
                 value = _as_string(where, given, value)
-                value = _as_number(where, given, value, option.words) if option.number else value
+                value = _as_number(where, given, value, option) if option.number else value
             resolved[option.name] = value
     return resolved
 
@@ -138,18 +138,22 @@ def _as_string(where: str, name: str, value: Any) -> str:
     return checked_string(f"{where}: the value of option {name}", str(value))
 
 
-def _as_number(where: str, name: str, value: str, words: Sequence[str]) -> str:
-    """Return a number written out in digits: llama-server ignores what it can't read at the end, and takes 32k for 32.
+def _as_number(where: str, name: str, value: str, option: Option) -> str:
+    """Return a number written out in digits: llama-server ignores what it can't read at the end, and takes 32k and
+    32.768 for 32.
 
     Raises InstanceError.
     """
+    words = option.words
     if value in words:
         return value
     plain = re.sub(r"(?<=\d)_(?=\d)", "", value.strip())
     if not re.fullmatch(r"[+-]?(?:\d+\.?\d*|\.\d+)", plain, re.ASCII):
         other = f", or {' or '.join(words)}" if words else ""
         raise InstanceError(f"{where}: option {name} is a number{other}; write it out in digits, not {shown(value)}.")
-    return plain
+    if option.whole and Decimal(plain) % 1:
+        raise InstanceError(f"{where}: option {name} is a whole number; write it without a point, not {shown(value)}.")
+    return str(int(Decimal(plain))) if option.whole else plain
 
 
 def environment_and_args(binary: Binary, options: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:

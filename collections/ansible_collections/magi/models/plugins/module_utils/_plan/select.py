@@ -180,7 +180,12 @@ def _means(entry: Entry, item: Rejected | Companion) -> bool:
     """Whether ``entry`` would select the file if it were a model. Its name alone tells the tier."""
     if entry.kind == "model":  # a broken file may lack the quantization that its id had
         return entry.pattern == item.id or entry.pattern.startswith(f"{item.id}-")
-    return entry.matches(item.id, tier_of(quantization_in(stem(item.path)) or ""), None)
+    return entry.matches(item.id, tier_of(_told(item)), None)
+
+
+def _told(item: Rejected | Companion) -> str:
+    """Return the quantization that the name of a file tells, or an empty string."""
+    return quantization_in(stem(item.path)) or ""
 
 
 def meant(entry: Entry, item: Running) -> bool:
@@ -203,7 +208,8 @@ def _why_missing(
     host: str,
     instances: Iterable[Running],
 ) -> str:
-    set_aside = [item for item in aside if _means(entry, item)]
+    untold = entry.kind == "tier"  # a broken file whose name tells no tier may be of any
+    set_aside = [item for item in aside if _means(entry, item) or (untold and _is_broken(item) and not _told(item))]
     changed = {item.name: new_tier(item, list(models.values())) for item in instances if meant(entry, item)}
     also = [f"{name} is {tiers}." for name, tiers in changed.items() if tiers]
     if entry.kind == "model":

@@ -101,7 +101,8 @@ PATIENCE = 10
 """Seconds in which systemd is asked again while it does not answer."""
 _LOST = re.compile(
     r"Transport endpoint is not connected|[Dd]isconnected from message bus|Failed to connect to bus"
-    r"|Connection reset by peer|Message recipient disconnected|Connection (?:refused|timed out)"
+    r"|(?:Message recipient|Remote peer) disconnected|Connection (?:refused|reset by peer|terminated|timed out)"
+    r"|Broken pipe"
 )
 """What systemctl says while systemd re-executes itself (daemon-reexec, as in an upgrade of its package), which ends all
 connections (systemd(1))."""

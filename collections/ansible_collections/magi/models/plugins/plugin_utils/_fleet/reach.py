@@ -32,7 +32,10 @@ _WAYS = (
     ),
     ("Connection refused", "start its SSH server, or correct ansible_host and ansible_port"),
     # ssh had ended, and Ansible did not wait for what it said (_send_initial_data in its connection plugin).
-    ("Data could not be sent to remote host", "connect to it by ssh, which says why that fails, mend that"),
+    (
+        "Data could not be sent to remote host(?!.*ssh: connect to host)",
+        "connect to it by ssh, which says why that fails, mend that",
+    ),
 )
 _ROOT = (
     (

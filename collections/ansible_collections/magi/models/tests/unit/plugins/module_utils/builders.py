@@ -88,11 +88,13 @@ def running(instance, **more):
     return replace(found, state=State(found.state))
 
 
-def plan(*entries, models=None, rejected=(), on=None, with_settings=None, scan_paths=("/models",), lost=(), **more):
+def plan(
+    *entries, models=None, rejected=(), of=None, on=None, with_settings=None, scan_paths=("/models",), lost=(), **more
+):
     return build_plan(
         host_name="gpu1",
         profile=profile(*entries, **more),
-        inventory=inventory(*(models or ()), rejected=rejected),
+        inventory=of or inventory(*(models or ()), rejected=rejected),
         host=on or host(),
         settings=with_settings or settings(),
         scan_paths=scan_paths,

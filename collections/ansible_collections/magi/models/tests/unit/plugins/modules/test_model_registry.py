@@ -5,18 +5,26 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._host import claims
-from ansible_collections.magi.models.plugins.modules import gguf_info, llama_instances, model_registry
+from ansible_collections.magi.models.plugins.modules import (
+    gguf_info,
+    llama_context_info,
+    llama_instances,
+    model_host_info,
+    model_registry,
+)
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.gguf_files import build, model, write
 
 
-def run(module, check=False, diff=False, verbosity=0, user=None, **options):
-    """Run a module with ``options``, and return its result; it takes itself for ``user``."""
+def run(module, check=False, diff=False, verbosity=0, user=None, journal=os.devnull, **options):
+    """Run a module with ``options``, and return its result; it takes itself for ``user``, and the file ``journal`` for
+    that of its host."""
     control = {"_ansible_check_mode": check, "_ansible_diff": diff, "_ansible_verbosity": verbosity}
     arguments = json.dumps({"ANSIBLE_MODULE_ARGS": {**options, **control}})
     program = (
@@ -25,6 +33,8 @@ def run(module, check=False, diff=False, verbosity=0, user=None, **options):
         f"from {module.__name__} import main\n"
         "from ansible.module_utils import basic\n"
         "basic._ANSIBLE_PROFILE = 'legacy'\n"
+        "basic.has_journal = False\n"
+        f"basic.syslog.syslog = lambda _kind, line: open({str(journal)!r}, 'a').write(line + chr(10))\n"
         "main()"
     )
     path = ":".join(entry for entry in sys.path if entry)
@@ -150,6 +160,28 @@ def test_a_home_that_can_not_be_written_is_one_sentence(check):
     job = {**JOB, "actions": [{"instance": "a", "action": "start", "reason": "new"}]}
     found = run(llama_instances, check=check, home="/dev/null/magi", manager="supervisor", job=job)
     assert found.get("msg") == (None if check else "/dev/null/magi: Not a directory.")
+
+
+VARIABLES = {"variables": {"MINE": "heliotrope"}}
+
+
+@pytest.mark.parametrize(
+    ("module", "given"),
+    [
+        (model_registry, {"host": {"environment": VARIABLES["variables"]}}),
+        (model_host_info, {"environment": VARIABLES["variables"]}),
+        (llama_context_info, {"path": "/none", "questions": [{**VARIABLES, "below": 1, "room": {}}]}),
+        (gguf_info, {"paths": ["/heliotrope"]}),  # a file is no secret, and shows that this test can fail
+    ],
+)
+def test_the_journal_of_a_host_has_no_variables_of_its_servers(tmp_path, options, module, given):
+    where = {"home": str(tmp_path / "home"), "manager": "supervisor"}
+    if module is model_registry:
+        given = {**options, "host": {**where, **given["host"]}}
+    run(module, journal=tmp_path / "journal", verbosity=1, **(where if module is model_host_info else {}), **given)
+    written = (tmp_path / "journal").read_text() if (tmp_path / "journal").exists() else ""
+    assert ("heliotrope" in written) is (module is gguf_info)
+    assert ("model_registry: read 2 of 2 headers" in written) is (module is model_registry)
 
 
 @pytest.mark.parametrize(("state", "changed"), [("fenced", True), ("released", False)])

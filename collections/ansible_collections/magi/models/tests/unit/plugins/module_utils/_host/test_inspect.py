@@ -644,14 +644,20 @@ def test_a_llama_server_that_needs_the_host_s_environment_is_asked_with_it(llama
             "echo 'x: error while loading shared libraries: libmtmd.so.0: cannot open' >&2; exit 127",
             "the library libmtmd.so.0;",
         ),
+        (
+            'echo "x: libc.so.6: version \\`GLIBC_2.38\' not found (required by x)"; exit 1',
+            "was built for a newer system than this host's (it needs GLIBC_2.38)",
+        ),
         ("kill -ILL $$", "another processor"),
         ("echo 'what now?'; exit 3", "does not run (exit status 3: what now?); reinstall it"),
         (None, "the loader or interpreter that it names is missing"),
+        (b"\x7fELF of another machine", "it is no program for this host, which is "),
     ],
 )
 def test_a_llama_server_that_does_not_run_says_why(tmp_path, script, said):
     program = tmp_path / "llama-server"
-    program.write_text(f"#!/bin/sh\n{script}\n" if script else "#!/nowhere/sh\n")
+    text = f"#!/bin/sh\n{script}\n" if script else "#!/nowhere/sh\n"
+    program.write_bytes(script if isinstance(script, bytes) else text.encode())
     program.chmod(0o755)
     binary, error = read_binary(chosen("supervisor", str(tmp_path)), str(program))
     assert binary is None

@@ -48,6 +48,20 @@ def test_each_release_goes_in_beside_the_others_and_two_stay(tmp_path):
     assert (tmp_path / "bin/llama-server").resolve().parts[-4].startswith("b2-")
 
 
+def test_all_may_execute_what_is_installed_whatever_the_umask(tmp_path):
+    """The servers have a user of their own, and sudo may have a umask of its own."""
+    before = os.umask(0o077)
+    try:
+        install(release(tmp_path, "b1"))
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    program = (tmp_path / "bin/llama-server").resolve()
+    ways = [tmp_path / "bin", program, *(folder for folder in program.parents if tmp_path in folder.parents)]
+    assert len(ways) == 6
+    assert {str(path): oct(path.stat().st_mode & 0o777) for path in ways} == {str(path): "0o755" for path in ways}
+
+
 @pytest.mark.parametrize("lost", ["llama-b1/bin/llama-server", "llama-b1"])
 def test_a_release_that_lost_its_llama_server_is_installed_anew(tmp_path, lost):
     install(release(tmp_path, "b1"))

@@ -104,7 +104,6 @@ PROJECTOR = FileVersion("/models/mmproj.gguf", 10, 5)
         (dataclasses.replace(PROJECTOR, size=11), {}, "/models/mmproj.gguf", "restart"),
         (dataclasses.replace(PROJECTOR, mtime_ns=6), {}, "/models/mmproj.gguf", "restart"),
         (dataclasses.replace(PROJECTOR, path="/models/mmproj-2.gguf"), {}, "/models/mmproj-2.gguf", "restart"),
-        (None, {}, None, "restart"),
         (PROJECTOR, {"mmproj": "/models/other.gguf"}, "/models/other.gguf", "restart"),
     ],
 )

@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
-from ansible_collections.magi.models.plugins.module_utils._models.model import Rejected
+from ansible_collections.magi.models.plugins.module_utils._models.model import (
+    Companion,
+    FileVersion,
+    Inventory,
+    Rejected,
+)
 from ansible_collections.magi.models.plugins.module_utils._plan.values import PlanError
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import (
     MODELS,
@@ -104,6 +111,15 @@ def test_a_file_that_changed_its_tier_is_named():
     assert actions(value)["c-q4_k_m"] == ("stop", said)
 
 
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [("*", "its model is called x-c-q4_k_m now"), ("a-q2_k", "not enabled by profile test")],
+)
+def test_a_model_with_another_name_than_before_is_named(entry, reason):
+    value = plan(entry, models=[A, model("x-c-q4_k_m", path=C.path)], on=host(runs(FIRST["c-q4_k_m"])))
+    assert actions(value)["c-q4_k_m"] == ("stop", reason)
+
+
 SAME_ID, OTHER_ID = model("c-q4_k_m", "Q3"), model("c-q3_k_m", "Q3", path=C.path)
 
 
@@ -170,3 +186,48 @@ def test_what_runs_on_has_its_share_of_the_cores():
     value = plan("*", models=[A, B, D], on=now)
     assert {item.threads for item in value.instances} == {2}
     assert value.notes == ()
+
+
+PROJECTOR = FileVersion("/models/mmproj-F16.gguf", 10, 5)
+SEES = model("v-q4_0", mmproj=PROJECTOR)
+CUT_PROJECTOR = Rejected("mmproj-f16", PROJECTOR.path, "truncated", f"{PROJECTOR.path} is incomplete.")
+THERE = Companion("mmproj-f16", PROJECTOR.path, "mmproj", "mmproj", "clip", 10, (), "It fits no model.")
+
+
+def seeing(rejected=(), companions=(), now=None, **more):
+    """Return the plan of a host on which a server runs with a projector that its model does not have any more."""
+    (first,) = plan("v-q4_0", models=[SEES]).instances
+    found = Inventory((replace(SEES, mmproj=None),), tuple(companions), tuple(rejected))
+    return plan("v-q4_0", of=found, on=host(runs(first, **(now or {}))), **more)
+
+
+@pytest.mark.parametrize(
+    ("rejected", "reason"),
+    [
+        ([CUT_PROJECTOR], f"its projector is set aside: {PROJECTOR.path} is incomplete"),
+        ([], f"its projector {PROJECTOR.path} is gone"),
+    ],
+)
+def test_what_runs_while_its_projector_is_not_there_goes_on_seeing(rejected, reason):
+    value = seeing(rejected)
+    assert actions(value) == {"v-q4_0": ("keep", reason)}
+    assert value.degraded == (f"Host gpu1: v-q4_0 runs on as it is: {reason}.",)
+    assert [item.name for item in value.kept] == ["v-q4_0"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"with_settings": settings(missing="stop")},
+        {"options": {"mmproj_auto": False}},  # nobody wants it any more
+        {"companions": [THERE]},
+        {"scan_paths": ["/srv"]},
+        {"now": {"manager": "systemd"}},
+    ],
+)
+def test_what_is_to_run_without_its_projector_restarts(more):
+    assert seeing(**more).names("restart") == ("v-q4_0",)
+
+
+def test_what_does_not_run_starts_without_a_projector_that_is_gone():
+    assert seeing(now={"pid": None, "state": State.STOPPED}).names("start") == ("v-q4_0",)

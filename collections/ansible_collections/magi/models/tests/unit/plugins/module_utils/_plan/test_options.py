@@ -38,6 +38,9 @@ def resolve(*layers):
         ([{"logit_bias": "15043+1"}], {"logit_bias": "15043+1"}, {}, ("--logit-bias", "15043+1")),
         # numbers as llama-server reads them, and the words that it takes instead of one
         ([{"ctx_size": "32_768"}], {"ctx_size": "32768"}, {"LLAMA_ARG_CTX_SIZE": "32768"}, ()),
+        ([{"ctx_size": 4096.0}], {"ctx_size": "4096"}, {"LLAMA_ARG_CTX_SIZE": "4096"}, ()),
+        ([{"ctx_size": ".0"}], {"ctx_size": "0"}, {"LLAMA_ARG_CTX_SIZE": "0"}, ()),
+        ([{"rope_scale": "1.5"}], {"rope_scale": "1.5"}, {"LLAMA_ARG_ROPE_SCALE": "1.5"}, ()),
         ([{"temp": 1e-05}], {"temperature": "0.00001"}, {"LLAMA_ARG_TEMPERATURE": "0.00001"}, ()),
         ([{"n_predict": -1}], {"n_predict": "-1"}, {"LLAMA_ARG_N_PREDICT": "-1"}, ()),
         ([{"n_gpu_layers": "all"}], {"n_gpu_layers": "all"}, {"LLAMA_ARG_N_GPU_LAYERS": "all"}, ()),
@@ -88,6 +91,20 @@ def test_options_become_variables_or_arguments(layers, options, environment, arg
         *(
             ({"ctx_size": value}, f"option ctx_size is a number; write it out in digits, not '{value}'.")
             for value in ("32k", "1e5", "0,7", "four", "1 2", "٣", "0x10", "inf")
+        ),
+        *(
+            ({name: value}, f"option {name} is a whole number; write it without a point, not '{value}'.")
+            for name, value in [
+                ("ctx_size", 32.768),
+                ("parallel", "1.5"),
+                ("seed", "-0.1"),
+                ("main_gpu", ".5"),
+                ("swa_checkpoints", "1.5"),  # its default stands on the next line of the help
+            ]
+        ),
+        *(
+            ({name: "0,7"}, f"option {name} is a number; write it out in digits, not '0,7'.")
+            for name in ("seed", "main_gpu", "sleep_idle_seconds", "draft_p_min", "slot_prompt_similarity")
         ),
         ({"ctx_size": True}, "option ctx_size is a number"),
         (

@@ -126,6 +126,19 @@ def test_a_missing_model_names_what_was_set_aside_under_its_name(entry, aside):
     assert aside.reason in missing[0]
 
 
+@pytest.mark.parametrize(
+    ("path", "code", "said"),
+    [
+        ("/m/weights.gguf", "truncated", True),
+        ("/m/weights-Q4_0.gguf", "truncated", False),  # of another tier
+        ("/m/weights.gguf", "imatrix", False),  # no model
+    ],
+)
+def test_a_tier_without_models_names_what_is_broken_and_may_be_of_it(path, code, said):
+    _wanted, missing = select(profile({"tier": "Q8"}), MODELS, [Rejected("weights", path, code, "It is cut.")], "gpu1")
+    assert missing[0].endswith("matches no model on gpu1. Set aside: It is cut.") is said
+
+
 def test_the_nearest_name_is_the_one_that_is_meant():
     aside = [
         Rejected("tess", "/m/a/tess.bin", "unconverted", "It has to be converted."),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -467,6 +468,53 @@ def test_stopping_a_unit_that_is_not_loaded_is_no_error_unless_it_runs(tmp_path,
     FakeSystemd(tmp_path, show.format("inactive", 0), ["stop"]).stop("a")
     with pytest.raises(ServiceError, match="systemctl stop"):
         FakeSystemd(tmp_path, show.format("active", 7), ["stop"]).stop("a")
+
+
+# Fails so many times with what it is given, then answers.
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >>"$0.asked"
+[ "$(wc -l <"$0.asked")" -gt {times} ] && echo MainPID=7 && exit
+echo "{said}" >&2
+exit 1
+"""
+
+
+def ask_systemctl(tmp_path, monkeypatch, said: str, times: int) -> int:
+    """Return how often a systemctl was asked for an answer; it fails so many ``times``, and says why."""
+    program = tmp_path / "systemctl"
+    program.write_text(SYSTEMCTL.format(said=said, times=times))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(systemd.time, "sleep", lambda _seconds: None)
+    with contextlib.suppress(ServiceError):
+        assert systemd.systemctl("show", "a.service") == "MainPID=7\n"
+    return len((tmp_path / "systemctl.asked").read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Failed to get properties: Transport endpoint is not connected",
+        "Failed to reload daemon: Message recipient disconnected from message bus without replying",
+        "Failed to reload daemon: Remote peer disconnected",
+        "Failed to connect to bus: No such file or directory",
+        "Warning! D-Bus connection terminated.\nFailed to wait for response: Connection reset by peer",
+        "Failed to list units: Connection terminated",
+        "Failed to enable unit: Broken pipe",
+    ],
+)
+def test_a_systemd_that_is_away_for_a_moment_is_asked_again(tmp_path, monkeypatch, said):
+    """It executes itself anew when its package is upgraded."""
+    assert ask_systemctl(tmp_path, monkeypatch, said, 5) == 6
+
+
+def test_a_systemd_that_stays_away_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(systemd, "PATIENCE", 0)
+    assert ask_systemctl(tmp_path, monkeypatch, "Failed to connect to bus: Connection refused", 99) == 3
+
+
+def test_what_systemd_refuses_is_not_asked_for_again(tmp_path, monkeypatch):
+    assert ask_systemctl(tmp_path, monkeypatch, "Failed to start a.service: Unit a.service is masked.", 99) == 1
 
 
 SUPERVISORD_LOG = """\

@@ -22,6 +22,11 @@ SSH = "Failed to connect to the host via ssh: "
             "Data could not be sent to remote host 'gpu1': [Errno 32] Broken pipe",
             "connect to it by ssh, which says why",
         ),
+        (
+            "Data could not be sent to remote host 'gpu1'. Make sure this host can be reached over ssh: ssh: connect to host "
+            "gpu1 port 22: No route to host",
+            "bring it back",
+        ),
         ("ssh: connect to host gpu1 port 22: Connection timed out", "bring it back"),
         ("ssh: connect to host gpu1 port 22: No route to host", "bring it back"),
     ],
