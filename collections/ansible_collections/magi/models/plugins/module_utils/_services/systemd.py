@@ -305,10 +305,15 @@ class Systemd(HostProgram):
             self._systemctl("daemon-reload")
 
     def start(self, names: Sequence[str]) -> dict[str, str]:
-        """Start them with one command; if that fails, one by one, since it gives up for all of them."""
+        """Start them with one command; if that fails, one by one, since it gives up for all of them.
+
+        One that had crashed may run again by now, with the definition of before, so it is a restart.
+        """
         self._reset(*names)
+        units = [*map(unit, names)]
         try:
-            self._systemctl("enable", "--now", "--no-reload", "--no-block", *map(unit, names))
+            self._systemctl("enable", "--no-reload", *units)
+            self._systemctl("restart", "--no-block", *units)
         except ServiceError as error:
             if len(names) == 1:
                 return {names[0]: str(error)}
