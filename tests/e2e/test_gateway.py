@@ -231,7 +231,7 @@ def test_real_clients_talk_to_all_models_at_one_address(behind: Deployment):
 
     # what is stopped has no clients any more; they come back when somebody starts it again
     second = f"{Q2}-2"
-    with Clients("127.0.0.1", PORT, [Q2], count=8) as clients:
+    with Clients("127.0.0.1", PORT, [Q2], count=8, pause=0.5) as clients:
         stopped = magi(behind, "stop", second)
         assert stopped.code == 0, stopped.err
         began = len(logged(log))
@@ -277,7 +277,7 @@ def test_a_switch_and_a_restart_under_load_lose_no_request(behind: Deployment):
     behind.variables["model_server_stop_timeout"] = 60
     behind.groups["model_gateways"]["vars"]["model_gateway_hold"] = 60
     assert behind.play(profile="development").code == 0
-    with Clients("127.0.0.1", PORT, [Q2]) as clients:
+    with Clients("127.0.0.1", PORT, [Q2], pause=4) as clients:
         # what streams from one that goes ends in its own time, and then nobody gets it any more
         last = threading.Thread(target=lambda: ended.append(stream_of(Q3)))
         ended: list[Any] = []
@@ -379,7 +379,7 @@ def test_a_rollback_brings_back_what_ran_before_exactly(behind: Deployment):
     assert {item["instance"]: item["action"] for item in plan["actions"]} == {Q2: "restart", Q3: "start", Q4: "start"}
     assert plan["notes"] == ["brings back generation 1 (profile development)."]
 
-    with Clients("127.0.0.1", PORT, [Q2], count=8) as clients:
+    with Clients("127.0.0.1", PORT, [Q2], count=8, pause=0.5) as clients:
         back = magi(behind, "rollback", "--json")
     assert back.code == 0, back.err
     assert (clients.wrong, bool(clients.answered)) == ([], True)

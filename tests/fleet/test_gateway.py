@@ -200,7 +200,7 @@ def test_what_happens_to_all_servers_of_a_model_loses_no_request(behind: Fleet):
     fleet.profile("fast-only", Q2, single, options=changed)
     for host in ("host1", "host2"):
         fleet.sh(host, f"cp -a {fleet.group_vars['model_server_llama_server_path'].rpartition('/')[0]} /opt/upgraded")
-    with Clients(where, PORT, [Q2, Q3, Q41], pause=2, says={Q3: "chat"}) as clients:
+    with Clients(where, PORT, [Q2, Q3, Q41], pause=4, says={Q3: "chat"}) as clients:
 
         def deploy(profile: str, *asked: str) -> Run:
             clients.names = asked
@@ -232,7 +232,7 @@ def test_what_happens_to_all_servers_of_a_model_loses_no_request(behind: Fleet):
 
     # a host that is stopped before it reboots has no clients any more, and they come back with it
     ports = [item["port"] for item in fleet.report()["servers"] if item["host"] == "host2" and item["model_id"] != Q41]
-    with Clients(where, PORT, [Q2, Q3], count=16, says={Q3: "chat"}) as clients:
+    with Clients(where, PORT, [Q2, Q3], count=16, pause=1, says={Q3: "chat"}) as clients:
         until(lambda: all(fleet.busy("host2", port) for port in ports), 30, "both servers of host2 work")
         stopped = fleet.play("stop", "--limit", "host2")
         assert stopped.code == 0, stopped.output
@@ -256,7 +256,7 @@ def test_a_replica_moves_when_its_host_is_gone_and_stays_when_that_is_back(behin
     (free,) = {*HOSTS} - {kept, lost}
     container = fleet.hosts[lost]["testbed_container"]
     port = next(item["port"] for item in fleet.report()["servers"] if item["host"] == lost)
-    with Clients(where, PORT, [Q4], count=12) as clients:
+    with Clients(where, PORT, [Q4], count=12, pause=0.5) as clients:
         until(lambda: fleet.busy(lost, port), 30, "the server that is lost works")
         subprocess.run(["docker", "kill", container], check=True, stdout=subprocess.DEVNULL)
         run = fleet.deploy("replicas", hosts=three)
