@@ -245,6 +245,13 @@ def not_ready(seconds: float, status: int) -> Cause:
     )
 
 
+_PUBLISHED = re.compile(
+    r"(?:listen tcp\d?|Bind for) (\S+:\d+)(?:: bind: address already in use| failed: port is already allocated)"
+)
+"""What docker and podman say of a port that a process, or another container, has (moby libnetwork/portallocator and
+cmd/docker-proxy; podman libpod/oci_util.go)."""
+
+
 def port_taken(where: str) -> Cause:
     return Cause("port_taken", _PORT_TAKEN.format(where))
 
@@ -259,6 +266,9 @@ def address_unavailable(address: str, port: int, said: str) -> Cause:
 
 def start_refused(said: str) -> Cause:
     """Return the cause of an instance that its service manager refuses to start; ``said`` is the manager's sentence."""
+    taken = _PUBLISHED.search(said)
+    if taken:
+        return port_taken(taken[1])
     return Cause(
         "start_refused",
         f"its service manager refuses to start it ({said.rstrip('.')}); fix that on the host and run again",

@@ -21,7 +21,8 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from itertools import islice
@@ -631,12 +632,16 @@ class Containers:
 
     def logs(self, name: str, lines: int) -> list[str]:
         """Return what the last run printed: the engine keeps that of the earlier ones, too."""
-        return self._printed(name, lines, f"--tail={lines}")[-lines:] if lines else []
+        return self._printed(name, lambda said: deque(said, lines), *self._tail(lines)) if lines else []
+
+    def _tail(self, lines: int) -> Sequence[str]:
+        """Return the options by which the engine itself says the last lines alone."""
+        return (f"--tail={lines}",)
 
     def beginning(self, name: str, lines: int) -> list[str]:
-        return self._printed(name, lines)
+        return self._printed(name, lambda said: islice(said, lines))
 
-    def _printed(self, name: str, lines: int, *options: str) -> list[str]:
+    def _printed(self, name: str, wanted: Callable[[Iterable[str]], Iterable[str]], *options: str) -> list[str]:
         container = container_name(str(self.home), name)
         said = self._run("inspect", "--type=container", "--format={{json .State}}", container).stdout.strip()
         if not said:
@@ -652,7 +657,7 @@ class Containers:
         ) as process:
             late = threading.Timer(ANSWER, process.kill)
             late.start()
-            found = [line.rstrip("\n") for line in islice(process.stdout or (), lines)]
+            found = [line.rstrip("\n") for line in wanted(process.stdout or ())]
             late.cancel()
             process.kill()  # it would read all that a server has ever printed
         return found
@@ -735,6 +740,11 @@ class Podman(Containers):
                     f"podman's containers of user {user} would end with that user's last session: run loginctl "
                     f"enable-linger {user} on the host as root, and run again."
                 )
+
+    def _tail(self, lines: int) -> Sequence[str]:
+        """With --tail, it turns round the parts of a line that was written in several (containers/podman, pull request
+        19562); all that it keeps is 10 MB at most."""
+        return ()
 
     def _own_limits(self) -> list[str]:
         """By itself, it raises both beyond those of its own process, which only root may; ``--ulimit=host`` would

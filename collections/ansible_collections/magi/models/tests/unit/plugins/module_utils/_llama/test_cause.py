@@ -5,6 +5,7 @@ from ansible_collections.magi.models.plugins.module_utils._llama.cause import (
     REPEATED,
     find_cause,
     not_ready,
+    start_refused,
     wrong_server,
 )
 from ansible_collections.magi.models.plugins.module_utils._llama.help import fell_back
@@ -252,3 +253,29 @@ def test_a_container_that_could_not_be_started_is_no_fault_of_its_configuration(
     said = find_cause(["error loading model: of an earlier run"], "not started: Bind for 127.0.0.1:8080 failed.")
     assert said.detail.startswith("its container could not be started (Bind for 127.0.0.1:8080 failed); mend that")
     assert said.code not in REPEATED
+
+
+@pytest.mark.parametrize(
+    ("said", "where"),
+    [
+        (
+            "docker run: docker: Error response from daemon: driver failed programming external connectivity on endpoint "
+            "magi-x (16db50): Error starting userland proxy: listen tcp4 127.0.0.1:8085: bind: address already in use.",
+            "127.0.0.1:8085",
+        ),
+        (
+            "docker run: docker: Error response from daemon: driver failed programming external connectivity on endpoint "
+            "magi-x (59d4d6): Bind for 127.0.0.1:8085 failed: port is already allocated.",
+            "127.0.0.1:8085",
+        ),
+        (
+            "podman run: Error: cannot listen on the TCP port: listen tcp6 [::1]:8085: bind: address already in use.",
+            "[::1]:8085",
+        ),
+        ("docker run: docker: Error response from daemon: Conflict. The container name is already in use.", None),
+    ],
+)
+def test_a_port_that_an_engine_can_not_publish_is_taken(said, where):
+    cause = start_refused(said)
+    assert cause.code == ("port_taken" if where else "start_refused")
+    assert f"another process holds its port ({where});" in cause.detail if where else said[:-1] in cause.detail

@@ -508,6 +508,18 @@ def test_a_log_that_does_not_come_is_given_up(engine, home, monkeypatch):
     assert Docker(home).beginning("a", 9) == ["first"]
 
 
+@pytest.mark.parametrize(("manager", "tail"), [(Docker, ["--tail=2"]), (Podman, [])])
+def test_a_log_ends_with_its_last_lines(engine, home, manager, tail):
+    """podman logs --tail turns round the parts of a line that was written in several."""
+    if manager is Podman:
+        (engine / "docker").rename(engine / "podman")
+    (engine / "says-inspect").write_text("{}")
+    (engine / "says-logs").write_text("1\n2\n3\n")
+    assert manager(home).logs("a", 2) == ["2", "3"]
+    assert [word for word in asked(engine)[-1] if "tail" in word] == tail
+    assert manager(home).logs("a", 0) == []
+
+
 def test_a_host_without_the_engine_is_told_so(home, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ServiceError, match=r"there is no podman on the host; install it"):
