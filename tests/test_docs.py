@@ -34,6 +34,7 @@ RUN_BY = {
     "magi doctor": ("e2e/test_verbs.py", 'magi.json("doctor", '),
     "magi rollback": ("e2e/test_gateway.py", 'magi(behind, "rollback")'),
     "magi rollback --check": ("e2e/test_gateway.py", 'magi(behind, "rollback", "--check", '),
+    "magi stop --limit gpu1": ("fleet/test_gateway.py", 'begin(tmp_path, "stop", "--limit", "host2", '),
     "magi routes": ("e2e/test_gateway.py", 'magi(behind, "routes")'),
     "magi top": ("e2e/test_terminal.py", 'Terminal(state, "top", '),
     "magi top --sort queue": ("e2e/test_terminal.py", '"top", "--json", "--sort", "queue"'),
