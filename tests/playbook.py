@@ -45,10 +45,12 @@ class Run:
 
 
 ANSIBLE_S_OWN = re.compile(
-    r"^Traceback \(most recent call last\):\n(?: .*\n)+AssertionError: can only test a child process\n", re.MULTILINE
+    r"^Traceback \(most recent call last\):\n(?: .*\n)+AssertionError: can only test a child process\n"
+    r"|^Exception ignored in: <function _after_fork .*\nTraceback \(most recent call last\):\n(?: .*\n)+",
+    re.MULTILINE,
 )
 """What a worker of ansible-core says if a signal reaches it before it has a session of its own (its handler asks after the
-other workers, _signal_handler in ansible/executor/task_queue_manager.py)."""
+other workers, _signal_handler in ansible/executor/task_queue_manager.py), or while Python makes it (threading.py)."""
 
 
 @dataclass
