@@ -795,6 +795,9 @@ def test_who_had_a_stream_during_a_reload_goes_on_with_the_new_routes(processes,
             connection.request("POST", "/v1/chat/completions", json.dumps({"model": model, **more}), KEY)
             return connection.getresponse()
 
+        def seen():
+            return [item for item in proxy.logged() if item["model"] != "-"]
+
         stream = ask("m", stream=True)
         assert stream.readline()
         proxy.configure([*known, server(fakes[0], "new")], secrets_of(ALL))
@@ -802,8 +805,9 @@ def test_who_had_a_stream_during_a_reload_goes_on_with_the_new_routes(processes,
         proxy.up("new")
         one.end()
         stream.read()
+        before = awaited(lambda: seen() if seen()[-1]["model"] == "m" else None)
         answer = ask("new")
         assert (answer.status, json.loads(answer.read())) == (200, {"port": fakes[0].server_port})
-    last = proxy.logged()[-1]
+    (last,) = awaited(lambda: seen()[len(before) :])
     assert (last["key"], last["model"], last["status"]) == ("all", "new", 200)
     assert "authorization" not in {*map(str.lower, fakes[0].asked[-1])}
