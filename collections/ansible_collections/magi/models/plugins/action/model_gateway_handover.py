@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import HANDOVER_OPTIONS
@@ -34,7 +35,7 @@ class ActionModule(HostAction):
         if given["step"] in ("stopping", "stopped"):
             known = self.on_host("model_gateway", {"state": "remembered", **keep}, task_vars)
             if known.get("failed") or known.get("unreachable"):
-                return {**result, **untold(known)}
+                return {**result, **self.untold(known, task_vars)}
             servers = [Server.from_dict(item) for item in known["servers"]]
             named = given["instances"]
             ends = {x.whose for x in servers if x.host in given["batch"] and (named is None or x.instance in named)}
@@ -54,6 +55,13 @@ class ActionModule(HostAction):
             job = arriving(servers, actions, ready)
         return {**result, **self.told(given, job, keep, task_vars)}
 
+    def on_host(self, module: str, arguments: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Return the result, also of a gateway that is not reached: raised, that ends a play whose task runs once."""
+        try:
+            return super().on_host(module, arguments, task_vars)
+        except AnsibleConnectionFailure as error:
+            return {"unreachable": True, "msg": str(error)}
+
     def told(
         self, given: Mapping[str, Any], job: Handover, gateway: Mapping[str, str], task_vars: dict[str, Any] | None
     ) -> dict[str, Any]:
@@ -63,14 +71,15 @@ class ActionModule(HostAction):
         arguments = {"step": given["step"], "gateway": gateway, "seconds": given["seconds"], "job": job.to_dict()}
         told = self.on_host("model_gateway_handover", arguments, task_vars)
         if told.get("failed") or told.get("unreachable"):
-            return untold(told)
+            return self.untold(told, task_vars)
         if told["left"]:
             count = counted(told["left"], "request") if told["left"] > 0 else "HAProxy did not say how many requests"
             told["warnings"] = [f"After {given['seconds']} s, a gateway's servers that go still had: {count}."]
         return told
 
-
-def untold(why: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result where a gateway could not be told; that stops no deployment."""
-    said = " ".join(str(why.get("msg", "no word why")).split()).rstrip(".")
-    return {"left": -1, "warnings": [f"A gateway could not be told what goes and comes: {said}."]}
+    def untold(self, why: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Return the result where the gateway could not be told; that stops nothing."""
+        host = (task_vars or {}).get("inventory_hostname", "")
+        said = " ".join(str(why.get("msg", "no word why")).split()).removeprefix(f"Host {host}: ").rstrip(".")
+        gateway = self._task.delegate_to or host
+        return {"left": -1, "warnings": [f"Gateway {gateway} could not be told what goes and comes: {said}."]}

@@ -30,7 +30,7 @@ _TABLE = (
         "role llama_server)",
     ),
     (
-        r"symbol lookup error: .+: undefined symbol: (\S+?),?$",
+        r"symbol lookup error: .+: undefined symbol: ([^\s,]+)",
         "library_missing",
         "llama-server does not go with the libraries that it finds here (they lack {0}); install it with its own",
     ),

@@ -107,7 +107,8 @@ def lacks_projector(
         return ""
     path = now.environment.get("LLAMA_ARG_MMPROJ", "")
     if (
-        not any(within(path, top) for top in scan_paths)
+        not path
+        or not any(within(path, top) for top in scan_paths)
         or model.mmproj
         or {"mmproj", "mmproj_auto"} & options.keys()
         or any(companion.path == path for companion in inventory.companions)

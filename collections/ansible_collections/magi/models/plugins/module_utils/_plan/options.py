@@ -151,9 +151,12 @@ def _as_number(where: str, name: str, value: str, option: Option) -> str:
     if not re.fullmatch(r"[+-]?(?:\d+\.?\d*|\.\d+)", plain, re.ASCII):
         other = f", or {' or '.join(words)}" if words else ""
         raise InstanceError(f"{where}: option {name} is a number{other}; write it out in digits, not {shown(value)}.")
-    if option.whole and Decimal(plain) % 1:
+    if not option.whole:
+        return plain
+    whole = Decimal(plain).to_integral_value()  # of any length
+    if Decimal(plain) != whole:
         raise InstanceError(f"{where}: option {name} is a whole number; write it without a point, not {shown(value)}.")
-    return str(int(Decimal(plain))) if option.whole else plain
+    return f"{whole:f}"
 
 
 def environment_and_args(binary: Binary, options: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -157,6 +157,12 @@ from ansible_collections.magi.models.plugins.module_utils._llama.help import fel
             "library_missing",
             "they lack ggml_backend_dev_count",
         ),
+        (
+            "/opt/llama-server: symbol lookup error: /opt/libggml.so: undefined symbol: omp_get_num_procs, version OMP_1.0",
+            "exit status 127",
+            "library_missing",
+            "they lack omp_get_num_procs)",
+        ),
         ("", "signal, exit status 4", "illegal_instruction", "another processor"),
         ("", "core-dump, exit status 4", "illegal_instruction", "exit status 4"),
         ("", "terminated by SIGILL (core dumped)", "illegal_instruction", "SIGILL"),

@@ -229,5 +229,12 @@ def test_what_is_to_run_without_its_projector_restarts(more):
     assert seeing(**more).names("restart") == ("v-q4_0",)
 
 
+def test_what_never_had_a_projector_lacks_none():
+    """Also where all that a host has is scanned, and so nothing lies elsewhere."""
+    (first,) = plan("a-q2_k", models=[A], scan_paths=["/"]).instances
+    value = plan("a-q2_k", models=[A], scan_paths=["/"], on=host(runs(first)))
+    assert (value.names("keep"), value.degraded) == (("a-q2_k",), ())
+
+
 def test_what_does_not_run_starts_without_a_projector_that_is_gone():
     assert seeing(now={"pid": None, "state": State.STOPPED}).names("start") == ("v-q4_0",)

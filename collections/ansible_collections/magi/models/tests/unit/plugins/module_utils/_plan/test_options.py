@@ -40,6 +40,7 @@ def resolve(*layers):
         ([{"ctx_size": "32_768"}], {"ctx_size": "32768"}, {"LLAMA_ARG_CTX_SIZE": "32768"}, ()),
         ([{"ctx_size": 4096.0}], {"ctx_size": "4096"}, {"LLAMA_ARG_CTX_SIZE": "4096"}, ()),
         ([{"ctx_size": ".0"}], {"ctx_size": "0"}, {"LLAMA_ARG_CTX_SIZE": "0"}, ()),
+        ([{"ctx_size": "9" * 40}], {"ctx_size": "9" * 40}, {"LLAMA_ARG_CTX_SIZE": "9" * 40}, ()),
         ([{"rope_scale": "1.5"}], {"rope_scale": "1.5"}, {"LLAMA_ARG_ROPE_SCALE": "1.5"}, ()),
         ([{"temp": 1e-05}], {"temperature": "0.00001"}, {"LLAMA_ARG_TEMPERATURE": "0.00001"}, ()),
         ([{"n_predict": -1}], {"n_predict": "-1"}, {"LLAMA_ARG_N_PREDICT": "-1"}, ()),

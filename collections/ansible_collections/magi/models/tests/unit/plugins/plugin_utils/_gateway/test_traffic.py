@@ -25,12 +25,13 @@ from pathlib import Path
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import Key, maps
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import ask as tell
-from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import counts
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import counts, drain, leave_to_checks
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import servers as states
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import parse_workers
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.templates import plain_environment
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import compared, since
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover import ending, stopped
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server, routes
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
@@ -46,8 +47,8 @@ class FakeServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), FakeHandler)
+    def __init__(self, port=0):
+        super().__init__(("127.0.0.1", port), FakeHandler)
         self.go = threading.Event()
         self.go.set()
         self.lock = threading.Lock()
@@ -537,6 +538,29 @@ def test_a_server_that_is_gone_is_something_else(fakes, start):
     assert [answer[2]["Retry-After"] for answer in gone] == ["10", "10"]
 
 
+def test_what_was_stopped_gets_requests_again_once_it_is_back(fakes, start):
+    """As when its host reboots: no deployment tells the gateway."""
+    servers = [server(fakes[0], "a", model="m"), server(fakes[1], "a-2", model="m")]
+    proxy = start(servers)
+    for name in ("a", "a-2"):
+        proxy.up(name)
+    path, stops = proxy.sockets.stats, {servers[1].whose}
+
+    def known():
+        return {item.state for item in states(path) if item.server == "h1::a-2"}
+
+    drain(path, ending(servers, stops).drain)
+    assert known() == {"drained"}
+    fakes[1].shutdown()
+    fakes[1].server_close()
+    leave_to_checks(path, stopped(servers, stops).down)
+    assert known() == {"down"}
+    assert {proxy.ask(body={"model": "m"})[1]["port"] for _time in range(8)} == {fakes[0].server_port}
+    fakes.append(FakeServer(fakes[1].server_port))
+    awaited(lambda: known() == {"up"})
+    assert proxy.ask(body={"model": "a-2"})[0] == 200
+
+
 def test_a_long_conversation_stays_by_its_beginning(fakes, start):
     proxy = start([server(fake, f"m-{number}", model="m") for number, fake in enumerate(fakes)])
     awaited(lambda: {proxy.ask(body={"model": f"m-{number}"})[0] for number in range(3)} == {200})
@@ -587,7 +611,7 @@ def test_https(fakes, start, tmp_path):
         assert wrapped.selected_alpn_protocol() == "h2"
 
 
-def test_a_server_that_is_slow_is_seen_in_what_a_gateway_counts(fakes, start, tmp_path):
+def test_a_server_that_is_slow_is_seen_in_what_a_gateway_counts(fakes, start):
     """The measure by which a canary is taken back."""
     quick, slow, _other = fakes
     servers = [server(quick, "a", model="m"), server(slow, "a-2", model="m")]
@@ -795,6 +819,9 @@ def test_who_had_a_stream_during_a_reload_goes_on_with_the_new_routes(processes,
             connection.request("POST", "/v1/chat/completions", json.dumps({"model": model, **more}), KEY)
             return connection.getresponse()
 
+        def seen():
+            return [item for item in proxy.logged() if item["model"] != "-"]
+
         stream = ask("m", stream=True)
         assert stream.readline()
         proxy.configure([*known, server(fakes[0], "new")], secrets_of(ALL))
@@ -802,8 +829,9 @@ def test_who_had_a_stream_during_a_reload_goes_on_with_the_new_routes(processes,
         proxy.up("new")
         one.end()
         stream.read()
+        before = awaited(lambda: seen() if seen()[-1]["model"] == "m" else None)
         answer = ask("new")
         assert (answer.status, json.loads(answer.read())) == (200, {"port": fakes[0].server_port})
-    last = proxy.logged()[-1]
+    (last,) = awaited(lambda: seen()[len(before) :])
     assert (last["key"], last["model"], last["status"]) == ("all", "new", 200)
     assert "authorization" not in {*map(str.lower, fakes[0].asked[-1])}
