@@ -53,6 +53,7 @@ class Clients:
 
     def _ask_on(self, number: int) -> None:
         connection = http.client.HTTPConnection(self.address, self.port, timeout=120)
+        self._over.wait(self.pause * number / len(self._threads))  # not all at once
         while not self._over.is_set():
             names = self.names
             model, stream = names[number % len(names)], bool(number // len(names) % 2)

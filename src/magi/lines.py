@@ -146,7 +146,7 @@ def actions(document: Document, done: str) -> Sequence[str]:
     """Return what was ``done`` (stopped, removed) on each host."""
     hosts = document["hosts"].items()
     lines = [f"{host}: {item['action']} {item['instance']}" for host, items in hosts for item in items]
-    return lines or [f"Nothing was {done}."]
+    return [*(lines or [f"Nothing was {done}."]), *(f"Warning: {said}" for said in document.get("warnings", ()))]
 
 
 _DOING = ("tok/s", "busy", "queue", "first p50", "p95", "memory")

@@ -488,5 +488,12 @@ def test_a_status_that_never_came_is_a_failure():
         deployments.seen(run())
 
 
+def test_what_a_gateway_did_not_take_in_is_said_of_a_stop():
+    told = ok(results=[{"left": 0, "item": "gw1"}, {"left": 2, "item": "gw2", "warned": "After 30 s: 2 requests."}])
+    outcome = deployments.ended(run(told, ok(actions=[{"instance": Q2, "action": "stop"}])), done="stopped")
+    assert (outcome.exit_code, outcome.problem) == (ExitCode.OK, "")
+    assert outcome.lines == [f"gpu1: stop {Q2}", "Warning: After 30 s: 2 requests."]
+
+
 def test_nothing_to_stop_is_no_failure():
     assert deployments.ended(replace(run(), rc=0)) == Result({"hosts": {}})

@@ -687,6 +687,27 @@ def test_only_some_looks_wait(service: Service, run: FakeRun, monkeypatch: pytes
     asyncio.run(ask())
 
 
+def test_who_types_leaves_a_place_to_other_looks(service: Service, run: FakeRun):
+    go_on = threading.Event()
+
+    def slow(_session: Session) -> Result:
+        assert go_on.wait(10)
+        return Result({})
+
+    async def ask() -> None:
+        async with service.running():
+            previews = [asyncio.create_task(service.runs.preview(slow)) for _number in range(LOOKS + 1)]
+            for _time in range(5):
+                await asyncio.sleep(0)
+            try:
+                await asyncio.wait_for(service.runs.look(lambda _session: Result({})), 5)
+            finally:
+                go_on.set()
+            await asyncio.gather(*previews)
+
+    asyncio.run(ask())
+
+
 def test_below_a_path_of_a_proxy_and_in_an_application(service: Service, run: FakeRun):
     app = FastAPI()
     app.state.magi = service

@@ -141,4 +141,6 @@ def ended(run: Run, names: Sequence[str] = (), done: str = "removed") -> Result:
         error = unknown(names, {host: result["instances"] for host, result in results})
         if error and not any(hosts.values()):
             raise error
-    return beside(error, Result({"hosts": hosts}, told=lambda document: lines.actions(document, done)))
+    warned = {said for _host, result in run.of("results") for item in result["results"] if (said := item.get("warned"))}
+    document = {"hosts": hosts, **({"warnings": sorted(warned)} if warned else {})}
+    return beside(error, Result(document, told=lambda document: lines.actions(document, done)))

@@ -74,7 +74,7 @@ async def previewed(here: Service, name: str, text: str) -> Result:
             given = (*session.options.extra_vars, json.dumps({"model_server_profiles_dir": folder}))
             return verbs.plan(replace(session, profile=name, options=replace(session.options, extra_vars=given)))
 
-    return await here.runs.look(plan)
+    return await here.runs.preview(plan)
 
 
 def saved(request: Request, here: Service, name: str, body: shapes.Saved) -> edit.Text:

@@ -33,7 +33,7 @@ class Runs:
     def __init__(self, session: Session):
         self.session = session
         self._threads = ThreadPoolExecutor(LOOKS + 1 + TALKS, "magi-run")
-        self._looking = asyncio.Semaphore(LOOKS)
+        self._looking, self._previewing = asyncio.Semaphore(LOOKS), asyncio.Semaphore(1)
         self._waiting = self._talks = 0
         self._stops: set[threading.Event] = set()
         self._ended = False
@@ -52,6 +52,11 @@ class Runs:
             return await self.run(verb)
         finally:
             self._looking.release()
+
+    async def preview(self, verb: Verb) -> Result:
+        """As ``look``, for what follows somebody who types: one at a time, so that other looks find a place."""
+        async with self._previewing:
+            return await self.look(verb)
 
     async def talk(self, verb: Verb) -> AsyncIterator[Event | Result | None]:
         """Run a verb, and yield its events as they come, and then its result; it ends when nobody listens any more.

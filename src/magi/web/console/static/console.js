@@ -121,6 +121,7 @@
     const find = one("[data-find]");
     const preview = one("#preview");
     let previewed = text.value;
+    let asked = previewed;
     const compare = () => preview.classList.toggle("old", text.value !== previewed);
     const before = "unsaved" in text.dataset ? null : text.defaultValue;
     let leaving = false;
@@ -171,12 +172,13 @@
       text.focus();
       text.setSelectionRange(at, at + text.value.slice(at).split("\n")[0].length);
     });
-    document.addEventListener("htmx:afterSwap", () => {
+    document.addEventListener("htmx:afterSwap", (event) => {
+      if (event.detail.target === preview) previewed = asked;
       number();
       compare();
     });
     document.addEventListener("htmx:beforeRequest", (event) => {
-      if (event.detail.target === preview) previewed = text.value;
+      if (event.detail.target === preview) asked = text.value;
     });
     text.form.addEventListener("submit", () => {
       leaving = true;

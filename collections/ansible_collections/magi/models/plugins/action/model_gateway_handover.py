@@ -74,7 +74,7 @@ class ActionModule(HostAction):
             return self.untold(told, task_vars)
         if told["left"]:
             count = counted(told["left"], "request") if told["left"] > 0 else "HAProxy did not say how many requests"
-            told["warnings"] = [f"After {given['seconds']} s, a gateway's servers that go still had: {count}."]
+            return {**told, **_warned(f"After {given['seconds']} s, a gateway's servers that go still had: {count}.")}
         return told
 
     def untold(self, why: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
@@ -82,4 +82,9 @@ class ActionModule(HostAction):
         host = (task_vars or {}).get("inventory_hostname", "")
         said = " ".join(str(why.get("msg", "no word why")).split()).removeprefix(f"Host {host}: ").rstrip(".")
         gateway = self._task.delegate_to or host
-        return {"left": -1, "warnings": [f"Gateway {gateway} could not be told what goes and comes: {said}."]}
+        return {"left": -1, **_warned(f"Gateway {gateway} could not be told what goes and comes: {said}.")}
+
+
+def _warned(sentence: str) -> dict[str, Any]:
+    """Return a warning: Ansible takes its own out of what magi sees of the result."""
+    return {"warnings": [sentence], "warned": sentence}

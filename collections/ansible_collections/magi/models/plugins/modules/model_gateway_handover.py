@@ -77,6 +77,10 @@ left:
   description: Requests that were still in flight when the time ran out; -1 if HAProxy did not say.
   returned: always
   type: int
+warned:
+  description: What a warning says of requests that were still in flight, or of a gateway that could not be told.
+  returned: if there is one
+  type: str
 counts:
   description:
     - What each server has done, with C(server) as the gateway calls it, C(requests), C(failed) of them, and

@@ -75,6 +75,7 @@ def test_a_gateway_that_can_not_be_told_is_a_warning_that_names_it(monkeypatch, 
     assert not result.get("failed")
     assert not result.get("unreachable")
     assert result["warnings"] == [f"Gateway g1 could not be told what goes and comes: {said}."]
+    assert result["warned"] == result["warnings"][0]
 
 
 def test_who_only_counts_is_told_of_a_gateway_that_is_not_reached(monkeypatch):
