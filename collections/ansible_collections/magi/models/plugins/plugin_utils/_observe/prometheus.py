@@ -10,14 +10,15 @@ from typing import Any
 from ansible_collections.magi.models.plugins.plugin_utils._observe.document import document
 from ansible_collections.magi.models.plugins.plugin_utils._observe.targets import JOBS, Kind
 
-_FROM_GATEWAY = [
+FROM_GATEWAY = [
     # One series for each state of each check of each server; what is UP is enough.
     {
         "source_labels": ["__name__"],
         "regex": "haproxy_(?:server|backend_agg(?:_server)?)_check_status",
         "action": "drop",
     },
-    # A backend is a model, and a server has host and instance in its name.
+    # A backend is a model, and a server has host and instance in its name; but these backends are the gateway's own.
+    {"source_labels": ["proxy"], "regex": "handed_over|held_by_the_new|:keys", "action": "drop"},
     {
         "source_labels": ["__name__", "proxy"],
         "regex": "haproxy_(?:backend|server)_.+;(.+)",
@@ -26,6 +27,7 @@ _FROM_GATEWAY = [
     {"source_labels": ["server"], "regex": "(.+)::([^:]+)", "target_label": "server_host"},
     {"source_labels": ["server"], "regex": "(.+)::([^:]+)", "target_label": "server_instance", "replacement": "$2"},
 ]
+"""What becomes of the metrics of a gateway (metric_relabel_configs)."""
 
 _KEYED = (Kind.KEYED, Kind.KEYED_POOLS)
 
@@ -53,7 +55,7 @@ def _job(kind: Kind, home: str, key_file: str) -> dict[str, Any]:
         job["authorization"] = {"credentials_file": key_file}
         job["relabel_configs"] = [{"target_label": "job", "replacement": JOBS[kind]}]
     elif kind is Kind.GATEWAYS:
-        job["metric_relabel_configs"] = _FROM_GATEWAY
+        job["metric_relabel_configs"] = FROM_GATEWAY
     elif kind is Kind.HOSTS:
         job["honor_labels"] = True  # what a deployment writes there has the labels of its instances
     return job

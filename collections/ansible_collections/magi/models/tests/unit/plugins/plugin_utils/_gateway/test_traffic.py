@@ -35,6 +35,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover impo
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server, routes
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
+from ansible_collections.magi.models.plugins.plugin_utils._observe.prometheus import FROM_GATEWAY
 from ansible_collections.magi.models.plugins.plugin_utils._observe.rules import RECORDS, Limits, alerts
 
 TEMPLATES = Path(__file__).parents[5] / "roles" / "gateway" / "templates"
@@ -653,6 +654,9 @@ def test_the_metrics_are_those_that_the_rules_ask_for(fakes, start):
     assert len(asked) > 5
     assert asked <= {*re.findall(r"^haproxy_\w+", text, re.MULTILINE)}
     assert 'server="h1::a"' in text
+    backends = {*re.findall(r'^haproxy_backend_\w+\{proxy="([^"]+)"', text, re.MULTILINE)}
+    (own,) = (rule["regex"] for rule in FROM_GATEWAY if rule["source_labels"] == ["proxy"])
+    assert {name for name in backends if not re.fullmatch(own, name)} == {"a"}  # a model, with the label model_id
     assert get("/")[0] == get("/v1/models")[0] == 404
 
 
