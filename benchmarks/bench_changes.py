@@ -29,7 +29,7 @@ from tests.waiting import until
 
 README, RESULTS = ROOT / "benchmarks/README.md", ROOT / "benchmarks/results/changes.json"
 PORT = 8099
-CLIENTS, PAUSE = 30, 2.0
+CLIENTS, PAUSE = 30, 5.0
 SERVERS = ("host1", "host2")
 GATEWAY = "host3"
 REQUESTS = 2000
