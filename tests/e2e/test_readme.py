@@ -22,16 +22,20 @@ pytestmark = pytest.mark.e2e
 README = ROOT / "README.md"
 
 
+def environment() -> dict[str, str]:
+    """Return ours, without what make and who runs these tests have set."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("MODEL_", "MAGI_", "ANSIBLE_", "MAKE"))}
+
+
 class Stranger:
     def __init__(self, folder: Path):
         self.folder = folder
 
     def run(self, command: str, code: int = 0) -> str:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MODEL_", "MAGI_", "ANSIBLE_", "MAKE"))}
         result = subprocess.run(
             ["bash", "-c", command],
             cwd=self.folder,
-            env=environment,
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -155,11 +159,10 @@ def the_service_s_commands(stranger: Stranger, servers: set[str], state: Path) -
     (commands,) = (text for text in blocks if "magi serve" in text)
     log = state.with_name("serve.log")
     with log.open("w") as output:
-        environment = {**os.environ, "XDG_STATE_HOME": str(state)}
         process = subprocess.Popen(
             ["bash", "-c", f"set -e\n{commands.replace('magi serve', 'exec magi serve')}"],
             cwd=stranger.folder,
-            env=environment,
+            env={**environment(), "XDG_STATE_HOME": str(state)},
             stdout=output,
             stderr=output,
         )
