@@ -41,7 +41,7 @@ HAPROXY = "/usr/sbin/haproxy"
 TEMPLATES = ROOT / "collections/ansible_collections/magi/models/roles/gateway/templates"
 README, RESULTS = ROOT / "benchmarks/README.md", ROOT / "benchmarks/results/gateway.json"
 STREAMS, RELOADS, PIECES = 500, 5, 100
-FIRST = 500  # words of a conversation's first message: some 700 tokens
+FIRST = 660  # words of a conversation's first message: some 700 tokens
 WORDS = ("the", "river", "stone", "moves", "under", "bright", "cold", "seven", "lamps", "nobody", "counts", "again")
 
 # An upstream that answers at once, so that what a request takes is the gateway's part.
@@ -328,7 +328,7 @@ def first_token(port: int, messages: list[dict[str, str]]) -> float:
     return first
 
 
-def later_turns(port: int, conversations: int = 8, turns: int = 3) -> float:
+def later_turns(port: int, conversations: int = 8, turns: int = 2) -> float:
     """Return the median of the seconds to the first token of each turn after the first."""
     chance = random.Random(1)  # noqa: S311 - the same words in all runs
 

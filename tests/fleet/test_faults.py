@@ -239,7 +239,9 @@ def test_a_stop_waits_for_work_in_flight_but_not_for_ever(fleet: Fleet):
 
     running = fleet.start("stop", *LIMIT, model_server_stop_timeout=4)
     until(
-        lambda: "process" in fleet.sh("host1", "flock --shared --nonblock /etc/magi/lock true || echo process", check=False),
+        lambda: (
+            "process" in fleet.sh("host1", "flock --shared --nonblock /etc/magi/lock true || echo process", check=False)
+        ),
         30,
         "the stop is at work",
     )
