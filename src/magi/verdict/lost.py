@@ -54,7 +54,7 @@ def not_reached(run: Run) -> str:
     ways: dict[str, list[tuple[str, str]]] = {}
     for host, why in run.unreachable.items():
         ways.setdefault(way_to_reach(why, "bring them back"), []).append((host, why.rstrip(".")))
-    # What many hosts say differs in their addresses alone.
+    # What has the same remedy is said once, in the words of the first host.
     reasons = "; ".join(
         f"{hosts[0][0]}: {hosts[0][1]}"
         if len(hosts) == 1
