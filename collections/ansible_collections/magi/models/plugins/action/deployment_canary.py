@@ -2,16 +2,14 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import Counted
 from ansible_collections.magi.models.plugins.module_utils._host.values import Host
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import ControllerAction
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import LAUNCHED, HostResult, host_result
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.reach import said_of
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import Clients, Watched, Whose, worse
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import proxy_name
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import Clients, Watched, by_server, worse
 
 
 class ActionModule(ControllerAction):
@@ -33,13 +31,12 @@ class ActionModule(ControllerAction):
         watched = arguments["watched"]
         hosts = {name: _watched(name, results[name], watched and watched.get(name, {})) for name in batch}
         others = [item for name, item in results.items() if name not in batch]
-        places = {
-            proxy_name(item.name, instance.name): (item.name, instance.name)
-            for item in results.values()
-            for instance in item.served
-        }
         gateways = [
-            Clients(_by_server(before, places), _by_server(after, places))
+            Clients(
+                *(by_server(counts or (), results.values()) for counts in (before.get("counts"), after.get("counts"))),
+                by_server(after.get("later") or (), results.values()),
+                after.get("waited") or 0,
+            )
             for before, after in zip(arguments["before"], arguments["after"])
         ]
         found = worse(hosts, others, gateways)
@@ -68,13 +65,3 @@ def _watched(name: str, result: HostResult, seen: Mapping[str, Any] | None) -> W
         return Watched(result, Host.from_dict(looked["host"]), tried["probes"])
     said = next((said_of(name, item) for item in (looked, tried) if item.get("msg")), "it gave no answer")
     return Watched(result, lost=f"it could not be watched ({said})")
-
-
-def _by_server(found: Mapping[str, Any], places: Mapping[str, Whose]) -> dict[Whose, Sequence[Counted]]:
-    """Return the counts of a gateway by server. One that did not answer has none."""
-    counts: Iterable[Counted] = (Counted(**item) for item in found.get("counts") or ())
-    by_server: dict[Whose, list[Counted]] = {}
-    for item in counts:
-        if item.server in places:
-            by_server.setdefault(places[item.server], []).append(item)
-    return dict(by_server)

@@ -10,8 +10,14 @@ from ansible_collections.magi.models.plugins.module_utils._base.states import Ac
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import HANDOVER_OPTIONS
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.action import HostAction
-from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import actions_of_all, host_result, serving
+from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import (
+    HostResult,
+    actions_of_all,
+    host_result,
+    serving,
+)
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.stand_in import stand_ins_of
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import Clients, by_server, undecided
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover import (
     Handover,
     arriving,
@@ -19,6 +25,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover impo
     leaving,
     stopped,
 )
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import proxy_name
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server
 
 
@@ -31,7 +38,7 @@ class ActionModule(HostAction):
         hosts = {name: host_result(name, seen) for name, seen in given["hosts"].items()}
         keep = {name: given["gateway"][name] for name in ("home", "manager")}
         if given["step"] == "counted":
-            return {**result, **self.on_host("model_gateway_handover", {"step": "counted", "gateway": keep}, task_vars)}
+            return {**result, **self.counted(given, hosts, keep, task_vars)}
         if given["step"] in ("stopping", "stopped"):
             known = self.on_host("model_gateway", {"state": "remembered", **keep}, task_vars)
             if known.get("failed") or known.get("unreachable"):
@@ -61,6 +68,28 @@ class ActionModule(HostAction):
             return super().on_host(module, arguments, task_vars)
         except AnsibleConnectionFailure as error:
             return {"unreachable": True, "msg": str(error)}
+
+    def counted(
+        self,
+        given: Mapping[str, Any],
+        hosts: Mapping[str, HostResult],
+        gateway: Mapping[str, str],
+        task_vars: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Return what each server has done, and where too few answers end a watch, what it has done later."""
+        ask = {"step": "counted", "gateway": gateway}
+        found = self.on_host("model_gateway_handover", ask, task_vars)
+        if given["before"] is None or not found.get("counts"):
+            return found
+        clients = Clients(by_server(given["before"], hosts.values()), by_server(found["counts"], hosts.values()))
+        first = [hosts[name] for name in given["batch"] if name in hosts]
+        more = undecided(first, [item for name, item in hosts.items() if name not in given["batch"]], clients)
+        if not more:
+            return found
+        answers = {proxy_name(*whose): number for whose, number in more.items()}
+        ask.update(seconds=given["seconds"], job={"answers": answers})
+        later = self.on_host("model_gateway_handover", ask, task_vars)
+        return {**found, "later": later.get("counts", []), "waited": later.get("waited", 0)}
 
     def told(
         self, given: Mapping[str, Any], job: Handover, gateway: Mapping[str, str], task_vars: dict[str, Any] | None

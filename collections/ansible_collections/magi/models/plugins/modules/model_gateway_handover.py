@@ -31,7 +31,7 @@ options:
   step:
     description:
       - Before servers go, after servers came, before what stood in for them ends, or before and after they are stopped.
-        V(counted) only returns what each has done.
+        V(counted) only returns what each has done since HAProxy took its configuration.
     type: str
     choices: [leaving, arriving, relieving, stopping, stopped, counted]
     required: true
@@ -53,9 +53,15 @@ options:
     type: dict
     required: true
   seconds:
-    description: How long to wait for requests in flight, at most.
+    description: How long to wait for requests in flight, or for more answers of canaries, at most.
     type: int
     default: 30
+  before:
+    description:
+      - For O(step=counted), the C(counts) of before a watch that ends now, for O(batch). If a server that was launched
+        there has answered too few requests to be judged, and some wait for it, RV(later) is returned, too.
+    type: list
+    elements: dict
   job:
     description: What the action plugin decided. Leave it out.
     type: dict
@@ -88,6 +94,15 @@ counts:
   returned: for O(step=counted)
   type: list
   elements: dict
+later:
+  description: The same, RV(waited) seconds later.
+  returned: for O(step=counted), if it was waited for more answers
+  type: list
+  elements: dict
+waited:
+  description: How many seconds that took.
+  returned: for O(step=counted)
+  type: float
 """
 
 import time
@@ -97,6 +112,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import HANDOVER_OPTIONS
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import (
     RefusedError,
+    await_answers,
     await_empty,
     counts,
     drain,
@@ -110,8 +126,10 @@ def main() -> None:
     module = AnsibleModule(argument_spec=HANDOVER_OPTIONS, supports_check_mode=True)
     job, gateway = module.params["job"], module.params["gateway"]
     if module.params["step"] == "counted":
-        found = counts(gateway_service(gateway["manager"], gateway["home"]).sockets.stats)
-        module.exit_json(changed=False, left=0, counts=[item.to_dict() for item in found])
+        path, begun = gateway_service(gateway["manager"], gateway["home"]).sockets.stats, time.monotonic()
+        found = await_answers(path, job["answers"], module.params["seconds"]) if job else counts(path)
+        waited = round(time.monotonic() - begun, 3)
+        module.exit_json(changed=False, left=0, waited=waited, counts=[item.to_dict() for item in found])
     if job is None:
         module.fail_json(
             msg="model_gateway_handover has an action plugin of the same name that must call it; use it as a task."

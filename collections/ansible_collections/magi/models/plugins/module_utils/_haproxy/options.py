@@ -49,5 +49,6 @@ HANDOVER_OPTIONS = {
     "instances": {"type": "list", "elements": "str"},
     "gateway": {"type": "dict", "required": True},
     "seconds": {"type": "int", "default": 30},
+    "before": {"type": "list", "elements": "dict"},
     "job": {"type": "dict"},
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import (
@@ -49,6 +49,22 @@ def servers(path: str) -> list[ServerState]:
 def counts(path: str) -> list[Counted]:
     """Return what each server has done; [] without an answer."""
     return parse_counts(ask(path, "show stat") or "")
+
+
+def await_answers(path: str, requests: Mapping[str, int], seconds: float) -> list[Counted]:
+    """Return what each server has done once so many ``requests`` of those that are named have ended, or none waits for
+    its answer there, or ``seconds`` are over; [] without an answer."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = counts(path)
+        slow = [name for name, number in requests.items() if _slow([x for x in found if x.server == name], number)]
+        if not slow or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
+
+
+def _slow(backends: Sequence[Counted], requests: int) -> bool:
+    return sum(x.requests for x in backends) < requests and any(x.waiting for x in backends)
 
 
 class RefusedError(RuntimeError):

@@ -64,10 +64,16 @@ class Counted:
 
     server: str
     requests: int
+    """Those that have ended."""
     failed: int
     """Answers with a status of 5xx, that were none, or that it cut off."""
     first_byte_ms: int
-    """How long it took until an answer began, in milliseconds: a mean of the last requests (means_since)."""
+    """How long it took until an answer began, in milliseconds: a mean of the last requests (canary.since)."""
+    begun: int = 0
+    """Answers that have begun."""
+    waiting: int = 0
+    """Requests that are there now, and whose answer has not begun; at least as many. (Of those whose clients left,
+    HAProxy does not say whether an answer had begun.)"""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,15 +82,15 @@ class Counted:
 def parse_counts(stat: str) -> list[Counted]:
     """Return what each server has done, from ``show stat``."""
     rows = (row for row in _rows(stat) if row["svname"] not in ("FRONTEND", "BACKEND", ITSELF))
-    return [
-        Counted(
-            row["svname"],
-            _number(row["stot"]),
-            max(_number(row["hrsp_5xx"]) + _number(row["srv_abrt"]), _number(row["eresp"])),
-            _number(row["rtime"]),
-        )
-        for row in rows
-    ]
+    return list(map(_counted, rows))
+
+
+def _counted(row: Mapping[str, str]) -> Counted:
+    sent, busy, none, cut, left = (_number(row[name]) for name in ("stot", "scur", "eresp", "srv_abrt", "cli_abrt"))
+    *fine, errors = (_number(row[f"hrsp_{kind}"]) for kind in ("2xx", "3xx", "4xx", "other", "5xx"))
+    begun = sum(fine) + errors
+    waiting = max(0, min(busy, sent - begun - none - left))
+    return Counted(row["svname"], sent - busy, max(errors + cut, none), _number(row["rtime"]), begun, waiting)
 
 
 def parse_servers(stat: str) -> list[ServerState]:

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind, State
 from ansible_collections.magi.models.plugins.module_utils._config.profile import Canary
@@ -14,14 +15,15 @@ from ansible_collections.magi.models.plugins.module_utils._host.values import Ho
 from ansible_collections.magi.models.plugins.module_utils._plan.leave import kept_instance
 from ansible_collections.magi.models.plugins.module_utils._plan.values import Action, Instance, Plan
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.host_result import LAUNCHED, HostResult, cause_of
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import proxy_name
 
 Whose = tuple[str, str]
 """Host and instance."""
-ENOUGH = 5
-"""Requests from which on a mean says something."""
-SLOWER, LONGER_MS = 2, 500
-"""An answer begins too late if it takes so many times as long as those of the others, and so many milliseconds more:
-what has just started has nothing in its cache yet."""
+ENOUGH, FEW = 5, 2
+"""Requests from which on a mean says something, and from which on it does if it is far off."""
+SLOWER, FAR_SLOWER, LONGER_MS = 2, 10, 500
+"""An answer begins too late if it takes so many times as long as those of the others (of few answers, the second), and
+so many milliseconds more: what has just started has nothing in its cache yet."""
 MORE_ERRORS = 0.02
 """The share of errors may be higher by this."""
 _WINDOW = 512
@@ -126,71 +128,128 @@ def since(before: Iterable[Counted], after: Iterable[Counted]) -> Counted:
     return Counted("", requests, failed, round(waited / requests) if requests else 0)
 
 
+def waited(before: Iterable[Counted], after: Iterable[Counted], later: Iterable[Counted], seconds: float) -> Counted:
+    """Return what the servers of ``later`` have done since ``before``, together. What waited for its answer from
+    ``after`` to ``later``, for so many ``seconds``, is in it as if its answer had begun then: a server that is slow
+    enough gives none at all."""
+    answered = since(before, later)
+    stuck = sum(max(0, then.waiting - (now.begun - then.begun)) for then, now in zip(after, later))
+    requests = answered.requests + stuck
+    took = answered.requests * answered.first_byte_ms + stuck * 1000 * seconds
+    return replace(answered, requests=requests, first_byte_ms=round(took / requests) if requests else 0, waiting=stuck)
+
+
 def compared(mine: Counted, others: Counted, whose: str, *, pooled: bool = False) -> str:
     """Return how the answers of a server are worse than those of ``others``; empty if they are not, or if there were
     too few to tell. ``whose`` says which these are. The first answers of one that is ``pooled`` wait until a model is
     loaded, and tell nothing."""
-    if min(mine.requests, others.requests) < ENOUGH:
+    if mine.requests < FEW or others.requests < ENOUGH:
         return ""
+    enough = mine.requests >= ENOUGH
     shares = [item.failed / item.requests for item in (mine, others)]
-    if mine.failed > 1 and shares[0] > shares[1] + MORE_ERRORS:
+    if enough and mine.failed > 1 and shares[0] > shares[1] + MORE_ERRORS:
         return (
             f"{mine.failed} of its {mine.requests} requests failed, and {others.failed} of {others.requests} of {whose}"
         )
-    if not pooled and mine.first_byte_ms > SLOWER * others.first_byte_ms + LONGER_MS:
-        return (
-            f"its answers began after {mine.first_byte_ms / 1000:.2f} s, and those of {whose} after "
-            f"{others.first_byte_ms / 1000:.2f} s"
-        )
+    if not pooled and mine.first_byte_ms > (SLOWER if enough else FAR_SLOWER) * others.first_byte_ms + LONGER_MS:
+        late = f"{mine.first_byte_ms / 1000:.2f} s{' or later' if mine.waiting else ''}"
+        return f"its answers began after {late}, and those of {whose} after {others.first_byte_ms / 1000:.2f} s"
     return ""
 
 
 @dataclass(frozen=True)
 class Clients:
-    """What one gateway counted of each server, when the watch began and when it ended."""
+    """What one gateway counted of each server, when the watch began, when it ended, and, if it then went on for some,
+    how many ``seconds`` later."""
 
     before: Mapping[Whose, Sequence[Counted]]
     after: Mapping[Whose, Sequence[Counted]]
+    later: Mapping[Whose, Sequence[Counted]] = field(default_factory=dict)
+    seconds: float = 0
+
+    def of(self, whose: Whose) -> Counted:
+        before, after = self.before.get(whose, ()), self.after.get(whose, ())
+        return waited(before, after, self.later[whose], self.seconds) if whose in self.later else since(before, after)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A server that is watched, and the others of its model, with which it is compared; without any, with itself."""
+
+    instance: str
+    whose: Whose
+    others: Sequence[Whose]
+    pooled: bool
+
+    def others_at(self, gateway: Clients) -> Counted:
+        if self.others:
+            return _together([gateway.of(whose) for whose in self.others])
+        return _together(gateway.before.get(self.whose, ()))
+
+    def compared(self, gateway: Clients) -> str:
+        which = "the other servers of its model" if self.others else "the one before it"
+        said = compared(gateway.of(self.whose), self.others_at(gateway), which, pooled=self.pooled)
+        return said and f"instance {self.instance}: {said}"
 
 
 def worse(hosts: Mapping[str, Watched], others: Iterable[HostResult], gateways: Sequence[Clients]) -> dict[str, str]:
     """Return by host what is worse on it; ``others`` are the hosts that were not deployed yet. What was not launched on
     the same host is compared with, too."""
     found = {name: said for name, seen in hosts.items() if (said := unwell(name, seen))}
-    elsewhere = [((item.name, instance.name), instance) for item in others for instance in item.served]
+    elsewhere = _served(others)
     for name, seen in hosts.items():
-        for said in () if name in found else _clients(name, seen, elsewhere, gateways):
-            found[name] = said
-            break
+        if name not in found:
+            trials = _trials(seen.result, elsewhere)
+            said = next(filter(None, (trial.compared(gateway) for trial in trials for gateway in gateways)), "")
+            found.update({name: said} if said else {})
     return found
 
 
-def _clients(
-    name: str, seen: Watched, elsewhere: Sequence[tuple[Whose, Instance]], gateways: Sequence[Clients]
-) -> Iterator[str]:
-    """Yield what clients got that was worse."""
-    launched = {item.instance for item in seen.result.results if item.action.action in LAUNCHED}
-    for instance in seen.result.plan.instances if seen.result.plan else ():
-        if instance.name not in launched:
-            continue
-        own = (name, instance.name)
-        models = {part.model_id for part in instance.each}
-        here = [((name, item.name), item) for item in seen.result.served if item.name not in launched]
-        alike = {whose: item for whose, item in (*elsewhere, *here) if models & {part.model_id for part in item.each}}
-        pooled = any(item.members for item in (instance, *alike.values()))
-        for gateway in gateways:
-            mine = since(gateway.before.get(own, ()), gateway.after.get(own, ()))
-            theirs = [since(gateway.before.get(whose, ()), gateway.after.get(whose, ())) for whose in alike]
-            if alike:
-                said = compared(mine, _together(theirs), "the other servers of its model", pooled=pooled)
-            else:
-                said = compared(mine, _together(gateway.before.get(own, ())), "the one before it", pooled=pooled)
-            if said:
-                yield f"instance {instance.name}: {said}"
+def undecided(hosts: Iterable[HostResult], others: Iterable[HostResult], gateway: Clients) -> dict[Whose, int]:
+    """Return the servers at which requests wait, and which answered too few to tell, though the others answered enough:
+    by server, how many requests must have ended until it has."""
+    elsewhere = _served(others)
+    trials = [trial for result in hosts for trial in _trials(result, elsewhere) if not trial.pooled]
+    return {
+        trial.whose: sum(item.requests for item in gateway.before.get(trial.whose, ())) + ENOUGH
+        for trial in trials
+        if any(item.waiting for item in gateway.after.get(trial.whose, ()))
+        and gateway.of(trial.whose).requests < ENOUGH <= trial.others_at(gateway).requests
+    }
+
+
+def _served(others: Iterable[HostResult]) -> dict[Whose, Instance]:
+    return {(item.name, instance.name): instance for item in others for instance in item.served}
+
+
+def _trials(result: HostResult, elsewhere: Mapping[Whose, Instance]) -> Iterator[_Trial]:
+    """Yield what was launched on a host."""
+    launched = {item.instance for item in result.results if item.action.action in LAUNCHED}
+    here = {(result.name, item.name): item for item in result.served if item.name not in launched}
+    for instance in result.plan.instances if result.plan else ():
+        if instance.name in launched:
+            models = {part.model_id for part in instance.each}
+            alike = {
+                whose: item
+                for whose, item in {**elsewhere, **here}.items()
+                if models & {part.model_id for part in item.each}
+            }
+            pooled = any(item.members for item in (instance, *alike.values()))
+            yield _Trial(instance.name, (result.name, instance.name), tuple(alike), pooled)
 
 
 def _together(items: Iterable[Counted]) -> Counted:
     there = [item for item in items if item.requests]
     requests = sum(item.requests for item in there)
-    waited = sum(item.requests * item.first_byte_ms for item in there)
-    return Counted("", requests, sum(item.failed for item in there), round(waited / requests) if requests else 0)
+    took = sum(item.requests * item.first_byte_ms for item in there)
+    return Counted("", requests, sum(item.failed for item in there), round(took / requests) if requests else 0)
+
+
+def by_server(found: Iterable[Mapping[str, Any]], results: Iterable[HostResult]) -> dict[Whose, list[Counted]]:
+    """Return the ``counts`` of a gateway by server; one that did not answer has none."""
+    places = {proxy_name(name, instance): (name, instance) for name, instance in _served(results)}
+    servers: dict[Whose, list[Counted]] = {}
+    for item in (Counted(**item) for item in found):
+        if item.server in places:
+            servers.setdefault(places[item.server], []).append(item)
+    return servers

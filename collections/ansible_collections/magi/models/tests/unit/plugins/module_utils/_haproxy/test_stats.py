@@ -86,12 +86,19 @@ def test_the_processes(proc, workers):
 
 
 def test_what_each_server_has_done():
-    stat = """# pxname,svname,stot,eresp,srv_abrt,hrsp_5xx,rtime,
-gateway,FRONTEND,9,,,1,,
-a,h1::a,20,5,1,2,140,
-a,itself,7,0,0,0,9000,
-a,h2::a,,,,,,
-a,BACKEND,29,5,1,2,150,
+    stat = """# pxname,svname,scur,stot,eresp,srv_abrt,cli_abrt,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_5xx,hrsp_other,rtime,
+gateway,FRONTEND,0,9,,,,,,,1,,,
+a,h1::a,4,20,5,1,1,8,0,1,2,0,140,
+a,itself,0,7,0,0,0,0,0,0,0,0,9000,
+a,h2::a,,,,,,,,,,,,
+a,h3::a,2,9,0,0,3,4,0,0,0,0,50,
+a,h4::a,2,9,0,0,0,0,0,0,0,0,50,
+a,BACKEND,0,29,5,1,0,0,0,0,2,0,150,
 """
-    assert parse_counts(stat) == [Counted("h1::a", 20, 5, 140), Counted("h2::a", 0, 0, 0)]
+    assert parse_counts(stat) == [
+        Counted("h1::a", 16, 5, 140, begun=11, waiting=3),
+        Counted("h2::a", 0, 0, 0),
+        Counted("h3::a", 7, 0, 50, begun=4, waiting=2),
+        Counted("h4::a", 7, 0, 50, begun=0, waiting=2),
+    ]
     assert parse_counts("") == []

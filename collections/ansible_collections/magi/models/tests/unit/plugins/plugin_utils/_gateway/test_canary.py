@@ -18,7 +18,9 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import
     compared,
     first_instances,
     since,
+    undecided,
     unwell,
+    waited,
     worse,
 )
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import host, plan, running
@@ -182,10 +184,68 @@ def test_what_is_wrong_with_one_by_itself(seen, said):
         (count(20, 0, 490), count(40, 0, 5), ""),
         (count(4, 4), count(40), ""),  # too few to tell
         (count(20, 20), count(4), ""),
+        (count(4, 0, 1500), count(40), ""),  # but not if they are far off
+        (count(4, 0, 1501), count(40), "its answers began after 1.50 s, and those of the others after 0.10 s"),
+        (count(2, 0, 1501), count(40), "its answers began after 1.50 s, and those of the others after 0.10 s"),
+        (count(1, 0, 9000), count(40), ""),
     ],
 )
 def test_answers_are_compared(mine, others, said):
     assert compared(mine, others, "the others") == said
+
+
+def busy(requests, waiting, first_byte_ms=0, begun=None):
+    return Counted("s", requests, 0, first_byte_ms, requests if begun is None else begun, waiting)
+
+
+@pytest.mark.parametrize(
+    ("after", "late", "requests", "first_byte_ms", "said"),
+    [
+        # both wait all the time
+        (busy(0, 2), busy(0, 2), 2, 30_000, "its answers began after 30.00 s or later"),
+        # one was answered, after 20 s; another may have come in its place
+        (busy(0, 2), busy(1, 2, 20_000), 2, 25_000, "its answers began after 25.00 s or later"),
+        (busy(2, 2, 20_000), busy(4, 2, 20_000), 4, 20_000, "its answers began after 20."),
+        # one alone may have asked for much
+        (busy(0, 1), busy(0, 1), 1, 30_000, ""),
+        # one is a long stream, which has begun
+        (busy(0, 0, begun=2), busy(0, 0, begun=2), 0, 0, ""),
+        (busy(0, 1), busy(0, 0, begun=1), 0, 0, ""),
+        (busy(3, 1, 100), busy(9, 1, 100), 9, 100, ""),
+    ],
+)
+def test_requests_that_wait_for_a_slow_server_count_as_answers_that_are_late(
+    after, late, requests, first_byte_ms, said
+):
+    found = waited([busy(0, 0)], [after], [late], 30)
+    assert (found.requests, found.first_byte_ms) == (requests, pytest.approx(first_byte_ms, rel=0.02))
+    own, other = ("one", NAME), ("two", NAME)
+    gateway = Clients(
+        {own: [busy(0, 0)], other: [count(50)]}, {own: [after], other: [count(90)]}, {own: [late]}, seconds=30
+    )
+    watched = {"one": Watched(deployed(), later(), {NAME: ""})}
+    why = worse(watched, [deployed("two")], [gateway]).get("one", "")
+    assert (bool(why), why.startswith(said and f"instance {NAME}: {said}")) == (bool(said), True)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "until"),
+    [
+        (busy(13, 2), 90, 15),
+        (busy(14, 1), 90, 15),
+        (busy(15, 2), 90, None),  # there are enough
+        (busy(13, 0), 90, None),  # none comes
+        (busy(13, 2), 54, None),  # the others have none to compare with
+    ],
+)
+def test_who_answered_too_few_to_tell_is_watched_on(mine, theirs, until):
+    own, other = ("one", NAME), ("two", NAME)
+    gateway = Clients({own: [busy(10, 0)], other: [count(50)]}, {own: [mine], other: [count(theirs)]})
+    found = undecided([deployed()], [deployed("two")], gateway)
+    assert found == ({own: until} if until else {})
+    # without others, it is compared with what was before
+    assert undecided([deployed()], [], gateway) == ({own: 15} if mine.waiting and mine.requests < 15 else {})
+    assert undecided([deployed(action=ActionKind.KEEP)], [deployed("two")], gateway) == {}
 
 
 def test_the_first_answers_of_a_pool_wait_for_its_models():

@@ -25,12 +25,17 @@ from pathlib import Path
 import pytest
 from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import Key, maps
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import ask as tell
-from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import counts, drain, leave_to_checks
+from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import (
+    await_answers,
+    counts,
+    drain,
+    leave_to_checks,
+)
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import servers as states
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import parse_workers
 from ansible_collections.magi.models.plugins.plugin_utils._ansible.templates import plain_environment
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import compared, since
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import compared, since, waited
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover import ending, stopped
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server, routes
@@ -636,6 +641,36 @@ def test_a_server_that_is_slow_is_seen_in_what_a_gateway_counts(fakes, start):
     assert (told["h1::a"].requests, told["h1::a-2"].requests) == (12, 6)
     assert compared(told["h1::a-2"], told["h1::a"], "the other").startswith("its answers began after 0.")
     assert compared(told["h1::a"], told["h1::a-2"], "the other") == ""
+
+
+def test_one_that_is_too_slow_to_answer_is_seen_by_what_waits_for_it(fakes, start):
+    quick, slow, _other = fakes
+    proxy = start([server(quick, "a", model="m"), server(slow, "a-2", model="m")])
+    for name in ("a", "a-2"):
+        proxy.up(name)
+    path = proxy.sockets.stats
+
+    def found():
+        return {item.server: item for item in counts(path) if item.requests or item.waiting}
+
+    before = found()
+    slow.go.clear()
+    with ThreadPoolExecutor(2) as pool:
+        late = [pool.submit(proxy.ask, body={"model": "a-2"}) for _number in range(2)]
+        assert [proxy.ask(body={"model": "a"})[0] for _number in range(12)] == [200] * 12
+        awaited(lambda: found()["h1::a-2"].waiting == 2)
+        after, begun = found(), time.monotonic()
+        await_answers(path, {"h1::a-2": after["h1::a-2"].requests + 5}, 0.7)
+        later, seconds = found(), time.monotonic() - begun
+        told = waited(*([each["h1::a-2"]] for each in (before, after, later)), seconds)
+        others = since([before["h1::a"]], [later["h1::a"]])
+        assert compared(told, others, "the other").startswith("its answers began after 0.")
+        assert (told.requests, told.waiting) == (2, 2)
+        # it ends when none waits any more, though there are not enough
+        threading.Timer(0.3, slow.go.set).start()
+        await_answers(path, {"h1::a-2": 99}, 30)
+        assert (found()["h1::a-2"].waiting, found()["h1::a-2"].begun) == (0, after["h1::a-2"].begun + 2)
+        assert [item.result()[0] for item in late] == [200] * 2
 
 
 def test_the_metrics_are_those_that_the_rules_ask_for(fakes, start):
