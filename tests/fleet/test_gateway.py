@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import http.client
@@ -11,13 +12,15 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from ..command import Ran, begin
-from ..load import Clients
+from ..load import Clients, ask_once
 from ..playbook import ROOT, Run
 from ..waiting import until
 from .conftest import Q2, Q3, Q4, Q41, Fleet, bare
@@ -31,6 +34,9 @@ VERIFY = "systemd-analyze verify 2>&1"  # names every directive that systemd doe
 
 HOSTS = ("host1", "host2", "host3")
 LIMIT = ("--limit", "host1,host2")
+LEAVES = "gateways take the requests from what goes"
+UNQUIET = re.compile(r"still had:|could not be told|stop_timeout ran out")
+"""What a deployment says that cut requests, or might have."""
 
 
 def with_gateway() -> dict[str, Any]:
@@ -105,6 +111,33 @@ def logged(fleet: Fleet) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.startswith("{")]
 
 
+def well(fleet: Fleet) -> None:
+    """Assert that each server of the last report answers as itself, and each model through the gateway."""
+    servers = fleet.report()["servers"]
+    assert len(servers) == len(fleet.pids())
+    assert {fleet.ask(item["host"], item["port"])[0] == item["model_id"] for item in servers} == {True}
+    assert {served(fleet, item["model_id"]) for item in servers} == {200}
+
+
+def fine(fleet: Fleet, earlier: int) -> None:
+    """Assert that the gateway itself, too, saw each request since then end as it should."""
+    ends = {(item["status"], item["ended"]) for item in logged(fleet)[earlier:]}
+    assert ends <= {(200, "--"), (200, "LR")}  # the second is what it answers itself
+
+
+class Talk(threading.Thread):
+    """A long answer of ``model`` through the gateway, streamed."""
+
+    def __init__(self, fleet: Fleet, model: str, tokens: int):
+        super().__init__(daemon=True)
+        self.connection = http.client.HTTPConnection(fleet.hosts["host1"]["ansible_host"], PORT, timeout=120)
+        self.model, self.tokens, self.wrong = model, tokens, "it has not ended"
+        self.start()
+
+    def run(self) -> None:
+        self.wrong = ask_once(self.connection, self.model, stream=True, tokens=self.tokens)
+
+
 def test_a_gateway_for_several_hosts(behind: Fleet, tmp_path: Path):
     """From a host without HAProxy to one address, beside the distribution's own service."""
     fleet, limit = behind, LIMIT
@@ -149,6 +182,20 @@ def test_a_gateway_for_several_hosts(behind: Fleet, tmp_path: Path):
     assert {instance for _host, instance in fleet.pids()} == {Q2, Q3}
     assert (names(fleet), served(fleet, Q2)) == ([Q2], 200)
     assert fleet.sh("host1", f"systemctl show --value --property=MainPID {UNIT}") == master
+    assert fleet.sh("host1", "grep -rl nonsense /etc/magi-gateway", check=False) == ""
+
+    # killed, it is back with the same routes
+    fleet.sh("host1", f"kill -9 {master}")
+    process = f"systemctl show --value --property=MainPID {UNIT}"
+    until(lambda: fleet.sh("host1", process).strip() not in ("0", master.strip()), 10, "another process of the gateway")
+    until(lambda: served(fleet, Q2) == 200, 10, "an answer after the gateway was killed")
+    assert names(fleet) == [Q2]
+    ended, began = (
+        int(fleet.sh("host1", f"systemctl show --value --property={when}EnterTimestampMonotonic {UNIT}"))
+        for when in ("Inactive", "Active")
+    )
+    assert 0 < began - ended < 2_000_000  # microseconds, by systemd's own clock
+    master = fleet.sh("host1", process)
     del variables["model_gateway_templates_dir"]
 
     # a reload keeps the process and takes new routes
@@ -169,11 +216,9 @@ def test_a_gateway_for_several_hosts(behind: Fleet, tmp_path: Path):
     routed = Ran(begin(tmp_path, "routes", "--json", *inventory(fleet), *limit)).document["gateways"][0]["routes"]
     assert [[server["host"] for server in route["servers"]] for route in routed] == [["host1", "host2"]] * 2
 
-    # killed, it is back with the same routes; systemd starts it again after 200 ms
-    fleet.sh("host1", f"kill -9 {master}")
-    process = f"systemctl show --value --property=MainPID {UNIT}"
-    until(lambda: fleet.sh("host1", process).strip() not in ("0", master.strip()), 10, "another process of the gateway")
-    until(lambda: served(fleet, "chat") == 200, 10, "an answer after the gateway was killed")
+    bodies_of_all_kinds_reach_their_model_or_none(fleet)
+    only_the_streams_of_a_killed_server_end(fleet)
+    reloads_cut_no_stream(fleet)
 
     # what a host serves that this run leaves out is remembered
     run = fleet.deploy("one", "--limit", "host1")
@@ -182,11 +227,142 @@ def test_a_gateway_for_several_hosts(behind: Fleet, tmp_path: Path):
     assert served(fleet, "chat") == 200
 
 
+def bodies_of_all_kinds_reach_their_model_or_none(fleet: Fleet) -> None:
+    where, earlier = fleet.hosts["host1"]["ansible_host"], len(logged(fleet))
+    last = json.dumps({"prompt": "Hello", "max_tokens": 2, "user": "x" * 10_000_000, "model": Q3}).encode()
+    form = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n%s\r\n--x--\r\n' % Q2.encode()
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+
+    def ask(path: str, body: Any, **headers: str) -> tuple[int, Any]:
+        with contextlib.closing(http.client.HTTPConnection(where, PORT, timeout=60)) as connection:
+            connection.request("POST", path, body, headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    def asked_first() -> tuple[int, Any]:
+        """Send the body once the gateway has said that it wants it."""
+        with contextlib.closing(socket.create_connection((where, PORT), 60)) as connection:
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(last)}\r\nExpect: 100-continue\r\n\r\n"
+            connection.sendall(head.encode())
+            assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+            connection.sendall(last)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            return answer.status, json.loads(answer.read())
+
+    pieces = (last[place : place + 100_000] for place in range(0, len(last), 100_000))
+    for status, answer in (ask("/v1/completions", last), ask("/v1/completions", pieces), asked_first()):
+        assert (status, answer["model"]) == (200, "chat")  # the first of its names
+    missing = ask("/v1/audio/transcriptions", form, **kind)
+    assert (missing[0], missing[1]["error"]["code"]) == (400, "model_missing")
+    ask(f"/models/{Q3}/v1/audio/transcriptions", form, **kind)  # which its server can't do
+    lines = logged(fleet)[earlier:]
+    assert [item["server"].partition("::")[2] for item in lines] == [Q3, Q3, Q3, "", Q3], lines
+
+
+def only_the_streams_of_a_killed_server_end(fleet: Fleet) -> None:
+    earlier = len(logged(fleet))
+    servers = {item["host"]: item for item in fleet.report()["servers"] if item["model_id"] == Q2}
+    talks = [Talk(fleet, Q2, tokens=600) for _number in range(4)]  # one conversation, more than its server should have
+    until(
+        lambda: (
+            all(fleet.busy(host, server["port"]) for host, server in servers.items())
+            and sum(fleet.busy(host, server["port"]) for host, server in servers.items()) == len(talks)
+        ),
+        30,
+        "both servers work",
+    )
+    fleet.sh("host1", f"kill -9 {servers['host1']['pid']}")
+    for talk in talks:
+        talk.join()
+    lines = logged(fleet)[earlier:]
+    cut = [item for item in lines if item["ended"] != "--"]
+    assert {item["server"].partition("::")[0] for item in cut} == {"host1"}
+    assert {item["server"].partition("::")[0] for item in lines if item not in cut} == {"host2"}
+    assert len(cut) == len([talk for talk in talks if talk.wrong])
+    until(lambda: fleet.get("host1", servers["host1"]["port"], "/health")[0] == 200, 30, "the killed server is back")
+
+
+STREAMS = r"""
+import asyncio
+ended = asyncio.Event()
+
+async def answer(reader, writer):
+    head = await reader.readuntil(b"\r\n\r\n")
+    if head.startswith(b"GET /end "):
+        ended.set()
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nbegun\n\r\n")
+    await ended.wait()
+    writer.write(b"6\r\nwhole\n\r\n0\r\n\r\n")
+    await writer.drain()
+    writer.close()
+
+async def main():
+    async with await asyncio.start_server(answer, "127.0.0.1", 9123, backlog=1000):
+        await ended.wait()
+        await asyncio.sleep(5)
+
+asyncio.run(main())
+"""
+"""A program that has as many streams as anybody likes, of which none ends before all do."""
+
+
+TELL = """
+import socket, sys
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(sys.argv[1])
+connection.sendall(sys.stdin.buffer.read())
+print(connection.recv(1000).decode())
+"""
+
+
+def reloads_cut_no_stream(fleet: Fleet) -> None:
+    """Five reloads of the unit with 500 live streams, more than the servers of a test could give."""
+    place = f"{Q2}/host1::{Q2}"
+    subprocess.run(
+        ["docker", "exec", "--detach", fleet.hosts["host1"]["testbed_container"], "python3", "-c", STREAMS], check=True
+    )
+    path = fleet.sh("host1", "awk '/stats socket/ {print $3}' /etc/magi-gateway/current/haproxy.cfg").strip()
+    for command in (
+        f"set maxconn server {place} 600",
+        f"set server {place} addr 127.0.0.1 port 9123",
+        f"set server {Q2}/host2::{Q2} state drain",
+    ):
+        said = fleet.sh("host1", f"python3 -c '{TELL}' {path}", stdin=f"{command}\n").strip()
+        assert not said or "changed from" in said, said
+    master = fleet.sh("host1", f"systemctl show --value --property=MainPID {UNIT}").strip()
+
+    def workers() -> set[str]:
+        return {*fleet.sh("host1", f"pgrep -P {master}").split()}
+
+    async def stream() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection(fleet.hosts["host1"]["ansible_host"], PORT)
+        body = json.dumps({"model": Q2, "stream": True}).encode()
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await reader.readuntil(b"begun\n")
+        return reader, writer
+
+    async def whole() -> int:
+        streams = await asyncio.gather(*(stream() for _number in range(500)))
+        for _number in range(5):
+            before = workers()
+            fleet.sh("host1", f"systemctl reload {UNIT}")
+            until(lambda before=before: workers() - before, 20, "a new process takes over")
+        fleet.sh("host1", "python3 -c 'import urllib.request as u; u.urlopen(\"http://127.0.0.1:9123/end\").read()'")
+        ends = await asyncio.gather(*(reader.readuntil(b"whole\n\r\n0\r\n\r\n") for reader, _writer in streams))
+        for _reader, writer in streams:
+            writer.close()
+        return len(ends)
+
+    assert asyncio.run(whole()) == 500
+    until(lambda: len(workers()) == 1, 30, "the processes of before end")
+
+
 def test_what_happens_to_all_servers_of_a_model_loses_no_request(behind: Fleet, tmp_path: Path):
     """Servers on two hosts change, are upgraded, go and come, and their host reboots; thirty clients notice nothing."""
     fleet = behind
     where = fleet.hosts["host1"]["ansible_host"]
-    fleet.variables["model_server_stop_timeout"] = 20  # which the reboot takes, too
+    fleet.variables["model_server_stop_timeout"] = 60
     fleet.variables["model_server_port_range"] = [8080, 8082]  # no room for a stand-in
     two = {host: fleet.hosts[host] for host in ("host1", "host2")}
     changed = {"ctx_size": 1024}
@@ -202,12 +378,22 @@ def test_what_happens_to_all_servers_of_a_model_loses_no_request(behind: Fleet, 
         fleet.sh(host, f"cp -a {fleet.group_vars['model_server_llama_server_path'].rpartition('/')[0]} /opt/upgraded")
     with Clients(where, PORT, [Q2, Q3, Q41], pause=4, says={Q3: "chat"}) as clients:
 
-        def deploy(profile: str, *asked: str) -> Run:
+        def deploy(profile: str, *asked: str, goes: str = "") -> Run:
+            """Deploy while clients ask for these models, and one still gets a long answer of what ``goes``."""
             clients.names = asked
-            run = fleet.deploy(profile, hosts=two)
-            assert run.code == 0, run.output
-            assert "stop_timeout ran out" not in run.output
-            return run
+            run, talk = fleet.start("site", hosts=two, profile=profile), None
+            if goes:
+                until(lambda: "[4/5] Launching servers" in run.output, 120, "servers are launched")
+                talk = Talk(fleet, goes, tokens=400)
+                until(lambda: LEAVES in run.output, 120, "requests are taken from what goes")
+                assert talk.is_alive()
+            done = run.finish()
+            assert done.code == 0, done.output
+            assert not UNQUIET.search(done.text), done.output
+            if talk:
+                talk.join()
+                assert talk.wrong is None
+            return done
 
         run = deploy("development", Q2, Q3, Q41)
         assert f"host1: clients of {Q2}: drained, while host2 serves its model" in run.output
@@ -217,17 +403,21 @@ def test_what_happens_to_all_servers_of_a_model_loses_no_request(behind: Fleet, 
 
         # from profile to profile, and to another llama-server at the same time; what its clients still stream ends whole
         fleet.variables["model_server_llama_server_path"] = "/opt/upgraded/llama-server"
-        run = deploy("production", Q3, Q41)
+        run = deploy("production", Q3, Q41, goes=Q2)
         assert f"host1: clients of {Q2}: drained, then forgotten: nothing else serves its model" in run.output
-        assert f"host2: clients of {Q3}: drained, while host1 serves its model" in run.output
+        for host, other in (("host1", "host2"), ("host2", "host1")):
+            assert f"{host}: clients of {Q3}: drained, while {other} serves its model" in run.output
+        programs = {fleet.sh(host, f"readlink /proc/{pid}/exe").strip() for (host, _name), pid in fleet.pids().items()}
+        assert programs == {"/opt/upgraded/llama-server"}
         assert sorted(names(fleet)) == sorted([Q3, "chat", Q41])
-        deploy("fast-only", Q41)
+        deploy("fast-only", Q41, goes="chat")
         assert sorted(names(fleet)) == sorted([Q2, Q41])
         deploy("development", Q41, Q2)
         again = deploy("development", Q2, Q3, Q41)
         assert again.changed == 0, again.output
     assert clients.wrong == []
     assert min(clients.answered[model] for model in (Q2, Q3, Q41)) > 50
+    fine(fleet, earlier)
     assert {item["model"] for item in logged(fleet)[earlier:] if item["held"]} == {Q41}
 
     # a host that is stopped before it reboots has no clients any more, and they come back with it
@@ -236,11 +426,13 @@ def test_what_happens_to_all_servers_of_a_model_loses_no_request(behind: Fleet, 
         until(lambda: all(fleet.busy("host2", port) for port in ports), 30, "both servers of host2 work")
         stopped = Ran(begin(tmp_path, "stop", "--limit", "host2", *inventory(fleet)))
         assert stopped.code == 0, stopped.err
+        assert not UNQUIET.search(stopped.err), stopped.err
         fleet.sh("host2", "systemctl reboot", check=False)
         until(lambda: not any(fleet.get("host2", port, "/health")[0] for port in ports), 60, "host2 is down")
         until(lambda: all(fleet.busy("host2", port) for port in ports), 120, "both servers of host2 work again")
     assert clients.wrong == []
     assert min(clients.answered[Q2], clients.answered[Q3]) > 50
+    fine(fleet, earlier)
 
 
 def test_a_replica_moves_when_its_host_is_gone_and_stays_when_that_is_back(behind: Fleet):
@@ -298,7 +490,7 @@ def test_keys_and_a_certificate_on_a_systemd_host(behind: Fleet, tmp_path: Path)
         model_gateway_backend_key_file="/etc/servers-key",
         model_gateway_tls_certificate="/etc/gateway.pem",
     )
-    run = fleet.deploy("one", *limit)
+    run = fleet.deploy("two", *limit)
     assert run.code == 0, run.output
     (entry,) = fleet.report()["gateways"]
     assert (entry["is_ready"], entry["asks_key"], entry["url"].partition(":")[0]) == (True, True, "https"), entry
@@ -312,6 +504,19 @@ def test_keys_and_a_certificate_on_a_systemd_host(behind: Fleet, tmp_path: Path)
             connection.request("POST", "/v1/completions", body.encode(), {"Authorization": f"Bearer {key}", **headers})
             return connection.getresponse().status
 
+    def raw(authorization: str, model: str, path: str = "/v1/completions") -> int:
+        """Ask with a header as it stands, which http.client would not send."""
+        body = json.dumps({"prompt": "Hello", "max_tokens": 1, "model": model}, ensure_ascii=False).encode()
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        plain = socket.create_connection((fleet.hosts["host1"]["ansible_host"], PORT), 60)
+        with ssl._create_unverified_context().wrap_socket(plain) as connection:
+            connection.sendall(head.encode() + body)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            return answer.status
+
     def key(**given: str) -> None:
         done = fleet.play("keys", "--limit", "host1", model_gateway_key=given)
         assert done.code == 0, done.output
@@ -324,21 +529,31 @@ def test_keys_and_a_certificate_on_a_systemd_host(behind: Fleet, tmp_path: Path)
     key(state="present", name="two", digest=hashlib.sha256(b"two").hexdigest())
     assert status("two") == 200
     assert fleet.sh("host1", f"systemctl show --value --property=MainPID {UNIT}") == master
-    again = fleet.deploy("one", *limit)
+    again = fleet.deploy("two", *limit)
     assert (again.code, again.changed) == (0, 0), again.output
 
     # what hostile clients send gets in nobody's way: not into the configuration, nor the maps, nor another line of the log
-    earlier = len(logged(fleet))
+    earlier, digest = len(logged(fleet)), "find /etc/magi-gateway -type f | sort | xargs sha256sum"
+    files, sent = fleet.sh("host1", digest), 0
     hostile = ('"', "%[env(HOME)]", '{"a":"b"}\\', "\xe9\xff", "two\t x", "${MAGI_SECRETS}", "' ; echo")
     for text in hostile:
         assert (status(text), status(f"two{text}")) == (401, 401)
         assert (status("two", text), status("two", f"{text}\n\r")) == (404, 404)
         assert status("two", **{"X-Magi-Backend": text, "X-Magi-Server": text, "User-Agent": text}) == 200
+        assert raw(f"Bearer two\r\nX-Name: {text}\N{GRINNING FACE}", Q2) == 200
+        assert raw(f"Bearer {text}\N{GRINNING FACE}", Q2) == 401
+        assert raw("Bearer two", f"{text}\N{GRINNING FACE}") == 404
+        assert raw("Bearer two", Q2, f"/models/{quote(text)}/v1/completions") == 404
+        sent += 9
     assert (status("x" * 100_000), status("two", "x" * 100_000)) == (431, 404)
+    assert status("two", **{"User-Agent": "x" * 100_000}) == 431
+    assert raw("Bearer two\nBearer one", Q2) == raw("Bearer two\r\nX: y\rz", Q2) == 400
     lines = logged(fleet)[earlier:]
+    assert len(lines) == sent + 5
     assert {item["key"] for item in lines} == {"-", "two"}
     assert {*hostile, *(f"{text}\n\r" for text in hostile)} <= {item["model"] for item in lines}
     assert {item["server"].partition("::")[2] for item in lines if item["status"] == 200} == {Q2}
+    assert fleet.sh("host1", digest) == files
 
     # after a restart, as after that of the host, it has all it needs
     fleet.sh("host1", f"systemctl restart {UNIT}")
@@ -374,45 +589,62 @@ def test_what_did_badly_is_taken_back_where_it_came_to(behind: Fleet, tmp_path: 
     fleet, limit = behind, LIMIT
 
     def made() -> dict[str, str]:
-        return {host: fleet.sh(host, "cat /etc/magi/instances/*.env") for host in ("host1", "host2")}
+        """Return what makes the servers of each host, and its gateway."""
+        files = "/etc/magi/instances/*.env /etc/systemd/system/magi-llama* /etc/magi-gateway/current/*"
+        look = f"cd /; for x in {files}; do [ -f $x ] && echo $x && cat $x; done; systemctl is-active 'magi-llama@*'"
+        return {host: fleet.sh(host, look) for host in ("host1", "host2")}
 
+    two = {host: fleet.hosts[host] for host in ("host1", "host2")}
+    fleet.profile("pair", Q2, Q3)
     fleet.variables["model_server_serial"] = [1]
-    assert fleet.deploy("one", *limit).code == 0
-    before, pids = made(), {server["host"]: server["pid"] for server in fleet.report()["servers"]}
-    fleet.profile("half", Q2, options={"lora": "/nowhere.gguf"})
-    half = fleet.deploy("half", *limit)
-    assert half.code == 2, half.output
-    assert "Host host2: not deployed, because in an earlier batch host1 failed" in half.output
-    assert [before[host] == now for host, now in made().items()] == [False, True]
-    assert {served(fleet, Q2) for _ in range(4)} == {200}
+    assert fleet.deploy("pair", *limit).code == 0
+    before = made()
 
+    # a good one, with other settings of the gateway
+    fleet.profile("good", Q2, Q3, options={"ctx_size": 512})
+    fleet.groups["model_gateways"]["vars"]["model_gateway_queue"] = 11
+    assert fleet.deploy("good", *limit).code == 0
+    assert [before[host] == now for host, now in made().items()] == [False, False]
     back = fleet.play("rollback", *limit)
     assert back.code == 0, back.output
     assert made() == before
-    again = {server["host"]: server["pid"] for server in fleet.report()["servers"]}
-    assert [pids[host] == pid for host, pid in again.items()] == [False, True]
-    assert {served(fleet, Q2) for _ in range(4)} == {200}
-    assert fleet.sh("host1", "stat -c %a /etc/magi/generations/*.json") == "600\n"
-
+    well(fleet)
     more = fleet.play("rollback", *limit)
     assert more.code == 2, more.output
     for host in ("host1", "host2"):
-        assert f"Host {host}: there is no generation before this one (profile one, " in more.output
+        assert f"Host {host}: there is no generation before this one (profile pair, " in more.output
     assert made() == before
+    del fleet.groups["model_gateways"]["vars"]["model_gateway_queue"]
+
+    # one that went well on the first host alone
+    pids = fleet.pids()
+    fleet.profile("half", {"model": Q2, "options": {"ctx_size": 1024}}, Q3)
+    broken = {**two, "host2": {**two["host2"], "model_server_options": {"lora": "/nowhere.gguf"}}}
+    half = fleet.deploy("half", *limit, hosts=broken)
+    assert half.code == 2, half.output
+    assert [before[host] == now for host, now in made().items()] == [False, False]
+    back = fleet.play("rollback", *limit)
+    assert back.code == 0, back.output
+    assert made() == before
+    again = fleet.pids()
+    assert {whose for whose in pids if pids[whose] == again[whose]} == {("host1", Q3)}  # which nobody touched
+    well(fleet)
+    assert fleet.sh("host1", "stat -c %a /etc/magi/generations/*.json | sort -u") == "600\n"
 
     # a canary that answers garbage, and that is asked for by magi
     del fleet.variables["model_server_serial"]
 
     def canary(bake: int, **more: Any) -> None:
-        fleet.profile("canary", {"model": Q2, **more}, rollout={"canary": 1, "bake": bake})
+        fleet.profile("canary", {"model": Q2, **more}, Q3, rollout={"canary": 1, "bake": bake})
 
     def taken_back(said: str, run: Run | Ran) -> None:
         output = run.output if isinstance(run, Run) else run.out + run.err
         assert re.search(rf"Host host1: {said}.*; what it ran before is back", output), output
         assert "Host host2: not deployed, because in an earlier batch host1 failed: " in output
         assert made() == before
-        assert fleet.pids()["host2", Q2] == again["host2"]  # nobody touched it
-        assert {served(fleet, Q2) for _ in range(4)} == {200}
+        now = fleet.pids()
+        assert {whose for whose in again if again[whose] == now[whose]} == {*again} - {("host1", Q2)}
+        well(fleet)
 
     canary(1, options={"rope_freq_scale": 50})
     ran = Ran(begin(tmp_path, "up", "canary", "--json", *inventory(fleet), *limit))
@@ -420,10 +652,29 @@ def test_what_did_badly_is_taken_back_where_it_came_to(behind: Fleet, tmp_path: 
     taken_back(f"instance {Q2}: it was asked for some words and repeated itself", ran)
 
     # one that crashes after a while
-    canary(5, options={"ctx_size": 1024})
-    crashing = fleet.start("site", *limit, profile="canary")
-    until(lambda: "canary: for a while" in crashing.output, 120, "the canary is watched")
-    fleet.sh("host1", f"systemctl kill --signal=KILL magi-llama@{Q2}.service")
-    crashed = crashing.finish()
-    assert crashed.code == 2, crashed.output
+    canary(10, options={"ctx_size": 1024})
+    crashing = begin(tmp_path, "up", "canary", "--json", *inventory(fleet), *limit)
+    unit = f"magi-llama@{Q2}.service"
+
+    def new() -> str:
+        pid = fleet.sh("host1", f"systemctl show --value --property=MainPID {unit}").strip()
+        return pid if pid not in ("0", str(again["host1", Q2])) else ""
+
+    until(new, 120, "the canary is there")
+    fleet.sh("host1", f"sleep 6; kill -9 {new()}")
+    crashed = Ran(crashing)
+    assert crashed.code == 1, crashed.err
     taken_back(f"instance {Q2} crashed while it was watched", crashed)
+
+    # one that is slow: it has a twentieth of a processor while it is watched
+    canary(8, options={"ctx_size": 1024})
+    slow = fleet.start("site", *limit, profile="canary")
+    until(lambda: "canary: for a while" in slow.output, 120, "the canary is watched")
+    fleet.sh("host1", f"systemctl set-property --runtime {unit} CPUQuota=5%")
+    with Clients(fleet.hosts["host1"]["ansible_host"], PORT, [Q2], count=8, pause=0.2) as clients:
+        until(lambda: "host1 does worse" in slow.output, 120, "the verdict")
+        fleet.sh("host1", f"systemctl set-property --runtime {unit} CPUQuota=")
+        slowed = slow.finish()
+    assert slowed.code == 2, slowed.output
+    taken_back(rf"instance {Q2}: its answers began after [\d.]+ s( or later)?, and those of the other servers", slowed)
+    assert clients.wrong == []
