@@ -29,7 +29,7 @@ from .. import minilm
 from ..clients import talk
 from ..command import Ran, begin
 from ..load import Clients, ask_once
-from ..playbook import Playing, Run
+from ..playbook import ROOT, Playing, Run
 from ..waiting import until
 from .conftest import HAPROXY, PORTS, Deployment, alive, embedding_model, environment_of
 
@@ -321,6 +321,35 @@ def test_a_switch_and_a_restart_under_load_lose_no_request(behind: Deployment):
     assert (again.code, again.changed) == (0, 0), again.output
 
 
+def test_what_the_gateway_does_not_reach_takes_nobody_s_place(behind: Deployment, tmp_path: Path):
+    """A stand-in that is ready on its host, and that the gateway asks at another port, as if a firewall were between."""
+    assert behind.play(profile="fast-only").code == 0
+    before = {name: server["pid"] for name, server in behind.servers().items()}
+    folder = tmp_path / "own"
+    shutil.copytree(ROOT / "collections/ansible_collections/magi/models/roles/gateway/templates", folder)
+    template = folder / "haproxy.cfg.j2"
+    text = template.read_text()
+    wrong = text.replace("server.port)", "9 if server.part == 'comes' else server.port)")
+    assert wrong != text
+    template.write_text(wrong)
+    behind.add_profile("fast-only", {"model": Q2, "options": {"ctx_size": 1024}})
+    variables = behind.groups["model_gateways"]["vars"]
+    variables["model_gateway_templates_dir"] = str(folder)
+    with Clients("127.0.0.1", PORT, [Q2], count=4, pause=0.5) as clients:
+        run = behind.play(profile="fast-only")
+        assert run.code == 2, run.output
+        said = f"gateway localhost gets no answer from what was started ({Q2}-stand-in-1 of localhost at 127.0.0.1:"
+        assert f"host_failed: Host localhost: {said}" in run.text
+        assert {name: os.path.exists(f"/proc/{pid}") for name, pid in before.items()} == {Q2: True}
+        del variables["model_gateway_templates_dir"]
+        again = behind.play(profile="fast-only")
+        assert again.code == 0, again.output
+    assert clients.wrong == []
+    assert {name: environment_of(server["pid"])["LLAMA_ARG_CTX_SIZE"] for name, server in behind.servers().items()} == {
+        Q2: "1024"
+    }
+
+
 def logged(log: Path) -> list[dict[str, Any]]:
     """Return what a gateway has logged of requests."""
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
@@ -483,9 +512,7 @@ def test_what_goes_wrong_is_named_and_the_old_one_goes_on(behind: Deployment):
     variables = behind.groups["model_gateways"]["vars"]
     assert behind.play(profile="fast-only").code == 0
     templates = behind.folder / "templates"
-    shutil.copytree(
-        Path(__file__).parents[2] / "collections/ansible_collections/magi/models/roles/gateway/templates", templates
-    )
+    shutil.copytree(ROOT / "collections/ansible_collections/magi/models/roles/gateway/templates", templates)
     with (templates / "haproxy.cfg.j2").open("a") as file:
         file.write("\nbackend broken\n    nonsense here\n")
     variables["model_gateway_templates_dir"] = str(templates)

@@ -24,6 +24,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover impo
     ending,
     leaving,
     stopped,
+    unmet,
 )
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import proxy_name
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server
@@ -60,7 +61,10 @@ class ActionModule(HostAction):
             job = ending(servers, stand_ins)
         else:
             job = arriving(servers, actions, ready)
-        return {**result, **self.told(given, job, keep, task_vars)}
+        told = self.told(given, job, keep, task_vars)
+        if told.get("unmet"):
+            told["refused"] = unmet(str(self._task.delegate_to), servers, told["unmet"])
+        return {**result, **told}
 
     def on_host(self, module: str, arguments: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Return the result, also of a gateway that is not reached: raised, that ends a play whose task runs once."""

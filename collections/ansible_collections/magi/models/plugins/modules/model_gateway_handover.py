@@ -13,8 +13,9 @@ author:
 description:
   - While a host is deployed, a gateway that runs and was prepared for it (M(magi.models.model_gateway)) is told which
     servers to use, without a reload.
-  - With O(step=leaving), what was started beside the old servers gets requests, what is to end or to restart gets no
-    more, and the module waits until no request is at it; M(magi.models.llama_instances) may then end it.
+  - With O(step=leaving), what was started beside the old servers gets requests once the gateway's own checks find it
+    up. Then what is to end or to restart gets no more, and the module waits until no request is at it;
+    M(magi.models.llama_instances) may then end it.
   - With O(step=arriving), what has restarted gets requests again.
   - With O(step=relieving), what stood in for it gets no more, and the module waits until no request is at it.
   - With O(step=stopping), the same holds for what is stopped without a deployment. With O(step=stopped), which comes
@@ -83,6 +84,17 @@ left:
   description: Requests that were still in flight when the time ran out; -1 if HAProxy did not say.
   returned: always
   type: int
+unmet:
+  description:
+    - The places, backend and server as the gateway calls them, of servers that have come and that the gateway's own
+      checks did not find up. Then it was told nothing else, so that those that are to go still serve.
+  returned: if there are some
+  type: list
+  elements: str
+refused:
+  description: What is wrong with these, in a sentence.
+  returned: if there are some
+  type: str
 warned:
   description: What a warning says of requests that were still in flight, or of a gateway that could not be told.
   returned: if there is one
@@ -114,12 +126,16 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime impor
     RefusedError,
     await_answers,
     await_empty,
+    await_up,
     counts,
     drain,
     enable,
     forget,
     leave_to_checks,
 )
+
+PATIENCE = 10
+"""Seconds within which a server that is ready must be so for the gateway: it is asked each half second."""
 
 
 def main() -> None:
@@ -139,6 +155,9 @@ def main() -> None:
         sockets = gateway_service(gateway["manager"], gateway["home"]).sockets
         deadline = time.monotonic() + module.params["seconds"]
         try:
+            unmet = await_up(sockets.stats, job["comes"], PATIENCE)
+            if {*unmet} & {*job["needed"]}:
+                module.exit_json(changed=False, left=0, unmet=unmet)
             enable(sockets.stats, job["ready"])
             leave_to_checks(sockets.stats, job["down"])
             forget(sockets.stats, job["forget"])

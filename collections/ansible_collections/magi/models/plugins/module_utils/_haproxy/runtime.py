@@ -85,6 +85,22 @@ def enable(path: str, places: Sequence[str]) -> None:
         _tell(path, f"set server {place} health up")
 
 
+def await_up(path: str, places: Sequence[str], seconds: float) -> list[str]:
+    """Let the servers at ``places``, which have just come, have requests once HAProxy's own checks find them up; return
+    those that it has not after ``seconds``. Raises RefusedError."""
+    for place in places:
+        _tell(path, f"set server {place} state ready")
+        _tell(path, f"set server {place} health down")
+    deadline = time.monotonic() + seconds
+    while places:
+        up = {f"{item.backend}/{item.server}" for item in servers(path) if item.up}
+        missing = [place for place in places if place not in up]
+        if not missing or time.monotonic() > deadline:
+            return missing
+        time.sleep(0.05)
+    return []
+
+
 def leave_to_checks(path: str, places: Sequence[str]) -> None:
     """Let the servers at ``places``, which were drained and are gone, have requests once checks find them back. Raises
     RefusedError."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import backend, encoded, places
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import backend, encoded, endpoint, places
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Part, Server, routes
 
 Whose = tuple[str, str]
@@ -22,6 +22,10 @@ _STARTED = (ActionKind.START, ActionKind.RESTART)
 class Handover:
     """What a gateway is told, in this order. A place is backend/server."""
 
+    comes: tuple[str, ...] = ()
+    """The places that get requests once the gateway's own checks find them up, which is awaited."""
+    needed: tuple[str, ...] = ()
+    """Those of them without which nothing else is told: they serve a model of what goes."""
     ready: tuple[str, ...] = ()
     """The places that get requests from now on."""
     down: tuple[str, ...] = ()
@@ -70,8 +74,11 @@ def leaving(
     # Before the reload, none of them had a part.
     plain = routes([replace(item, part=Part.STAYS) for item in servers if item.part is not Part.COMES])
     before = places(plain)
+    started = [who for who in ready if actions.get(who) is ActionKind.START]
+    taken = {item.model_id for item in going}
     return Handover(
-        ready=_ready(servers, where, [who for who in ready if actions.get(who) is ActionKind.START]),
+        comes=_ready(servers, where, started),
+        needed=_ready([item for item in servers if item.model_id in taken], where, started),
         forget=tuple(encoded(name) for route in left for name in route.names),
         left=tuple(map(backend, left)),
         drain=tuple(where[item][0] for item in going),
@@ -79,6 +86,19 @@ def leaving(
         empty_before=tuple(
             sorted({place for item in going for place in (*before[replace(item, part=Part.STAYS)], *where[item])})
         ),
+    )
+
+
+def unmet(gateway: str, servers: Sequence[Server], missed: Collection[str]) -> str:
+    """Return what is to be said of servers at the places ``missed``, which are ready, and not for the gateway."""
+    where = places(routes(servers))
+    found = sorted(
+        {(item.host, item.instance, item.address, item.port) for item in servers if {*where[item]} & {*missed}}
+    )
+    those = ", ".join(f"{instance} of {host} at {endpoint(address, port)}" for host, instance, address, port in found)
+    return (
+        f"gateway {gateway} gets no answer from what was started ({those}) and is ready on its host, so nothing was "
+        "ended for it; open the way from the gateway to that port (a firewall?), and run again"
     )
 
 

@@ -10,6 +10,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover impo
     ending,
     leaving,
     stopped,
+    unmet,
 )
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Part, Server, meanwhile
 
@@ -70,7 +71,7 @@ def handed(servers, actions, batch=("h1",), done=(), ready=()):
 def test_a_model_for_another_is_forgotten_when_what_waits_for_it_is_served():
     found = handed([goes(A), comes(B)], {A: STOP, B: START}, ready=[B])
     assert found == Handover(
-        ready=("b/h1::b",),
+        comes=("b/h1::b",),
         forget=("a",),
         left=("a",),
         drain=("a/h1::a::before",),
@@ -80,7 +81,7 @@ def test_a_model_for_another_is_forgotten_when_what_waits_for_it_is_served():
 
 
 def test_what_started_and_is_not_ready_gets_nothing():
-    assert handed([goes(A), comes(B)], {A: STOP, B: START}).ready == ()
+    assert handed([goes(A), comes(B)], {A: STOP, B: START}).comes == ()
 
 
 def test_a_restart_is_drained_and_its_name_stays():
@@ -93,20 +94,29 @@ def test_a_restart_is_drained_and_its_name_stays():
 def test_a_restart_at_another_port_is_two_servers():
     moved = comes(replace(A, port=9000))
     found = handed([goes(A), moved], {A: RESTART}, ready=[A])
-    assert (found.ready, found.drain, found.forget) == ((), ("a/h1::a::before",), ())
+    assert (found.comes, found.drain, found.forget) == ((), ("a/h1::a::before",), ())
     assert arriving([goes(A), moved], {A.whose: RESTART}, [A.whose]).ready == ("a/h1::a",)
 
 
 def test_what_stands_in_gets_requests_until_the_other_has_restarted():
     servers = [A, comes(STANDS_IN)]
     found = handed(servers, {A: RESTART, STANDS_IN: START}, ready=[STANDS_IN])
-    assert (found.ready, found.drain, found.forget) == (("a/h1::a-stand-in-1",), ("a/h1::a",), ())
+    assert (found.comes, found.drain, found.forget) == (("a/h1::a-stand-in-1",), ("a/h1::a",), ())
+    assert found.needed == found.comes  # without it, nothing would serve the model
     assert arriving(servers, {A.whose: RESTART}, [A.whose, STANDS_IN.whose]).ready == ("a/h1::a",)
     place = ("a/h1::a-stand-in-1",)
     assert ending(servers, {STANDS_IN.whose}) == Handover(drain=place, empty=place, empty_before=place)
     assert not ending(servers, ())
     assert stopped(servers, {STANDS_IN.whose}) == Handover(down=place)
     assert not stopped(servers, ())
+
+
+def test_who_is_not_met_is_named():
+    servers = [A, comes(STANDS_IN), comes(B)]
+    said = unmet("gw1", servers, ["a/h1::a-stand-in-1"])
+    assert said.startswith(
+        "gateway gw1 gets no answer from what was started (a-stand-in-1 of h1 at 127.0.0.1:8082), which"
+    )
 
 
 def test_a_name_is_forgotten_with_its_last_server():

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import K
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import ask as tell
 from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime import (
     await_answers,
+    await_up,
     counts,
     drain,
     leave_to_checks,
@@ -38,7 +40,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._ansible.templates imp
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.canary import compared, since, waited
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover import ending, stopped
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.haproxy import configuration
-from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server, routes
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Part, Server, routes
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.settings import Gateway
 from ansible_collections.magi.models.plugins.plugin_utils._observe.prometheus import FROM_GATEWAY
 from ansible_collections.magi.models.plugins.plugin_utils._observe.rules import RECORDS, Limits, alerts
@@ -565,6 +567,25 @@ def test_what_was_stopped_gets_requests_again_once_it_is_back(fakes, start):
     fakes.append(FakeServer(fakes[1].server_port))
     awaited(lambda: known() == {"up"})
     assert proxy.ask(body={"model": "a-2"})[0] == 200
+
+
+def test_what_comes_gets_requests_once_it_answers_the_gateway(fakes, start):
+    """What is ready on its own host may be out of reach for a gateway."""
+    old, new, _other = fakes
+    closed = replace(server(new, "a-2", model="m"), port=free_port(), part=Part.COMES)
+    comes = replace(server(new, "a-3", model="m"), part=Part.COMES)
+    proxy = start([server(old, "a", model="m"), closed, comes])
+    path = proxy.sockets.stats
+    where = {item.server: f"{item.backend}/{item.server}" for item in states(path) if item.backend == "m"}
+    proxy.up("m")
+    assert await_up(path, [where["h1::a-2"]], 1.5) == [where["h1::a-2"]]
+    assert await_up(path, [where["h1::a-3"]], 15) == []
+    assert {item.server: item.state for item in states(path) if item.backend == "m"} == {
+        "h1::a": "up",
+        "h1::a-2": "down",
+        "h1::a-3": "up",
+    }
+    assert [proxy.ask(body={"model": "m"})[0] for _number in range(6)] == [200] * 6
 
 
 def test_a_long_conversation_stays_by_its_beginning(fakes, start):
