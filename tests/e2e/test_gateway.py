@@ -402,6 +402,16 @@ def test_a_rollback_brings_back_what_ran_before_exactly(behind: Deployment):
     assert before != later
     (behind.folder / "profiles" / "development.yml").unlink()  # it needs no profile
 
+    # one that changed the gateway alone
+    kept = {name: server["pid"] for name, server in behind.servers().items()}
+    settings["model_gateway_hold"] = 62
+    assert behind.play(profile="fast-only").code == 0
+    assert made() != later
+    back = magi(behind, "rollback", "--json")
+    assert back.code == 0, back.err
+    assert made() == later
+    assert {name: server["pid"] for name, server in behind.servers().items()} == kept
+
     looked = magi(behind, "rollback", "--check", "--json")
     assert (looked.code, made()) == (0, later), looked.err
     plan = looked.document["hosts"]["localhost"]

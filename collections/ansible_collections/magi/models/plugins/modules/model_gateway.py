@@ -215,6 +215,12 @@ history:
   returned: for O(state=remembered)
   type: list
   elements: dict
+settled_at:
+  description:
+    - When the deployment began that gave it the settings that it has now, in seconds since the epoch; 0 if there is
+      nothing to go back to.
+  returned: for O(state=remembered)
+  type: float
 servers:
   description: The servers that the gateway routes to.
   returned: for O(state=remembered)
@@ -235,6 +241,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import 
     absent,
     present,
     remembered,
+    settled_at,
 )
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import check_usable, gateway_service
 from ansible_collections.magi.models.plugins.module_utils._haproxy.keys import KeysError
@@ -256,7 +263,8 @@ def main() -> None:
     params = module.params
     home, program = params["home"], params["haproxy_path"]
     if params["state"] == "remembered":
-        module.exit_json(changed=False, done=[], servers=remembered(home), history=history(home))
+        made = history(home)
+        module.exit_json(changed=False, done=[], servers=remembered(home), history=made, settled_at=settled_at(made))
     given = params["job"] or {}
     if params["state"] in PRESENT and not given:
         module.fail_json(msg="model_gateway has an action plugin of the same name that must call it; use it as a task.")

@@ -272,6 +272,15 @@ def _prune(wanted: WantedGateway) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def settled_at(history: Sequence[Mapping[str, Any]]) -> float:
+    """Return when the deployment began, of those in ``history`` (the oldest first), that gave the gateway its present
+    settings, in seconds since the epoch; 0 if none did, or none was before it."""
+    for before, made in zip(history[-2::-1], history[::-1]):
+        if before["settings"] != made["settings"]:
+            return float(made["began_at"])
+    return 0
+
+
 def remembered(home: str) -> list[dict[str, Any]]:
     """Return the servers that the gateway routes to now, as its configuration has them; [] without one."""
     with contextlib.suppress(OSError, ValueError):

@@ -17,6 +17,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.apply import 
     configured,
     present,
     remembered,
+    settled_at,
 )
 from ansible_collections.magi.models.plugins.module_utils._haproxy.sockets import Sockets
 from ansible_collections.magi.models.plugins.module_utils._haproxy.stats import ServerState
@@ -250,3 +251,18 @@ def test_a_deployment_beside_a_teardown_waits_for_it_and_holds_a_lock_of_its_own
     assert calls == ["start", "remove", "start"]
     assert service.runs == "2"
     assert (service.home / apply.LOCK).exists()
+
+
+@pytest.mark.parametrize(
+    ("history", "when"),
+    [
+        ([], 0),
+        ([(1, 60)], 0),  # there is nothing to go back to
+        ([(1, 60), (2, 61)], 2),
+        ([(1, 60), (2, 61), (3, 61)], 2),  # the last changed its routes
+        ([(1, 60), (2, 60)], 0),
+        ([(1, 61), (2, 60), (3, 61)], 3),
+    ],
+)
+def test_when_a_gateway_got_its_settings(history, when):
+    assert settled_at([{"began_at": began_at, "settings": {"hold": hold}} for began_at, hold in history]) == when
