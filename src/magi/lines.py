@@ -64,7 +64,25 @@ def plan(document: Document) -> list[str]:
             lines += [f"  {line}" for line in text_table(PLAN_HEAD, rows)]
         lines += [f"  ! {printable(line)}" for line in (*item["degraded"], *item["warnings"])]
         lines += [f"  {printable(note)}" for note in item["notes"]]
-    return [*lines, "", plan_end(document)]
+    return [*lines, *plan_gateways(document), "", plan_end(document)]
+
+
+_GATEWAY_ACTIONS = {
+    "install": "installs HAProxy",
+    "write": "writes its configuration",
+    "start": "starts",
+    "reload": "reloads",
+    "ready": "gives servers requests again",
+}
+
+
+def plan_gateways(document: Document) -> list[str]:
+    """Return what a deployment would do at each gateway that it changes."""
+    return [
+        f"Gateway {item['host']}: {', '.join(_GATEWAY_ACTIONS[action] for action in item['actions'])}"
+        for item in document.get("gateways", ())
+        if item["actions"]
+    ]
 
 
 def plan_summary(plan_of_host: Document) -> str:

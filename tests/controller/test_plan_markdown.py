@@ -57,6 +57,14 @@ def test_a_plan_says_what_it_needs_and_what_happens_to_clients():
     assert "1.0 GiB needed of 3.0 GiB" in lines[8]
 
 
+def test_a_plan_says_what_it_does_at_gateways():
+    given = {
+        **document(),
+        "gateways": [{"host": "gw1", "actions": ["write", "reload"]}, {"host": "gw2", "actions": []}],
+    }
+    assert plan_markdown(given).endswith("|\n\n- `Gateway gw1: writes its configuration, reloads`\n")
+
+
 def test_a_recorded_plan():
     text = plan_markdown(deployments.planned(recorded.run("plan", 4)).document)
     assert f"| `localhost` | `keep` | `{Q2}` | `18140` |" in text

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from magi import lines
 from magi.errors import DeploymentFailed, ExitCode, HostUnreachable, Interrupted, ProfileError, UsageError
 from magi.events import Event, Run
 from magi.result import Result
@@ -376,7 +377,7 @@ def test_a_deployment_without_a_report_failed(events, kind, said):
 )
 def test_a_deployment_that_only_looked_returns_the_plans(given, said):
     plan = {"actions": []}
-    looked = {**said, "hosts": {"a": plan, "b": plan}, "changes": 0, "unreachable": []}
+    looked = {**said, "hosts": {"a": plan, "b": plan}, "gateways": [], "changes": 0, "unreachable": []}
     assert deployments.deployed(run(ok("b", plan=plan), ok("a", plan=plan), ok(problems={})), **given) == Result(looked)
     lost = deployments.deployed(run(ok("a", plan=plan), unreachable(), ok(problems={"gpu2": "gone."}), rc=4), **given)
     assert (list(lost.document["hosts"]), lost.exit_code) == (["a"], ExitCode.UNREACHABLE)
@@ -413,6 +414,25 @@ def test_a_plan(actions, code, changes):
     assert outcome.exit_code is code
     assert outcome.document["changes"] == changes
     assert outcome.document["unreachable"] == []
+
+
+@pytest.mark.parametrize(
+    ("done", "code", "said"),
+    [
+        ([], ExitCode.OK, "Nothing to change."),
+        (
+            ["write", "reload"],
+            ExitCode.CHANGES,
+            "Gateway gw1: writes its configuration, reloads\n\n1 to change: run magi up.",
+        ),
+    ],
+)
+def test_a_plan_that_changes_gateways_alone(done, code, said):
+    gateway = ok(host="gw1", done=done, missing="", installable=False)
+    outcome = deployments.planned(run(ok(plan={"actions": []}), gateway))
+    assert (outcome.exit_code, outcome.document["changes"]) == (code, int(bool(done)))
+    assert outcome.document["gateways"] == [{"host": "gw1", "actions": done}]
+    assert "\n".join(lines.plan({**outcome.document, "hosts": {}})).strip() == said
 
 
 @pytest.mark.parametrize(

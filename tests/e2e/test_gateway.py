@@ -404,7 +404,11 @@ def test_a_rollback_brings_back_what_ran_before_exactly(behind: Deployment):
 
     # one that changed the gateway alone
     kept = {name: server["pid"] for name, server in behind.servers().items()}
+    assert magi(behind, "plan", "fast-only", "--json").document["changes"] == 0
     settings["model_gateway_hold"] = 62
+    for look in (["plan", "fast-only"], ["up", "fast-only", "--check"]):
+        looked = magi(behind, *look, "--json").document
+        assert (looked["changes"], looked["gateways"]) == (1, [{"host": "localhost", "actions": ["write", "reload"]}])
     assert behind.play(profile="fast-only").code == 0
     assert made() != later
     back = magi(behind, "rollback", "--json")

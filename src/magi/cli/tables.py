@@ -189,6 +189,7 @@ def plan(document: Mapping[str, Any]) -> RenderableType:
         for line in (*item["degraded"], *item["warnings"]):
             parts.append(Text("  ! ", style="yellow").append(printable(line), style="default"))
         parts += [Text(f"  {printable(note)}", style="dim") for note in item["notes"]]
+    parts += map(Text, lines.plan_gateways(document))
     return Group(*parts, Text(), Text(lines.plan_end(document), style="bold"))
 
 
@@ -223,6 +224,7 @@ def plan_markdown(document: Mapping[str, Any], profile: str | None = None) -> st
         table += [f"| {' | '.join(map(code, row))} |" for row in fleet]
     notes = [f"{host}: {line}" for host, item in hosts.items() for line in lines.plan_memory(item) if not fleet]
     notes += [line for item in hosts.values() for line in (*item["degraded"], *item["warnings"])]
+    notes += lines.plan_gateways(document)
     notes += [f"{name}: not reachable" for name in document["unreachable"]]
     summary = f"{document['changes']} to change on {counted(len(hosts), 'host')}."
     end = ["", *(f"- {code(note)}" for note in notes)] if notes else []

@@ -69,7 +69,10 @@ def planned(run: Run) -> Result:
     if error and not plans:
         raise error
     changes = sum(ActionKind(item["action"]).changes for plan in plans.values() for item in plan["actions"])
-    document = {"hosts": plans, "changes": changes, "unreachable": list(run.unreachable)}
+    done = {host: list(result["done"]) for host, result in run.of("done", "installable")}
+    gateways = [{"host": host, "actions": actions} for host, actions in done.items()]
+    changes += sum(bool(actions) for actions in done.values())
+    document = {"hosts": plans, "gateways": gateways, "changes": changes, "unreachable": list(run.unreachable)}
     return beside(error, Result(document, ExitCode.CHANGES if changes else ExitCode.OK, told=lines.plan))
 
 

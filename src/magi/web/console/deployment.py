@@ -73,6 +73,7 @@ def plan_part(request: Request, found: Result, profile: str | None, verb: str | 
         for host, item in found.document["hosts"].items()
     }
     given = {"hosts": hosts, "changes": found.document["changes"], "problem": found.problem}
+    given["gateways"] = lines.plan_gateways(found.document)
     return page(request, "_plan.html", **given, profile=profile, verb=verb)
 
 
