@@ -392,6 +392,15 @@ def test_a_pool_serves_those_of_its_models_that_a_request_may_have(fakes, start)
     assert "content-encoding" not in fakes[0].asked[-1]
 
 
+def test_names_like_another_cost_little(fakes, start):
+    proxy = start([server(fakes[0], f"{'abcdefgh' * 12}{number:03d}") for number in range(400)])
+    assert "did you mean abc" in proxy.ask(body={"model": "abcdefgh" * 12 + "0x"})[1]["error"]["message"]
+    for name in ("q" * 99, "abcdefgh" * 12 + "\x01" * 100):
+        assert error(proxy.ask(body={"model": name})) == (404, "model_not_found")
+        lines = awaited(lambda name=name: [item for item in proxy.logged() if item["model"] == name])
+        assert lines[0]["total_ms"] < 1000  # where each name is compared, it is more
+
+
 @pytest.mark.parametrize("keys_file", ["", "/k"])
 def test_servers_get_their_own_key(fakes, start, keys_file):
     proxy = start(
