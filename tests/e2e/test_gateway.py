@@ -9,10 +9,13 @@ import os
 import re
 import shutil
 import signal
+import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,35 @@ def ask(path: str = "/v1/chat/completions", body: Any = None, **headers: str) ->
     connection.close()
     document = json.loads(text) if "json" in (answer.headers["Content-Type"] or "") else text.decode()
     return answer.status, document, answer.headers
+
+
+def send(data: bytes) -> bytes:
+    """Return all that the gateway answers to ``data`` before it ends the connection."""
+    with socket.create_connection(("127.0.0.1", PORT), timeout=60) as connection:
+        connection.sendall(data)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def over_http2(method: str, path: str, body: bytes, **headers: str) -> tuple[dict[int, int], Any]:
+    """Return the gateway's settings of HTTP/2, and the document of its answer to a request that tells no length."""
+
+    def frame(kind: int, flags: int, stream: int, data: bytes) -> bytes:
+        return len(data).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + data
+
+    fields = {":method": method, ":scheme": "http", ":path": path, ":authority": "x", **headers}
+    block = b"".join(bytes([0, len(n)]) + n.encode() + bytes([len(v)]) + v.encode() for n, v in fields.items())
+    settings, text, ended = {}, b"", False
+    with socket.create_connection(("127.0.0.1", PORT), timeout=60) as connection, connection.makefile("rb") as answer:
+        head = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
+        connection.sendall(head + frame(1, 4, 1, block) + frame(0, 1, 1, body))
+        while not ended:
+            length, kind, flags = struct.unpack(">3sBB4x", answer.read(9))
+            data = answer.read(int.from_bytes(length, "big"))
+            if kind == 4:
+                settings.update(struct.iter_unpack(">HI", data))
+            text += data if kind == 0 else b""
+            ended = kind in (0, 1) and bool(flags & 1)
+    return settings, json.loads(text)
 
 
 def announce(size: int) -> tuple[int, Any, Any]:
@@ -136,17 +168,51 @@ def test_one_address_for_all_models(behind: Deployment):
     assert f"did you mean {Q2}" in unknown[1]["error"]["message"]
     assert error(ask(body={"messages": []})) == (400, "model_missing")
     assert error(ask(body=b"no JSON")) == (400, "model_missing")
+    assert error(ask(body=chat(True))) == (404, "model_not_found")
     assert error(ask("/v1/files")) == (400, "model_missing")
     assert error(announce(33 << 20)) == (413, "body_too_long")
     assert error(ask(body=chat("😀"))) == (400, "model_missing")  # HAProxy reads no escaped pairs of surrogates
-    for name in ('"\n%[env(HOME)]', "x" * 100_000, "é", "{{ 1 }}", "a b"):
+    for name in ('"\n%[env(HOME)]', "\1" * 300, "x" * 100_000, "é", "{{ 1 }}", "a b"):
         assert error(ask(body=chat(name))) == (404, "model_not_found")
     status, answer, _headers = ask(body=chat(Q2, user="x" * (10 << 20)))
     assert status == 200, answer
+    assert error(ask("/v1/models/nobody")) == (404, "model_not_found")
+    assert ask("/v1/models/openai/gpt-4o-mini")[:2] == (200, next(x for x in listed["data"] if "/" in x["id"]))
+    assert error(ask(f"/v1/models?{'x' * 20_000}")) == (431, "headers_too_long")
+    for path in ("lora-adapters", "props", "slots/0?action=erase", "%73lots/0%zz", "tools", "v1/streams/lookup"):
+        assert error(ask(f"/models/{Q2}/{path}", [])) == (404, "not_for_clients")
+    assert error(ask(f"/models/{Q2}/slots")) == (404, "not_for_clients")
+    assert ask(f"/models/{Q2}/props")[0] == 200
+    _status, _answer, headers = ask(body=chat(Q2), Origin="http://elsewhere.example")
+    assert not [name for name in headers if name.lower().startswith("access-control")]
+    settings, answer = over_http2("POST", "/v1/chat/completions", json.dumps(chat(Q2)).encode())
+    assert settings.get(5, 0) < 1 << 24  # the longest frame, where RFC 9113 has its end
+    assert answer["choices"], answer
+    for wrong in (
+        b"GET / HTTP/1.1\r\nno header\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"\x16\x03\r\n\r\n",
+    ):
+        assert send(wrong).startswith(b"HTTP/1.1 400 ")
+
+    # each token as it comes, and each upload before it takes a slot
+    body = json.dumps(chat(Q2, stream=True, max_tokens=60, ignore_eos=True)).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", PORT), timeout=60) as connection:
+        connection.sendall(head.encode() + body)
+        pieces = sum(1 for _ in iter(lambda: connection.recv(65536), b""))
+    assert pieces > 20
+    slow = [socket.create_connection(("127.0.0.1", PORT)) for _number in range(8)]
+    for connection in slow:
+        connection.sendall(head.replace("/v1", f"/models/{Q3}/v1").encode() + b"{")
+    assert ask(body=chat(Q3))[0] == 200
+    for connection in slow:
+        connection.close()
     lines = (behind.folder / "gateway" / "logs" / "gateway.log").read_text().splitlines()
     logged = [json.loads(line) for line in lines if line.startswith("{")]
-    assert {item["status"] for item in logged} == {200, 400, 404, 413}
-    served = {item["model"]: item["server"].partition("::")[2] for item in logged if item["status"] == 200}
+    assert not [line for line in lines if "Lua" in line]
+    assert {item["status"] for item in logged} == {200, 400, 404, 413, 431}
+    served = {item["model"]: item["server"].partition("::")[2] for item in logged if item["server"] != "-"}
     assert {name: served[name] for name in (f"{Q2}-2", Q3, Q4)} == {name: name for name in (f"{Q2}-2", Q3, Q4)}
     assert {served[name].removesuffix("-2") for name in (Q2, "chat", "openai/gpt-4o-mini")} == {Q2}
     assert '"\n%[env(HOME)]' in {item["model"] for item in logged}
@@ -595,10 +661,10 @@ def starts(behind: Deployment) -> int:
 def test_keys_open_the_gateway_and_close_it_at_once(behind: Deployment):
     """The gateway knows its clients by their keys, and shows its own to the servers."""
     variables, home = behind.groups["model_gateways"]["vars"], behind.folder / "gateway"
-    keys, servers = behind.folder / "client-keys", behind.folder / "server-key"
-    servers.write_text("canary-server-key\n")
-    servers.chmod(0o600)
-    behind.add_profile("closed", Q2, Q3, options={"api_key_file": str(servers)})
+    keys, server_key = behind.folder / "client-keys", behind.folder / "server-key"
+    server_key.write_text("canary-server-key\n")
+    server_key.chmod(0o600)
+    behind.add_profile("closed", Q2, Q3, options={"api_key_file": str(server_key)})
     variables["model_gateway_keys_file"] = str(keys)
     assert told(behind, "key", "add", "early").startswith("magi-")  # before the first deployment
     first = behind.play(profile="closed")
@@ -611,7 +677,7 @@ def test_keys_open_the_gateway_and_close_it_at_once(behind: Deployment):
         (Q2, True, 200),
         (Q3, True, 200),
     ]
-    variables["model_gateway_backend_key_file"] = str(servers)
+    variables["model_gateway_backend_key_file"] = str(server_key)
     run = behind.play(profile="closed")
     assert (run.code, "set model_gateway_backend_key_file" in run.text) == (0, False), run.output
     assert 'Authorization: Bearer $KEY" -H' in run.output
@@ -642,6 +708,21 @@ def test_keys_open_the_gateway_and_close_it_at_once(behind: Deployment):
         "per_minute": 2,
         "expires": "9000-01-31",
     }
+    # a client that has left counts no longer, and what is refused never did
+    stats = Program(home, "supervisord").sockets.stats
+    one = {"x-api-key": told(behind, "key", "add", "one", "--concurrent", "1").strip()}
+    for stream in (True, False):
+        left = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
+        body = json.dumps(chat(Q2, stream=stream, max_tokens=4000, ignore_eos=True))
+        left.request("POST", "/v1/chat/completions", body, one)
+        until(lambda: any(item.busy for item in servers(stats)), 10, "it is worked on")
+        assert error(ask(body=chat(Q2), **one)) == (429, "too_many_concurrent")
+        left.close()
+        until(lambda: ask(body=chat(Q2), **one)[0] == 200, 10, "it counts no longer")
+    with ThreadPoolExecutor(6) as clients:
+        statuses = [*clients.map(lambda _number: ask(body=chat(Q2, max_tokens=1), **one)[0], range(120))]
+    assert statuses.count(200) > 20, statuses
+    told(behind, "key", "revoke", "one")
     assert "has a key alice already; revoke it first" in told(behind, "key", "add", "alice", code=1)
 
     # a deployment after it has nothing to do
@@ -669,9 +750,9 @@ def test_keys_open_the_gateway_and_close_it_at_once(behind: Deployment):
     assert {path.stat().st_mode & 0o777 for path in found} == {0o600}
     assert digest not in "".join(path.read_text(errors="replace") for path in places if path.suffix == ".log")
     servers_key = [path for path in places if b"canary-server-key" in path.read_bytes()]
-    assert {*servers_key} <= {servers, home / "secrets" / "backend.map"}
+    assert {*servers_key} <= {server_key, home / "secrets" / "backend.map"}
     logged = [json.loads(line) for line in (home / "logs" / "gateway.log").read_text().splitlines() if line[:1] == "{"]
-    assert {item["key"] for item in logged} == {"-", ":magi", "alice", "ci"}
+    assert {item["key"] for item in logged} == {"-", ":magi", "alice", "ci", "one"}
 
     # a file that somebody edits counts from the next deployment on, or is refused with its line
     keys.write_text(keys.read_text() + "not a digest\n")

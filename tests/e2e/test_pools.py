@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import urllib.error
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.e2e
 
 Q2, Q3 = (f"smollm2-135m-instruct.{q}" for q in ("q2_k", "q3_k_m"))
 PORT = PORTS[1]
+KEYS = (("all", "*"), ("only-q2", "*q2_k"))
 
 
 @pytest.fixture
@@ -26,15 +28,26 @@ def behind(deployment: Deployment) -> Deployment:
     deployment.add_model("Q2_K")
     deployment.add_model("Q3_K_M", "{{ x }} [$HOME] %s 'SmolLM2-135M-Instruct.Q3_K_M.gguf")
     deployment.variables["model_server_port_range"] = [PORTS[0], PORT - 1]
-    deployment.add_gateway(PORT)
+    keys = deployment.folder / "keys"
+    keys.write_text(
+        "".join(f"{hashlib.sha256(key.encode()).hexdigest()} {key} models={globs}\n" for key, globs in KEYS)
+    )
+    keys.chmod(0o600)
+    deployment.add_gateway(PORT, model_gateway_keys_file=str(keys))
     return deployment
 
 
 def chat(model: str) -> tuple[int, Any]:
     """Return status and document of what the gateway answers to a short chat."""
+    return post({"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 4})
+
+
+def post(
+    body: Any, key: str = "all", kind: str = "application/json", path: str = "chat/completions"
+) -> tuple[int, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=240)
-    body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 4}
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    connection.request("POST", f"/v1/{path}", data, {"Content-Type": kind, "x-api-key": key})
     answer = connection.getresponse()
     document = json.loads(answer.read())
     connection.close()
@@ -76,7 +89,8 @@ def test_two_models_take_turns_and_every_request_is_answered(behind: Deployment)
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urllib.request.urlopen(f"http://127.0.0.1:{server['port']}/metrics?model={Q2}&autoload=false", timeout=10)
     with pytest.raises(urllib.error.HTTPError, match="400"):  # llama-server takes the last that is named
-        urllib.request.urlopen(f"http://127.0.0.1:{PORT}/models/{Q2}/props?model=chat&autoload=true", timeout=10)
+        asked = f"http://127.0.0.1:{PORT}/models/{Q2}/props?model=chat&autoload=true"
+        urllib.request.urlopen(urllib.request.Request(asked, headers={"x-api-key": "all"}), timeout=10)
     server = of_pool(behind)
     assert (server["state"], server["is_ready"]) == ("asleep", True)
     assert [item["aliases"] for item in server["members"]] == [[], ["chat"]]
@@ -93,6 +107,28 @@ def test_two_models_take_turns_and_every_request_is_answered(behind: Deployment)
     assert sorted(server["models"].values()) == ["loaded", "unloaded"]
     assert server["state"] == "running"
     assert 50 << 20 < server["memory"]["used"] < server["memory"]["need"]["Host"]
+
+    # a key to one of them finds no way to another, however the body says its name
+    long, said = "x" * (12 << 20), '"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1'
+    form = '--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    forms = form % ("model", "chat") + form % ("prompt", "Hi") + "--b--\r\n"
+    for body, kind, path, wanted in (
+        (f'{{"model": "{Q2}", {said}, "user": "{long}"}}', "application/json", "chat/completions", 200),
+        (f'{{"model": "{Q2}", "model": "chat", {said}}}', "application/json", "chat/completions", 400),
+        (f'{{"model": "{Q2}", "\\u006dodel": "chat", {said}}}', "application/json", "chat/completions", 400),
+        (
+            f'{{"model": "{Q2}", "model": "chat", {said}, "user": "{long}"}}',
+            "application/json",
+            "chat/completions",
+            400,
+        ),
+        (f'{{"model": "{Q2}"}}\r\n{forms}', "multipart/form-data; boundary=b", "completions", 400),
+    ):
+        status, answer = post(body.encode(), "only-q2", kind, path)
+        assert status == wanted, answer
+    own = urllib.request.Request(f"http://127.0.0.1:{PORT}/models/{Q2}/props", headers={"x-api-key": "only-q2"})
+    with urllib.request.urlopen(own, timeout=10) as answer:
+        assert answer.status == 200
 
     # one model less, and all of it back
     behind.add_profile("development", pools=[{**pool, "models": [Q2], "options": options}])

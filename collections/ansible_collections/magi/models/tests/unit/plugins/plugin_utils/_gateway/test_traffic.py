@@ -379,14 +379,33 @@ def test_a_pool_serves_those_of_its_models_that_a_request_may_have(fakes, start)
     ):
         refused = proxy.ask(path, body, {**limited, **headers}, "GET")
         assert error(refused) == (400, "model_missing"), (path, body)
-    # what tells of the streams of all of its models
-    for path, body in (("/v1/stream?conv_id=1", None), ("/v1/streams/lookup", {"model": "a"}), ("/v1/%73tream", None)):
-        assert error(proxy.ask(f"/models/a{path}", body, limited)) == (404, "not_for_pools"), path
+    # what tells of the streams of all of its models, or is its operator's, as with any server
+    posted = ("/v1/streams/lookup", "/slots/0?action=erase", "/%73lots/0%zz", "/props", "/lora-adapters", "/tools")
+    for name in "ac":
+        for path in ("/v1/stream?conv_id=1", "/v1/%73tream", "/slots", "/cors-proxy?url=x"):
+            assert error(proxy.ask(f"/models/{name}{path}", None, KEY)) == (404, "not_for_clients"), path
+        for path in posted:
+            assert error(proxy.ask(f"/models/{name}{path}", {"model": name}, KEY)) == (404, "not_for_clients"), path
     # a body that is too long says so
     long = json.dumps({"model": "a", "messages": ["x" * 1024 * 1024]}).encode()
     for body in (long, pieces(long)):
         assert error(proxy.ask("/models/a/v1/chat/completions", body, KEY)) == (413, "body_too_long")
     assert fakes[0].got == got
+    # a form, which llama-server would read as such, and HAProxy as JSON
+    form = {"Content-Type": "Multipart/form-data; boundary=b", "Content-Encoding": "br"}
+    said = b'{"model":"a"}\r\n--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nb\r\n--b--\r\n'
+    assert proxy.ask("/v1/completions", said, {**limited, **form})[0] == 200
+    assert fakes[0].asked[-1]["content-type"] == "application/json"
+    assert "content-encoding" not in fakes[0].asked[-1]
+
+
+def test_names_like_another_cost_little(fakes, start):
+    proxy = start([server(fakes[0], f"{'abcdefgh' * 12}{number:03d}") for number in range(400)])
+    assert "did you mean abc" in proxy.ask(body={"model": "abcdefgh" * 12 + "0x"})[1]["error"]["message"]
+    for name in ("q" * 99, "abcdefgh" * 12 + "\x01" * 100):
+        assert error(proxy.ask(body={"model": name})) == (404, "model_not_found")
+        lines = awaited(lambda name=name: [item for item in proxy.logged() if item["model"] == name])
+        assert lines[0]["total_ms"] < 1000  # where each name is compared, it is more
 
 
 @pytest.mark.parametrize("keys_file", ["", "/k"])
