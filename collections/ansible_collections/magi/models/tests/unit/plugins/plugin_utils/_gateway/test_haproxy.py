@@ -22,6 +22,7 @@ SOCKETS = Sockets.at("/run/magi-gateway/{}.sock".format)
 HOSTILE = (
     *("a b", "x'\"\n`", "%[env(HOME)]", "{{ 1 }}", "é~#", "$HOME", "..", "-", "a::b", "%0A", "\x1b[1m", "\udcff"),
     *("if { always_true }", "\\", "a,b(c)", "#", "x" * 3000),
+    *("handed_over", "held_by_the_new", "held", "gateway", "metrics", ":keys", ":handed_over"),
 )
 
 

@@ -908,7 +908,7 @@ def test_who_had_a_stream_during_a_reload_goes_on_with_the_new_routes(processes,
         proxy.up("new")
         one.end()
         stream.read()
-        before = awaited(lambda: seen() if seen()[-1]["model"] == "m" else None)
+        before = awaited(lambda: [x["model"] for x in seen()][-2:] == ["new", "m"] and seen())
         answer = ask("new")
         assert (answer.status, json.loads(answer.read())) == (200, {"port": fakes[0].server_port})
     (last,) = awaited(lambda: seen()[len(before) :])
