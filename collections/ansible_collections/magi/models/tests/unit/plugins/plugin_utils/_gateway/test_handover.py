@@ -115,7 +115,7 @@ def test_who_is_not_met_is_named():
     servers = [A, comes(STANDS_IN), comes(B)]
     said = unmet("gw1", servers, ["a/h1::a-stand-in-1"])
     assert said.startswith(
-        "gateway gw1 gets no answer from what was started (a-stand-in-1 of h1 at 127.0.0.1:8082), which"
+        "gateway gw1 gets no answer from what was started (a-stand-in-1 of h1 at 127.0.0.1:8082) and is ready"
     )
 
 
