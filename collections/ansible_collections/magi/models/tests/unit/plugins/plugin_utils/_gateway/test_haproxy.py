@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,6 +88,14 @@ def test_haproxy_takes_keys(tmp_path):
     assert sum(line.startswith("1/") for line in allowed) == len(made.files["names.txt"].splitlines())
     assert all(re.fullmatch(r"[12]/[!-~]+ 1", line, re.ASCII) for line in allowed)
     assert [*map(str.isascii, secrets.values())] == [True] * len(secrets)
+
+
+def test_haproxy_compiles_no_regular_expression():
+    """It would do so into memory that it writes and runs, which its unit forbids: it would not start."""
+    servers = [replace(server("p", model_id=name), pooled=True) for name in ("a", "b")]
+    files = rendered(servers, keys_file="/k", backend_key_file="/b", tls_certificate="/t").files
+    assert "model_ambiguous" in files["haproxy.cfg"]
+    assert re.findall(r"(?:\w*_|-m )reg\b|regsub|replace-|capture-req", files["haproxy.cfg"]) == []
 
 
 def test_what_is_not_set_is_not_in_the_configuration():
