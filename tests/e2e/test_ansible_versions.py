@@ -35,7 +35,7 @@ LONG = (
     "plugin_utils/_gateway",
 )
 TESTS[max(CORES)] = (UNIT, *(f"--ignore={UNIT}/{name}" for name in LONG))
-DEPLOYMENT = "tests/e2e/test_main_job.py::test_from_files_to_answers_and_back"
+DEPLOYMENT = "tests/e2e/main_job_in_short.py"
 
 
 def interpreter(version: str) -> Path | None:

@@ -65,17 +65,18 @@ def test_what_was_launched_is_asked_by_uri_and_all_is_by_magi_health(deployment:
         assert server["asked"] == {"url": server["url"], "by": "host", "status": 200}
 
     # /health stays 200 while a server computes nothing for anybody: its only slot is taken
-    port = deployment.servers()[Q2]["port"]
+    server = deployment.servers()[Q2]
     body = json.dumps({"prompt": "1", "n_predict": 100_000, "ignore_eos": True, "stream": True}).encode()
-    stream = urllib.request.urlopen(f"http://127.0.0.1:{port}/completion", body, timeout=60)
+    stream = urllib.request.urlopen(f"http://127.0.0.1:{server['port']}/completion", body, timeout=60)
     try:
-        until(lambda: busy(port), 20, "the slot is taken")
+        until(lambda: busy(server["port"]), 20, "the slot is taken")
         threading.Thread(target=read, args=(stream,), daemon=True).start()
         assert health(deployment).code == 0
         hangs = health(deployment, "--deep", deep_timeout=2)
         assert (hangs.code, causes(hangs)) == (3, {Q2: "no_work"})
         assert f"instance {Q2}: it did not give one token in 2 seconds" in hangs.err
+        os.kill(server["pid"], signal.SIGSTOP)
+        stopped = health(deployment)
+        assert (stopped.code, causes(stopped)) == (3, {Q2: "not_ready"})
     finally:
-        os.kill(deployment.servers()[Q2]["pid"], signal.SIGSTOP)  # it ends with the deployment
-    stopped = health(deployment)
-    assert (stopped.code, causes(stopped)) == (3, {Q2: "not_ready"})
+        os.kill(server["pid"], signal.SIGKILL)  # a stop would wait for it and its client
