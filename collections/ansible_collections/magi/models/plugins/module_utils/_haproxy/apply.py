@@ -210,8 +210,9 @@ def _refused(program: str, folder: str) -> str:
 
 
 def _alert(lines: Sequence[str], folder: str = "") -> str:
-    """Return the first thing that HAProxy complains of in ``lines``, in one line."""
-    alerts = [match[1] for line in lines if (match := re.match(r"\[ALERT\]\s+\(\d+\) : (?:config : )?(.*)", line))]
+    """Return the first thing that HAProxy complains of in ``lines``, in one line, but for that there were some."""
+    that = re.compile(r"\[ALERT\]\s+\(\d+\) : (?!config : (?:Error\(s\)|Fatal errors) found )(?:config : )?(.*)")
+    alerts = [match[1] for line in lines if (match := that.match(line))]
     return " ".join(alerts[0].replace(f"{folder}/" if folder else "", "").split()).rstrip(".") if alerts else ""
 
 

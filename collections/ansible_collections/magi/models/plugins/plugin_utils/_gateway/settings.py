@@ -61,6 +61,11 @@ class Gateway:
                     f"model_gateway_{name} must be a whole number from {least} to {most}, but is "
                     f"{getattr(gateway, name)}; correct it in the inventory."
                 )
+        if gateway.hold >= gateway.stream_timeout:  # a request that is held would be given up before
+            raise GatewayError(
+                f"model_gateway_hold ({gateway.hold}) must be less than model_gateway_stream_timeout "
+                f"({gateway.stream_timeout}); correct one of them in the inventory."
+            )
         for name in ("keys_file", "backend_key_file", "tls_certificate"):
             if not re.fullmatch(r"(?:/[^\x00-\x1f]*)?", getattr(gateway, name)):
                 raise GatewayError(

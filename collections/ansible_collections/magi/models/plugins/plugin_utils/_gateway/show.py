@@ -27,7 +27,7 @@ def gateway_entry(host: str, url: str, url_from: str, found: Mapping[str, Any]) 
     if broken:
         detail = f"Gateway {host}: HAProxy does not answer; magi up starts it again, and its log says why it ended."
     elif not found["running"]:
-        detail = "nothing runs there; install HAProxy where it is missing (apt-get install haproxy), and run magi up"
+        detail = "nothing runs there; magi up starts it, or says why not (HAProxy is missing, or its port taken)"
     return {
         "host": host,
         "url": f"{url}/v1",

@@ -53,7 +53,11 @@ class FakeService:
         self.start()
 
     def logs(self, _lines):
-        return ["[ALERT]    (7) : Starting frontend gateway: cannot bind socket (Address already in use)", "[NOTICE] x"]
+        return [
+            "[ALERT]    (7) : Starting frontend gateway: cannot bind socket (Address already in use)",
+            "[ALERT]    (7) : config : Error(s) found in configuration file : /x/haproxy.cfg",
+            "[NOTICE] x",
+        ]
 
     def remove(self):
         self.calls.append("remove")

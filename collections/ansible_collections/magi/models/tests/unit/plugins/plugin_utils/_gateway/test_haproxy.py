@@ -158,6 +158,7 @@ def test_the_revision_says_what_is_in_it():
         ({"port": 0}, "model_gateway_port must be a whole number from 1 to 65535, but is 0"),
         ({"port": 65536}, "model_gateway_port"),
         ({"hold": 0}, "model_gateway_hold"),
+        ({"hold": 600}, r"model_gateway_hold \(600\) must be less than model_gateway_stream_timeout \(600\)"),
         ({"max_body": 2000}, "model_gateway_max_body must be a whole number from 1 to 1024"),
         ({"address": "127.0.0.1\n"}, None),
         ({"keys_file": "keys"}, "model_gateway_keys_file must be an absolute path on the host; correct it"),

@@ -16,7 +16,7 @@ URL = "http://127.0.0.1:8000"
         (
             {"running": False, "routed": [], "states": []},
             None,
-            ["Note: there is no gateway on gw1: nothing runs there; install HAProxy where it is missing"],
+            ["Note: there is no gateway on gw1: nothing runs there; magi up starts it, or says why"],
         ),
         (
             {"running": True, "routed": [SERVER], "states": [STATE]},
