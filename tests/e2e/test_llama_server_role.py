@@ -146,12 +146,14 @@ def test_path_without_a_working_binary(role, tmp_path, content, reason):
 
 
 @pytest.fixture
-def releases(tmp_path, built):
+def releases(tmp_path):
     """A file server on loopback with release archives, and the role's variables for each."""
-    folder = tmp_path / "www"
+    folder, small = tmp_path / "www", tmp_path / "small"
     folder.mkdir()
+    small.write_text("#!/bin/sh\necho 'version: 7 (abc)'\n")
+    small.chmod(0o755)
 
-    def publish(tag: str, kind: str = "tar.gz", program: Path = built / "llama-server") -> dict[str, str]:
+    def publish(tag: str, kind: str = "tar.gz", program: Path = small) -> dict[str, str]:
         tree = tmp_path / "tree" / f"llama-{tag}/deep/bin"
         tree.mkdir(parents=True)
         shutil.copy(program, tree / "llama-server")
@@ -186,8 +188,8 @@ def current(tmp_path: Path) -> str:
     return (tmp_path / "releases/current").readlink().parts[0]
 
 
-def test_release_check_install_again_check(role, releases, tmp_path):
-    b1 = releases("b11434")
+def test_release_check_install_again_check(role, releases, built, tmp_path):
+    b1 = releases("b11434", program=built / "llama-server")
     before = snapshot(tmp_path)
     bare = role("--check", "--diff", **b1)
     assert (bare.rc, bare.changed) == (0, 1)
