@@ -96,7 +96,7 @@ def ask_once(connection: http.client.HTTPConnection, model: str, *, stream: bool
         took = time.monotonic() - began
         if kept and took < AT_ONCE:
             return ask_once(connection, model, stream=stream, tokens=tokens, says=says)
-        return model, repr(lost), f"after {took:.1f} s"
+        return model, repr(lost), f"at {time.strftime('%H:%M:%S')} after {took:.1f} s"
     except (OSError, http.client.HTTPException) as lost:
         connection.close()
         return model, repr(lost)

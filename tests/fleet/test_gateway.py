@@ -433,7 +433,7 @@ def test_what_happens_to_all_servers_of_a_model_loses_no_request(behind: Fleet, 
     # a host that is stopped before it reboots has no clients any more, and they come back with it
     ports = [item["port"] for item in fleet.report()["servers"] if item["host"] == "host2" and item["model_id"] != Q41]
     asking = {
-        host: Clients(where, PORT, [Q2, Q3], count=8, pause=1, says={Q3: "chat"}) for host, where in gateways.items()
+        host: Clients(where, PORT, [Q2, Q3], count=8, pause=0.2, says={Q3: "chat"}) for host, where in gateways.items()
     }
     with asking["host1"], asking["host3"]:
         until(lambda: all(fleet.busy("host2", port) for port in ports), 30, "both servers of host2 work")
@@ -623,6 +623,7 @@ def test_what_did_badly_is_taken_back_where_it_came_to(behind: Fleet, tmp_path: 
     assert back.code == 0, back.output
     assert made() == before
     well(fleet)
+    pids = fleet.pids()
     more = fleet.play("rollback", *limit)
     assert more.code == 2, more.output
     for host in ("host1", "host2"):
@@ -631,7 +632,6 @@ def test_what_did_badly_is_taken_back_where_it_came_to(behind: Fleet, tmp_path: 
     del fleet.groups["model_gateways"]["vars"]["model_gateway_queue"]
 
     # one that went well on the first host alone
-    pids = fleet.pids()
     fleet.profile("half", {"model": Q2, "options": {"ctx_size": 1024}}, Q3)
     broken = {**two, "host2": {**two["host2"], "model_server_options": {"lora": "/nowhere.gguf"}}}
     half = fleet.deploy("half", *limit, hosts=broken)

@@ -886,6 +886,26 @@ def test_reloads_cut_no_stream(processes, start):
     asyncio.run(run())
 
 
+def test_a_reload_closes_no_connection_that_is_kept(fakes, start):
+    """A request may be on its way in it. The answer says that it is the last."""
+    proxy = start([server(fakes[0], "m")], master=True)
+    proxy.up("m")
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=30)) as connection:
+
+        def ask():
+            connection.request("POST", "/v1/chat/completions", json.dumps({"model": "m"}))
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read()), answer.getheader("Connection")
+
+        assert ask() == (200, {"port": fakes[0].server_port}, None)
+        same = connection.sock
+        proxy.reload()
+        proxy.up("m")
+        assert connection.sock is same
+        assert ask() == (200, {"port": fakes[0].server_port}, "close")
+    awaited(lambda: len(parse_workers(tell(proxy.sockets.master, "show proc") or "")) == 1)
+
+
 def test_who_had_a_stream_during_a_reload_goes_on_with_the_new_routes(processes, fakes, start):
     """The connection is the old process's until it is closed: what it brings next must not find the old routes."""
     one = processes()
