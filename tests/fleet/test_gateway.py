@@ -605,7 +605,7 @@ def test_what_did_badly_is_taken_back_where_it_came_to(behind: Fleet, tmp_path: 
     def made() -> dict[str, str]:
         """Return what makes the servers of each host, and its gateway."""
         files = "/etc/magi/instances/*.env /etc/systemd/system/magi-llama* /etc/magi-gateway/current/*"
-        look = f"cd /; for x in {files}; do [ -f $x ] && echo $x && cat $x; done; systemctl is-active 'magi-llama@*'"
+        look = f"cd /; for x in {files}; do [ -f $x ] && echo $x && cat $x; done; systemctl is-active 'magi-llama@*' || true"
         return {host: fleet.sh(host, look) for host in ("host1", "host2")}
 
     two = {host: fleet.hosts[host] for host in ("host1", "host2")}
@@ -635,7 +635,7 @@ def test_what_did_badly_is_taken_back_where_it_came_to(behind: Fleet, tmp_path: 
     fleet.profile("half", {"model": Q2, "options": {"ctx_size": 1024}}, Q3)
     broken = {**two, "host2": {**two["host2"], "model_server_options": {"lora": "/nowhere.gguf"}}}
     half = fleet.deploy("half", *limit, hosts=broken)
-    assert half.code == 2, half.output
+    assert {host for host, _name in fleet.pids()} == {"host1"}, half.output
     assert [before[host] == now for host, now in made().items()] == [False, False]
     back = fleet.play("rollback", *limit)
     assert back.code == 0, back.output
@@ -667,12 +667,13 @@ def test_what_did_badly_is_taken_back_where_it_came_to(behind: Fleet, tmp_path: 
 
     # one that crashes after a while
     canary(10, options={"ctx_size": 1024})
+    earlier = fleet.pids()["host1", Q2]
     crashing = begin(tmp_path, "up", "canary", "--json", *inventory(fleet), *limit)
     unit = f"magi-llama@{Q2}.service"
 
     def new() -> str:
         pid = fleet.sh("host1", f"systemctl show --value --property=MainPID {unit}").strip()
-        return pid if pid not in ("0", str(again["host1", Q2])) else ""
+        return pid if pid not in ("0", str(earlier)) else ""
 
     until(new, 120, "the canary is there")
     fleet.sh("host1", f"sleep 6; kill -9 {new()}")
