@@ -404,8 +404,9 @@ def test_what_the_gateway_does_not_reach_takes_nobody_s_place(behind: Deployment
     with Clients("127.0.0.1", PORT, [Q2], count=4, pause=0.5) as clients:
         run = behind.play(profile="fast-only")
         assert run.code == 2, run.output
-        said = f"gateway localhost gets no answer from what was started ({Q2}-stand-in-1 of localhost at 127.0.0.1:"
+        said = f"gateway localhost gets no answer from {Q2}-stand-in-1 of localhost at 127.0.0.1:"
         assert f"host_failed: Host localhost: {said}" in run.text
+        assert "which is to serve while others go, so nothing was ended" in run.text
         assert {name: os.path.exists(f"/proc/{pid}") for name, pid in before.items()} == {Q2: True}
         del variables["model_gateway_templates_dir"]
         again = behind.play(profile="fast-only")

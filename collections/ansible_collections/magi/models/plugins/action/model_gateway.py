@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible_collections.magi.models.plugins.module_utils._base.managers import MANAGERS
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import GATEWAY_OPTIONS
@@ -47,6 +47,8 @@ class ActionModule(HostAction):
         result = super().run(tmp, task_vars)
         _checked, given = self.validate_argument_spec(GATEWAY_OPTIONS)
         on_host = {key: value for key, value in self._task.args.items() if key not in OURS}
+        if given["state"] == "remembered":
+            return {**result, **self.remembered(on_host, task_vars)}
         if given["state"] not in ("present", "prepared"):
             return {**result, **self.on_host("model_gateway", on_host, task_vars)}
         if not str(self._task.args["home"]).startswith("/"):
@@ -122,6 +124,17 @@ class ActionModule(HostAction):
             socket=result.get("keyless", ""),
         )
         return result
+
+    def remembered(self, on_host: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Return what a gateway remembers; nothing, with a warning, of one that is not reached.
+
+        (Raised, that would end a play whose task runs once.)"""
+        try:
+            return self.on_host("model_gateway", on_host, task_vars)
+        except AnsibleConnectionFailure as error:
+            said = " ".join(str(error).split()).rstrip(".")
+            warning = f"Gateway {self._task.delegate_to} could not be asked what it remembers: {said}."
+            return {"changed": False, "servers": [], "history": [], "settled_at": 0, "warnings": [warning]}
 
     def job(self, gateway: Gateway, servers: Sequence[Server], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the module needs. Which service manager a host has, only the host knows."""

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
@@ -23,6 +24,7 @@ from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover impo
     arriving,
     ending,
     leaving,
+    meeting,
     stopped,
     unmet,
 )
@@ -53,18 +55,26 @@ class ActionModule(HostAction):
         actions = actions_of_all(hosts.values())
         batch = [name for name in given["batch"] if name in hosts and not hosts[name].trouble]
         stand_ins = {(name, item.name) for name in batch for item in stand_ins_of(name, given["hosts"][name])}
-        ready = {(name, instance) for name in batch for instance in serving(given["hosts"][name])}
-        if given["step"] == "leaving":
+        if given["step"] in ("meeting", "leaving"):
             done = [name for name, item in hosts.items() if item.results]
+            ready = {(name, instance) for name, seen in given["hosts"].items() for instance in serving(seen)}
             job = leaving(servers, {**actions, **dict.fromkeys(stand_ins, ActionKind.START)}, batch, done, ready)
+            job = meeting(job) if given["step"] == "meeting" else replace(job, comes=())
         elif given["step"] == "relieving":
             job = ending(servers, stand_ins)
         else:
+            ready = {(name, instance) for name in batch for instance in serving(given["hosts"][name])}
             job = arriving(servers, actions, ready)
         told = self.told(given, job, keep, task_vars)
-        if told.get("unmet"):
-            told["refused"] = unmet(str(self._task.delegate_to), servers, told["unmet"])
-        return {**result, **told}
+        return {**result, **(self.missed(told, servers) if told.get("missed") else told)}
+
+    def missed(self, told: Mapping[str, Any], servers: Sequence[Server]) -> dict[str, Any]:
+        """Return the result with what is to be said of servers that are not up for the gateway."""
+        said = f"gateway {self._task.delegate_to} gets no answer from {unmet(servers, told['missed'])}"
+        if not told["refuses"]:
+            return {**told, **_warned(f"A {said}, so it sends no requests there; open the way to that port.")}
+        why = "which is to serve while others go, so nothing was ended"
+        return {**told, "refused": f"{said}, {why}; open the way to that port (a firewall?), or mend it, and run again"}
 
     def on_host(self, module: str, arguments: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Return the result, also of a gateway that is not reached: raised, that ends a play whose task runs once."""

@@ -30,7 +30,7 @@ options:
     type: path
     default: supervisord
   haproxy_path:
-    description: The HAProxy program, version 2.4 or later.
+    description: The HAProxy program, 2.4 of 2022 or later.
     type: path
     default: /usr/sbin/haproxy
 """

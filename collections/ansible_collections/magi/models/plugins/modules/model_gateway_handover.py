@@ -13,9 +13,11 @@ author:
 description:
   - While a host is deployed, a gateway that runs and was prepared for it (M(magi.models.model_gateway)) is told which
     servers to use, without a reload.
-  - With O(step=leaving), what was started beside the old servers gets requests once the gateway's own checks find it
-    up. Then what is to end or to restart gets no more, and the module waits until no request is at it;
-    M(magi.models.llama_instances) may then end it.
+  - With O(step=meeting), what was started beside the old servers gets requests once the gateway's own checks find it
+    up, which the module awaits.
+  - With O(step=leaving), what is to end or to restart gets no more requests, and the module waits until none is at it;
+    M(magi.models.llama_instances) may then end it. If the gateway does not find up what is to serve meanwhile, nothing
+    is done, and RV(refused) says so.
   - With O(step=arriving), what has restarted gets requests again.
   - With O(step=relieving), what stood in for it gets no more, and the module waits until no request is at it.
   - With O(step=stopping), the same holds for what is stopped without a deployment. With O(step=stopped), which comes
@@ -31,10 +33,11 @@ attributes:
 options:
   step:
     description:
-      - Before servers go, after servers came, before what stood in for them ends, or before and after they are stopped.
+      - After others were started beside them, before servers go, after servers came, before what stood in for them
+        ends, or before and after they are stopped.
         V(counted) only returns what each has done since HAProxy took its configuration.
     type: str
-    choices: [leaving, arriving, relieving, stopping, stopped, counted]
+    choices: [meeting, leaving, arriving, relieving, stopping, stopped, counted]
     required: true
   hosts:
     description: By host, what its tasks registered, as for M(magi.models.deployment_report).
@@ -84,16 +87,17 @@ left:
   description: Requests that were still in flight when the time ran out; -1 if HAProxy did not say.
   returned: always
   type: int
-unmet:
+missed:
   description:
-    - The places, backend and server as the gateway calls them, of servers that have come and that the gateway's own
-      checks did not find up. Then it was told nothing else, so that those that are to go still serve.
-  returned: if there are some
+    - The places, backend and server as the gateway calls them, of servers that have come, or that are to serve while
+      others go, and that the gateway's own checks do not find up.
+  returned: if it looked
   type: list
   elements: str
 refused:
-  description: What is wrong with these, in a sentence.
-  returned: if there are some
+  description:
+    - Why it was told nothing, in a sentence, so that what is to go still serves, and must not end.
+  returned: if some of them is needed
   type: str
 warned:
   description: What a warning says of requests that were still in flight, or of a gateway that could not be told.
@@ -132,6 +136,7 @@ from ansible_collections.magi.models.plugins.module_utils._haproxy.runtime impor
     enable,
     forget,
     leave_to_checks,
+    up,
 )
 
 PATIENCE = 10
@@ -153,11 +158,15 @@ def main() -> None:
     left = 0
     if not module.check_mode:
         sockets = gateway_service(gateway["manager"], gateway["home"]).sockets
-        deadline = time.monotonic() + module.params["seconds"]
         try:
-            unmet = await_up(sockets.stats, job["comes"], PATIENCE)
-            if {*unmet} & {*job["needed"]}:
-                module.exit_json(changed=False, left=0, unmet=unmet)
+            if module.params["step"] == "meeting":
+                await_up(sockets.stats, job["comes"], PATIENCE)
+            there = up(sockets.stats) if job["needed"] or job["comes"] else set()
+            needed = [place for places in job["needed"] if not {*places} & there for place in places]
+            if needed or module.params["step"] == "meeting":
+                missed = sorted({*job["comes"], *needed} - there)
+                module.exit_json(changed=False, left=0, missed=missed, refuses=bool(needed))
+            deadline = time.monotonic() + module.params["seconds"]
             enable(sockets.stats, job["ready"])
             leave_to_checks(sockets.stats, job["down"])
             forget(sockets.stats, job["forget"])

@@ -181,7 +181,7 @@ def _check(service: GatewayService, wanted: WantedGateway, outcome: Outcome) -> 
     if said:
         raise ProxyError(
             f"HAProxy ({wanted.program}) refuses the configuration, so the one before stays: {said}; correct the "
-            "template (model_gateway_templates_dir), or update HAProxy to 2.4 or later"
+            "template (model_gateway_templates_dir), or update HAProxy (2.4 of 2022 or later)"
         )
     if "start" in outcome.actions:
         for address in wanted.addresses:
@@ -277,7 +277,8 @@ def settled_at(history: Sequence[Mapping[str, Any]]) -> float:
     """Return when the deployment began, of those in ``history`` (the oldest first), that gave the gateway its present
     settings, in seconds since the epoch; 0 if none did, or none was before it."""
     for before, made in zip(history[-2::-1], history[::-1]):
-        if before["settings"] != made["settings"]:
+        then, now = before["settings"], made["settings"]
+        if any(then[name] != now[name] for name in then.keys() & now.keys()):  # a later version may have more
             return float(made["began_at"])
     return 0
 

@@ -41,7 +41,7 @@ INFO_OPTIONS = {
 HANDOVER_OPTIONS = {
     "step": {
         "type": "str",
-        "choices": ["leaving", "arriving", "relieving", "stopping", "stopped", "counted"],
+        "choices": ["meeting", "leaving", "arriving", "relieving", "stopping", "stopped", "counted"],
         "required": True,
     },
     "hosts": {"type": "dict", "default": {}},

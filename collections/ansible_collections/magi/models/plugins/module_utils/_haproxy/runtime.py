@@ -85,20 +85,22 @@ def enable(path: str, places: Sequence[str]) -> None:
         _tell(path, f"set server {place} health up")
 
 
-def await_up(path: str, places: Sequence[str], seconds: float) -> list[str]:
-    """Let the servers at ``places``, which have just come, have requests once HAProxy's own checks find them up; return
-    those that it has not after ``seconds``. Raises RefusedError."""
+def await_up(path: str, places: Sequence[str], seconds: float) -> None:
+    """Let the servers at ``places``, which have just come, have requests once HAProxy's own checks find them up, and
+    wait for that, ``seconds`` at most. Raises RefusedError."""
     for place in places:
-        _tell(path, f"set server {place} state ready")
+        # In this order, nothing that waits goes there before.
+        _tell(path, f"set server {place} state drain")
         _tell(path, f"set server {place} health down")
+        _tell(path, f"set server {place} state ready")
     deadline = time.monotonic() + seconds
-    while places:
-        up = {f"{item.backend}/{item.server}" for item in servers(path) if item.up}
-        missing = [place for place in places if place not in up]
-        if not missing or time.monotonic() > deadline:
-            return missing
+    while {*places} - up(path) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return []
+
+
+def up(path: str) -> set[str]:
+    """Return the places of the servers that are up by HAProxy's own checks."""
+    return {f"{item.backend}/{item.server}" for item in servers(path) if item.up}
 
 
 def leave_to_checks(path: str, places: Sequence[str]) -> None:

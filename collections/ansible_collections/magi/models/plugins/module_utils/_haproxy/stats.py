@@ -72,8 +72,8 @@ class Counted:
     begun: int = 0
     """Answers that have begun."""
     waiting: int = 0
-    """Requests that are there now, and whose answer has not begun; at least as many. (Of those whose clients left,
-    HAProxy does not say whether an answer had begun.)"""
+    """About how many requests are there whose answer has not begun. (Of those whose clients left, HAProxy does not say
+    whether one had.)"""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -61,7 +61,7 @@ def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
     held = (seen.get("gate") or {}).get("held_back")
     if held:
         return Cause("held_back", held)
-    refused = (seen.get("rollout") or {}).get("refused") or refused_by(seen.get("leaving"))
+    refused = (seen.get("rollout") or {}).get("refused") or refused_by(seen.get("meeting"), seen.get("leaving"))
     if refused:
         return Cause("host_failed", refused)
     launched = (seen.get("applied") or {}).get("host")
@@ -79,9 +79,10 @@ def trouble(name: str, seen: Mapping[str, Any]) -> Cause | None:
     return None
 
 
-def refused_by(leaving: Mapping[str, Any] | None) -> str:
+def refused_by(*told: Mapping[str, Any] | None) -> str:
     """Return why nothing is to end, from the results of the gateways that were told of it."""
-    return next((item["refused"] for item in (leaving or {}).get("results", ()) if item.get("refused")), "")
+    results = (item for task in told for item in (task or {}).get("results", ()))
+    return next((item["refused"] for item in results if item.get("refused")), "")
 
 
 def plan_of(name: str, seen: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -139,11 +139,11 @@ def waited(before: Iterable[Counted], after: Iterable[Counted], later: Iterable[
     return replace(answered, requests=requests, first_byte_ms=round(took / requests) if requests else 0, waiting=stuck)
 
 
-def compared(mine: Counted, others: Counted, whose: str, *, pooled: bool = False) -> str:
+def compared(mine: Counted, others: Counted, whose: str, *, least: int = ENOUGH, pooled: bool = False) -> str:
     """Return how the answers of a server are worse than those of ``others``; empty if they are not, or if there were
-    too few to tell. ``whose`` says which these are. The first answers of one that is ``pooled`` wait until a model is
-    loaded, and tell nothing."""
-    if mine.requests < FEW or others.requests < ENOUGH:
+    fewer than ``least``. ``whose`` says which these are. The first answers of one that is ``pooled`` wait until a model
+    is loaded, and tell nothing."""
+    if mine.requests < least or others.requests < ENOUGH:
         return ""
     enough = mine.requests >= ENOUGH
     shares = [item.failed / item.requests for item in (mine, others)]
@@ -188,7 +188,8 @@ class _Trial:
 
     def compared(self, gateway: Clients) -> str:
         which = "the other servers of its model" if self.others else "the one before it"
-        said = compared(gateway.of(self.whose), self.others_at(gateway), which, pooled=self.pooled)
+        least = FEW if self.whose in gateway.later else ENOUGH  # what did not answer in twice the time tells something
+        said = compared(gateway.of(self.whose), self.others_at(gateway), which, least=least, pooled=self.pooled)
         return said and f"instance {self.instance}: {said}"
 
 

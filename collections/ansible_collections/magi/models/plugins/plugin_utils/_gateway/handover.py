@@ -24,8 +24,9 @@ class Handover:
 
     comes: tuple[str, ...] = ()
     """The places that get requests once the gateway's own checks find them up, which is awaited."""
-    needed: tuple[str, ...] = ()
-    """Those of them without which nothing else is told: they serve a model of what goes."""
+    needed: tuple[tuple[str, ...], ...] = ()
+    """For each model of what goes, the places that are to serve it meanwhile, if there are any: unless one of these is
+    up, nothing is told."""
     ready: tuple[str, ...] = ()
     """The places that get requests from now on."""
     down: tuple[str, ...] = ()
@@ -58,7 +59,7 @@ def leaving(
     """Return the handover before the hosts of ``batch`` end or restart servers.
 
     ``servers`` are those that the gateway knows meanwhile (routes.meanwhile), ``actions`` those of all hosts of the
-    deployment, ``done`` the hosts that have been through it, ``ready`` what was started beside and serves.
+    deployment, ``done`` the hosts that have been through it, ``ready`` what serves on its host, as far as these looked.
     """
     found = routes(servers)
     where = places(found)
@@ -75,10 +76,15 @@ def leaving(
     plain = routes([replace(item, part=Part.STAYS) for item in servers if item.part is not Part.COMES])
     before = places(plain)
     started = [who for who in ready if actions.get(who) is ActionKind.START]
-    taken = {item.model_id for item in going}
+    keeps = [item.whose for item in servers if item.part is Part.STAYS and actions.get(item.whose) is ActionKind.KEEP]
+    staying = [item for item in servers if item.whose in (*started, *keeps) and item not in going]
     return Handover(
-        comes=_ready(servers, where, started),
-        needed=_ready([item for item in servers if item.model_id in taken], where, started),
+        comes=_ready([item for item in servers if item.host in batch], where, started),
+        needed=tuple(
+            those
+            for model in sorted({item.model_id for item in going})
+            if (those := tuple(where[item][0] for item in staying if item.model_id == model))
+        ),
         forget=tuple(encoded(name) for route in left for name in route.names),
         left=tuple(map(backend, left)),
         drain=tuple(where[item][0] for item in going),
@@ -89,17 +95,19 @@ def leaving(
     )
 
 
-def unmet(gateway: str, servers: Sequence[Server], missed: Collection[str]) -> str:
-    """Return what is to be said of servers at the places ``missed``, which are ready, and not for the gateway."""
+def meeting(job: Handover) -> Handover:
+    """Return the part of a handover that comes first, at all gateways: none may be told the rest if one misses what is
+    needed."""
+    return Handover(comes=job.comes, needed=job.needed if job.comes else ())
+
+
+def unmet(servers: Sequence[Server], missed: Collection[str]) -> str:
+    """Return which servers are at the places ``missed``, and where the gateway asks them."""
     where = places(routes(servers))
     found = sorted(
         {(item.host, item.instance, item.address, item.port) for item in servers if {*where[item]} & {*missed}}
     )
-    those = ", ".join(f"{instance} of {host} at {endpoint(address, port)}" for host, instance, address, port in found)
-    return (
-        f"gateway {gateway} gets no answer from what was started ({those}) and is ready on its host, so nothing was "
-        "ended for it; open the way from the gateway to that port (a firewall?), and run again"
-    )
+    return ", ".join(f"{instance} of {host} at {endpoint(address, port)}" for host, instance, address, port in found)
 
 
 def arriving(servers: Sequence[Server], actions: Mapping[Whose, ActionKind], ready: Collection[Whose]) -> Handover:

@@ -18,7 +18,7 @@ FROM_GATEWAY = [
         "action": "drop",
     },
     # A backend is a model, and a server has host and instance in its name; but these backends are the gateway's own.
-    {"source_labels": ["proxy"], "regex": ":.*", "action": "drop"},
+    {"source_labels": ["proxy"], "regex": ":[a-z].*", "action": "drop"},
     {
         "source_labels": ["__name__", "proxy"],
         "regex": "haproxy_(?:backend|server)_.+;(.+)",

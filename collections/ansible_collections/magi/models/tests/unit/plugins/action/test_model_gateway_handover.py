@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
+from ansible_collections.magi.models.plugins.action import model_gateway_handover
 from ansible_collections.magi.models.plugins.action.model_gateway_handover import ActionModule
+from ansible_collections.magi.models.plugins.plugin_utils._gateway.handover import Handover
 from ansible_collections.magi.models.plugins.plugin_utils._gateway.routes import Server
 
 ROUTED = [Server(host, name, name, host, 8080, 1).to_dict() for host, name in (("h1", "a"), ("h1", "b"), ("h2", "c"))]
@@ -81,3 +83,16 @@ def test_a_gateway_that_can_not_be_told_is_a_warning_that_names_it(monkeypatch, 
 def test_who_only_counts_is_told_of_a_gateway_that_is_not_reached(monkeypatch):
     result = FakeGateway(monkeypatch, model_gateway_handover=AnsibleConnectionFailure("Gone.")).told("counted")
     assert (result["unreachable"], result["msg"]) == (True, "Gone.")
+
+
+def test_a_server_that_is_missed_is_a_warning_or_why_nothing_may_end(monkeypatch):
+    given = {"batch": ["h1"], "gateway": {"home": "/unused", "manager": "auto", "servers": ROUTED}}
+    monkeypatch.setattr(model_gateway_handover, "leaving", lambda *_given: Handover(comes=("a/h1::a",)))
+    told = {"left": 0, "missed": ["a/h1::a"]}
+    answer = FakeGateway(monkeypatch, model_gateway_handover={**told, "refuses": False}).told("meeting", **given)
+    said = "gateway g1 gets no answer from a of h1 at h1:8080,"
+    assert answer["warnings"] == [f"A {said} so it sends no requests there; open the way to that port."]
+    assert "refused" not in answer
+    answer = FakeGateway(monkeypatch, model_gateway_handover={**told, "refuses": True}).told("meeting", **given)
+    assert answer["refused"].startswith(f"{said} which is to serve while others go, so nothing was ended; open the way")
+    assert "warnings" not in answer

@@ -270,3 +270,8 @@ def test_a_deployment_beside_a_teardown_waits_for_it_and_holds_a_lock_of_its_own
 )
 def test_when_a_gateway_got_its_settings(history, when):
     assert settled_at([{"began_at": began_at, "settings": {"hold": hold}} for began_at, hold in history]) == when
+
+
+def test_a_new_kind_of_setting_is_no_change():
+    history = [{"began_at": 1, "settings": {"hold": 60}}, {"began_at": 2, "settings": {"hold": 60, "more": 1}}]
+    assert settled_at(history) == 0
