@@ -472,6 +472,10 @@ def test_a_rollback_brings_back_what_ran_before_exactly(behind: Deployment):
     # one that changed the gateway alone
     kept = {name: server["pid"] for name, server in behind.servers().items()}
     assert magi(behind, "plan", "fast-only", "--json").document["changes"] == 0
+    settings["model_gateway_hold"] = 900
+    wrong = magi(behind, "plan", "fast-only")
+    assert wrong.code == 1, wrong.out
+    assert "model_gateway_hold (900) must be less than model_gateway_stream_timeout (600)" in wrong.err
     settings["model_gateway_hold"] = 62
     for look in (["plan", "fast-only"], ["up", "fast-only", "--check"]):
         looked = magi(behind, *look, "--json").document

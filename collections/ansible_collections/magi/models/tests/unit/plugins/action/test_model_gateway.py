@@ -4,6 +4,7 @@ from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
+from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.magi.models.plugins.action.model_gateway import ActionModule
 from ansible_collections.magi.models.plugins.plugin_utils._fleet.stand_in import stand_in
 from ansible_collections.magi.models.tests.unit.plugins.module_utils.builders import model, plan
@@ -31,6 +32,13 @@ class FakeHostAction(ActionModule):
     def on_host(self, module, arguments, _task_vars):
         self.calls.append((module, arguments.get("state", "present"), arguments.get("job")))
         return {"changed": False, "servers": [], "history": []}
+
+
+class FakeLostAction(FakeHostAction):
+    """Does not reach its host."""
+
+    def on_host(self, module, arguments, _task_vars):
+        raise AnsibleConnectionFailure("No route to host.")
 
 
 DEPLOYED = {
@@ -76,3 +84,12 @@ def test_the_call_brings_all_that_the_gateway_needs():
     assert job["files"].keys() == job["service_files"].keys() == {"systemd", "supervisor"}
     assert [route["names"] for route in result["gateway"]["routes"]] == [["a"]]
     assert result["questions"] == []  # nothing was launched
+
+
+def test_a_gateway_that_is_not_reached_keeps_no_rollback_from_the_hosts():
+    """Raised, it would end the play, since the task runs once for all hosts."""
+    action = FakeLostAction(state="remembered")
+    action._task.delegate_to = "g1"
+    found = action.run(task_vars={"inventory_hostname": "h1"})
+    assert (found["settled_at"], found["history"]) == (0, [])
+    assert found["warnings"] == ["Gateway g1 could not be asked what it remembers: No route to host."]
