@@ -177,7 +177,8 @@ def test_a_profile_is_written_deployed_asked_broken_and_taken_back(browser: Brow
 
         # A deployment that is cancelled; and one whose five steps are watched, by a page that is loaded anew meanwhile.
         page.locator("form.editor").get_by_role("link", name="Deploy").click()
-        expect(page.get_by_text("1 to change.")).to_be_visible()
+        expect(page.get_by_text("Gateway localhost: writes its configuration, starts.")).to_be_visible()
+        expect(page.get_by_text("2 to change.")).to_be_visible()
         ann.click("Deploy mine")
         ann.click("Cancel")
         expect(page.locator("h1 .state")).to_have_text("cancelled")
