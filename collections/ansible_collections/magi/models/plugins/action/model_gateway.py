@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible.errors import AnsibleActionFail
 from ansible_collections.magi.models.plugins.module_utils._base.managers import MANAGERS
 from ansible_collections.magi.models.plugins.module_utils._haproxy.choice import gateway_service
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import GATEWAY_OPTIONS
@@ -126,15 +126,13 @@ class ActionModule(HostAction):
         return result
 
     def remembered(self, on_host: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        """Return what a gateway remembers; nothing, with a warning, of one that is not reached.
-
-        (Raised, that would end a play whose task runs once.)"""
-        try:
-            return self.on_host("model_gateway", on_host, task_vars)
-        except AnsibleConnectionFailure as error:
-            said = " ".join(str(error).split()).rstrip(".")
-            warning = f"Gateway {self._task.delegate_to} could not be asked what it remembers: {said}."
-            return {"changed": False, "servers": [], "history": [], "settled_at": 0, "warnings": [warning]}
+        """Return what a gateway remembers; nothing, with a warning, of one that is not reached."""
+        found = self.on_host_or_lost("model_gateway", on_host, task_vars)
+        if not found.get("unreachable"):
+            return found
+        said = " ".join(str(found["msg"]).split()).rstrip(".")
+        warning = f"Gateway {self._task.delegate_to} could not be asked what it remembers: {said}."
+        return {"changed": False, "servers": [], "history": [], "settled_at": 0, "warnings": [warning]}
 
     def job(self, gateway: Gateway, servers: Sequence[Server], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the module needs. Which service manager a host has, only the host knows."""

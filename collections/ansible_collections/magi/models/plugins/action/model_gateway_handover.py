@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.magi.models.plugins.module_utils._base.states import ActionKind
 from ansible_collections.magi.models.plugins.module_utils._base.text import counted
 from ansible_collections.magi.models.plugins.module_utils._haproxy.options import HANDOVER_OPTIONS
@@ -43,7 +42,7 @@ class ActionModule(HostAction):
         if given["step"] == "counted":
             return {**result, **self.counted(given, hosts, keep, task_vars)}
         if given["step"] in ("stopping", "stopped"):
-            known = self.on_host("model_gateway", {"state": "remembered", **keep}, task_vars)
+            known = self.on_host_or_lost("model_gateway", {"state": "remembered", **keep}, task_vars)
             if known.get("failed") or known.get("unreachable"):
                 return {**result, **self.untold(known, task_vars)}
             servers = [Server.from_dict(item) for item in known["servers"]]
@@ -76,13 +75,6 @@ class ActionModule(HostAction):
         why = "which is to serve while others go, so nothing was ended"
         return {**told, "refused": f"{said}, {why}; open the way to that port (a firewall?), or mend it, and run again"}
 
-    def on_host(self, module: str, arguments: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        """Return the result, also of a gateway that is not reached: raised, that ends a play whose task runs once."""
-        try:
-            return super().on_host(module, arguments, task_vars)
-        except AnsibleConnectionFailure as error:
-            return {"unreachable": True, "msg": str(error)}
-
     def counted(
         self,
         given: Mapping[str, Any],
@@ -92,7 +84,7 @@ class ActionModule(HostAction):
     ) -> dict[str, Any]:
         """Return what each server has done, and where too few answers end a watch, what it has done later."""
         ask = {"step": "counted", "gateway": gateway}
-        found = self.on_host("model_gateway_handover", ask, task_vars)
+        found = self.on_host_or_lost("model_gateway_handover", ask, task_vars)
         if given["before"] is None or not found.get("counts"):
             return found
         clients = Clients(by_server(given["before"], hosts.values()), by_server(found["counts"], hosts.values()))
@@ -102,7 +94,7 @@ class ActionModule(HostAction):
             return found
         answers = {proxy_name(*whose): number for whose, number in more.items()}
         ask.update(seconds=given["seconds"], job={"answers": answers})
-        later = self.on_host("model_gateway_handover", ask, task_vars)
+        later = self.on_host_or_lost("model_gateway_handover", ask, task_vars)
         return {**found, "later": later.get("counts", []), "waited": later.get("waited", 0)}
 
     def told(
@@ -112,7 +104,7 @@ class ActionModule(HostAction):
         if not job:
             return {"changed": False, "skipped": True, "left": 0}
         arguments = {"step": given["step"], "gateway": gateway, "seconds": given["seconds"], "job": job.to_dict()}
-        told = self.on_host("model_gateway_handover", arguments, task_vars)
+        told = self.on_host_or_lost("model_gateway_handover", arguments, task_vars)
         if told.get("failed") or told.get("unreachable"):
             return self.untold(told, task_vars)
         if told["left"]:

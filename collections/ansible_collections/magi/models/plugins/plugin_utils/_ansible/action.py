@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -43,6 +43,15 @@ class HostAction(ActionBase):
             elif "msg" in result:
                 result["msg"] = host + str(result["msg"])
         return result
+
+    def on_host_or_lost(
+        self, module: str, arguments: Mapping[str, Any], task_vars: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """As ``on_host``, also of a host that is not reached: raised, that ends a play whose task runs once."""
+        try:
+            return self.on_host(module, arguments, task_vars)
+        except AnsibleConnectionFailure as error:
+            return {"unreachable": True, "msg": str(error)}
 
     def reached_by(self, variables: Mapping[str, Any]) -> tuple[str, str]:
         """Return the address and the connection by which Ansible gets to the host."""

@@ -76,8 +76,9 @@ def leaving(
     plain = routes([replace(item, part=Part.STAYS) for item in servers if item.part is not Part.COMES])
     before = places(plain)
     started = [who for who in ready if actions.get(who) is ActionKind.START]
-    keeps = [item.whose for item in servers if item.part is Part.STAYS and actions.get(item.whose) is ActionKind.KEEP]
-    staying = [item for item in servers if item.whose in (*started, *keeps) and item not in going]
+    keeps = {item.whose for item in servers if item.part is Part.STAYS and actions.get(item.whose) is ActionKind.KEEP}
+    stay = keeps.union(started)
+    staying = [item for item in servers if item.whose in stay and item not in going]
     return Handover(
         comes=_ready([item for item in servers if item.host in batch], where, started),
         needed=tuple(
